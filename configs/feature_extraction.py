@@ -1,0 +1,19 @@
+"""Small target, similar to the source: pretrained features, new head.
+
+    tljax train --config configs/feature_extraction.py --workdir runs/features \
+        --config.init_from=runs/glyphs --config.data=embedded:digits --config.train_size=100
+
+Only the linear head trains; nothing is augmented, so that an image's features never change.
+EXPECTED
+"""
+
+from tljax.config import base
+
+
+def get_config(arg=None):
+    config = base()
+    config.scenario = "feature_extraction"
+    config.augment = "none"
+    config.lr = 0.5
+    config.epochs = 40.0
+    return config

@@ -1,0 +1,22 @@
+"""Large target, similar to the source: start from the weights, train everything, slower.
+
+    tljax train --config configs/fine_tune.py --workdir runs/fine_tune \
+        --config.init_from=runs/glyphs --config.data=embedded:digits
+
+The backbone learns at `backbone_lr_scale` times the head's rate; `layer_decay` below 1 slows each
+group further the farther it is from the head.
+EXPECTED
+"""
+
+from tljax.config import base
+
+
+def get_config(arg=None):
+    config = base()
+    config.scenario = "fine_tune"
+    config.backbone_lr_scale = 0.1
+    config.augment = "crop"
+    config.crop_area = (0.5, 1.0)
+    config.lr = 0.1
+    config.epochs = 15.0
+    return config

@@ -1,0 +1,21 @@
+"""Small target, unlike the source: freeze the first k groups, retrain the rest.
+
+    tljax train --config configs/freeze_first.py --workdir runs/freeze \
+        --config.init_from=runs/glyphs --config.data=embedded:textures --config.train_size=100
+
+`tljax plan --config configs/freeze_first.py` lists the groups that k counts, from the input.
+EXPECTED
+"""
+
+from tljax.config import base
+
+
+def get_config(arg=None):
+    config = base()
+    config.scenario = "freeze_first"
+    config.k = 3
+    config.augment = "crop"
+    config.crop_area = (0.5, 1.0)
+    config.lr = 0.02
+    config.epochs = 40.0
+    return config

@@ -1,0 +1,143 @@
+"""The `tljax` command: one thin function a subcommand.
+
+Exit codes: 0 done; 2 something that the user can mend, said in one sentence on stderr; 130 Ctrl-C.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tljax.errors import InputError
+
+_CONFIG_HELP = (
+    "a config file, e.g. configs/fine_tune.py; any field of it can be overridden by"
+    " --config.FIELD=VALUE, e.g. --config.lr=0.03 --config.data=folder:PETS"
+)
+
+
+def train(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Train by a config; run the same command again to go on where it stopped."""
+    config = _config(args.config, overrides)
+    from tljax.analysis.summary import print_result
+    from tljax.training import experiment
+
+    print_result(experiment.run(config, Path(args.workdir)).summary)
+
+
+def evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Evaluate the best weights of a workdir on its test data, or on other data."""
+    _no_overrides(overrides)
+    from tljax.analysis.summary import print_evaluation
+    from tljax.training import experiment
+
+    print_evaluation(*experiment.evaluate_workdir(Path(args.workdir), args.data, args.split))
+
+
+def plan(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Print what a config would train, freeze and cost; starts no training, needs no weights."""
+    config = _config(args.config, overrides)
+    from tljax.analysis.plan_table import print_plan
+
+    print_plan(config)
+
+
+def demo(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Run the four scenarios on embedded data, offline, and write a report."""
+    _no_overrides(overrides)
+    from tljax.analysis.demo import run_demo
+
+    run_demo(Path(args.workdir), seeds=args.seeds)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="tljax",
+        description="Transfer learning for vision in JAX.",
+        epilog="Each command has its own --help.",
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(function, **kwargs) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+        summary = function.__doc__.splitlines()[0]
+        sub = commands.add_parser(
+            function.__name__, help=summary, description=summary, allow_abbrev=False, **kwargs
+        )
+        sub.set_defaults(run=function)
+        return sub
+
+    train_parser = command(
+        train,
+        epilog="example: tljax train --config configs/fine_tune.py --workdir runs/pets"
+        " --config.data=folder:PETS --config.init_from=runs/source",
+    )
+    train_parser.add_argument("--config", required=True, metavar="FILE", help=_CONFIG_HELP)
+    train_parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="for checkpoints, metrics and the result"
+    )
+
+    evaluate_parser = command(evaluate)
+    evaluate_parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="of a run of `tljax train`"
+    )
+    evaluate_parser.add_argument(
+        "--data", metavar="DATA", help="folder:PATH or embedded:NAME; default: what it trained on"
+    )
+    evaluate_parser.add_argument(
+        "--split", choices=("test", "val", "train"), default="test", help="default: test"
+    )
+
+    plan_parser = command(plan)
+    plan_parser.add_argument("--config", required=True, metavar="FILE", help=_CONFIG_HELP)
+
+    demo_parser = command(demo)
+    demo_parser.add_argument(
+        "--workdir", default="runs/demo", metavar="DIR", help="for the report; default: runs/demo"
+    )
+    demo_parser.add_argument(
+        "--seeds", type=int, default=3, metavar="N", help="runs of each cell; default: 3"
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `tljax` command; returns the exit code."""
+    args, overrides = build_parser().parse_known_args(argv)
+    try:
+        _use_compilation_cache()
+        args.run(args, overrides)
+    except InputError as error:
+        if args.debug:
+            raise
+        print(f"tljax: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tljax: stopped; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _config(path: str, overrides: list[str]):  # type: ignore[no-untyped-def]
+    from tljax import config
+
+    return config.load(path, overrides)
+
+
+def _no_overrides(overrides: list[str]) -> None:
+    if overrides:
+        raise InputError(f"unknown argument '{overrides[0]}'; see tljax --help")
+
+
+def _use_compilation_cache() -> None:
+    """Keeps compiled programs on disk, so that a second run starts faster; JAX's own variable wins."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        base = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(base, "tljax", "xla")
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

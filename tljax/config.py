@@ -1,0 +1,122 @@
+"""The fields of every config, with their defaults; a page under `configs/` sets what it changes."""
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import ml_collections
+from absl import flags
+from ml_collections import config_dict, config_flags
+
+from tljax.errors import InputError, did_you_mean
+
+
+def base() -> ml_collections.ConfigDict:
+    """A new config, locked: setting a field that does not exist is an error.
+
+    Fields whose default is None are typed, so that `--config.x=v` is checked.
+    """
+    config = ml_collections.ConfigDict()
+
+    # What to learn from.
+    config.data = "embedded:digits"  # embedded:NAME or folder:PATH
+    config.train_size = config_dict.placeholder(int)  # training images in all; None: all there are
+    config.train_per_class = config_dict.placeholder(int)  # or so many of each class
+    config.val_fraction = 0.2  # of the training images, where the data has no validation split
+
+    # The network, and where its weights start.
+    config.model = "resnet10_32"
+    config.init_from = config_dict.placeholder(str)  # the workdir of a run of `tljax train`
+    config.head_init = "zero"  # of the new head: zero, random, or pretrained (kept)
+    config.image_size = config_dict.placeholder(int)  # pixels; None: the source's, else the model's
+    config.normalisation = config_dict.placeholder(str)  # imagenet or half; None: likewise
+    config.drop_path = 0.0  # stochastic depth rate of the last block
+    config.dtype = "float32"  # of the computation: float32 or bfloat16
+
+    # The plan: which groups move, and how fast.
+    config.scenario = "fine_tune"  # feature_extraction, freeze_first, from_scratch, fine_tune
+    config.k = config_dict.placeholder(int)  # freeze_first: groups to freeze, from the input
+    config.backbone_lr_scale = 0.1  # fine_tune: the backbone's multiple of lr
+    config.layer_decay = 1.0  # fine_tune: a further factor for each group away from the head
+    config.train = ".*"  # regex on parameter paths; what does not match is frozen
+    config.statistics = "follow"  # BatchNorm: follow (batch statistics where it trains) or stored
+
+    # How long, how fast.
+    config.batch_size = 64
+    config.epochs = 10.0
+    config.steps = config_dict.placeholder(int)  # if set, instead of epochs
+    config.optimizer = "sgd"  # sgd or adamw
+    config.lr = 0.01
+    config.schedule = "cosine"  # constant, cosine or step
+    config.warmup = 0  # steps
+    config.milestones = (0.3, 0.6, 0.9)  # schedule=step: a tenth at each of these shares
+    config.momentum = 0.9
+    config.weight_decay = 0.0
+    config.decayed = ".*kernel"  # regex on parameter paths: what is decayed
+    config.clip_norm = config_dict.placeholder(float)
+
+    # What the images go through in training.
+    config.augment = "crop_flip"  # none, crop or crop_flip
+    config.crop_area = (0.08, 1.0)  # smallest and largest share of the image that a crop covers
+    config.num_workers = 0
+
+    # What is kept.
+    config.eval_every = config_dict.placeholder(int)  # steps; None: an epoch
+    config.checkpoint_every = config_dict.placeholder(int)  # steps; None: at every evaluation
+    config.log_every = 10
+    config.keep = 1
+
+    config.seed = 0
+    return config.lock()
+
+
+def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
+    """The config of a page, with overrides.
+
+    Args:
+      path: a Python file with `get_config(arg)`; `FILE:ARG` passes an argument to it.
+      overrides: `--config.FIELD=VALUE`, as they stand on a command line.
+
+    Raises:
+      InputError: if the file is missing or broken, a field does not exist, or a value does not fit.
+    """
+    file, _, argument = path.partition(":")
+    config = _page(Path(file), argument or None)
+    for word in overrides:
+        match = re.match(r"--?config\.([^=]+)", word)
+        if match and match[1] not in config:
+            raise InputError(
+                f"there is no config field '{match[1]}'{did_you_mean(match[1], config.keys())};"
+                f" the fields are listed in {file} and in tljax.config"
+            )
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    try:
+        rest = values(["tljax", *overrides])[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise InputError(f"unknown argument '--{error.flagname}'; see --help") from None
+    except (flags.Error, TypeError, ValueError) as error:
+        raise InputError(f"cannot set a config field: {error}; give a value of its type") from None
+    if rest:
+        raise InputError(f"unknown argument '{rest[0]}'; overrides look like --config.lr=0.03")
+    return values.config
+
+
+def _page(file: Path, argument: str | None) -> ml_collections.ConfigDict:
+    if not file.is_file():
+        raise InputError(f"there is no config file '{file}'; give the path of one, see configs/")
+    spec = importlib.util.spec_from_file_location("tljax_config_page", file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"'{file}' is not a Python file; give a config page, see configs/")
+    page = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(page)
+        return page.get_config(argument)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise InputError(
+            f"the config file '{file}' fails with {type(error).__name__}: {reason}; mend the file"
+        ) from error

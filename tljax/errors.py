@@ -1,0 +1,18 @@
+"""The one exception for what a user can mend.
+
+Everything below the command line raises `InputError` with a single sentence that says what was
+wrong, where, and what to do about it; the command line prints it and exits with code 2.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """Wrong path, corrupt file, mistyped name, impossible value: one sentence, no traceback."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)` for the closest of `known`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""

@@ -1,0 +1,163 @@
+"""Residual networks (He et al. 2016), arithmetic equal to torchvision's.
+
+"v1.5": a bottleneck block strides in its 3x3 convolution. Paddings are spelled out, because `SAME`
+pads a stride-2 convolution differently from PyTorch's `padding=1`; torch's BatchNorm momentum of
+0.1 is Flax's 0.9.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tljax.models.groups import Groups, Modes, per_group
+from tljax.models.stochastic_depth import StochasticDepth, linear_rates
+
+_he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, with explicit symmetric padding, then BatchNorm."""
+
+    features: int
+    kernel: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, batch_statistics: bool) -> jax.Array:
+        x = nn.Conv(
+            self.features,
+            (self.kernel, self.kernel),
+            strides=self.stride,
+            padding=self.kernel // 2,
+            use_bias=False,
+            kernel_init=_he_normal,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        return nn.BatchNorm(
+            use_running_average=not batch_statistics,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+            name="bn",
+        )(x)
+
+
+class Block(nn.Module):
+    """Basic (two 3x3) or bottleneck (1x1, 3x3, 1x1 to four times the width) residual block.
+
+    Input (n, h, w, c), output (n, h / stride, w / stride, width or 4 * width).
+    """
+
+    width: int
+    stride: int
+    bottleneck: bool
+    drop_path: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, batch_statistics: bool) -> jax.Array:
+        def conv(features: int, kernel: int, stride: int, name: str) -> ConvNorm:
+            return ConvNorm(features, kernel, stride, self.dtype, name=name)
+
+        features = self.width * (4 if self.bottleneck else 1)
+        if self.bottleneck:
+            y = nn.relu(conv(self.width, 1, 1, "conv1")(x, batch_statistics))
+            y = nn.relu(conv(self.width, 3, self.stride, "conv2")(y, batch_statistics))
+            y = conv(features, 1, 1, "conv3")(y, batch_statistics)
+        else:
+            y = nn.relu(conv(self.width, 3, self.stride, "conv1")(x, batch_statistics))
+            y = conv(features, 3, 1, "conv2")(y, batch_statistics)
+        if self.stride != 1 or x.shape[-1] != features:
+            x = conv(features, 1, self.stride, "downsample")(x, batch_statistics)
+        return nn.relu(x + StochasticDepth(self.drop_path)(y, train))
+
+
+class ResNet(nn.Module):
+    """Stem, residual blocks, linear head; one group each.
+
+    Attributes:
+      stage_sizes: blocks in each stage.
+      widths: width of each stage.
+      bottleneck: bottleneck blocks (ResNet-50 and deeper) or basic ones.
+      stem: (kernel, stride) of the first convolution.
+      stem_pool: whether a 3x3 max-pool of stride 2 follows it.
+      num_classes: size of the head; 0 for no head, so that the output is the pooled features.
+      drop_path: stochastic depth rate of the last block, growing linearly from 0 at the first.
+      dtype: of the computation; parameters and statistics stay float32.
+    """
+
+    stage_sizes: Sequence[int]
+    widths: Sequence[int]
+    bottleneck: bool
+    num_classes: int
+    stem: tuple[int, int] = (7, 2)
+    stem_pool: bool = True
+    drop_path: float = 0.0
+    dtype: Any = jnp.float32
+
+    @property
+    def groups(self) -> Groups:
+        blocks = tuple((name, f"{name}/") for name, *_ in self._blocks())
+        return Groups((("stem", "stem/"), *blocks, ("head", "head/")))
+
+    @nn.compact
+    def __call__(
+        self,
+        images: jax.Array,
+        train: Modes = False,
+        start: int = 0,
+        stop: int | None = None,
+        batch_statistics: Modes | None = None,
+    ) -> jax.Array:
+        """Runs the groups `start` to `stop - 1`.
+
+        Args:
+          images: normalised images (n, h, w, 3) float32, or the output of group `start - 1`.
+          train: one bool, or one per group: whether stochastic depth is active there.
+          start: first group to run.
+          stop: group to stop before; None runs to the logits. Stopping before the head gives what
+            the head sees: average-pooled features (n, d).
+          batch_statistics: like `train`: whether BatchNorm normalises with the statistics of the
+            batch, and updates its running ones, or with the stored ones; `train` if None.
+
+        Returns:
+          Logits (n, num_classes) float32, or the output of group `stop - 1`.
+        """
+        groups = self.groups
+        stop = len(groups) if stop is None else stop
+        use_batch = per_group(train if batch_statistics is None else batch_statistics, len(groups))
+        training = per_group(train, len(groups))
+        x = images
+        for depth in range(start, stop):
+            if depth == 0:
+                kernel, stride = self.stem
+                x = ConvNorm(self.widths[0], kernel, stride, self.dtype, name="stem")(
+                    x, use_batch[depth]
+                )
+                x = nn.relu(x)
+                if self.stem_pool:
+                    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            elif depth < len(groups) - 1:
+                name, width, block_stride, drop_path = self._blocks()[depth - 1]
+                x = Block(width, block_stride, self.bottleneck, drop_path, self.dtype, name=name)(
+                    x, training[depth], use_batch[depth]
+                )
+                if depth == len(groups) - 2:  # the head sees (n, d), whatever stands before it
+                    x = x.mean(axis=(1, 2), dtype=jnp.float32)
+            elif self.num_classes:
+                x = nn.Dense(self.num_classes, name="head")(x)
+        return x
+
+    def _blocks(self) -> list[tuple[str, int, int, float]]:
+        """(name, width, stride, drop path rate) of each block."""
+        rates = iter(linear_rates(self.drop_path, sum(self.stage_sizes)))
+        return [
+            (f"layer{s + 1}_{b}", self.widths[s], 2 if s > 0 and b == 0 else 1, next(rates))
+            for s, size in enumerate(self.stage_sizes)
+            for b in range(size)
+        ]

@@ -1,0 +1,235 @@
+"""From a config to a finished run: data, model, weights and plan, then the loop."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from tljax import data as data_lib
+from tljax.data import Dataset, Preprocessing
+from tljax.errors import InputError, did_you_mean
+from tljax.models import Model, registry
+from tljax.training import state as state_lib
+from tljax.training.checkpointing import best_variables
+from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
+from tljax.training.loop import Result, fit, writable
+from tljax.training.metrics import write_atomically
+from tljax.training.options import OPTION_NAMES
+from tljax.transfer import TransferPlan, scenarios
+from tljax.transfer.partition import Tree
+
+NORMALISATIONS = {
+    "imagenet": (registry.IMAGENET_MEAN, registry.IMAGENET_STD),
+    "half": (registry.HALF, registry.HALF),
+}
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_HEAD_INITS = ("zero", "random", "pretrained")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A config made concrete, but for images and weights."""
+
+    model: Model
+    plan: TransferPlan
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+
+
+def prepare(config: ml_collections.ConfigDict) -> Experiment:
+    """Builds model, plan and preprocessing; reads no image and no weight."""
+    class_names = data_lib.class_names(config.data)
+    model = registry.create(
+        config.model,
+        num_classes=len(class_names),
+        drop_path=config.drop_path,
+        dtype=_choose("dtype", config.dtype, _DTYPES),
+    )
+    preprocessing = preprocessing_of(config)
+    registry.check_image_size(config.model, model, preprocessing.image_size)
+    _choose("head_init", config.head_init, dict.fromkeys(_HEAD_INITS))
+    head = {} if config.scenario == "from_scratch" else {"head": _head_source(config.head_init)}
+    plan = scenarios.build(
+        config.scenario,
+        model.groups,
+        k=config.k,
+        backbone_lr_scale=config.backbone_lr_scale,
+        layer_decay=config.layer_decay,
+        train=config.train,
+        statistics=config.statistics,
+        **head,
+    )
+    return Experiment(model, plan, preprocessing, class_names)
+
+
+def preprocessing_of(config: ml_collections.ConfigDict) -> Preprocessing:
+    """The config's preprocessing; where it is silent the source run's, then the model's."""
+    spec = registry.spec(config.model)
+    preprocessing = Preprocessing(
+        spec.image_size, spec.mean, spec.std, spec.interpolation, spec.crop_ratio
+    )
+    if config.init_from is not None:
+        source = read_config(Path(config.init_from))
+        if source.init_from == config.init_from:
+            raise InputError(f"'{config.init_from}' names itself as its source; set init_from")
+        preprocessing = preprocessing_of(source)
+    if config.image_size is not None:
+        preprocessing = replace(preprocessing, image_size=config.image_size)
+    if config.normalisation is not None:
+        mean, std = _choose("normalisation", config.normalisation, NORMALISATIONS)
+        preprocessing = replace(preprocessing, mean=mean, std=std)
+    return preprocessing
+
+
+def initial_variables(experiment: Experiment, config: ml_collections.ConfigDict) -> Tree:
+    """Random variables, with what the plan wants pretrained taken from `init_from`."""
+    key = jax.random.key(config.seed)
+    variables = registry.init(experiment.model, key, experiment.preprocessing.image_size)
+    if config.head_init == "zero":
+        variables["params"]["head"] = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
+    pretrained = None
+    if config.init_from is not None and "pretrained" in experiment.plan.init:
+        source = read_config(Path(config.init_from))
+        if source.model != config.model:
+            raise InputError(
+                f"'{config.init_from}' holds a {source.model}, but model is {config.model}; set"
+                f" --config.model={source.model}, or another init_from"
+            )
+        pretrained = best_variables(Path(config.init_from))
+    return experiment.plan.initialise(variables, pretrained)
+
+
+def load_data(config: ml_collections.ConfigDict) -> Dataset:
+    """The config's data set, carved and subsampled by its seed."""
+    return data_lib.load(
+        config.data,
+        train_size=config.train_size,
+        train_per_class=config.train_per_class,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
+
+
+def run(config: ml_collections.ConfigDict, workdir: Path, progress: bool = True) -> Result:
+    """`tljax train`: trains what the config says in `workdir`, going on where it stopped.
+
+    Raises:
+      InputError: for whatever the user can mend; the workdir is then as it was before.
+    """
+    experiment = prepare(config)
+    options = {name: config[name] for name in OPTION_NAMES}
+    dataset = load_data(config)
+    existing = (workdir / "config.json").exists()
+    if existing:
+        refuse_changes(read_config(workdir), config, workdir)
+    variables = initial_variables(experiment, config)
+    writable(workdir)
+    if not existing:
+        write_atomically(workdir / "config.json", config.to_json(indent=2) + "\n")
+    about = {
+        "scenario": config.scenario,
+        "model": config.model,
+        "data": config.data,
+        "num_classes": len(dataset.class_names),
+    }
+    return fit(
+        experiment.model,
+        variables,
+        experiment.plan,
+        dataset.train,
+        dataset.val,
+        dataset.test,
+        preprocessing=experiment.preprocessing,
+        workdir=workdir,
+        about=about,
+        progress=progress,
+        **options,
+    )
+
+
+def evaluate_workdir(
+    workdir: Path, data: str | None, split: str
+) -> tuple[Evaluation, float, str, str]:
+    """`tljax evaluate`: the best weights of a workdir on a split of its data, or of other data.
+
+    Returns:
+      (evaluation, naive accuracy on the same images, data, split).
+
+    Raises:
+      InputError: if it is not a trained workdir, or the data has other classes.
+    """
+    config = read_config(workdir)
+    experiment = prepare(config)
+    variables = best_variables(workdir)
+    dataset = load_data(config)
+    naive_source = dataset.train
+    if data is not None:
+        dataset = data_lib.load(data, val_fraction=config.val_fraction, seed=config.seed)
+        if dataset.class_names != experiment.class_names:
+            raise InputError(
+                f"'{data}' has the classes {_shorten(dataset.class_names)}, but '{workdir}' was"
+                f" trained on {_shorten(experiment.class_names)}; give data of the same classes"
+            )
+    source = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
+    state, frozen = state_lib.create(experiment.plan, variables, optax.identity())
+    evaluation = evaluate(
+        experiment.model, state, frozen, source, experiment.preprocessing, config.batch_size
+    )
+    naive = naive_accuracy(naive_source, source, len(experiment.class_names))
+    return evaluation, naive, data or config.data, split
+
+
+def read_config(workdir: Path) -> ml_collections.ConfigDict:
+    """The resolved config of a workdir.
+
+    Raises:
+      InputError: if it is not a workdir.
+    """
+    path = workdir / "config.json"
+    try:
+        return ml_collections.ConfigDict(json.loads(path.read_text()))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(
+            f"'{workdir}' is not a workdir of tljax: it holds no config.json; give the folder that"
+            " `tljax train --workdir` wrote"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}); restore it, or train anew") from None
+
+
+def refuse_changes(
+    before: ml_collections.ConfigDict, now: ml_collections.ConfigDict, workdir: Path
+) -> None:
+    """Raises InputError if a run would go on under another config than it began with."""
+    old, new = json.loads(before.to_json()), json.loads(now.to_json())
+    changed = [
+        f"{name} was {old.get(name)} and is {new.get(name)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if changed:
+        raise InputError(
+            f"'{workdir}' holds a run with another config ({'; '.join(changed)}); use a new"
+            " --workdir, or the config it was made with"
+        )
+
+
+def _shorten(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
+
+
+def _head_source(head_init: str) -> str:
+    return "pretrained" if head_init == "pretrained" else "random"
+
+
+def _choose(field: str, value: str, known: dict[str, Any]) -> Any:
+    if value not in known:
+        raise InputError(
+            f"{field} is '{value}'{did_you_mean(value, known)}; known: {', '.join(known)}"
+        )
+    return known[value]

@@ -1,0 +1,273 @@
+"""The training loop, top to bottom. `tljax train` and `tljax.fit` both run this one."""
+
+import json
+import math
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from tljax.data import Preprocessing, Source, as_source, train_batches
+from tljax.errors import InputError
+from tljax.models import Model, parameter_count
+from tljax.training import state as state_lib
+from tljax.training.checkpointing import Checkpoints, validation_rank
+from tljax.training.evaluation import evaluate, naive_accuracy
+from tljax.training.metrics import MetricsWriter, write_atomically
+from tljax.training.options import TrainingOptions
+from tljax.training.progress import TrainingProgress
+from tljax.training.step import train_step
+from tljax.transfer import TransferPlan, learning_rate_schedule
+from tljax.transfer.partition import Tree
+
+
+@dataclass(frozen=True)
+class Best:
+    """The weights to keep, the step they are from, and their `validation_rank`."""
+
+    step: int
+    rank: tuple[float, float] | None
+    variables: Tree
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves.
+
+    Attributes:
+      summary: the fields of `result.json`.
+      variables: the model's variables at the best validation accuracy.
+      history: the rows of `metrics.jsonl`.
+    """
+
+    summary: dict[str, Any]
+    variables: Tree
+    history: list[dict[str, Any]]
+
+
+def fit(
+    model: Model,
+    variables: Tree,
+    plan: TransferPlan,
+    train: Any,
+    val: Any,
+    test: Any = None,
+    *,
+    preprocessing: Preprocessing,
+    workdir: str | Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Result:
+    """Trains `variables` under `plan`, keeps the best on `val`, and touches `test` once, at the end.
+
+    Args:
+      model: a Linen module with `groups`.
+      variables: where to start from, `plan.initialise(...)`; left as they are.
+      plan: what moves, and how fast.
+      train, val, test: data sources: anything `tljax.data.as_source` takes. Without `val` the last
+        weights count as the best; without `test` there is no test accuracy.
+      preprocessing: image size and normalisation that the weights expect.
+      workdir: where to keep metrics, checkpoints and the result; if it holds a checkpoint, training
+        goes on from there, whatever `variables` says. None: nothing is written.
+      about: further fields of `result.json`, e.g. the names of scenario and data.
+      progress: whether to show progress on stderr.
+      **options: fields of `TrainingOptions`.
+
+    Raises:
+      InputError: for bad options or images, a workdir that cannot be written, or a loss that is not
+        finite.
+    """
+    opt = TrainingOptions(**options)
+    train, val, test = (None if s is None else as_source(s) for s in (train, val, test))
+    workdir = None if workdir is None else writable(Path(workdir))
+    total_steps = opt.total_steps(len(train))
+    eval_interval = opt.evaluation_interval(len(train))
+
+    # --- the plan makes the optimizer, and splits the variables into what moves and what does not
+    tx = plan.optimizer(
+        opt.optimizer,
+        learning_rate=0.0,  # a placeholder: the step takes the real one as an argument
+        weight_decay=0.0,
+        decayed=opt.decayed,
+        momentum=opt.momentum,
+        clip_norm=opt.clip_norm,
+    )
+    state, frozen = state_lib.create(plan, variables, tx)
+    step_fn = train_step(model, plan, preprocessing, tx)
+    schedule = learning_rate_schedule(
+        opt.schedule, opt.lr, total_steps, warmup=opt.warmup, milestones=opt.milestones
+    )
+    learning_rates = np.asarray(jax.vmap(schedule)(np.arange(total_steps)), np.float32)
+    weight_decay = np.float32(opt.weight_decay)
+    key = jax.random.key(opt.seed)
+
+    # --- data: an endless, seeded, resumable stream
+    batches = train_batches(
+        train,
+        preprocessing,
+        batch_size=opt.batch_size,
+        seed=opt.seed,
+        augment=opt.augment,
+        crop_area=opt.crop_area,
+        num_workers=opt.num_workers,
+    )
+
+    # --- resume, if the workdir holds a checkpoint
+    checkpoints = Checkpoints(workdir / "checkpoints", opt.keep) if workdir else None
+    first_step, seconds_before = 0, 0.0
+    best: Best | None = None
+    resumed = checkpoints.latest_step() if checkpoints else None
+    if checkpoints and resumed is not None:
+        template = state_lib.variables_of(state, frozen)
+        restored = checkpoints.restore(resumed, template, state.opt_state)
+        state, frozen = state_lib.create(plan, restored.variables, tx)
+        state = state.replace(step=state.step + resumed, opt_state=restored.opt_state)
+        batches.set_state(restored.extra["iterator"])
+        first_step, seconds_before = resumed, restored.extra["wall_seconds"]
+        if validated := checkpoints.best():
+            best = Best(*validated, checkpoints.restore_variables(validated[0], template))
+    metrics_writer = MetricsWriter(workdir, resumed)
+    began = time.monotonic()
+
+    # --- pieces of the loop
+    pending: list[tuple[int, dict[str, jax.Array]]] = []
+
+    def log_training() -> None:
+        """Writes the mean of the steps since the last row, and stops if a loss is not finite."""
+        if not pending:
+            return
+        last_step = pending[-1][0]
+        fetched = jax.device_get([values for _, values in pending])
+        for (step, _), values in zip(pending, fetched, strict=True):
+            if not math.isfinite(values["loss"]):
+                raise InputError(
+                    f"the training loss became {values['loss']} at step {step} (learning rate"
+                    f" {learning_rates[step - 1]:.3g}); lower lr, lengthen warmup or set clip_norm"
+                )
+        pending.clear()
+        means = {name: float(np.mean([values[name] for values in fetched])) for name in fetched[0]}
+        rate = float(learning_rates[last_step - 1])
+        metrics_writer.write(
+            "train", last_step, examples=last_step * opt.batch_size, **means, lr=rate
+        )
+        bar.update(last_step, loss=means["loss"])
+
+    def validate(step: int) -> dict[str, float]:
+        """Evaluates on `val`, and keeps a copy of the weights if they are the best so far."""
+        nonlocal best
+        evaluation = evaluate(model, state, frozen, val, preprocessing, opt.batch_size)
+        metrics_writer.write(
+            "val",
+            step,
+            examples=step * opt.batch_size,
+            accuracy=evaluation.accuracy,
+            loss=evaluation.loss,
+        )
+        bar.update(step, val_accuracy=evaluation.accuracy)
+        metrics = {"val_accuracy": evaluation.accuracy, "val_loss": evaluation.loss}
+        if best is None or validation_rank(metrics) > best.rank:
+            current = state_lib.variables_of(state, frozen)
+            copies = jax.tree.map(lambda leaf: leaf.copy(), current)  # the step donates these
+            best = Best(step, validation_rank(metrics), copies)
+        return metrics
+
+    def save(step: int, validation: Mapping[str, float] | None) -> None:
+        if checkpoints is not None:
+            extra = {
+                "iterator": batches.get_state(),
+                "wall_seconds": seconds_before + time.monotonic() - began,
+            }
+            current = state_lib.variables_of(state, frozen)
+            checkpoints.save(step, current, state.opt_state, validation, extra)
+
+    # --- the loop
+    with TrainingProgress(first_step, total_steps, opt.batch_size, progress) as bar:
+        if val is not None and first_step == 0:
+            save(0, validate(0))
+        for step in range(first_step + 1, total_steps + 1):
+            state, step_metrics = step_fn(
+                state, frozen, next(batches), key, learning_rates[step - 1], weight_decay
+            )
+            pending.append((step, step_metrics))
+            bar.update(step)
+            is_last = step == total_steps
+            due_validation = val is not None and (step % eval_interval == 0 or is_last)
+            due_save = is_last or (
+                step % opt.checkpoint_every == 0 if opt.checkpoint_every else due_validation
+            )
+            if step % opt.log_every == 0 or due_validation or due_save:
+                log_training()
+            validation = validate(step) if due_validation else None
+            if due_save or (best and best.step == step):  # the best weights are always on disk
+                save(step, validation)
+        best = best or Best(total_steps, None, state_lib.variables_of(state, frozen))
+
+    # --- test, once, with the best weights
+    summary = {
+        **(about or {}),
+        "plan": plan.to_json(),
+        "train_size": len(train),
+        "val_size": 0 if val is None else len(val),
+        "seed": opt.seed,
+        "steps": total_steps,
+        "best_step": best.step,
+        "val_accuracy": best.rank[0] if best.rank else None,
+        "trainable_parameters": parameter_count(state.trained),
+        "total_parameters": parameter_count(best.variables["params"]),
+        "examples_seen": total_steps * opt.batch_size,
+    }
+    if test is not None:
+        num_classes = int(max(np.max(train.labels), np.max(test.labels))) + 1
+        best_state, best_frozen = state_lib.create(plan, best.variables, tx)
+        final = evaluate(model, best_state, best_frozen, test, preprocessing, opt.batch_size)
+        metrics_writer.write(
+            "test",
+            best.step,
+            examples=best.step * opt.batch_size,
+            accuracy=final.accuracy,
+            loss=final.loss,
+        )
+        summary |= {
+            "test_size": len(test),
+            "test_accuracy": final.accuracy,
+            "test_loss": final.loss,
+            "naive_accuracy": naive_accuracy(train, test, num_classes),
+        }
+    summary |= {
+        "wall_seconds": round(seconds_before + time.monotonic() - began, 3),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "versions": versions(),
+    }
+    metrics_writer.close()
+    if checkpoints is not None:
+        checkpoints.close()
+    if workdir is not None:
+        write_atomically(workdir / "result.json", json.dumps(summary, indent=2) + "\n")
+    return Result(summary, best.variables, metrics_writer.rows)
+
+
+def writable(workdir: Path) -> Path:
+    """Makes the workdir if need be; InputError if nothing can be written there."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(workdir / ".writable", "")
+        (workdir / ".writable").unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the workdir '{workdir}' ({error.strerror}); choose another --workdir"
+        ) from None
+    return workdir
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result's numbers."""
+    packages = ("tljax", "jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
+    return {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
+

@@ -1,0 +1,82 @@
+"""What a person sees of a training run: a live bar on a terminal, a line now and then elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+console = Console(stderr=True, highlight=False)
+
+
+def progress_bar(*columns: TextColumn) -> Progress:
+    """A bar with count, elapsed time and ETA, and the given columns behind it."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        *columns,
+        console=console,
+        transient=True,
+    )
+
+
+class TrainingProgress:
+    """Steps done, ETA, images a second, last loss and validation accuracy."""
+
+    def __init__(self, start: int, steps: int, batch_size: int, enabled: bool):
+        self._live = enabled and console.is_terminal
+        self._lines = enabled and not console.is_terminal
+        self._steps, self._batch_size = steps, batch_size
+        self._start, self._began, self._last_line = start, 0.0, 0.0
+        self._status = ""
+        self._bar = progress_bar(TextColumn("{task.fields[status]}"))
+        self._task = self._bar.add_task("compiling", total=steps, completed=start, status="")
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._bar.stop()
+
+    def update(self, step: int, **values: float) -> None:
+        """Shows that `step` steps are done; `values` are e.g. `loss` or `val_accuracy`."""
+        if not self._began and step > self._start:  # the first step compiles: time from its end on
+            self._start, self._began = step, time.monotonic()
+        if values:
+            self._status = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+        if self._live:
+            rate = f"{self._images_per_second(step):,.0f} images/s  {self._status}"
+            self._bar.update(self._task, completed=step, description="training", status=rate)
+        elif self._lines and values and time.monotonic() - self._last_line > 5:
+            self._last_line = time.monotonic()
+            rate_now = self._images_per_second(step)
+            left = (self._steps - step) * self._batch_size / rate_now if rate_now else 0.0
+            pace = f"{rate_now:,.0f} images/s  ETA {left:.0f} s  " if rate_now else ""
+            console.print(f"step {step}/{self._steps}  {pace}{self._status}")
+
+    def _images_per_second(self, step: int) -> float:
+        if step <= self._start:
+            return 0.0
+        return (step - self._start) * self._batch_size / (time.monotonic() - self._began)

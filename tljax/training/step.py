@@ -1,0 +1,129 @@
+"""One training step and one evaluation step, compiled.
+
+The gradient is taken with respect to the trained parameters alone, so that whatever reads it (clip,
+norm, log) cannot bring back the backward pass of the frozen ones. Learning rate and weight decay
+are arguments, so that a sweep over them compiles once. Steps are cached by what they are built
+from: runs that differ in seed, data or learning rate share one program.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax.data import Preprocessing, normalise
+from tljax.models import Model
+from tljax.training.state import TrainState, variables_of
+from tljax.transfer import TransferPlan
+from tljax.transfer.partition import Tree, merge
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def loss_and_gradient(
+    model: Model, plan: TransferPlan, preprocessing: Preprocessing
+) -> Callable[..., tuple[Metrics, Tree, Tree]]:
+    """The differentiable half of a step.
+
+    Returns:
+      A function (trained, statistics, frozen, batch, key) -> (metrics, gradient, new statistics).
+      The batch holds `image` (n, h, w, 3) uint8 and `label` (n,) int32; the loss is the mean
+      softmax cross-entropy in nats; gradient and `grad_norm` cover the trained parameters alone.
+    """
+
+    def loss_fn(
+        trained: Tree, statistics: Tree, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
+        params = merge(frozen["params"], trained)
+        batch_stats = merge(frozen["batch_stats"], statistics)
+        logits, changed = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            normalise(batch["image"], preprocessing),
+            **plan.modes(params),
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        updated, _ = plan.partition_statistics(changed.get("batch_stats", {}), params)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        return loss, (logits, updated)
+
+    def compute(
+        trained: Tree, statistics: Tree, frozen: Tree, batch: Batch, key: jax.Array
+    ) -> tuple[Metrics, Tree, Tree]:
+        (loss, (logits, updated)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            trained, statistics, frozen, batch, key
+        )
+        metrics = {
+            "loss": loss,
+            "accuracy": jnp.mean(jnp.argmax(logits, -1) == batch["label"]),
+            "grad_norm": optax.global_norm(gradient),
+        }
+        return metrics, gradient, updated
+
+    return compute
+
+
+@functools.cache
+def train_step(
+    model: Model,
+    plan: TransferPlan,
+    preprocessing: Preprocessing,
+    tx: optax.GradientTransformation,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The compiled step.
+
+    Returns:
+      A function (state, frozen, batch, key, learning_rate, weight_decay) -> (state, metrics), which
+      consumes the state. `key` is the run's; the step's own is folded in from `state.step`.
+    """
+    compute = loss_and_gradient(model, plan, preprocessing)
+
+    def step(
+        state: TrainState,
+        frozen: Tree,
+        batch: Batch,
+        key: jax.Array,
+        learning_rate: jax.Array,
+        weight_decay: jax.Array,
+    ) -> tuple[TrainState, Metrics]:
+        metrics, gradient, statistics = compute(
+            state.trained, state.statistics, frozen, batch, jax.random.fold_in(key, state.step)
+        )
+        opt_state = optax.tree.set(
+            state.opt_state, learning_rate=learning_rate, weight_decay=weight_decay
+        )
+        updates, opt_state = tx.update(gradient, opt_state, state.trained)
+        trained = optax.apply_updates(state.trained, updates)
+        return TrainState(state.step + 1, trained, statistics, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0)
+
+
+@functools.cache
+def eval_step(model: Model, preprocessing: Preprocessing) -> Callable[..., Metrics]:
+    """The compiled evaluation of one batch.
+
+    Returns:
+      A function (state, frozen, batch) -> sums over the batch's images with `mask` 1 of
+      `loss` (nats), `correct` and `count`.
+    """
+
+    def step(state: TrainState, frozen: Tree, batch: Batch) -> Metrics:
+        logits = model.apply(
+            variables_of(state, frozen), normalise(batch["image"], preprocessing), train=False
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        correct = jnp.argmax(logits, -1) == batch["label"]
+        mask = batch["mask"]
+        # where, not *: a padded image may give a loss that is not finite
+        return {
+            "loss": jnp.sum(jnp.where(mask > 0, losses, 0.0)),
+            "correct": jnp.sum(correct * mask),
+            "count": jnp.sum(mask),
+        }
+
+    return jax.jit(step)

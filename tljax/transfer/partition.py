@@ -1,0 +1,89 @@
+"""Splitting trees of variables by path, putting them together again, and filling them by group."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flax import traverse_util
+
+from tljax.errors import InputError
+
+if TYPE_CHECKING:
+    from tljax.transfer.plan import TransferPlan
+
+Tree = dict[str, Any]
+
+
+def split(tree: Tree, predicate: Callable[[str], bool]) -> tuple[Tree, Tree]:
+    """Splits a nested dictionary into the leaves whose path satisfies `predicate`, and the rest.
+
+    Both halves keep the nesting, without the branches that became empty.
+    """
+    chosen: dict[str, Any] = {}
+    rest: dict[str, Any] = {}
+    for path, leaf in traverse_util.flatten_dict(tree, sep="/").items():
+        (chosen if predicate(path) else rest)[path] = leaf
+    return (
+        traverse_util.unflatten_dict(chosen, sep="/"),
+        traverse_util.unflatten_dict(rest, sep="/"),
+    )
+
+
+def merge(*trees: Tree) -> Tree:
+    """The union of nested dictionaries with disjoint leaves: the inverse of `split`.
+
+    Raises:
+      ValueError: if two of them have the same leaf.
+    """
+    merged: dict[str, Any] = {}
+    for tree in trees:
+        flat = traverse_util.flatten_dict(tree, sep="/")
+        if shared := merged.keys() & flat.keys():
+            raise ValueError(f"both trees hold {sorted(shared)}")
+        merged |= flat
+    return traverse_util.unflatten_dict(merged, sep="/")
+
+
+def initialise(plan: "TransferPlan", random: Tree, pretrained: Tree | None) -> Tree:
+    """Takes each group's variables from `random` or from `pretrained`, as `plan.init` says.
+
+    Args:
+      plan: whose `init` decides.
+      random: variables of the model, {"params": ..., "batch_stats": ...}.
+      pretrained: variables of a source model with the same groups; may lack those that the plan
+        wants random, and may hold others of another shape there (the old head).
+
+    Raises:
+      InputError: if the plan wants pretrained weights and there are none, or they do not fit; all
+        faults are reported together.
+    """
+    if "pretrained" not in plan.init:
+        return random
+    if pretrained is None:
+        wanted = [
+            name
+            for name, init in zip(plan.groups.names, plan.init, strict=True)
+            if init == "pretrained"
+        ]
+        raise InputError(
+            f"this scenario starts from pretrained weights ({wanted[0]} to {wanted[-1]}) but"
+            " init_from is not set; set --config.init_from, or use scenario from_scratch"
+        )
+    source = traverse_util.flatten_dict(pretrained, sep="/")
+    filled, faults = {}, []
+    for path, leaf in traverse_util.flatten_dict(random, sep="/").items():
+        _, parameter_path = path.split("/", 1)  # without the collection's name
+        if plan.init[plan.groups.depth(parameter_path)] == "random":
+            filled[path] = leaf
+        elif path not in source:
+            faults.append(f"{path} is missing")
+        elif source[path].shape != leaf.shape:
+            faults.append(f"{path} has shape {source[path].shape} instead of {leaf.shape}")
+        else:
+            filled[path] = source[path]
+    if faults:
+        raise InputError(
+            f"the pretrained weights do not fit this model in {len(faults)} places:"
+            f" {'; '.join(faults[:8])}{' ...' if len(faults) > 8 else ''}; use the model they were"
+            " trained with"
+        )
+    return traverse_util.unflatten_dict(filled, sep="/")
