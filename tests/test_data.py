@@ -1,0 +1,630 @@
+"""Data sets, splits, transforms and the pipeline, on real files and the embedded images."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tljax import data
+from tljax.data import embedded, glyphs, transforms
+from tljax.data.pipeline import TrainBatches
+from tljax.data.sources import Source
+from tljax.data.splits import carve, stratified_order
+from tljax.errors import InputError
+
+SMALL = data.Preprocessing(image_size=8, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def says(sentence: str):
+    return pytest.raises(InputError, match=f"^{re.escape(sentence)}$")
+
+
+def numbered(count: int, side: int = 8) -> data.ArraySource:
+    """Image i is filled with i, so that a batch tells which images it holds."""
+    images = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None], (count, side, side))
+    return data.ArraySource(images, np.arange(count) % 3)
+
+
+def numbers(batch) -> list[int]:
+    return batch["image"][:, 0, 0, 0].tolist()
+
+
+def indices(subset: Source) -> set[int]:
+    assert isinstance(subset, data.Subset)
+    return set(subset.indices.tolist())
+
+
+# ------------------------------------------------------------------------------- sources
+
+
+class PilDataset:
+    """As a torchvision data set looks: pairs of a Pillow image and an int, labels in `targets`."""
+
+    targets = (0, 1, 1)
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return Image.new("RGB", (6, 4), (index, 0, 0)), self.targets[index]
+
+
+class DictDataset:
+    """As a TFDS data source looks: dicts, nothing known without reading."""
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return {"image": np.full((4, 6, 1), index, np.uint8), "label": np.int64(index % 2)}
+
+
+@pytest.mark.parametrize(
+    ("given", "labels"),
+    [
+        (PilDataset(), [0, 1, 1]),
+        (DictDataset(), [0, 1, 0]),
+        ((np.arange(72, dtype=np.uint8).reshape(3, 4, 6), [2, 0, 1]), [2, 0, 1]),
+        ([np.zeros((3, 4, 6, 3), np.uint8), np.array([0, 0, 1])], [0, 0, 1]),
+        ([(np.zeros((4, 6), np.uint8), 1), (np.zeros((4, 6), np.uint8), 0)], [1, 0]),
+    ],
+)
+def test_as_source_adapts_what_users_have(given, labels):
+    source = data.as_source(given)
+    assert len(source) == len(labels)
+    assert source.labels.tolist() == labels
+    for i, label in enumerate(labels):
+        assert source[i]["label"] == label
+        assert source[i]["image"].shape == (4, 6, 3)
+        assert source[i]["image"].dtype == np.uint8
+    assert data.as_source(source) is source
+
+
+def test_a_users_data_set_can_be_batched():
+    (batch,) = data.eval_batches(data.as_source(PilDataset()), SMALL, batch_size=3)
+    assert batch["image"].shape == (3, 8, 8, 3)
+    assert numbers(batch) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (7, "cannot read images from a int"),
+        ((np.zeros((2, 4, 4, 3), np.float32), [0, 1]), "dtype float32, but uint8 RGB"),
+        ((np.zeros((2, 4, 4), np.uint8), [0, 1, 1]), r"2 images, but the labels have shape \(3,\)"),
+        ((np.zeros((2, 4, 4), np.uint8), [0.0, 1.0]), "labels have dtype float64"),
+        ((np.zeros((2, 4, 4), np.uint8), [-1, 1]), "integers from 0 are expected"),
+        ((np.zeros((0, 4, 4), np.uint8), []), "no images"),
+        ((np.zeros(2, np.uint8), [0, 1]), r"the images have shape \(2,\)"),
+        ([(np.zeros((4, 4), np.uint8), "cat")], "a label is a str"),
+        ([5, 6, 7], "an element of the data is a int"),
+    ],
+)
+def test_as_source_says_what_is_wrong(given, sentence):
+    with pytest.raises(InputError, match=sentence):
+        data.as_source(given)
+
+
+# -------------------------------------------------------------------------------- splits
+
+
+def test_every_prefix_of_a_stratified_order_has_the_proportions_of_the_whole():
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    order = stratified_order(labels, np.random.default_rng(0))
+    assert sorted(order) == list(range(100))
+    for size in range(1, 101):
+        counts = np.bincount(labels[order[:size]], minlength=3)
+        assert np.abs(counts - size * np.array([0.6, 0.3, 0.1])).max() <= 1
+
+
+def test_carve_leaves_something_of_every_class_on_both_sides():
+    labels = np.repeat([0, 1, 2, 4], [50, 2, 1, 3])
+    kept, carved = carve(labels, 0.1, np.random.default_rng(0))
+    assert sorted([*kept, *carved]) == list(range(len(labels)))
+    assert np.bincount(labels[carved], minlength=5).tolist() == [5, 1, 0, 0, 1]
+
+
+def test_validation_is_seeded_and_does_not_depend_on_the_training_size():
+    splits = [
+        data.load("embedded:digits", seed=seed, train_size=size)
+        for seed, size in [(0, None), (0, 100), (1, None)]
+    ]
+    assert indices(splits[0].val) == indices(splits[1].val)
+    assert indices(splits[0].val) != indices(splits[2].val)
+    assert indices(splits[0].train).isdisjoint(indices(splits[0].val))
+    shares = [
+        np.bincount(source.labels) / len(source) for source in (splits[0].val, splits[0].train)
+    ]
+    np.testing.assert_allclose(*shares, atol=0.01)
+
+
+def originals(dataset: data.Dataset) -> set[int]:
+    """Indices in the whole training split of a subsampled one."""
+    return set(dataset.train.source.indices[dataset.train.indices].tolist())
+
+
+def test_smaller_training_sets_are_contained_in_larger_ones():
+    chosen = [
+        originals(data.load("embedded:digits", train_size=size, seed=3)) for size in (5, 50, 100)
+    ]
+    assert [len(c) for c in chosen] == [5, 50, 100]
+    assert chosen[0] < chosen[1] < chosen[2]
+    assert chosen[2] != originals(data.load("embedded:digits", train_size=100, seed=4))
+
+
+def test_train_per_class():
+    few = data.load("embedded:textures", train_per_class=3)
+    more = data.load("embedded:textures", train_per_class=5)
+    assert np.bincount(few.train.labels).tolist() == [3] * 10
+    assert originals(few) < originals(more)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            {"train_size": 9, "train_per_class": 1},
+            "train_size is 9 and train_per_class is 1; set one of them",
+        ),
+        (
+            {"train_size": 2000},
+            "train_size is 2000, but embedded:digits has 1038 training images after validation; "
+            "set it between 1 and 1038",
+        ),
+        (
+            {"train_per_class": 200},
+            "train_per_class is 200, but class '8' of embedded:digits has 101 training images "
+            "after validation; set it between 1 and that",
+        ),
+        ({"val_fraction": 1.0}, "val_fraction is 1.0; set it between 0 and 1, both excluded"),
+        ({"seed": -1}, "seed is -1; set it to 0 or more"),
+    ],
+)
+def test_load_refuses_what_cannot_be(options, sentence):
+    with says(sentence):
+        data.load("embedded:digits", **options)
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("digits", "unknown data 'digits': write embedded:NAME or folder:PATH"),
+        ("tfds:mnist", "unknown data 'tfds:mnist': write embedded:NAME or folder:PATH"),
+        (
+            "foldr:x",
+            "unknown data 'foldr:x' (did you mean 'folder'?): write embedded:NAME or folder:PATH",
+        ),
+        (
+            "embedded:digit",
+            "unknown embedded data 'digit' (did you mean 'digits'?): use one of embedded:digits, "
+            "embedded:textures, embedded:glyphs",
+        ),
+    ],
+)
+def test_unknown_data(spec, sentence):
+    for function in (data.load, data.class_names):
+        with says(sentence):
+            function(spec)
+
+
+# ------------------------------------------------------------------------------ embedded
+
+
+@pytest.mark.parametrize("name", ["digits", "textures", "glyphs"])
+def test_embedded_data_sets(name):
+    dataset = data.load(f"embedded:{name}")
+    assert dataset.name == f"embedded:{name}"
+    assert dataset.class_names == data.class_names(dataset.name)
+    assert len(dataset.train) >= 1000
+    assert indices(dataset.train).isdisjoint(indices(dataset.val))
+    for source in (dataset.train, dataset.val, dataset.test):
+        assert set(source.labels) == set(range(dataset.num_classes))
+        assert source[0]["image"].shape == (32, 32, 3)
+        assert source[0]["image"].dtype == np.uint8
+        assert source[-1]["label"] == source.labels[-1]
+
+
+def test_digits_are_the_whole_of_scikit_learns_whatever_the_seed():
+    first, second = (data.load("embedded:digits", seed=seed) for seed in (0, 1))
+    assert first.test is second.test
+    assert len(first.train) + len(first.val) == 1297
+    assert len(first.test) == 500
+    seen = {e["image"].tobytes() for e in map(first.test.__getitem__, range(500))}
+    rest = {first.train.source[i]["image"].tobytes() for i in range(1297)}
+    assert len(seen | rest) == 1797
+
+
+def test_texture_tiles_share_no_pixel():
+    """On a picture whose pixels are numbered, each number is in one tile."""
+    pixels = np.arange(70 * 100).reshape(70, 100)
+    low, high = (
+        embedded._tiles(np.repeat(digit.astype(np.uint8)[:, :, None], 3, axis=2))
+        for digit in (pixels % 256, pixels // 256)
+    )
+    tiles = low + 256 * high.astype(int)
+    assert tiles.shape == (2, 3, 32, 32)
+    assert len(np.unique(tiles)) == tiles.size
+
+
+def test_every_font_draws_every_letter():
+    assert len(glyphs.CLASSES) == 37
+    for font in glyphs.FONTS:
+        for pen in (1, 5):
+            letters = [np.asarray(glyphs.master(font, c, pen)) for c in glyphs.CLASSES]
+            assert min(letter.max() for letter in letters) == 255
+            assert len({letter.tobytes() for letter in letters}) == 37
+
+
+def test_a_glyph_is_a_function_of_split_and_index():
+    one, other = glyphs.GlyphSource("train"), glyphs.GlyphSource("train")
+    forwards = [one[i]["image"] for i in range(40)]
+    backwards = [other[i]["image"] for i in reversed(range(40))][::-1]
+    np.testing.assert_array_equal(forwards, backwards)
+    np.testing.assert_array_equal(forwards[5], one[5]["image"])  # from memory
+    assert not np.array_equal(forwards[0], glyphs.GlyphSource("test")[0]["image"])
+    assert one.labels[:40].tolist() == [i % 37 for i in range(40)]
+
+
+def test_importing_data_imports_no_heavy_package():
+    heavy = "{'tensorflow', 'torch', 'skimage', 'sklearn', 'matplotlib', 'grain'}"
+    code = f"import sys, tljax.data; print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+# -------------------------------------------------------------------------------- folder
+
+
+def fill(root, layout: dict[str, int], extension: str = ".png"):
+    """Write `layout[folder]` images into each folder; the blue of an image is its number."""
+    for folder, count in layout.items():
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            image = Image.new("RGB", (8, 8), (0, 0, i))
+            image.save(root / folder / f"{i:03}{extension}")
+    return f"folder:{root}"
+
+
+def files(source: Source) -> set:
+    if isinstance(source, data.Subset):
+        everything = source.source
+        while isinstance(everything, data.Subset):
+            source = data.Subset(everything.source, everything.indices[source.indices])
+            everything = source.source
+        return {everything.files[i] for i in source.indices}
+    return set(source.files)
+
+
+def test_folder_with_splits(tmp_path):
+    spec = fill(
+        tmp_path, {"train/b": 3, "train/a": 2, "test/b": 2, "validation/a": 1, "validation/b": 1}
+    )
+    dataset = data.load(spec)
+    assert dataset.class_names == data.class_names(spec) == ("a", "b")
+    assert dataset.train.labels.tolist() == [0, 0, 1, 1, 1]
+    assert [dataset.train[i]["image"][0, 0, 2] for i in range(5)] == [0, 1, 0, 1, 2]
+    assert dataset.val.labels.tolist() == [0, 1]
+    assert dataset.test.labels.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("prefix", ["", "train/"])
+def test_folder_without_test_images_splits_a_fixed_fifth(tmp_path, prefix):
+    spec = fill(tmp_path, {f"{prefix}cat": 20, f"{prefix}dog": 10})
+    first, second = (data.load(spec, seed=seed) for seed in (0, 1))
+    assert np.bincount(first.test.labels).tolist() == [4, 2]
+    assert files(first.test) == files(second.test)
+    assert files(first.val) != files(second.val)
+    parts = [files(source) for source in (first.train, first.val, first.test)]
+    assert len(set.union(*parts)) == sum(map(len, parts)) == 30
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    assert data.class_names(fill(tmp_path, {"train": 4, "bus": 4})) == ("bus", "train")
+
+
+def test_folder_ignores_hidden_and_other_files(tmp_path):
+    spec = fill(tmp_path, {"a": 5, "b": 5, ".cache": 3}, ".JPeG")
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "a" / ".hidden.jpg").write_text("no image")
+    (tmp_path / "README.md").write_text("no folder")
+    dataset = data.load(spec)
+    assert dataset.class_names == ("a", "b")
+    assert len(dataset.train) + len(dataset.val) + len(dataset.test) == 10
+
+
+@pytest.mark.parametrize(
+    ("layout", "sentence"),
+    [
+        ({}, "{} holds no class folders; put the images of each class into a folder of its own"),
+        ({"a": 3}, "{} holds only one class folder, 'a'; add at least one more class"),
+        (
+            {"a": 3, "b": 0},
+            "the class folder {}/b holds no .jpg, .jpeg, .png, .webp, .bmp image; add some or "
+            "remove it",
+        ),
+        (
+            {"a": 1, "b": 1},
+            "{} has one image a class, so none can be kept for testing; add images or a test "
+            "folder",
+        ),
+        (
+            {"train": 0},
+            "{}/train holds no class folders; put the images of each class into a folder of its "
+            "own",
+        ),
+        (
+            {"train/a": 2, "train/b": 2, "test": 0},
+            "{}/test holds no class folders; fill it or remove it",
+        ),
+        (
+            {"train/a": 2, "train/b": 2, "test/a": 1, "test/c": 1, "test/d": 1},
+            "{}/test holds classes that the training images lack: c, d; remove or rename them",
+        ),
+        (
+            {"train/a": 2, "train/b": 2, "val/a": 1, "valid/a": 1},
+            "{} holds both val and valid; keep one of them",
+        ),
+        (
+            {"train/a": 1, "train/b": 1, "test/a": 1},
+            "folder:{} has one training image a class, so none can be kept for validation; add "
+            "images",
+        ),
+    ],
+)
+def test_folder_says_what_is_wrong(tmp_path, layout, sentence):
+    spec = fill(tmp_path, layout)
+    with says(sentence.format(tmp_path)):
+        data.load(spec)
+
+
+def test_folder_that_is_none(tmp_path):
+    (tmp_path / "file").write_text("")
+    for function in (data.load, data.class_names):
+        with says(f"the data folder {tmp_path}/none does not exist; check the path"):
+            function(f"folder:{tmp_path}/none")
+        with says(f"{tmp_path}/file is a file; give the folder that holds the class folders"):
+            function(f"folder:{tmp_path}/file")
+
+
+# ---------------------------------------------------------------------------- transforms
+
+
+def test_normalise():
+    images = np.array([0, 255], np.uint8).repeat(3).reshape(2, 1, 1, 3)
+    out = data.normalise(images, SMALL)
+    assert out.dtype == np.float32
+    np.testing.assert_allclose(out[:, 0, 0], [[-2] * 3, [2] * 3])
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (5, 9), (40, 13), (9, 300), (1, 1)])
+@pytest.mark.parametrize("crop_ratio", [1.0, 0.875, 0.5])
+def test_evaluation_transform_gives_the_size(shape, crop_ratio):
+    preprocessing = data.Preprocessing(8, (0,) * 3, (1,) * 3, crop_ratio=crop_ratio)
+    image = np.full((*shape, 3), 77, np.uint8)
+    out = transforms.resize_and_centre_crop(image, preprocessing)
+    assert out.shape == (8, 8, 3)
+    assert (out == 77).all()
+
+
+def test_evaluation_transform_takes_the_centre_and_spares_what_fits():
+    rows, columns = np.mgrid[0:8, 0:12]
+    image = np.stack([rows, columns, rows], axis=2).astype(np.uint8)
+    np.testing.assert_array_equal(transforms.resize_and_centre_crop(image, SMALL), image[:, 2:10])
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (1, 1), (3, 200), (200, 3), (17, 31)])
+def test_random_boxes_stay_in_bounds(shape):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        left, top, width, height = transforms._random_box(*shape, rng, (0.08, 1), (3 / 4, 4 / 3))
+        assert 0 <= left < left + width <= shape[1]
+        assert 0 <= top < top + height <= shape[0]
+        if shape == (32, 32):
+            assert 0.05 < width * height / 1024 <= 1
+            assert 0.6 < width / height < 1.6
+    image = np.full((*shape, 3), 9, np.uint8)
+    assert (transforms.random_resized_crop(image, SMALL, rng) == 9).all()
+
+
+def test_random_flip_mirrors_half_of_the_time():
+    rng = np.random.default_rng(0)
+    image = np.arange(2, dtype=np.uint8).reshape(1, 2, 1).repeat(3, axis=2)
+    mirrored = [bool(transforms.random_flip(image, rng)[0, 0, 0]) for _ in range(400)]
+    assert 160 < sum(mirrored) < 240
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"interpolation": "bicubc"}, "unknown interpolation 'bicubc' .did you mean 'bicubic'"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"crop_ratio": 1.2}, "crop_ratio is 1.2"),
+    ],
+)
+def test_preprocessing_refuses(wrong, sentence):
+    fine = {"image_size": 8, "mean": (0,) * 3, "std": (1,) * 3}
+    assert hash(data.Preprocessing(**fine)) == hash(data.Preprocessing(**fine))
+    with pytest.raises(InputError, match=sentence):
+        data.Preprocessing(**(fine | wrong))
+
+
+# ------------------------------------------------------------------------------ pipeline
+
+
+def train(source, **options) -> TrainBatches:
+    return data.train_batches(source, SMALL, **({"batch_size": 4, "seed": 0} | options))
+
+
+@pytest.fixture
+def closing():
+    """Collect iterators and end their threads after the test."""
+    opened: list[TrainBatches] = []
+
+    def register(batches: TrainBatches) -> TrainBatches:
+        opened.append(batches)
+        return batches
+
+    yield register
+    for batches in opened:
+        batches.close()
+
+
+@pytest.mark.parametrize("count", [3, 10, 12])
+def test_each_epoch_holds_every_image_once_in_an_order_of_its_own(closing, count):
+    batches = closing(train(numbered(count)))
+    stream = list(itertools.chain.from_iterable(map(numbers, itertools.islice(batches, count))))
+    epochs = [stream[i : i + count] for i in range(0, 4 * count, count)]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    if count > 3:
+        assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_batches_have_constant_shapes_and_the_right_labels(closing):
+    for batch in itertools.islice(closing(train(numbered(6, side=11), augment="crop_flip")), 5):
+        assert batch["image"].shape == (4, 8, 8, 3)
+        assert batch["image"].dtype == np.uint8
+        assert batch["label"].dtype == np.int32
+        assert batch["label"].tolist() == [i % 3 for i in numbers(batch)]
+
+
+def same(first, second) -> bool:
+    return all(np.array_equal(first[key], second[key]) for key in ("image", "label"))
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "crop_flip"])
+def test_same_seed_same_batches(closing, augment):
+    digits = data.load("embedded:digits").train
+    one, two, other = (closing(train(digits, augment=augment, seed=seed)) for seed in (0, 0, 1))
+    for _ in range(5):
+        batch = next(one)
+        assert same(batch, next(two))
+        assert not same(batch, next(other))
+
+
+def test_resuming_equals_never_having_stopped(closing):
+    digits = data.load("embedded:digits", train_size=10).train
+    batches = closing(train(digits, augment="crop_flip"))
+    for _ in range(4):
+        next(batches)
+    state = json.loads(json.dumps(batches.get_state()))
+    ahead = [next(batches) for _ in range(6)]
+    fresh = closing(train(digits, augment="crop_flip"))
+    for resumed in (fresh, batches):
+        resumed.set_state(state)
+        assert all(same(batch, next(resumed)) for batch in ahead)
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"batch_size": 5}, "batch_size of the training data was 4 and is now 5"),
+        ({"seed": 1}, "seed of the training data was 0 and is now 1"),
+        ({"augment": "crop"}, "augment of the training data was none and is now crop"),
+        ({"source": numbered(7)}, "images of the training data was 6 and is now 7"),
+    ],
+)
+def test_resuming_another_sequence_is_refused(changed, sentence):
+    state = train(numbered(6)).get_state()
+    with says(f"cannot resume: {sentence}; restore it or start in a new folder"):
+        train(**({"source": numbered(6)} | changed)).set_state(state)
+
+
+def test_worker_processes_give_the_same_sequence_and_the_same_errors(tmp_path):
+    """In a process of its own, because workers import the main module."""
+    fill(tmp_path, {"a": 3, "b": 3})
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import sys
+            import numpy as np
+            from tljax import data
+            from tljax.errors import InputError
+
+            def main():
+                source = data.load("embedded:glyphs").train
+                size = data.Preprocessing(8, (0,) * 3, (1,) * 3)
+                options = {"batch_size": 4, "seed": 0, "augment": "crop"}
+                alone = data.train_batches(source, size, **options)
+                expected = [next(alone) for _ in range(7)]
+                two = data.train_batches(source, size, num_workers=2, **options)
+                got = [next(two) for _ in range(4)]
+                one = data.train_batches(source, size, num_workers=1, **options)
+                one.set_state(two.get_state())
+                got += [next(one) for _ in range(3)]
+                for batches in (alone, one, two):
+                    batches.close()
+                for a, b in zip(expected, got, strict=True):
+                    np.testing.assert_array_equal(a["image"], b["image"])
+                    np.testing.assert_array_equal(a["label"], b["label"])
+                folder = data.load("folder:" + sys.argv[1])
+                open(sys.argv[1] + "/a/000.png", "w").close()
+                open(sys.argv[1] + "/a/001.png", "w").close()
+                open(sys.argv[1] + "/a/002.png", "w").close()
+                batches = data.train_batches(folder.train, size, num_workers=1, **options)
+                try:
+                    next(batches)
+                except InputError as error:
+                    print(error)
+                batches.close()
+
+            if __name__ == "__main__":
+                main()
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=120
+    )
+    assert re.fullmatch(
+        r"cannot read image .*/a/00\d.png: it is truncated or not .*\n", done.stdout
+    ), done.stderr
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 9])
+def test_evaluation_never_drops_an_image(count):
+    source = numbered(count)
+    batches = data.eval_batches(source, SMALL, batch_size=4)
+    for _ in range(2):  # it can be gone through again
+        seen, labels = [], []
+        for batch in batches:
+            assert batch["image"].shape == (4, 8, 8, 3)
+            assert batch["label"].dtype == np.int32
+            assert batch["mask"].dtype == np.float32
+            real = batch["mask"] == 1
+            seen += np.array(numbers(batch))[real].tolist()
+            labels += batch["label"][real].tolist()
+            assert (batch["mask"][~real] == 0).all()
+        assert seen == list(range(count))
+        assert labels == source.labels.tolist()
+
+
+def test_an_unreadable_image_reaches_the_caller_as_one_sentence(tmp_path, closing):
+    source = data.load(fill(tmp_path, {"train/a": 2, "train/b": 2, "test/a": 1})).train
+    for file in tmp_path.glob("train/*/*.png"):
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"cannot read image .* it is truncated or not"):
+        next(closing(train(source)))
+    with pytest.raises(InputError, match=r"cannot read image .* it is truncated or not"):
+        list(data.eval_batches(source, SMALL, batch_size=4))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; set it to 1 or more"),
+        ({"augment": "crop_flop"}, "unknown augmentation 'crop_flop' .did you mean 'crop_flip'"),
+        ({"crop_area": (0.5, 1.5)}, r"crop_area is \(0.5, 1.5\)"),
+    ],
+)
+def test_impossible_pipelines(wrong, sentence):
+    with pytest.raises(InputError, match=sentence):
+        train(numbered(6), **wrong)

@@ -1,0 +1,26 @@
+"""Images in, batches out.
+
+`sources` says what data is, `datasets` finds it by name (`embedded`, `folder`), `transforms`
+brings images to the form a checkpoint expects, and `pipeline` serves batches.
+"""
+
+from tljax.data.datasets import class_names, load
+from tljax.data.images import decode
+from tljax.data.pipeline import eval_batches, train_batches
+from tljax.data.sources import ArraySource, Dataset, Source, Subset, as_source
+from tljax.data.transforms import Preprocessing, normalise
+
+__all__ = [
+    "ArraySource",
+    "Dataset",
+    "Preprocessing",
+    "Source",
+    "Subset",
+    "as_source",
+    "class_names",
+    "decode",
+    "eval_batches",
+    "load",
+    "normalise",
+    "train_batches",
+]

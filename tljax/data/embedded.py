@@ -1,0 +1,134 @@
+"""`embedded:NAME`: data sets made from files that other Python packages ship; nothing to download.
+
+All images are uint8 (32, 32, 3):
+- digits: scikit-learn's 1,797 handwritten digits, 500 of them for testing;
+- textures: tiles of ten of scikit-image's photographs;
+- glyphs: letters drawn from matplotlib's fonts.
+"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tljax.data.glyphs import CLASSES, GlyphSource
+from tljax.data.images import decode
+from tljax.data.sources import ArraySource, Dataset, Source
+from tljax.data.splits import stratified_order
+from tljax.errors import InputError, did_you_mean
+
+_SIDE = 32
+_TEST_DIGITS = 500
+
+# Class name -> file in scikit-image's data folder; all of them ship in its wheel.
+_PHOTOGRAPHS = {
+    "brick": "brick.png",
+    "grass": "grass.png",
+    "gravel": "gravel.png",
+    "coffee": "coffee.png",
+    "cat": "chelsea.png",
+    "galaxies": "hubble_deep_field.jpg",
+    "tissue": "ihc.png",
+    "retina": "retina.jpg",
+    "moon": "moon.png",
+    "motorcycle": "motorcycle_left.png",
+}
+_CROP = 512  # pixels: photographs are cut to this size, so that no class has many more tiles
+_TEST_COLUMNS = 0.25
+
+
+def load(name: str) -> Dataset:
+    """Build the data set `name` once per process.
+
+    Raises:
+      InputError: There is none of that name.
+    """
+    _check(name)
+    return _build(name)
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """Names of the classes, without building anything.
+
+    Raises:
+      InputError: There is no data set of that name.
+    """
+    _check(name)
+    return _REGISTRY[name][0]
+
+
+def _check(name: str) -> None:
+    if name not in _REGISTRY:
+        raise InputError(
+            f"unknown embedded data '{name}'{did_you_mean(name, _REGISTRY)}: use one of "
+            f"{', '.join(f'embedded:{known}' for known in _REGISTRY)}"
+        )
+
+
+@functools.lru_cache
+def _build(name: str) -> Dataset:
+    classes, build = _REGISTRY[name]
+    train, test = build()
+    return Dataset(f"embedded:{name}", classes, train, test=test)
+
+
+def _digits() -> tuple[Source, Source]:
+    """White on black, upscaled from 8x8; the test digits are the same whatever the seed."""
+    from sklearn.datasets import load_digits
+
+    small, labels = load_digits(return_X_y=True)
+    small = np.rint(small.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    images = np.stack([_upscale(image) for image in small])
+    order = stratified_order(labels, np.random.default_rng(0))
+    test, train = np.sort(order[:_TEST_DIGITS]), np.sort(order[_TEST_DIGITS:])
+    return ArraySource(images[train], labels[train]), ArraySource(images[test], labels[test])
+
+
+def _upscale(image: np.ndarray) -> np.ndarray:
+    resized = Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def _textures() -> tuple[Source, Source]:
+    """Grey tiles that share no pixel; the right-most quarter of each photograph is for testing.
+
+    Grey, because colour alone would tell most of these photographs apart.
+    """
+    import skimage
+
+    photographs = Path(skimage.__file__).parent / "data"
+    train, test = [], []
+    for file in _PHOTOGRAPHS.values():
+        tiles = _tiles(decode(photographs / file))
+        first_test = round(tiles.shape[1] * (1 - _TEST_COLUMNS))
+        train.append(tiles[:, :first_test].reshape(-1, _SIDE, _SIDE))
+        test.append(tiles[:, first_test:].reshape(-1, _SIDE, _SIDE))
+    return _one_class_each(train), _one_class_each(test)
+
+
+def _tiles(photograph: np.ndarray) -> np.ndarray:
+    """The centre of uint8 (h, w, 3), in grey, as a grid of tiles (rows, columns, 32, 32)."""
+    grey = np.asarray(Image.fromarray(photograph).convert("L"))
+    rows, columns = (min(side, _CROP) // _SIDE for side in grey.shape)
+    top, left = (grey.shape[0] - rows * _SIDE) // 2, (grey.shape[1] - columns * _SIDE) // 2
+    centre = grey[top : top + rows * _SIDE, left : left + columns * _SIDE]
+    return centre.reshape(rows, _SIDE, columns, _SIDE).swapaxes(1, 2)
+
+
+def _one_class_each(groups: list[np.ndarray]) -> ArraySource:
+    labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    return ArraySource(np.concatenate(groups), labels)
+
+
+def _glyphs() -> tuple[Source, Source]:
+    return GlyphSource("train"), GlyphSource("test")
+
+
+_Builder = Callable[[], tuple[Source, Source]]
+_REGISTRY: dict[str, tuple[tuple[str, ...], _Builder]] = {
+    "digits": (tuple("0123456789"), _digits),
+    "textures": (tuple(_PHOTOGRAPHS), _textures),
+    "glyphs": (CLASSES, _glyphs),
+}

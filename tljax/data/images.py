@@ -1,0 +1,108 @@
+"""From an image file, or an image in memory, to the one form everything else reads: RGB bytes.
+
+That form is a uint8 array (h, w, 3). Pillow decodes; what is decided here is what happens to
+orientation, transparency, depth and damage.
+"""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from tljax.errors import InputError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+# What Pillow raises for damaged files: truncation and an unknown format are OSErrors, a broken PNG
+# chunk is a SyntaxError, nonsense in a header a ValueError.
+_DAMAGE = (OSError, SyntaxError, ValueError)
+
+
+def decode(source: str | os.PathLike | bytes) -> np.ndarray:
+    """Decode a JPEG, PNG, WebP or BMP image, given as a path or as the bytes of a file.
+
+    The image is turned as its EXIF orientation says. Grey, palette and CMYK images become RGB,
+    16-bit grey is scaled to 8 bits, and transparent pixels are blended over white.
+
+    Returns:
+      uint8 (h, w, 3).
+
+    Raises:
+      InputError: The file cannot be read, is damaged, or has more pixels than
+        `PIL.Image.MAX_IMAGE_PIXELS` (a decompression bomb).
+    """
+    if isinstance(source, bytes):
+        name, data = f"of {len(source)} bytes", source
+    else:
+        name = os.fspath(source)
+        try:
+            data = Path(source).read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"cannot read image {name}: {error.strerror or error}; check the path and its "
+                "permissions"
+            ) from error
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _refuse_bomb(image)
+            return _pixels(ImageOps.exif_transpose(image))
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"cannot read image {name}: it has more than {Image.MAX_IMAGE_PIXELS} pixels; "
+            "shrink or delete it"
+        ) from error
+    except _DAMAGE as error:
+        raise InputError(
+            f"cannot read image {name}: it is truncated or not a JPEG, PNG, WebP or BMP file; "
+            "replace or delete it"
+        ) from error
+
+
+def as_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
+    """An image in memory as uint8 (h, w, 3).
+
+    Args:
+      image: A Pillow image of any mode, or a uint8 array (h, w, 3), (h, w, 1) or (h, w); grey
+        is repeated to three channels.
+
+    Raises:
+      InputError: The array has another dtype or shape.
+    """
+    if isinstance(image, Image.Image):
+        return _pixels(image)
+    array = np.asarray(image)
+    if array.dtype != np.uint8:
+        raise InputError(
+            f"an image has dtype {array.dtype}, but uint8 RGB with values from 0 to 255 is "
+            "expected; convert it before passing it (normalisation happens later)"
+        )
+    if array.ndim == 3 and array.shape[2] == 3:
+        return array
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] != 1:
+        raise InputError(
+            f"an image has shape {array.shape}, but (h, w, 3), (h, w, 1) or (h, w) is expected; "
+            "put channels last and drop any alpha channel"
+        )
+    return np.repeat(array, 3, axis=2)
+
+
+def _refuse_bomb(image: Image.Image) -> None:
+    """Pillow raises at twice its limit only; between once and twice it merely warns."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise Image.DecompressionBombError
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255 instead of scaling
+        grey = np.clip(np.asarray(image, dtype=np.float64) / 257, 0, 255)
+        return as_rgb(np.rint(grey).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))

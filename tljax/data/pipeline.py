@@ -1,0 +1,203 @@
+"""Batches for training and for evaluation, read with Grain.
+
+Grain shuffles and batches *indices*; a whole batch is then read in one call. Grain's bookkeeping
+costs tens of microseconds an element, more than reading a small image from memory does, so this
+doubles the rate for small images and changes nothing for large ones.
+"""
+
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tljax.data.sources import Source
+from tljax.data.transforms import Preprocessing, augmentation, resize_and_centre_crop
+from tljax.errors import InputError
+
+if TYPE_CHECKING:
+    import grain
+
+Batch = dict[str, np.ndarray]
+
+
+def train_batches(
+    source: Source,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    seed: int,
+    augment: str = "none",
+    crop_area: tuple[float, float] = (0.08, 1.0),
+    num_workers: int = 0,
+) -> "TrainBatches":
+    """Shuffled batches without end.
+
+    Every epoch has an order of its own and holds every image once; batches run across the
+    border of epochs, so sets smaller than a batch work and no image is dropped.
+
+    Args:
+      source: The training images.
+      preprocessing: The size to bring them to.
+      batch_size: Images a batch.
+      seed: Of the order and of the augmentation; 0 <= seed < 2**32.
+      augment: A key of `tljax.data.transforms.AUGMENTATIONS`.
+      crop_area: Smallest and largest share of the image that a random crop covers.
+      num_workers: Processes that read; 0 reads in threads of this one. The batches
+        are the same whatever the number. As with any multiprocessing by "spawn", the main module
+        must then be importable, and guarded by `if __name__ == "__main__"`.
+
+    Returns:
+      An iterator over {"image": uint8 (b, s, s, 3), "label": int32 (b,)} that can be resumed.
+
+    Raises:
+      InputError: An impossible value; or, while iterating, an image that cannot be read.
+    """
+    _check_batch_size(batch_size)
+    if not 0 < crop_area[0] <= crop_area[1] <= 1:
+        raise InputError(
+            f"crop_area is {crop_area}; set it to (smallest, largest) with 0 < smallest <= largest "
+            "<= 1"
+        )
+    import grain  # here, because it takes half a second and a plan needs none of it
+
+    transform = augmentation(augment)
+
+    def read(indices: np.ndarray, rng: np.random.Generator) -> Batch:
+        examples = [source[int(i)] for i in indices]
+        images = [transform(e["image"], preprocessing, rng, crop_area) for e in examples]
+        labels = [e["label"] for e in examples]
+        return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+
+    batches = (
+        grain.MapDataset.range(len(source))
+        .seed(seed)
+        .shuffle()
+        .repeat(None)
+        .batch(batch_size, drop_remainder=True)
+        .random_map(read)
+    )
+    fingerprint = {
+        "images": len(source),
+        "labels": zlib.crc32(source.labels.astype(np.int64).tobytes()),
+        "image_size": preprocessing.image_size,
+        "batch_size": batch_size,
+        "seed": seed,
+        "augment": augment,
+        "crop_area": list(crop_area),
+    }
+    return TrainBatches(batches, num_workers, fingerprint)
+
+
+class TrainBatches(Iterator[Batch]):
+    """An endless iterator that resumes bit-exactly, also with another number of workers.
+
+    Its state is the number of the next batch: batches are random-access, so that is all there
+    is to know. Beside it the state names what the sequence was made from.
+    """
+
+    def __init__(
+        self, batches: "grain.MapDataset[Batch]", num_workers: int, fingerprint: dict[str, Any]
+    ):
+        self._batches = batches
+        self._num_workers = num_workers
+        self._fingerprint = fingerprint
+        self._next = 0
+        self._reader: grain.DatasetIterator[Batch] | None = None
+
+    def __next__(self) -> Batch:
+        if self._reader is None:
+            self._reader = iter(_read_ahead(self._batches[self._next :], self._num_workers))
+        batch = next(self._reader)
+        self._next += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the iterator stands, as a dict that JSON can hold."""
+        return {"next_batch": self._next, "made_from": self._fingerprint}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go to where `get_state` was called.
+
+        Raises:
+          InputError: The state is of other data, another batch size, seed or augmentation, from
+            which another sequence of batches would follow.
+        """
+        for key, now in self._fingerprint.items():
+            if (then := state["made_from"].get(key)) != now:
+                raise InputError(
+                    f"cannot resume: {key} of the training data was {then} and is now {now}; "
+                    "restore it or start in a new folder"
+                )
+        self.close()
+        self._next = state["next_batch"]
+
+    def close(self) -> None:
+        """End the threads or processes that read ahead; the next batch starts them again."""
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = None
+
+
+def eval_batches(
+    source: Source, preprocessing: Preprocessing, *, batch_size: int
+) -> Iterable[Batch]:
+    """Every image once, in order; the last batch is filled up with black images and masked.
+
+    Returns:
+      An iterable, which may be gone through any number of times, over
+      {"image": uint8 (b, s, s, 3), "label": int32 (b,), "mask": float32 (b,)} of constant shapes;
+      the mask is 1 for an image and 0 for filling, whose label is 0.
+
+    Raises:
+      InputError: An impossible batch size; or, while iterating, an image that cannot be read.
+    """
+    _check_batch_size(batch_size)
+    import grain
+
+    size = preprocessing.image_size
+
+    def read(start: int) -> Batch:
+        batch: Batch = {
+            "image": np.zeros((batch_size, size, size, 3), np.uint8),
+            "label": np.zeros(batch_size, np.int32),
+            "mask": np.zeros(batch_size, np.float32),
+        }
+        for row, i in enumerate(range(start, min(start + batch_size, len(source)))):
+            example = source[i]
+            batch["image"][row] = resize_and_centre_crop(example["image"], preprocessing)
+            batch["label"][row] = example["label"]
+            batch["mask"][row] = 1
+        return batch
+
+    return _read_ahead(grain.MapDataset.range(0, len(source), batch_size).map(read))
+
+
+def _read_ahead(
+    batches: "grain.MapDataset[Batch]", num_workers: int = 0
+) -> "grain.IterDataset[Batch]":
+    """Read batches in the background, a few ahead, in order."""
+    import grain
+
+    threads = min(8, os.cpu_count() or 1)  # each holds a batch, and decoding frees the GIL
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    dataset = batches.to_iter_dataset(options)
+    if num_workers == 0:
+        return dataset
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():  # Grain hands its debugging flags to the workers
+        flags.FLAGS.mark_as_parsed()
+    workers = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return workers.map(_out_of_shared_memory)
+
+
+def _out_of_shared_memory(batch: Batch) -> Batch:
+    """A copy: jax may alias an array on CPU, and Grain unmaps what its workers passed on."""
+    return {key: np.array(value) for key, value in batch.items()}
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; set it to 1 or more")
