@@ -40,7 +40,7 @@ def plan(args: argparse.Namespace, overrides: list[str]) -> None:
     config = _config(args.config, overrides)
     from tljax.analysis.plan_table import print_plan
 
-    print_plan(config)
+    print_plan(config, args.compile)
 
 
 def demo(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -92,6 +92,10 @@ def build_parser() -> argparse.ArgumentParser:
 
     plan_parser = command(plan)
     plan_parser.add_argument("--config", required=True, metavar="FILE", help=_CONFIG_HELP)
+
+    plan_parser.add_argument(
+        "--compile", action="store_true", help="also compile the step, for its peak memory (slow)"
+    )
 
     demo_parser = command(demo)
     demo_parser.add_argument(

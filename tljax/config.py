@@ -91,9 +91,10 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
                 f" the fields are listed in {file} and in tljax.config"
             )
     values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", config, flag_values=values)
+    argv = ["tljax", *overrides]
+    config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
-        rest = values(["tljax", *overrides])[1:]
+        rest = values(argv)[1:]
     except flags.UnrecognizedFlagError as error:
         raise InputError(f"unknown argument '--{error.flagname}'; see --help") from None
     except (flags.Error, TypeError, ValueError) as error:

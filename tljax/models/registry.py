@@ -90,7 +90,7 @@ MODELS: dict[str, ModelSpec] = {
     ),
     "vit_micro_patch4_32": ModelSpec(
         ViT,
-        {"dim": 64, "depth": 4, "heads": 4, "patch": 4, "mlp_ratio": 2.0},
+        {"dim": 64, "depth": 4, "heads": 4, "patch": 4},
         image_size=32,
         mean=HALF,
         std=HALF,

@@ -7,7 +7,6 @@ import numpy as np
 
 from tljax.data import Preprocessing, Source, eval_batches
 from tljax.models import Model
-from tljax.training.state import TrainState
 from tljax.training.step import eval_step
 from tljax.transfer.partition import Tree
 
@@ -23,8 +22,7 @@ class Evaluation:
 
 def evaluate(
     model: Model,
-    state: TrainState,
-    frozen: Tree,
+    variables: Tree,
     source: Source,
     preprocessing: Preprocessing,
     batch_size: int,
@@ -32,7 +30,7 @@ def evaluate(
     """Evaluates every image of `source` exactly once; the last batch is padded and masked."""
     step = eval_step(model, preprocessing)
     parts = [
-        step(state, frozen, batch)
+        step(variables, batch)
         for batch in eval_batches(source, preprocessing, batch_size=batch_size)
     ]
     # On the host in float64: a float32 sum over a large test set would lose images.

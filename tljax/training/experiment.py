@@ -8,13 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 
 from tljax import data as data_lib
 from tljax.data import Dataset, Preprocessing
 from tljax.errors import InputError, did_you_mean
 from tljax.models import Model, registry
-from tljax.training import state as state_lib
 from tljax.training.checkpointing import best_variables
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.loop import Result, fit, writable
@@ -176,9 +174,8 @@ def evaluate_workdir(
                 f" trained on {_shorten(experiment.class_names)}; give data of the same classes"
             )
     source = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
-    state, frozen = state_lib.create(experiment.plan, variables, optax.identity())
     evaluation = evaluate(
-        experiment.model, state, frozen, source, experiment.preprocessing, config.batch_size
+        experiment.model, variables, source, experiment.preprocessing, config.batch_size
     )
     naive = naive_accuracy(naive_source, source, len(experiment.class_names))
     return evaluation, naive, data or config.data, split

@@ -162,7 +162,8 @@ def fit(
     def validate(step: int) -> dict[str, float]:
         """Evaluates on `val`, and keeps a copy of the weights if they are the best so far."""
         nonlocal best
-        evaluation = evaluate(model, state, frozen, val, preprocessing, opt.batch_size)
+        current = state_lib.variables_of(state, frozen)
+        evaluation = evaluate(model, current, val, preprocessing, opt.batch_size)
         metrics_writer.write(
             "val",
             step,
@@ -173,7 +174,6 @@ def fit(
         bar.update(step, val_accuracy=evaluation.accuracy)
         metrics = {"val_accuracy": evaluation.accuracy, "val_loss": evaluation.loss}
         if best is None or validation_rank(metrics) > best.rank:
-            current = state_lib.variables_of(state, frozen)
             copies = jax.tree.map(lambda leaf: leaf.copy(), current)  # the step donates these
             best = Best(step, validation_rank(metrics), copies)
         return metrics
@@ -225,8 +225,7 @@ def fit(
     }
     if test is not None:
         num_classes = int(max(np.max(train.labels), np.max(test.labels))) + 1
-        best_state, best_frozen = state_lib.create(plan, best.variables, tx)
-        final = evaluate(model, best_state, best_frozen, test, preprocessing, opt.batch_size)
+        final = evaluate(model, best.variables, test, preprocessing, opt.batch_size)
         metrics_writer.write(
             "test",
             best.step,

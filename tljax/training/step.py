@@ -16,7 +16,7 @@ import optax
 
 from tljax.data import Preprocessing, normalise
 from tljax.models import Model
-from tljax.training.state import TrainState, variables_of
+from tljax.training.state import TrainState
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree, merge
 
@@ -108,14 +108,12 @@ def eval_step(model: Model, preprocessing: Preprocessing) -> Callable[..., Metri
     """The compiled evaluation of one batch.
 
     Returns:
-      A function (state, frozen, batch) -> sums over the batch's images with `mask` 1 of
-      `loss` (nats), `correct` and `count`.
+      A function (variables, batch) -> sums over the batch's images with `mask` 1 of `loss` (nats),
+      `correct` and `count`.
     """
 
-    def step(state: TrainState, frozen: Tree, batch: Batch) -> Metrics:
-        logits = model.apply(
-            variables_of(state, frozen), normalise(batch["image"], preprocessing), train=False
-        )
+    def step(variables: Tree, batch: Batch) -> Metrics:
+        logits = model.apply(variables, normalise(batch["image"], preprocessing), train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         correct = jnp.argmax(logits, -1) == batch["label"]
         mask = batch["mask"]

@@ -1,0 +1,97 @@
+"""What a step costs, counted by XLA, and the law that a plan's cost obeys.
+
+With F the forward FLOPs of the whole network, s_d group d's share of them, T the groups that train
+and f the first of these, a step costs at most
+
+    F * (1 + sum of s_d for d >= f + sum of s_d for d in T)
+
+one forward pass; a backward pass of activations from the loss down to f; one of weights for each
+group that trains. (The bound counts f's own activation gradient, which is not needed.) For a frozen
+prefix of share phi that is (3 - 2 phi) F.
+
+The law is one of layers with weights. An attention's two products of activations have a backward
+pass of twice their forward cost whether or not the block trains, so that a plan which trains early
+groups and freezes later transformer blocks exceeds it by the share of those products: about 10 % of
+F for ViT-S at 224 pixels, more for longer sequences.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from tljax.data import Preprocessing
+from tljax.models import Model, registry
+from tljax.training.step import loss_and_gradient
+from tljax.transfer import TransferPlan
+from tljax.transfer.partition import Tree
+
+
+def abstract_variables(model: Model, image_size: int) -> Tree:
+    """Shapes and dtypes of the model's variables; computes nothing."""
+    return jax.eval_shape(lambda key: registry.init(model, key, image_size), jax.random.key(0))
+
+
+def flops(function: Callable[..., Any], *arguments: Any) -> float:
+    """Floating-point operations of a jitted function, by XLA's count; arguments may be abstract.
+
+    XLA counts the body of a loop once, so the function must be free of scans.
+    """
+    return float(jax.jit(function).lower(*arguments).cost_analysis()["flops"])
+
+
+def group_flops(model: Model, variables: Tree, image_size: int, batch_size: int = 1) -> list[float]:
+    """Forward FLOPs of each group, for one batch in evaluation mode."""
+    x = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.float32)
+    counts = []
+    for depth in range(len(model.groups)):
+
+        def run(variables: Tree, x: jax.Array, depth: int = depth) -> jax.Array:
+            return model.apply(variables, x, train=False, start=depth, stop=depth + 1)
+
+        counts.append(flops(run, variables, x))
+        x = jax.eval_shape(run, variables, x)
+    return counts
+
+
+def law_terms(
+    counts: Sequence[float], trained: Sequence[bool]
+) -> tuple[list[float], list[float], list[float]]:
+    """Per group: (forward, backward of activations, backward of weights) FLOPs by the law."""
+    first = list(trained).index(True)
+    activations = [count if depth >= first else 0.0 for depth, count in enumerate(counts)]
+    weights = [count if trains else 0.0 for count, trains in zip(counts, trained, strict=True)]
+    return list(counts), activations, weights
+
+
+def step_function(
+    model: Model, plan: TransferPlan, preprocessing: Preprocessing, clip_norm: float = 1.0
+) -> Callable[..., Any]:
+    """Loss, gradient, clip and gradient norm of the training step, without the update."""
+    compute = loss_and_gradient(model, plan, preprocessing)
+    clip = optax.clip_by_global_norm(clip_norm)
+
+    def step(trained: Tree, statistics: Tree, frozen: Tree, batch: Any, key: jax.Array) -> Any:
+        metrics, gradient, statistics = compute(trained, statistics, frozen, batch, key)
+        clipped, _ = clip.update(gradient, clip.init(trained))
+        return metrics, clipped, statistics
+
+    return step
+
+
+def step_arguments(
+    plan: TransferPlan, variables: Tree, image_size: int, batch_size: int
+) -> tuple[Any, ...]:
+    """Abstract arguments of `step_function`'s step."""
+    trained, frozen = plan.partition(variables["params"])
+    updated, stored = plan.partition_statistics(
+        variables.get("batch_stats", {}), variables["params"]
+    )
+    batch = {
+        "image": jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
+    }
+    key = jax.eval_shape(jax.random.key, 0)
+    return trained, updated, {"params": frozen, "batch_stats": stored}, batch, key
