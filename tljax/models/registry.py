@@ -145,5 +145,3 @@ def init(model: Model, key: jax.Array, image_size: int) -> dict[str, Any]:
 def parameter_count(params: Any) -> int:
     """Number of scalars in a tree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-

@@ -58,7 +58,11 @@ class Checkpoints:
 
     def best(self) -> tuple[int, tuple[float, float]] | None:
         """(step, validation rank) of the best validated checkpoint, or None."""
-        ranks = [(validation_rank(c.metrics), c.step) for c in self._checkpointer.checkpoints if c.metrics]
+        ranks = [
+            (validation_rank(c.metrics), c.step)
+            for c in self._checkpointer.checkpoints
+            if c.metrics
+        ]
         if not ranks:
             return None
         rank, step = max(ranks, key=lambda pair: (pair[0], -pair[1]))
@@ -108,10 +112,18 @@ class Checkpoints:
             )
         return Restored(step, restored["variables"], restored["opt_state"], dict(extra or {}))
 
-    def restore_variables(self, step: int, variables: Tree | None = None) -> Tree:
-        """The variables alone; without a template, on the devices they were saved from."""
-        abstract = None if variables is None else jax.tree.map(_abstract, variables)
+    def restore_variables(self, step: int) -> Tree:
+        """The variables alone, with the shapes they were saved with, on this process's device.
+
+        Raises:
+          InputError: if the checkpoint cannot be read.
+        """
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         try:
+            saved = self._checkpointer.checkpointables_metadata(step).metadata["variables"]
+            abstract = jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), saved
+            )
             loaded = self._checkpointer.load_checkpointables(step, {"variables": abstract})
         except Exception as error:
             raise InputError(

@@ -113,22 +113,27 @@ def load_data(config: ml_collections.ConfigDict) -> Dataset:
     )
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path, progress: bool = True) -> Result:
+def run(config: ml_collections.ConfigDict, workdir: Path) -> Result:
     """`tljax train`: trains what the config says in `workdir`, going on where it stopped.
 
     Raises:
-      InputError: for whatever the user can mend; the workdir is then as it was before.
+      InputError: for whatever the user can mend; what the workdir held is still there.
     """
+    if (workdir / "config.json").exists():
+        refuse_changes(read_config(workdir), config, workdir)
+    return fit_config(config, workdir, progress=True)
+
+
+def fit_config(
+    config: ml_collections.ConfigDict, workdir: Path | None = None, *, progress: bool = False
+) -> Result:
+    """Trains what the config says, in memory or in a workdir that is new or holds the same config."""
     experiment = prepare(config)
     options = {name: config[name] for name in OPTION_NAMES}
     dataset = load_data(config)
-    existing = (workdir / "config.json").exists()
-    if existing:
-        refuse_changes(read_config(workdir), config, workdir)
     variables = initial_variables(experiment, config)
-    writable(workdir)
-    if not existing:
-        write_atomically(workdir / "config.json", config.to_json(indent=2) + "\n")
+    if workdir is not None:
+        write_atomically(writable(workdir) / "config.json", config.to_json(indent=2) + "\n")
     about = {
         "scenario": config.scenario,
         "model": config.model,

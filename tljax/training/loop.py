@@ -132,7 +132,7 @@ def fit(
         batches.set_state(restored.extra["iterator"])
         first_step, seconds_before = resumed, restored.extra["wall_seconds"]
         if validated := checkpoints.best():
-            best = Best(*validated, checkpoints.restore_variables(validated[0], template))
+            best = Best(*validated, checkpoints.restore_variables(validated[0]))
     metrics_writer = MetricsWriter(workdir, resumed)
     began = time.monotonic()
 
@@ -244,6 +244,7 @@ def fit(
         "devices": [str(device.device_kind) for device in jax.devices()],
         "versions": versions(),
     }
+    batches.close()
     metrics_writer.close()
     if checkpoints is not None:
         checkpoints.close()
@@ -269,4 +270,3 @@ def versions() -> dict[str, str]:
     """Versions of what decides a result's numbers."""
     packages = ("tljax", "jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
     return {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
-

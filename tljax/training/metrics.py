@@ -33,7 +33,8 @@ class MetricsWriter:
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = path.open("a")
         self._tensorboard = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=None if resume_step is None else resume_step + 1
+            str(workdir / "tensorboard"),
+            purge_step=None if resume_step is None else resume_step + 1,
         )
 
     def write(self, event: str, step: int, **values: float) -> None:
@@ -71,5 +72,5 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that it is either the old one or the whole new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

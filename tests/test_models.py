@@ -1,0 +1,175 @@
+"""Models: sizes as published, arithmetic as in torchvision and timm, groups, cuts at any group."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from tests.reference_weights import KEPT, draw, images, path_shapes
+from tljax.errors import InputError
+from tljax.models import MODELS, Groups, create, init, parameter_count, registry
+from tljax.models.groups import leaf_paths
+
+REFERENCES = Path(__file__).parent / "references"
+SMALL = ("resnet10_32", "vit_micro_patch4_32")
+
+
+def abstract_params(name, num_classes=1000, size=224):
+    model = create(name, num_classes)
+    return model, jax.eval_shape(lambda k: registry.init(model, k, size), jax.random.key(0))[
+        "params"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "groups"),
+    [
+        # torchvision's documented num_params, and timm's param_count
+        ("resnet18", 11_689_512, 10),
+        ("resnet34", 21_797_672, 18),
+        ("resnet50", 25_557_032, 18),
+        ("resnet101", 44_549_160, 35),
+        ("resnet152", 60_192_808, 52),
+        ("vit_tiny_patch16_224", 5_717_416, 14),
+        ("vit_small_patch16_224", 22_050_664, 14),
+        ("vit_base_patch16_224", 86_567_656, 14),
+        ("vit_base_patch32_224", 88_224_232, 14),
+    ],
+)
+def test_sizes_are_the_published_ones(name, parameters, groups):
+    model, params = abstract_params(name)
+    assert parameter_count(params) == parameters
+    assert len(model.groups) == groups
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_is_in_exactly_one_group_and_no_group_is_empty(name):
+    model, params = abstract_params(name, num_classes=10, size=MODELS[name].image_size)
+    depths = {model.groups.depth(path) for path in leaf_paths(params)}
+    assert depths == set(range(len(model.groups)))
+
+
+def test_the_final_norm_belongs_to_the_last_block():
+    groups = create("vit_small_patch16_224", 10).groups
+    assert groups.depth("norm/scale") == groups.depth("block11/mlp/fc1/kernel") == 12
+    assert groups.depth("block1/norm1/scale") == 2
+
+
+def test_a_parameter_in_no_group_or_in_two_is_an_error_that_names_it():
+    groups = Groups((("a", "a/"), ("b", "(a|b)/")))
+    for path in ("a/kernel", "c/kernel"):
+        with pytest.raises(InputError, match=path):
+            groups.depth(path)
+
+
+@pytest.mark.parametrize("reference", sorted(REFERENCES.glob("*.npz")), ids=lambda path: path.stem)
+def test_arithmetic_equals_the_original_group_by_group(reference):
+    """Against torchvision and timm, randomised weights and statistics: tests/parity."""
+    name, expected = reference.stem, np.load(reference)
+    size = int(expected["size"])
+    model = create(name, 10)
+    abstract = jax.eval_shape(lambda k: registry.init(model, k, size), jax.random.key(0))
+    drawn = {path: draw(path, shape) for path, shape in path_shapes(name, size)}
+    flat = traverse_util.flatten_dict(abstract, sep="/")
+    variables = traverse_util.unflatten_dict(
+        {path: drawn[path.split("/", 1)[1]] for path in flat}, sep="/"
+    )
+    x = jnp.asarray(images(size))
+    with jax.default_matmul_precision("float32"):
+        for depth in range(len(model.groups)):
+            x = model.apply(variables, x, train=False, start=depth, stop=depth + 1)
+            *values, scale = expected[f"group{depth}"]
+            ours = np.asarray(x).reshape(len(x), -1)[:, :KEPT].ravel()
+            worst = np.abs(ours - values).max()
+            assert worst <= 1e-4 * scale, f"{model.groups.names[depth]}: {worst} of {scale}"
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_cut_run_is_the_whole_run(name):
+    model = create(name, 10)
+    variables = init(model, jax.random.key(0), 32)
+    x = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+    whole = model.apply(variables, x)
+    jitted = jax.jit(model.apply, static_argnames=("train", "start", "stop"))
+    scale = float(jnp.abs(whole).max())
+    for cut in range(len(model.groups) + 1):
+        eager = model.apply(variables, model.apply(variables, x, stop=cut), start=cut)
+        assert np.array_equal(eager, whole), f"cut at {cut}"
+        compiled = jitted(variables, jitted(variables, x, stop=cut), start=cut)
+        np.testing.assert_allclose(compiled, whole, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_head_sees_features(name):
+    model = create(name, 10)
+    variables = init(model, jax.random.key(0), 32)
+    x = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+    features = model.apply(variables, x, stop=len(model.groups) - 1)
+    assert features.shape == (3, variables["params"]["head"]["kernel"].shape[0])
+    assert features.dtype == jnp.float32
+    headless = create(name, 0).apply(variables, x)
+    assert np.array_equal(headless, features)
+
+
+def test_stochastic_depth_drops_whole_images_and_keeps_the_mean():
+    model = create("vit_micro_patch4_32", 10, drop_path=0.5)
+    variables = init(model, jax.random.key(0), 32)
+    x = jnp.tile(jax.random.normal(jax.random.key(1), (1, 32, 32, 3)), (64, 1, 1, 1))
+    tokens = model.apply(variables, x, stop=4)
+    last = {"start": 4, "stop": 5}
+    train = model.apply(variables, tokens, train=True, rngs={"dropout": jax.random.key(2)}, **last)
+    evaluated = model.apply(variables, tokens, train=False, **last)
+    assert len(np.unique(np.round(np.asarray(train[:, 0]), 4))) <= 4  # two branches, kept or not
+    assert len(np.unique(np.round(np.asarray(evaluated[:, 0]), 4))) == 1
+
+
+def test_modes_are_per_group():
+    model = create("vit_micro_patch4_32", 10, dropout=0.5)
+    variables = init(model, jax.random.key(0), 32)
+    x = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+    only_last = (False, False, False, False, True, False)
+
+    def features(train, stop):
+        key = {"dropout": jax.random.key(2)}
+        return model.apply(variables, x, train=train, stop=stop, rngs=key)
+
+    assert np.array_equal(features(only_last, 4), features(False, 4))
+    assert not np.array_equal(features(only_last, 5), features(False, 5))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(name):
+    model = create(name, 10, dtype=jnp.bfloat16)
+    variables = init(model, jax.random.key(0), 32)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    x = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+    assert model.apply(variables, x, stop=1).dtype == jnp.bfloat16
+    exact = create(name, 10).apply(variables, x)
+    np.testing.assert_allclose(model.apply(variables, x), exact, atol=0.05 * jnp.abs(exact).max())
+
+
+def test_mean_pooling_leaves_the_class_token_out():
+    model = create("vit_micro_patch4_32", 0, pooling="mean")
+    variables = init(model, jax.random.key(0), 32)
+    for branch, dense in (("attn", "proj"), ("mlp", "fc2")):  # the last block becomes the identity
+        layer = variables["params"]["block3"][branch][dense]
+        layer["kernel"] = jnp.zeros_like(layer["kernel"])
+    tokens = jax.random.normal(jax.random.key(1), (2, 65, 64))
+
+    def pooled(tokens):
+        return model.apply(variables, tokens, start=4, stop=5)
+
+    assert np.array_equal(pooled(tokens), pooled(tokens.at[:, 0].add(100.0)))
+    mean = tokens[:, 1:].mean(axis=1)
+    expected = (mean - mean.mean(-1, keepdims=True)) / mean.std(-1, keepdims=True)
+    np.testing.assert_allclose(pooled(tokens), expected, atol=1e-4)
+
+
+def test_unknown_names_are_answered_with_the_closest():
+    with pytest.raises(InputError, match="did you mean 'resnet50'"):
+        create("resnet05", 10)
+    with pytest.raises(InputError, match="did you mean 'drop_path'"):
+        create("resnet50", 10, drop_pth=0.1)

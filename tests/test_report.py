@@ -1,0 +1,303 @@
+"""Intervals and benefits against answers worked out by hand, and what the page promises."""
+
+import html
+import itertools
+import math
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from tljax.analysis import report, statistics
+from tljax.analysis.report import Run
+from tljax.transfer.scenarios import SCENARIOS
+
+PRESCRIBED = {
+    ("digits", "small"): "feature_extraction",
+    ("digits", "large"): "fine_tune",
+    ("textures", "small"): "freeze_first",
+    ("textures", "large"): "from_scratch",
+}
+SIMILARITY = {"digits": "similar", "textures": "dissimilar"}
+MINUS = "\N{MINUS SIGN}"
+HOSTILE = "</style><script src='https://example.org/x.js'>&\"{0}"
+
+
+def make_run(scenario, seed=0, target="digits", size="small", test=0.5, curve=(0.1, 0.4, 0.5)):
+    history = [
+        {"event": "val", "step": step, "examples": 100 * step, "accuracy": accuracy, "loss": 1.0}
+        for step, accuracy in enumerate(curve)
+    ]
+    history.insert(1, {"event": "train", "step": 1, "examples": 100, "accuracy": 1, "loss": 1.0})
+    summary = {
+        "test_accuracy": test,
+        "naive_accuracy": 0.0987,
+        "trainable_parameters": 1_290,
+        "total_parameters": 12_900,
+        "wall_seconds": 12.3,
+        "train_size": 40,
+        "val_size": 10,
+        "test_size": 360,
+        "num_classes": 10,
+        "best_step": 2,
+        "steps": 2,
+        "versions": {"tljax": "0.1.0"},
+        "devices": ["cpu"],
+    }
+    return Run(target, size, scenario, seed, summary, history)
+
+
+def make_grid(seeds=3):
+    """Runs of the whole 2x2 grid whose test accuracies are all different."""
+    counter = itertools.count()
+    return [
+        make_run(scenario, seed, target, size, test=0.3 + 0.01234 * next(counter))
+        for target, size in PRESCRIBED
+        for scenario in SCENARIOS
+        for seed in range(seeds)
+    ]
+
+
+def make_page(tmp_path, runs, source=None, **kwargs):
+    path = tmp_path / "report.html"
+    arguments = {
+        "prescribed": PRESCRIBED,
+        "similarity": SIMILARITY,
+        "command": "tljax demo --workdir W",
+    } | kwargs
+    source = source or make_run("from_scratch", target="glyphs", size="large", test=0.9321)
+    report.write_report(path, source, runs, **arguments)
+    assert list(tmp_path.iterdir()) == [path], "something half-written stayed behind"
+    return path.read_text(encoding="ascii")
+
+
+class Elements(HTMLParser):
+    """The (tag, attributes) of a page, and its text outside style sheets."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(page)
+        self.text = " ".join(" ".join(self.words).split())  # no-break spaces become spaces, too
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1][0] != "style":
+            self.words.append(data)
+
+
+# ---------------------------------------------------------------------------------- intervals
+
+
+def test_mean_interval_is_student_t():
+    # mean 4, s = 2, n = 3; t(0.975, 2) = 4.302653 and t(0.95, 2) = 2.919986 from printed tables.
+    assert statistics.mean_interval([2, 4, 6]) == pytest.approx((4, 4.302653 * 2 / 3**0.5), 1e-6)
+    narrower = statistics.mean_interval([2, 4, 6], confidence=0.9)
+    assert narrower == pytest.approx((4, 2.919986 * 2 / 3**0.5), 1e-6)
+
+
+def test_one_value_has_a_mean_and_no_interval():
+    mean, half_width = statistics.mean_interval([0.7])
+    assert mean == 0.7
+    assert math.isnan(half_width)
+    assert not statistics.mean_interval([0.7]).excludes_zero
+
+
+def test_pairing_removes_what_seeds_share():
+    luck = [0.0, 0.2, 0.4]
+    a = [0.50 + x for x in luck]
+    b = [0.45 + x for x in luck]
+    assert statistics.paired_difference(a, b) == pytest.approx((0.05, 0), abs=1e-12)
+    assert statistics.paired_difference(a, b).excludes_zero
+    assert statistics.mean_interval(a).half_width > 0.4
+
+
+def test_no_values_is_an_error():
+    with pytest.raises(ValueError, match="no values"):
+        statistics.mean_interval([])
+
+
+def test_pairs_must_match():
+    with pytest.raises(ValueError, match="shorter"):
+        statistics.paired_difference([1, 2], [1])
+
+
+# ----------------------------------------------------------------------------------- benefits
+
+
+def line(slope, stop=10, start=0.0):
+    """Accuracy `slope` a hundred images, to 1 at most."""
+    return [(100 * i, min(start + slope * i, 1.0)) for i in range(stop + 1)]
+
+
+def test_benefits_of_straight_lines():
+    scratch, transfer = line(0.08), line(0.16)
+    assert statistics.higher_start(transfer, scratch) == pytest.approx(0.08)
+    # the last three of each: .64 .72 .80 against 1 1 1
+    assert statistics.higher_asymptote(transfer, scratch) == pytest.approx(1 - 0.72)
+    # theta = .9 * .72 = .648: at 500 images against 900
+    assert statistics.threshold(scratch) == pytest.approx(0.648)
+    assert statistics.speedup(transfer, scratch) == pytest.approx(900 / 500)
+
+
+def test_benefits_change_sign_with_the_roles():
+    a, b = line(0.05), line(0.07)
+    assert statistics.higher_start(a, b) == -statistics.higher_start(b, a) < 0
+    assert statistics.higher_asymptote(a, b) == -statistics.higher_asymptote(b, a) < 0
+
+
+def test_a_curve_has_no_benefit_over_itself():
+    curve = line(0.09)
+    assert statistics.higher_start(curve, curve) == statistics.higher_asymptote(curve, curve) == 0
+    assert statistics.speedup(curve, curve) == 1
+
+
+def test_start_ignores_step_0_and_compares_equal_numbers_of_images():
+    scratch = [(0, 0.1), (100, 0.2), (200, 0.3)]
+    assert statistics.higher_start([(0, 0.9), (100, 0.5)], scratch) == pytest.approx(0.3)
+    assert statistics.higher_start([(0, 0.1), (150, 0.5)], scratch) == pytest.approx(0.25)
+
+
+def test_a_short_curve_does_not_end_where_it_began():
+    assert statistics.asymptote([(0, 0.1), (100, 0.8), (200, 0.9)]) == pytest.approx(0.85)
+
+
+def test_threshold_never_reached():
+    flat, scratch = [(0, 0.1), (100, 0.1)], line(0.1)
+    assert statistics.examples_to_threshold(flat, 0.5) is None
+    assert statistics.speedup(flat, scratch) is None
+
+
+def test_threshold_reached_before_training():
+    learns_nothing = [(0, 0.1), (100, 0.1)]
+    assert math.isnan(statistics.speedup(line(0.1), learns_nothing))
+    assert statistics.speedup([(0, 0.95), (100, 0.95)], line(0.1)) == math.inf
+
+
+# ----------------------------------------------------------------------------- winner and noise
+
+
+def cell(accuracies, prescribed="fine_tune"):
+    runs = [
+        make_run(scenario, seed, test=test)
+        for scenario, tests in accuracies.items()
+        for seed, test in enumerate(tests)
+    ]
+    (row,) = report.cell_table(runs, {("digits", "small"): prescribed})
+    return row
+
+
+def test_a_steady_lead_is_clear_however_much_seeds_differ():
+    row = cell({"from_scratch": [0.5, 0.7, 0.9], "fine_tune": [0.55, 0.75, 0.951]})
+    assert (row.winner, row.runner_up, row.verdict) == ("fine_tune", "from_scratch", "clear")
+    assert row.best == ["fine_tune"]
+
+
+def test_a_lead_that_seeds_disagree_on_is_noise():
+    row = cell({"from_scratch": [0.5, 0.9, 0.5], "fine_tune": [0.9, 0.5, 0.6]})
+    assert (row.winner, row.verdict) == ("fine_tune", "within noise")
+
+
+def test_equal_means_are_both_best():
+    row = cell({"from_scratch": [0.1, 0.2, 0.6], "fine_tune": [0.6, 0.1, 0.2]})
+    assert row.best == ["from_scratch", "fine_tune"]
+    assert row.verdict == "within noise"
+    assert "highest mean test accuracy in 1 of 1 target " in report.finding([row])
+
+
+def test_shortfall_of_the_textbook():
+    row = cell({"from_scratch": [0.5, 0.51], "fine_tune": [0.9, 0.91]}, prescribed="from_scratch")
+    assert row.shortfall == pytest.approx((0.4, 0))
+    assert "in 0 of 1 target and was clearly behind the best in 1;" in report.finding([row])
+
+
+# ----------------------------------------------------------------------------------- the page
+
+
+def test_page_asks_the_network_for_nothing(tmp_path):
+    page = make_page(tmp_path, make_grid())
+    assert "http:" not in page
+    assert "https:" not in page
+    assert "@import" not in page
+    elements = Elements(page)
+    assert not {tag for tag, _ in elements.tags} & {"script", "link", "img", "iframe", "object"}
+    for _, attributes in elements.tags:
+        assert "src" not in attributes
+        for name in ("href", "xlink:href"):
+            assert attributes.get(name, "#").startswith("#")
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)", page))
+
+
+def test_page_is_small_and_its_ids_are_unique_and_found(tmp_path):
+    page = make_page(tmp_path, make_grid())
+    assert len(page) < 1_000_000
+    ids = [attributes["id"] for _, attributes in Elements(page).tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', page)) <= set(ids)
+
+
+def test_every_scenario_and_number_is_there(tmp_path):
+    runs = make_grid()
+    text = Elements(make_page(tmp_path, runs)).text
+    for row in report.cell_table(runs, PRESCRIBED):
+        assert f"{row.target}, {row.size}" in text
+        for mean, half_width in row.scores.values():
+            assert f"{100 * mean:.1f} ± {100 * half_width:.1f}" in text
+    for scenario in SCENARIOS:
+        assert scenario.replace("_", " ") in text
+    for expected in ("9.9", "93.2 %", "1,290 (10.0 %)", "12.3", "tljax demo --workdir W"):
+        assert expected in text
+    assert report.finding(report.cell_table(runs, PRESCRIBED)) in text
+
+
+def test_benefits_carry_their_sign(tmp_path):
+    runs = [
+        make_run("from_scratch", curve=(0.1, 0.6, 0.7, 0.8, 0.8, 0.8)),
+        make_run("fine_tune", curve=(0.1, 0.5, 0.5, 0.5, 0.5, 0.5)),
+    ]
+    prescribed = {("digits", "small"): "fine_tune"}
+    text = Elements(make_page(tmp_path, runs, prescribed=prescribed)).text
+    assert f"lower start : {MINUS}10.0 points after 100 images" in text
+    assert "lower slope : it never reaches 72.0 %, from scratch after 300 images" in text
+    assert f"lower asymptote : {MINUS}30.0 points" in text
+    assert "never reached in 1 of 1 seed" in text
+
+
+def test_one_seed_claims_no_interval(tmp_path):
+    text = Elements(make_page(tmp_path, make_grid(seeds=1))).text
+    assert not re.search(r"\bnan\b", text)
+    assert "with one seed there is no telling a difference from noise" in text
+    assert ": clear" not in text
+
+
+def test_curves_that_never_move_make_a_page(tmp_path):
+    runs = [make_run(scenario, curve=(0.1, 0.1)) for scenario in SCENARIOS]
+    text = Elements(make_page(tmp_path, runs)).text
+    assert "no slope to compare" in text
+    assert "equal start : +0.0 points" in text
+
+
+def test_text_of_the_data_is_escaped(tmp_path):
+    runs = [make_run(s, seed, HOSTILE, HOSTILE) for s in SCENARIOS for seed in range(2)]
+    source = make_run("from_scratch", target=HOSTILE)
+    for run in runs:
+        run.summary["versions"][HOSTILE] = HOSTILE
+        run.summary["devices"] = [HOSTILE]
+    page = make_page(
+        tmp_path,
+        runs,
+        source,
+        prescribed={(HOSTILE, HOSTILE): "fine_tune"},
+        similarity={HOSTILE: HOSTILE},
+        command=HOSTILE,
+    )
+    assert HOSTILE not in page
+    assert html.escape(HOSTILE) in page
+    assert "script" not in {tag for tag, _ in Elements(page).tags}
+
+
+def test_same_runs_same_bytes(tmp_path):
+    first = make_page(tmp_path, make_grid())
+    assert make_page(tmp_path, make_grid()) == first
