@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(function, **kwargs) -> argparse.ArgumentParser:  # type: ignore[no-untyped-def]
+    def command(function, **kwargs) -> argparse.ArgumentParser:
         summary = function.__doc__.splitlines()[0]
         sub = commands.add_parser(
             function.__name__, help=summary, description=summary, allow_abbrev=False, **kwargs
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _config(path: str, overrides: list[str]):  # type: ignore[no-untyped-def]
+def _config(path: str, overrides: list[str]):
     from tljax import config
 
     return config.load(path, overrides)
@@ -136,7 +136,7 @@ def _no_overrides(overrides: list[str]) -> None:
 
 
 def _use_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that a second run starts faster; JAX's own variable wins."""
+    """Keeps compiled programs on disk, for a faster second start; JAX's own variable wins."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
         os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(base, "tljax", "xla")

@@ -18,6 +18,12 @@ from tests.reference_weights import KEPT, draw, images, path_shapes
 from tljax.models import create
 
 FOLDER = Path(__file__).parents[1] / "references"
+TORCH_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "mean": "running_mean",
+    "var": "running_var",
+}
 RESNETS = ("resnet18", "resnet50")
 VITS = {"vit_tiny_patch16_224": 64, "vit_small_patch14_dinov2": 56}
 
@@ -45,7 +51,7 @@ def resnet_name(path: str) -> str:
 def vit_name(path: str) -> str:
     """timm's name of our parameter: `block3/attn/qkv/kernel` -> `blocks.3.attn.qkv.weight`."""
     *modules, leaf = path.split("/")
-    leaf = {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)
+    leaf = TORCH_LEAVES.get(leaf, leaf)
     if modules[0] == "embed":
         return f"patch_embed.proj.{leaf}" if len(modules) == 2 else leaf
     modules[0] = modules[0].replace("block", "blocks.") if modules[0] != "head" else "head"
@@ -53,7 +59,7 @@ def vit_name(path: str) -> str:
 
 
 def to_torch(array: np.ndarray) -> torch.Tensor:
-    """Flax keeps kernels as (h, w, in, out) and (in, out), PyTorch as (out, in, h, w), (out, in)."""
+    """From Flax's (h, w, in, out) and (in, out) to PyTorch's (out, in, h, w) and (out, in)."""
     if array.ndim == 4:
         array = array.transpose(3, 2, 0, 1)
     elif array.ndim == 2:

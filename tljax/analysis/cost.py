@@ -39,7 +39,12 @@ def flops(function: Callable[..., Any], *arguments: Any) -> float:
 
     XLA counts the body of a loop once, so the function must be free of scans.
     """
-    return float(jax.jit(function).lower(*arguments).cost_analysis()["flops"])
+    return counted_flops(jax.jit(function).lower(*arguments))
+
+
+def counted_flops(program: Any) -> float:
+    """XLA's count for a lowered (fast) or compiled (what runs) program."""
+    return float(program.cost_analysis()["flops"])
 
 
 def group_flops(model: Model, variables: Tree, image_size: int, batch_size: int = 1) -> list[float]:
@@ -48,7 +53,7 @@ def group_flops(model: Model, variables: Tree, image_size: int, batch_size: int 
     counts = []
     for depth in range(len(model.groups)):
 
-        def run(variables: Tree, x: jax.Array, depth: int = depth) -> jax.Array:
+        def run(variables: Tree, x: jax.Array, depth: int = depth) -> Any:
             return model.apply(variables, x, train=False, start=depth, stop=depth + 1)
 
         counts.append(flops(run, variables, x))

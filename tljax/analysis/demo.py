@@ -62,7 +62,7 @@ class Settings:
     evaluations: int = 10  # of each run, so that the curves can be read
 
 
-def run_demo(workdir: Path, seeds: int, settings: Settings = Settings()) -> list[CellRow]:  # noqa: B008
+def run_demo(workdir: Path, seeds: int, settings: Settings = Settings()) -> list[CellRow]:
     """Runs the demo; writes `source/` (a workdir), `runs.jsonl` and `report.html` into `workdir`.
 
     Args:

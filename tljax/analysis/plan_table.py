@@ -1,5 +1,6 @@
 """`tljax plan`: what a config trains, what it freezes, and what each group costs."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,7 +46,7 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
     for heading in ("forward", "backward", "MiB"):
         table.add_column(heading, justify="right")
     for depth, name in enumerate(plan.groups.names):
-        group, _ = split(params, lambda path, d=depth: plan.groups.depth(path) == d)
+        group, _ = split(params, _in_group(plan, depth))
         moving, _ = split(group, plan.is_trained)
         row = [
             str(depth),
@@ -69,7 +70,7 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
     step = cost.step_function(model, plan, exp.preprocessing)
     arguments = cost.step_arguments(plan, variables, size, config.batch_size)
     lowered = jax.jit(step).lower(*arguments)
-    counted = float(lowered.cost_analysis()["flops"]) / config.batch_size
+    counted = cost.counted_flops(lowered) / config.batch_size
 
     console = Console(highlight=False, width=None if Console().is_terminal else 120)
     console.print(table)
@@ -88,11 +89,11 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
     )
     if compile_step:
         compiled = lowered.compile()
-        analysis = compiled.memory_analysis()
+        analysis: Any = compiled.memory_analysis()
         peak = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
         console.print(
             f"compiled for {jax.devices()[0].device_kind} at batch {config.batch_size}:"
-            f" {float(compiled.cost_analysis()['flops']) / config.batch_size / whole:.3f} F,"
+            f" {cost.counted_flops(compiled) / config.batch_size / whole:.3f} F,"
             f" {peak / _MEBI:,.0f} MiB of arguments and temporaries"
         )
 
@@ -109,10 +110,14 @@ def _memory_by_group(
 
     sizes = []
     for depth in range(len(plan.groups)):
-        group, _ = split(params, lambda path, d=depth: plan.groups.depth(path) == d)
+        group, _ = split(params, _in_group(plan, depth))
         moving, _ = plan.partition(group)
         sizes.append(size(group) + size(moving) + size(jax.eval_shape(tx.init, moving)))
     return sizes
+
+
+def _in_group(plan: TransferPlan, depth: int) -> Callable[[str], bool]:
+    return lambda path: plan.groups.depth(path) == depth
 
 
 def _mflop(value: float) -> str:

@@ -8,7 +8,7 @@ from tljax.training.evaluation import Evaluation
 
 
 def print_result(summary: dict[str, Any]) -> None:
-    """The end of a run: its test accuracy beside the naive one, what moved, and how long it took."""
+    """The end of a run: test accuracy beside the naive one, what moved, how long it took."""
     console = Console(highlight=False)
     trained, total = summary["trainable_parameters"], summary["total_parameters"]
     if summary.get("test_accuracy") is not None:

@@ -4,7 +4,6 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -31,7 +30,7 @@ class ModelSpec:
       interpolation, crop_ratio: of the evaluation resize; the centre crop's share of its side.
     """
 
-    family: type[nn.Module]
+    family: type[ResNet] | type[ViT]
     arguments: dict[str, Any]
     image_size: int = 224
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -73,7 +72,7 @@ MODELS: dict[str, ModelSpec] = {
         )
         for size in ("small", "base")
     },
-    # For 32-pixel images on a CPU: a ResNet of ten layers (stem, four basic blocks, head) and a ViT.
+    # For 32-pixel images on a CPU: a ResNet of ten layers (stem, 4 basic blocks, head) and a ViT.
     "resnet10_32": ModelSpec(
         ResNet,
         {
@@ -139,7 +138,7 @@ def check_image_size(name: str, model: Model, image_size: int) -> None:
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def init(model: Model, key: jax.Array, image_size: int) -> dict[str, Any]:
     """Random variables: `params` and, for models with BatchNorm, `batch_stats`."""
-    return model.init(key, jnp.zeros((1, image_size, image_size, 3)))
+    return dict(model.init(key, jnp.zeros((1, image_size, image_size, 3))))
 
 
 def parameter_count(params: Any) -> int:

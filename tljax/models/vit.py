@@ -94,7 +94,10 @@ class Block(nn.Module):
 
 
 class Embed(nn.Module):
-    """Images (n, h, w, 3) to tokens (n, 1 + h * w / patch^2, dim): patches, class token, position."""
+    """Images (n, h, w, 3) to tokens (n, 1 + h * w / patch^2, dim).
+
+    Patches, a class token before them, and a learned position embedding over all.
+    """
 
     dim: int
     patch: int

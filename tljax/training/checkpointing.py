@@ -106,7 +106,8 @@ class Checkpoints:
                 f" ({_first_line(error)}); use a new workdir, or the config it was made with"
             ) from error
         # Orbax restores into a changed tree without a word, leaving None where it had nothing.
-        if jax.tree.structure(restored) != jax.tree.structure(template):
+        restored_structure: Any = jax.tree.structure(restored)
+        if restored_structure != jax.tree.structure(template):
             raise InputError(
                 f"the checkpoint {where} was made by another plan or optimizer; use a new workdir"
             )

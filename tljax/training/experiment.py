@@ -127,7 +127,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> Result:
 def fit_config(
     config: ml_collections.ConfigDict, workdir: Path | None = None, *, progress: bool = False
 ) -> Result:
-    """Trains what the config says, in memory or in a workdir that is new or holds the same config."""
+    """Trains what the config says, in memory, or in a workdir: a new or the same config's."""
     experiment = prepare(config)
     options = {name: config[name] for name in OPTION_NAMES}
     dataset = load_data(config)
@@ -179,6 +179,8 @@ def evaluate_workdir(
                 f" trained on {_shorten(experiment.class_names)}; give data of the same classes"
             )
     source = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
+    if source is None:
+        raise InputError(f"'{data or config.data}' has no {split} images; choose another --split")
     evaluation = evaluate(
         experiment.model, variables, source, experiment.preprocessing, config.batch_size
     )

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tljax.data import Preprocessing, Source, as_source, train_batches
+from tljax.data import Preprocessing, as_source, train_batches
 from tljax.errors import InputError
 from tljax.models import Model, parameter_count
 from tljax.training import state as state_lib
@@ -65,7 +65,7 @@ def fit(
     progress: bool = True,
     **options: Any,
 ) -> Result:
-    """Trains `variables` under `plan`, keeps the best on `val`, and touches `test` once, at the end.
+    """Trains `variables` under `plan`, keeps the best on `val`, touches `test` once, at the end.
 
     Args:
       model: a Linen module with `groups`.
@@ -173,9 +173,10 @@ def fit(
         )
         bar.update(step, val_accuracy=evaluation.accuracy)
         metrics = {"val_accuracy": evaluation.accuracy, "val_loss": evaluation.loss}
-        if best is None or validation_rank(metrics) > best.rank:
+        rank = validation_rank(metrics)
+        if best is None or best.rank is None or rank > best.rank:
             copies = jax.tree.map(lambda leaf: leaf.copy(), current)  # the step donates these
-            best = Best(step, validation_rank(metrics), copies)
+            best = Best(step, rank, copies)
         return metrics
 
     def save(step: int, validation: Mapping[str, float] | None) -> None:

@@ -21,7 +21,8 @@ class TrainingOptions:
       clip_norm: largest global norm of the trained gradient, or None.
       augment: `none`, `crop` (random-resized) or `crop_flip`.
       crop_area: smallest and largest share of the image that a random crop covers.
-      eval_every, checkpoint_every: in steps; None: evaluate once an epoch, and save when evaluating.
+      eval_every: in steps; None: once an epoch.
+      checkpoint_every: in steps; None: whenever evaluated.
       log_every: steps between two `train` rows.
       keep: newest checkpoints to keep, beside the best one.
       num_workers: processes that read images; 0: threads of this one.

@@ -40,10 +40,11 @@ def loss_and_gradient(
     ) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
         params = merge(frozen["params"], trained)
         batch_stats = merge(frozen["batch_stats"], statistics)
+        modes: dict[str, Any] = plan.modes(params)
         logits, changed = model.apply(
             {"params": params, "batch_stats": batch_stats},
             normalise(batch["image"], preprocessing),
-            **plan.modes(params),
+            **modes,
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
@@ -113,7 +114,7 @@ def eval_step(model: Model, preprocessing: Preprocessing) -> Callable[..., Metri
     """
 
     def step(variables: Tree, batch: Batch) -> Metrics:
-        logits = model.apply(variables, normalise(batch["image"], preprocessing), train=False)
+        logits: Any = model.apply(variables, normalise(batch["image"], preprocessing), train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         correct = jnp.argmax(logits, -1) == batch["label"]
         mask = batch["mask"]

@@ -1,4 +1,4 @@
-"""The optimizer of a plan: one inner optimizer per distinct learning-rate scale, zero for frozen."""
+"""The optimizer of a plan: one inner optimizer per distinct scale, zero updates for frozen."""
 
 import functools
 import re
