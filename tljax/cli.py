@@ -137,10 +137,12 @@ def _no_overrides(overrides: list[str]) -> None:
 
 def _use_compilation_cache() -> None:
     """Keeps compiled programs on disk, for a faster second start; JAX's own variable wins."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        base = os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache"))
-        os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(base, "tljax", "xla")
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+    import jax
+
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(caches / "tljax" / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 if __name__ == "__main__":

@@ -48,8 +48,6 @@ def prepare(config: ml_collections.ConfigDict) -> Experiment:
         drop_path=config.drop_path,
         dtype=_choose("dtype", config.dtype, _DTYPES),
     )
-    preprocessing = preprocessing_of(config)
-    registry.check_image_size(config.model, model, preprocessing.image_size)
     _choose("head_init", config.head_init, dict.fromkeys(_HEAD_INITS))
     head = {} if config.scenario == "from_scratch" else {"head": _head_source(config.head_init)}
     plan = scenarios.build(
@@ -62,6 +60,8 @@ def prepare(config: ml_collections.ConfigDict) -> Experiment:
         statistics=config.statistics,
         **head,
     )
+    preprocessing = preprocessing_of(config)
+    registry.check_image_size(config.model, model, preprocessing.image_size)
     return Experiment(model, plan, preprocessing, class_names)
 
 

@@ -1,0 +1,273 @@
+"""The loop: resume, selection on validation, one look at the test data, files, early stops."""
+
+import json
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+
+import tljax
+from tljax import data as data_lib
+from tljax.data import Preprocessing, Source
+from tljax.errors import InputError
+from tljax.models import init
+from tljax.training import experiment
+from tljax.training.checkpointing import best_variables
+from tljax.training.evaluation import evaluate, naive_accuracy
+from tljax.training.metrics import read_rows
+from tljax.transfer import feature_extraction, from_scratch
+
+PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+OPTIONS = {
+    "preprocessing": PREPROCESSING,
+    "batch_size": 16,
+    "steps": 12,
+    "eval_every": 4,
+    "log_every": 2,
+    "lr": 0.05,
+    "augment": "crop",
+    "progress": False,
+}
+
+
+class Watched(Source):
+    """A source that counts what is read, and fails like a killed process at the n-th image."""
+
+    def __init__(self, source, fail_at=None):
+        self._source, self._fail_at = source, fail_at
+        self.labels = source.labels
+        self.reads = Counter()
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        self.reads[index] += 1
+        if self._fail_at is not None and self.reads.total() > self._fail_at:
+            raise KeyboardInterrupt
+        return self._source[index]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data_lib.load("embedded:digits", train_size=50)
+
+
+@pytest.fixture(scope="module", params=["resnet10_32", "vit_micro_patch4_32"])
+def start(request):
+    model = tljax.create(request.param, 10, drop_path=0.1)
+    return model, init(model, jax.random.key(0), 32)
+
+
+def same(a, b):
+    flat = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in flat
+    )
+
+
+def without_time(summary):
+    return {name: value for name, value in summary.items() if name != "wall_seconds"}
+
+
+def test_resumed_equals_uninterrupted_to_the_bit(start, digits, tmp_path):
+    model, variables = start
+    plan = tljax.fine_tune(model.groups)
+    straight = tljax.fit(
+        model,
+        variables,
+        plan,
+        digits.train,
+        digits.val,
+        digits.test,
+        workdir=tmp_path / "straight",
+        **OPTIONS,
+    )
+    args = (digits.val, digits.test)
+    dying = Watched(digits.train, fail_at=16 * 10)  # read-ahead: within the last few steps
+    with pytest.raises(KeyboardInterrupt):
+        tljax.fit(model, variables, plan, dying, *args, workdir=tmp_path / "killed", **OPTIONS)
+    assert not (tmp_path / "killed" / "result.json").exists()
+    steps = [row["step"] for row in read_rows(tmp_path / "killed" / "metrics.jsonl")]
+    assert 0 < max(steps) < 12
+    resumed = tljax.fit(
+        model, variables, plan, digits.train, *args, workdir=tmp_path / "killed", **OPTIONS
+    )
+    assert same(straight.variables, resumed.variables)
+    assert straight.history == resumed.history
+    assert without_time(straight.summary) == without_time(resumed.summary)
+    assert read_rows(tmp_path / "killed" / "metrics.jsonl") == resumed.history
+    again = tljax.fit(
+        model, variables, plan, digits.train, *args, workdir=tmp_path / "killed", **OPTIONS
+    )
+    assert same(again.variables, resumed.variables)
+    assert again.history == resumed.history
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(start, digits):
+    model, variables = start
+    plan = from_scratch(model.groups)
+    runs = [
+        tljax.fit(model, variables, plan, digits.train, digits.val, seed=seed, **OPTIONS)
+        for seed in (0, 0, 1)
+    ]
+    assert same(runs[0].variables, runs[1].variables)
+    assert not same(runs[0].variables, runs[2].variables)
+
+
+def test_the_best_weights_on_validation_are_kept(digits, tmp_path):
+    """Trained on wrong labels, the network answers worse and worse: the best is not the last."""
+    model = tljax.create("resnet10_32", 10)
+    variables = init(model, jax.random.key(0), 32)
+    images = np.stack([digits.train[i]["image"] for i in range(len(digits.train))])
+    wrong = (images, (digits.train.labels + 1) % 10)
+    options = {**OPTIONS, "steps": 40, "eval_every": 5}
+    result = tljax.fit(
+        model,
+        variables,
+        from_scratch(model.groups),
+        wrong,
+        digits.val,
+        workdir=tmp_path,
+        **options,
+    )
+    rows = [row for row in result.history if row["event"] == "val"]
+    best = max(rows, key=lambda row: (row["accuracy"], -row["loss"]))
+    assert best["step"] < rows[-1]["step"], "or this shows nothing"
+    assert result.summary["best_step"] == best["step"]
+    assert result.summary["val_accuracy"] == best["accuracy"]
+    kept = evaluate(model, result.variables, digits.val, PREPROCESSING, 16)
+    assert kept.accuracy == best["accuracy"]
+    assert same(best_variables(tmp_path), result.variables)
+
+
+def test_test_images_are_read_once_and_at_the_end(digits):
+    model = tljax.create("resnet10_32", 10)
+    variables = init(model, jax.random.key(0), 32)
+    test = Watched(digits.test)
+    result = tljax.fit(
+        model, variables, from_scratch(model.groups), digits.train, digits.val, test, **OPTIONS
+    )
+    assert set(test.reads) == set(range(len(test)))
+    assert set(test.reads.values()) == {1}
+    events = [row["event"] for row in result.history]
+    assert events.count("test") == 1
+    assert events[-1] == "test"
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17])
+def test_evaluation_counts_every_image_once(count, digits):
+    model = tljax.create("resnet10_32", 10)
+    variables = init(model, jax.random.key(0), 32)
+    source = data_lib.Subset(digits.test, range(count))
+    in_batches = evaluate(model, variables, source, PREPROCESSING, 16)
+    one_by_one = [
+        evaluate(model, variables, data_lib.Subset(digits.test, [i]), PREPROCESSING, 16)
+        for i in range(count)
+    ]
+    assert in_batches.count == count
+    assert in_batches.accuracy == pytest.approx(np.mean([e.accuracy for e in one_by_one]))
+    assert in_batches.loss == pytest.approx(np.mean([e.loss for e in one_by_one]), rel=1e-5)
+
+
+def test_naive_accuracy_answers_the_commonest_training_class():
+    images = np.zeros((5, 8, 8, 3), np.uint8)
+    train = data_lib.ArraySource(images, [2, 2, 2, 0, 1])
+    test = data_lib.ArraySource(images, [2, 0, 0, 0, 2])
+    assert naive_accuracy(train, test, 3) == pytest.approx(2 / 5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_at_once(digits, tmp_path):
+    model = tljax.create("vit_micro_patch4_32", 10)
+    variables = init(model, jax.random.key(0), 32)
+    options = {**OPTIONS, "lr": 1e20, "steps": 500}
+    with pytest.raises(InputError, match=r"loss became \S+ at step \d+ .*lower lr"):
+        tljax.fit(
+            model,
+            variables,
+            from_scratch(model.groups),
+            digits.train,
+            digits.val,
+            workdir=tmp_path,
+            **options,
+        )
+    assert max(row["step"] for row in read_rows(tmp_path / "metrics.jsonl")) < 20
+    assert not (tmp_path / "result.json").exists()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(best_variables(tmp_path)))
+
+
+def test_the_callers_variables_are_left_alone(digits):
+    model = tljax.create("resnet10_32", 10)
+    variables = init(model, jax.random.key(0), 32)
+    before = jax.tree.map(np.array, variables)
+    tljax.fit(
+        model, variables, feature_extraction(model.groups), digits.train, digits.val, **OPTIONS
+    )
+    assert same(variables, before)
+
+
+def test_without_validation_the_last_weights_are_kept_and_nothing_is_written(digits, tmp_path):
+    model = tljax.create("resnet10_32", 10)
+    variables = init(model, jax.random.key(0), 32)
+    images = np.stack([digits.train[i]["image"] for i in range(len(digits.train))])
+    pair = (images, digits.train.labels)
+    result = tljax.fit(model, variables, from_scratch(model.groups), pair, None, **OPTIONS)
+    assert result.summary["best_step"] == 12
+    assert result.summary["val_accuracy"] is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workdir_is_a_source(tiny_config, tmp_path):
+    """A source run of 37 letters, then a target of 10 digits with a new zero head."""
+    source = tiny_config(data="embedded:glyphs", val_fraction=0.01, normalisation="imagenet")
+    source_result = experiment.run(source, tmp_path / "source")
+    target = tiny_config(
+        scenario="feature_extraction", init_from=str(tmp_path / "source"), augment="none"
+    )
+    prepared = experiment.prepare(target)
+    assert prepared.preprocessing.mean == (0.485, 0.456, 0.406), "the source's normalisation"
+    variables = experiment.initial_variables(prepared, target)
+    assert same(variables["params"]["layer2_0"], source_result.variables["params"]["layer2_0"])
+    assert same(variables["batch_stats"], source_result.variables["batch_stats"])
+    assert not np.any(variables["params"]["head"]["kernel"])
+    result = experiment.run(target, tmp_path / "target")
+    assert same(result.variables["params"]["stem"], source_result.variables["params"]["stem"])
+    assert same(result.variables["batch_stats"], source_result.variables["batch_stats"])
+    assert result.summary["trainable_parameters"] == 128 * 10 + 10
+
+
+def test_the_result_has_the_public_fields(tiny_config, tmp_path):
+    experiment.run(tiny_config(), tmp_path)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert set(result) >= {
+        "scenario",
+        "plan",
+        "model",
+        "data",
+        "train_size",
+        "num_classes",
+        "seed",
+        "steps",
+        "val_accuracy",
+        "test_accuracy",
+        "test_loss",
+        "naive_accuracy",
+        "trainable_parameters",
+        "total_parameters",
+        "examples_seen",
+        "wall_seconds",
+        "devices",
+        "versions",
+    }
+    assert set(result["plan"]) == {"init", "lr_scale", "train", "statistics"}
+    assert result["train_size"] == 40
+    assert result["examples_seen"] == 160
+    assert json.loads((tmp_path / "config.json").read_text())["lr"] == 0.05
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_another_config_in_the_same_workdir_is_refused(tiny_config, tmp_path):
+    experiment.run(tiny_config(), tmp_path)
+    with pytest.raises(InputError, match=r"lr was 0.05 and is 0.1"):
+        experiment.run(tiny_config(lr=0.1), tmp_path)
