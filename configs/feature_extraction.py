@@ -14,6 +14,7 @@ def get_config(arg=None):
     config = base()
     config.scenario = "feature_extraction"
     config.augment = "none"
-    config.lr = 0.5
+    config.lr = 0.1
+    config.batch_size = 32
     config.epochs = 40.0
     return config

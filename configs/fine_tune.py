@@ -16,7 +16,8 @@ def get_config(arg=None):
     config.scenario = "fine_tune"
     config.backbone_lr_scale = 0.1
     config.augment = "crop"
-    config.crop_area = (0.5, 1.0)
+    config.crop_area = (0.6, 1.0)
     config.lr = 0.1
-    config.epochs = 15.0
+    config.weight_decay = 5e-4
+    config.epochs = 10.0
     return config

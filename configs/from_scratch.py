@@ -6,7 +6,8 @@
 It is also how a source model is developed:
 
     tljax train --config configs/from_scratch.py --workdir runs/glyphs \
-        --config.data=embedded:glyphs --config.train_size=6000 --config.epochs=6
+        --config.data=embedded:glyphs --config.train_size=5000 --config.epochs=5 \
+        --config.val_fraction=0.025
 
 EXPECTED
 """
@@ -18,8 +19,8 @@ def get_config(arg=None):
     config = base()
     config.scenario = "from_scratch"
     config.augment = "crop"
-    config.crop_area = (0.5, 1.0)
-    config.lr = 0.05
+    config.crop_area = (0.6, 1.0)
+    config.lr = 0.1
     config.weight_decay = 5e-4
-    config.epochs = 15.0
+    config.epochs = 10.0
     return config

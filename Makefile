@@ -1,0 +1,47 @@
+# Every target makes what it needs; Python 3.11 and make are all that has to be there.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format lock clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing tljax and what it needs into $(VENV) (a minute or two, once)"
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(PIP_INSTALL) -e '.[test]'
+	@touch $@
+
+install: $(VENV)/.run  ## make the virtual environment
+
+demo: $(VENV)/.run  ## the four scenarios on embedded data, offline, on a CPU
+	$(BIN)/tljax demo --workdir runs/demo
+
+test: $(VENV)/.test  ## the test suite
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/.test  ## formatter, linter and type checker, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test  ## format, and mend what the linter can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: $(VENV)/.test  ## pin the newest versions that fit together
+	$(BIN)/python -m pip install --quiet uv
+	@echo "# Versions that tljax is tested with, for every extra; made by \`make lock\`." > constraints.txt
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	  --all-extras --no-emit-index-url --no-header --no-annotate pyproject.toml >> constraints.txt
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info
