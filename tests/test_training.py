@@ -225,9 +225,9 @@ def test_a_workdir_is_a_source(tiny_config, tmp_path):
     target = tiny_config(
         scenario="feature_extraction", init_from=str(tmp_path / "source"), augment="none"
     )
-    prepared = experiment.prepare(target)
-    assert prepared.preprocessing.mean == (0.485, 0.456, 0.406), "the source's normalisation"
-    variables = experiment.initial_variables(prepared, target)
+    assert experiment.prepare(target).preprocessing.mean == (0.485, 0.456, 0.406), "the source's"
+    _, variables, preprocessing = tljax.load("resnet10_32", tmp_path / "source", num_classes=10)
+    assert preprocessing == experiment.prepare(target).preprocessing
     assert same(variables["params"]["layer2_0"], source_result.variables["params"]["layer2_0"])
     assert same(variables["batch_stats"], source_result.variables["batch_stats"])
     assert not np.any(variables["params"]["head"]["kernel"])
@@ -235,6 +235,31 @@ def test_a_workdir_is_a_source(tiny_config, tmp_path):
     assert same(result.variables["params"]["stem"], source_result.variables["params"]["stem"])
     assert same(result.variables["batch_stats"], source_result.variables["batch_stats"])
     assert result.summary["trainable_parameters"] == 128 * 10 + 10
+
+
+def test_features_are_what_the_head_sees(digits):
+    model, variables, _ = tljax.load("vit_micro_patch4_32", num_classes=10)
+    images = jax.random.normal(jax.random.key(0), (3, 32, 32, 3))
+    features = tljax.features(model, variables, images)
+    logits = model.apply(variables, features, start=len(model.groups) - 1)
+    np.testing.assert_allclose(logits, model.apply(variables, images), atol=1e-5)
+
+
+def test_the_plan_decides_where_each_group_starts(digits):
+    """The same pretrained variables serve every scenario."""
+    model = tljax.create("resnet10_32", 10)
+    pretrained = init(model, jax.random.key(7), 32)
+    options = {**OPTIONS, "steps": 1, "lr": 0.0, "preprocessing": None}
+
+    def start(plan):
+        run = tljax.fit(model, pretrained, plan, digits.train, None, **options)
+        return run.variables["params"]
+
+    scratch, tuned = start(from_scratch(model.groups)), start(tljax.fine_tune(model.groups))
+    assert same(tuned["layer1_0"], pretrained["params"]["layer1_0"])
+    assert not np.any(tuned["head"]["kernel"])
+    assert not same(scratch["stem"], pretrained["params"]["stem"])
+    assert same(scratch, init(model, jax.random.key(0), 32)["params"] | {"head": scratch["head"]})
 
 
 def test_the_result_has_the_public_fields(tiny_config, tmp_path):

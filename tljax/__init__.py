@@ -1,7 +1,8 @@
 """tljax: transfer learning for vision in JAX. One plan decides what moves, and how fast."""
 
 from tljax.errors import InputError
-from tljax.models import create
+from tljax.models import create, features
+from tljax.training.experiment import load
 from tljax.training.loop import Result, fit
 from tljax.transfer import (
     TransferPlan,
@@ -18,9 +19,11 @@ __all__ = [
     "TransferPlan",
     "create",
     "feature_extraction",
+    "features",
     "fine_tune",
     "fit",
     "freeze_first",
     "from_scratch",
+    "load",
     "merge",
 ]

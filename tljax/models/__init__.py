@@ -1,7 +1,16 @@
 """Flax Linen models, their ordered groups, and the field's names for them."""
 
 from tljax.models.groups import Groups
-from tljax.models.registry import MODELS, Model, ModelSpec, create, init, parameter_count, spec
+from tljax.models.registry import (
+    MODELS,
+    Model,
+    ModelSpec,
+    create,
+    features,
+    init,
+    parameter_count,
+    spec,
+)
 from tljax.models.resnet import ResNet
 from tljax.models.vit import ViT
 
@@ -13,6 +22,7 @@ __all__ = [
     "ResNet",
     "ViT",
     "create",
+    "features",
     "init",
     "parameter_count",
     "spec",

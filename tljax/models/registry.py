@@ -141,6 +141,13 @@ def init(model: Model, key: jax.Array, image_size: int) -> dict[str, Any]:
     return dict(model.init(key, jnp.zeros((1, image_size, image_size, 3))))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def features(model: Model, variables: dict[str, Any], images: jax.Array) -> jax.Array:
+    """What the head sees: (n, d) float32, from normalised images (n, h, w, 3)."""
+    result: Any = model.apply(variables, images, train=False, stop=len(model.groups) - 1)
+    return result
+
+
 def parameter_count(params: Any) -> int:
     """Number of scalars in a tree of arrays or shapes."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))

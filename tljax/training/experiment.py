@@ -5,19 +5,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 
+from tljax import config as config_lib
 from tljax import data as data_lib
 from tljax.data import Dataset, Preprocessing
 from tljax.errors import InputError, did_you_mean
 from tljax.models import Model, registry
 from tljax.training.checkpointing import best_variables
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
-from tljax.training.loop import Result, fit, writable
+from tljax.training.loop import Result, fit, new_variables, writable
 from tljax.training.metrics import write_atomically
-from tljax.training.options import OPTION_NAMES
+from tljax.training.options import OPTION_NAMES, TrainingOptions
 from tljax.transfer import TransferPlan, scenarios
 from tljax.transfer.partition import Tree
 
@@ -49,7 +49,7 @@ def prepare(config: ml_collections.ConfigDict) -> Experiment:
         dtype=_choose("dtype", config.dtype, _DTYPES),
     )
     _choose("head_init", config.head_init, dict.fromkeys(_HEAD_INITS))
-    head = {} if config.scenario == "from_scratch" else {"head": _head_source(config.head_init)}
+    keeps_head = config.head_init == "pretrained" and config.scenario != "from_scratch"
     plan = scenarios.build(
         config.scenario,
         model.groups,
@@ -58,7 +58,7 @@ def prepare(config: ml_collections.ConfigDict) -> Experiment:
         layer_decay=config.layer_decay,
         train=config.train,
         statistics=config.statistics,
-        **head,
+        **({"head": "pretrained"} if keeps_head else {}),
     )
     preprocessing = preprocessing_of(config)
     registry.check_image_size(config.model, model, preprocessing.image_size)
@@ -84,22 +84,54 @@ def preprocessing_of(config: ml_collections.ConfigDict) -> Preprocessing:
     return preprocessing
 
 
-def initial_variables(experiment: Experiment, config: ml_collections.ConfigDict) -> Tree:
-    """Random variables, with what the plan wants pretrained taken from `init_from`."""
-    key = jax.random.key(config.seed)
-    variables = registry.init(experiment.model, key, experiment.preprocessing.image_size)
-    if config.head_init == "zero":
-        variables["params"]["head"] = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
-    pretrained = None
-    if config.init_from is not None and "pretrained" in experiment.plan.init:
-        source = read_config(Path(config.init_from))
-        if source.model != config.model:
-            raise InputError(
-                f"'{config.init_from}' holds a {source.model}, but model is {config.model}; set"
-                f" --config.model={source.model}, or another init_from"
-            )
-        pretrained = best_variables(Path(config.init_from))
-    return experiment.plan.initialise(variables, pretrained)
+def pretrained_variables(config: ml_collections.ConfigDict) -> Tree | None:
+    """The weights of `init_from`, or None.
+
+    Raises:
+      InputError: if it holds another model, or no weights.
+    """
+    if config.init_from is None:
+        return None
+    source = read_config(Path(config.init_from))
+    if source.model != config.model:
+        raise InputError(
+            f"'{config.init_from}' holds a {source.model}, but model is {config.model}; set"
+            f" --config.model={source.model}, or another init_from"
+        )
+    return best_variables(Path(config.init_from))
+
+
+def load(
+    name: str,
+    init_from: str | Path | None = None,
+    *,
+    num_classes: int,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> tuple[Model, Tree, Preprocessing]:
+    """A model by the field's name, with its weights, and the images that they expect.
+
+    Args:
+      name: of the model, e.g. `resnet50`.
+      init_from: the workdir of a run of that model; None: random weights.
+      num_classes: size of the head, which is new (zero); 0: none, the model gives features.
+      image_size: in pixels; None: the source's, else the model's own.
+      seed: of random weights.
+
+    Raises:
+      InputError: for an unknown model, or a workdir that holds none or another.
+    """
+    config = config_lib.base()
+    config.update({"model": name, "image_size": image_size})
+    config.init_from = None if init_from is None else str(init_from)
+    model = registry.create(name, num_classes)
+    preprocessing = preprocessing_of(config)
+    registry.check_image_size(name, model, preprocessing.image_size)
+    new = new_variables(model, preprocessing.image_size, TrainingOptions(seed=seed))
+    pretrained = pretrained_variables(config)
+    if pretrained is not None:
+        new = scenarios.feature_extraction(model.groups).initialise(new, pretrained)
+    return model, new, preprocessing
 
 
 def load_data(config: ml_collections.ConfigDict) -> Dataset:
@@ -131,7 +163,7 @@ def fit_config(
     experiment = prepare(config)
     options = {name: config[name] for name in OPTION_NAMES}
     dataset = load_data(config)
-    variables = initial_variables(experiment, config)
+    variables = pretrained_variables(config) if "pretrained" in experiment.plan.init else None
     if workdir is not None:
         write_atomically(writable(workdir) / "config.json", config.to_json(indent=2) + "\n")
     about = {
@@ -225,10 +257,6 @@ def refuse_changes(
 
 def _shorten(names: tuple[str, ...]) -> str:
     return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
-
-
-def _head_source(head_init: str) -> str:
-    return "pretrained" if head_init == "pretrained" else "random"
 
 
 def _choose(field: str, value: str, known: dict[str, Any]) -> Any:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tljax.data import Preprocessing, as_source, train_batches
 from tljax.errors import InputError
-from tljax.models import Model, parameter_count
+from tljax.models import Model, parameter_count, registry
 from tljax.training import state as state_lib
 from tljax.training.checkpointing import Checkpoints, validation_rank
 from tljax.training.evaluation import evaluate, naive_accuracy
@@ -53,27 +54,30 @@ class Result:
 
 def fit(
     model: Model,
-    variables: Tree,
+    variables: Tree | None,
     plan: TransferPlan,
     train: Any,
     val: Any,
     test: Any = None,
     *,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None = None,
     workdir: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
     progress: bool = True,
     **options: Any,
 ) -> Result:
-    """Trains `variables` under `plan`, keeps the best on `val`, touches `test` once, at the end.
+    """Trains under `plan`, keeps the best weights on `val`, touches `test` once, at the end.
 
     Args:
       model: a Linen module with `groups`.
-      variables: where to start from, `plan.initialise(...)`; left as they are.
-      plan: what moves, and how fast.
+      variables: the pretrained variables; left as they are. Groups whose `plan.init` is `random`
+        are drawn anew from the seed, whatever these hold there, so that the same variables serve
+        every scenario. None if the plan wants none.
+      plan: what starts where, what moves, and how fast.
       train, val, test: data sources: anything `tljax.data.as_source` takes. Without `val` the last
         weights count as the best; without `test` there is no test accuracy.
-      preprocessing: image size and normalisation that the weights expect.
+      preprocessing: image size and normalisation that the weights expect; None: the size of the
+        first training image, and ImageNet's mean and standard deviation.
       workdir: where to keep metrics, checkpoints and the result; if it holds a checkpoint, training
         goes on from there, whatever `variables` says. None: nothing is written.
       about: further fields of `result.json`, e.g. the names of scenario and data.
@@ -89,6 +93,13 @@ def fit(
     workdir = None if workdir is None else writable(Path(workdir))
     total_steps = opt.total_steps(len(train))
     eval_interval = opt.evaluation_interval(len(train))
+
+    if preprocessing is None:
+        side = min(train[0]["image"].shape[:2])
+        preprocessing = Preprocessing(side, registry.IMAGENET_MEAN, registry.IMAGENET_STD)
+
+    # --- the plan says where each group starts
+    variables = plan.initialise(new_variables(model, preprocessing.image_size, opt), variables)
 
     # --- the plan makes the optimizer, and splits the variables into what moves and what does not
     tx = plan.optimizer(
@@ -252,6 +263,14 @@ def fit(
     if workdir is not None:
         write_atomically(workdir / "result.json", json.dumps(summary, indent=2) + "\n")
     return Result(summary, best.variables, metrics_writer.rows)
+
+
+def new_variables(model: Model, image_size: int, opt: TrainingOptions) -> Tree:
+    """Random variables by the seed, with the head as `head_init` says."""
+    variables = registry.init(model, jax.random.key(opt.seed), image_size)
+    if opt.head_init == "zero" and "head" in variables["params"]:
+        variables["params"]["head"] = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
+    return variables
 
 
 def writable(workdir: Path) -> Path:

@@ -26,7 +26,8 @@ class TrainingOptions:
       log_every: steps between two `train` rows.
       keep: newest checkpoints to keep, beside the best one.
       num_workers: processes that read images; 0: threads of this one.
-      seed: of data order, augmentation and dropout.
+      head_init: of a new head: `zero` or `random`.
+      seed: of new weights, data order, augmentation and dropout.
     """
 
     batch_size: int = 64
@@ -48,6 +49,7 @@ class TrainingOptions:
     log_every: int = 10
     keep: int = 1
     num_workers: int = 0
+    head_init: str = "zero"
     seed: int = 0
 
     def __post_init__(self) -> None:
