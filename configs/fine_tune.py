@@ -5,7 +5,9 @@
 
 The backbone learns at `backbone_lr_scale` times the head's rate; `layer_decay` below 1 slows each
 group further the farther it is from the head.
-EXPECTED
+
+Expected: test accuracy 0.983 [0.980-0.986], mean [lowest-highest] of seeds 0, 1, 2 (--config.seed) from one
+source model (configs/from_scratch.py, seed 0); naive baseline 0.102; about 41 s on two CPU cores.
 """
 
 from tljax.config import base

@@ -4,7 +4,9 @@
         --config.init_from=runs/glyphs --config.data=embedded:textures --config.train_size=100
 
 `tljax plan --config configs/freeze_first.py` lists the groups that k counts, from the input.
-EXPECTED
+
+Expected: test accuracy 0.535 [0.529-0.539], mean [lowest-highest] of seeds 0, 1, 2 (--config.seed) from one
+source model (configs/from_scratch.py, seed 0); naive baseline 0.108; about 25 s on two CPU cores.
 """
 
 from tljax.config import base

@@ -15,7 +15,7 @@ from tljax.models import init
 from tljax.training import experiment
 from tljax.training.checkpointing import best_variables
 from tljax.training.evaluation import evaluate, naive_accuracy
-from tljax.training.metrics import read_rows
+from tljax.training.workdir import read_rows
 from tljax.transfer import feature_extraction, from_scratch
 
 PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)

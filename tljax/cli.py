@@ -118,6 +118,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"tljax: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a file that may not be read, ...
+        if args.debug:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"tljax: {error.strerror or error}{where}; mend that and run the same command again",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("tljax: stopped; run the same command again to go on", file=sys.stderr)
         return 130

@@ -25,9 +25,9 @@ from tljax import config as config_lib
 from tljax.analysis.report import CellRow, Run, cell_table, finding, write_report
 from tljax.errors import InputError
 from tljax.training import experiment
-from tljax.training.metrics import write_atomically
 from tljax.training.progress import console as stderr
 from tljax.training.progress import progress_bar
+from tljax.training.workdir import write_atomically
 from tljax.transfer import SCENARIOS
 
 SIMILARITY = {"digits": "similar", "textures": "dissimilar"}

@@ -19,7 +19,7 @@ import numpy as np
 
 from tljax.analysis import statistics
 from tljax.analysis.statistics import Interval
-from tljax.training.metrics import write_atomically
+from tljax.training.workdir import write_atomically
 from tljax.transfer.scenarios import SCENARIOS
 
 REFERENCE = "from_scratch"  # what transfer is compared with

@@ -15,9 +15,9 @@ from tljax.errors import InputError, did_you_mean
 from tljax.models import Model, registry
 from tljax.training.checkpointing import best_variables
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
-from tljax.training.loop import Result, fit, new_variables, writable
-from tljax.training.metrics import write_atomically
+from tljax.training.loop import Result, fit, new_variables
 from tljax.training.options import OPTION_NAMES, TrainingOptions
+from tljax.training.workdir import refuse_changes, writable, write_atomically
 from tljax.transfer import TransferPlan, scenarios
 from tljax.transfer.partition import Tree
 
@@ -152,7 +152,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> Result:
       InputError: for whatever the user can mend; what the workdir held is still there.
     """
     if (workdir / "config.json").exists():
-        refuse_changes(read_config(workdir), config, workdir)
+        before, now = read_config(workdir), config
+        refuse_changes(json.loads(before.to_json()), json.loads(now.to_json()), workdir)
     return fit_config(config, workdir, progress=True)
 
 
@@ -236,23 +237,6 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} ({error}); restore it, or train anew") from None
-
-
-def refuse_changes(
-    before: ml_collections.ConfigDict, now: ml_collections.ConfigDict, workdir: Path
-) -> None:
-    """Raises InputError if a run would go on under another config than it began with."""
-    old, new = json.loads(before.to_json()), json.loads(now.to_json())
-    changed = [
-        f"{name} was {old.get(name)} and is {new.get(name)}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-    if changed:
-        raise InputError(
-            f"'{workdir}' holds a run with another config ({'; '.join(changed)}); use a new"
-            " --workdir, or the config it was made with"
-        )
 
 
 def _shorten(names: tuple[str, ...]) -> str:

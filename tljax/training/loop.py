@@ -5,7 +5,7 @@ import math
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from tljax.models import Model, parameter_count, registry
 from tljax.training import state as state_lib
 from tljax.training.checkpointing import Checkpoints, validation_rank
 from tljax.training.evaluation import evaluate, naive_accuracy
-from tljax.training.metrics import MetricsWriter, write_atomically
 from tljax.training.options import TrainingOptions
 from tljax.training.progress import TrainingProgress
 from tljax.training.step import train_step
+from tljax.training.workdir import MetricsWriter, refuse_changes, writable, write_atomically
 from tljax.transfer import TransferPlan, learning_rate_schedule
 from tljax.transfer.partition import Tree
 
@@ -131,24 +131,34 @@ def fit(
     )
 
     # --- resume, if the workdir holds a checkpoint
+    made_by = json.loads(json.dumps({**asdict(opt), "plan": plan.to_json()}))
     checkpoints = Checkpoints(workdir / "checkpoints", opt.keep) if workdir else None
     first_step, seconds_before = 0, 0.0
     best: Best | None = None
     resumed = checkpoints.latest_step() if checkpoints else None
-    if checkpoints and resumed is not None:
+    if workdir and checkpoints and resumed is not None:
         template = state_lib.variables_of(state, frozen)
         restored = checkpoints.restore(resumed, template, state.opt_state)
+        refuse_changes(restored.extra["made_by"], made_by, workdir)
         state, frozen = state_lib.create(plan, restored.variables, tx)
         state = state.replace(step=state.step + resumed, opt_state=restored.opt_state)
         batches.set_state(restored.extra["iterator"])
         first_step, seconds_before = resumed, restored.extra["wall_seconds"]
         if validated := checkpoints.best():
             best = Best(*validated, checkpoints.restore_variables(validated[0]))
-    metrics_writer = MetricsWriter(workdir, resumed)
+    writer = MetricsWriter(workdir, resumed)
     began = time.monotonic()
 
     # --- pieces of the loop
     pending: list[tuple[int, dict[str, jax.Array]]] = []
+
+    def check_finite(which: str, step: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            rate = learning_rates[max(step - 1, 0)]
+            raise InputError(
+                f"the {which} loss became {loss} at step {step} (learning rate {rate:.3g});"
+                " lower lr, lengthen warmup or set clip_norm"
+            )
 
     def log_training() -> None:
         """Writes the mean of the steps since the last row, and stops if a loss is not finite."""
@@ -157,17 +167,11 @@ def fit(
         last_step = pending[-1][0]
         fetched = jax.device_get([values for _, values in pending])
         for (step, _), values in zip(pending, fetched, strict=True):
-            if not math.isfinite(values["loss"]):
-                raise InputError(
-                    f"the training loss became {values['loss']} at step {step} (learning rate"
-                    f" {learning_rates[step - 1]:.3g}); lower lr, lengthen warmup or set clip_norm"
-                )
+            check_finite("training", step, float(values["loss"]))
         pending.clear()
         means = {name: float(np.mean([values[name] for values in fetched])) for name in fetched[0]}
         rate = float(learning_rates[last_step - 1])
-        metrics_writer.write(
-            "train", last_step, examples=last_step * opt.batch_size, **means, lr=rate
-        )
+        writer.write("train", last_step, examples=last_step * opt.batch_size, **means, lr=rate)
         bar.update(last_step, loss=means["loss"])
 
     def validate(step: int) -> dict[str, float]:
@@ -175,7 +179,8 @@ def fit(
         nonlocal best
         current = state_lib.variables_of(state, frozen)
         evaluation = evaluate(model, current, val, preprocessing, opt.batch_size)
-        metrics_writer.write(
+        check_finite("validation", step, evaluation.loss)
+        writer.write(
             "val",
             step,
             examples=step * opt.batch_size,
@@ -193,6 +198,7 @@ def fit(
     def save(step: int, validation: Mapping[str, float] | None) -> None:
         if checkpoints is not None:
             extra = {
+                "made_by": made_by,
                 "iterator": batches.get_state(),
                 "wall_seconds": seconds_before + time.monotonic() - began,
             }
@@ -238,7 +244,7 @@ def fit(
     if test is not None:
         num_classes = int(max(np.max(train.labels), np.max(test.labels))) + 1
         final = evaluate(model, best.variables, test, preprocessing, opt.batch_size)
-        metrics_writer.write(
+        writer.write(
             "test",
             best.step,
             examples=best.step * opt.batch_size,
@@ -257,12 +263,12 @@ def fit(
         "versions": versions(),
     }
     batches.close()
-    metrics_writer.close()
+    writer.close()
     if checkpoints is not None:
         checkpoints.close()
     if workdir is not None:
         write_atomically(workdir / "result.json", json.dumps(summary, indent=2) + "\n")
-    return Result(summary, best.variables, metrics_writer.rows)
+    return Result(summary, best.variables, writer.rows)
 
 
 def new_variables(model: Model, image_size: int, opt: TrainingOptions) -> Tree:
@@ -271,19 +277,6 @@ def new_variables(model: Model, image_size: int, opt: TrainingOptions) -> Tree:
     if opt.head_init == "zero" and "head" in variables["params"]:
         variables["params"]["head"] = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
     return variables
-
-
-def writable(workdir: Path) -> Path:
-    """Makes the workdir if need be; InputError if nothing can be written there."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(workdir / ".writable", "")
-        (workdir / ".writable").unlink()
-    except OSError as error:
-        raise InputError(
-            f"cannot write to the workdir '{workdir}' ({error.strerror}); choose another --workdir"
-        ) from None
-    return workdir
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""Where a run's metrics go: `metrics.jsonl`, which is the source of truth, and TensorBoard."""
+"""The files of a workdir: `metrics.jsonl`, the source of truth, and its TensorBoard mirror."""
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,30 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Path) -> None:
+    """Raises InputError if a run would go on under other settings than it began with."""
+    changed = [
+        f"{name} was {before.get(name)} and is {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise InputError(
+            f"'{workdir}' holds a run with another config ({'; '.join(changed)}); use a new"
+            " workdir, or the config it was made with"
+        )
+
+
+def writable(workdir: Path) -> Path:
+    """Makes the workdir if need be; InputError if nothing can be written there."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(workdir / ".writable", "")
+        (workdir / ".writable").unlink()
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the workdir '{workdir}' ({error.strerror}); choose another --workdir"
+        ) from None
+    return workdir
