@@ -1,4 +1,4 @@
-"""Large target, similar to the source: start from the weights, train everything, slower.
+r"""Large target, similar to the source: start from the weights, train everything, slower.
 
     tljax train --config configs/fine_tune.py --workdir runs/fine_tune \
         --config.init_from=runs/glyphs --config.data=embedded:digits
@@ -6,8 +6,9 @@
 The backbone learns at `backbone_lr_scale` times the head's rate; `layer_decay` below 1 slows each
 group further the farther it is from the head.
 
-Expected: test accuracy 0.983 [0.980-0.986], mean [lowest-highest] of seeds 0, 1, 2 (--config.seed) from one
-source model (configs/from_scratch.py, seed 0); naive baseline 0.102; about 41 s on two CPU cores.
+Expected: test accuracy 0.983 [0.980-0.986], the mean [lowest-highest] of seeds 0, 1 and 2
+(--config.seed) from one source model (configs/from_scratch.py, seed 0); naive baseline 0.102;
+about 41 s on two CPU cores.
 """
 
 from tljax.config import base
