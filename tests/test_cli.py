@@ -207,6 +207,19 @@ BAD = {
         "warmup is 9 steps",
     ),
     "no batch": lambda tmp: ([*FROM_SCRATCH, "--config.batch_size=0"], "batch_size is 0"),
+    "momentum of 2": lambda tmp: ([*FROM_SCRATCH, "--config.momentum=2"], "below 1"),
+    "negative learning rate": lambda tmp: ([*FROM_SCRATCH, "--config.lr=-1"], "lr is -1.0"),
+    "learning rate that is no number": lambda tmp: (
+        [*FROM_SCRATCH, "--config.lr=nan"],
+        "lr is nan",
+    ),
+    "seed beyond 32 bits": lambda tmp: ([*FROM_SCRATCH, "--config.seed=99999999999"], "seed is"),
+    "pattern that is none": lambda tmp: ([*FROM_SCRATCH, "--config.decayed=("], "decayed is '('"),
+    "train pattern that is none": lambda tmp: ([*FROM_SCRATCH, "--config.train=("], "train='('"),
+    "crop area of one number": lambda tmp: ([*FROM_SCRATCH, "--config.crop_area=(.5,)"], "shares"),
+    "milestones in steps": lambda tmp: ([*FROM_SCRATCH, "--config.milestones=(30,)"], "shares"),
+    "clip at 0": lambda tmp: ([*FROM_SCRATCH, "--config.clip_norm=0"], "clip_norm is 0.0"),
+    "drop path of 1": lambda tmp: ([*FROM_SCRATCH, "--config.drop_path=1"], "drop_path is 1.0"),
     "images that do not fit the patches": lambda tmp: (
         [*FROM_SCRATCH, "--config.model=vit_micro_patch4_32", "--config.image_size=30"],
         "try 32",
@@ -232,6 +245,15 @@ def test_bad_input_is_one_sentence_and_exit_code_2(case, tmp_path, capsys):
     assert "Traceback" not in err
     assert out == ""
     assert not (workdir / "result.json").exists()
+
+
+def test_after_a_refused_config_the_mended_one_runs_in_the_same_workdir(tmp_path, capsys):
+    argv = ["train", *FROM_SCRATCH, "--workdir", tmp_path, *QUICK]
+    assert run(capsys, *argv, "--config.warmup=99")[0] == 2
+    assert run(capsys, *argv, "--config.warmup=1")[0] == 0
+    code, _, err = run(capsys, *argv, "--config.warmup=2")
+    assert code == 2
+    assert "warmup was 1 and is 2" in err
 
 
 def test_an_unwritable_workdir(capsys):

@@ -123,6 +123,8 @@ def create(name: str, num_classes: int, **fields: Any) -> Model:
     for field in fields:
         if field not in known:
             raise InputError(f"model '{name}' has no field '{field}'{did_you_mean(field, known)}")
+    if not 0 <= fields.get("drop_path", 0.0) < 1:
+        raise InputError(f"drop_path is {fields['drop_path']}; set it to at least 0 and below 1")
     return entry.family(num_classes=num_classes, **{**entry.arguments, **fields})
 
 

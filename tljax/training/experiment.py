@@ -151,7 +151,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> Result:
     Raises:
       InputError: for whatever the user can mend; what the workdir held is still there.
     """
-    if (workdir / "config.json").exists():
+    if (workdir / "checkpoints").is_dir() and (workdir / "config.json").exists():
         before, now = read_config(workdir), config
         refuse_changes(json.loads(before.to_json()), json.loads(now.to_json()), workdir)
     return fit_config(config, workdir, progress=True)
@@ -163,6 +163,9 @@ def fit_config(
     """Trains what the config says, in memory, or in a workdir: a new or the same config's."""
     experiment = prepare(config)
     options = {name: config[name] for name in OPTION_NAMES}
+    if options["head_init"] == "pretrained":  # the plan keeps it: there is no new head
+        del options["head_init"]
+    TrainingOptions(**options)  # a wrong one is told before anything is read or written
     dataset = load_data(config)
     variables = pretrained_variables(config) if "pretrained" in experiment.plan.init else None
     if workdir is not None:

@@ -1,7 +1,10 @@
 """The numbers of a training run, with their defaults; config fields of the same names fill them."""
 
 import math
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 from tljax.errors import InputError
 
@@ -53,21 +56,27 @@ class TrainingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in (
-            "batch_size",
-            "epochs",
-            "steps",
-            "eval_every",
-            "checkpoint_every",
-            "log_every",
-            "keep",
-        ):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise InputError(f"{name} is {value}; it must be above 0")
-        for name in ("lr", "weight_decay", "momentum", "num_workers"):
-            if getattr(self, name) < 0:
-                raise InputError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("batch_size", "epochs", "steps", "clip_norm"):
+            self._check(name, "a finite number above 0", lambda value: value > 0)
+        for name in ("eval_every", "checkpoint_every", "log_every", "keep"):
+            self._check(name, "above 0", lambda value: value > 0)
+        for name in ("lr", "weight_decay", "num_workers", "warmup"):
+            self._check(name, "a finite number, not negative", lambda value: value >= 0)
+        self._check("momentum", "at least 0 and below 1", lambda value: 0 <= value < 1)
+        self._check("seed", "from 0 to 4294967295", lambda value: 0 <= value < 2**32)
+        self._check("head_init", "'zero' or 'random'", ("zero", "random").__contains__)
+        self._check("decayed", "a regular expression", _is_regex)
+        self._check("crop_area", "two shares, smallest and largest, above 0 and up to 1", _is_area)
+        self._check("milestones", "shares of the steps, between 0 and 1", _are_shares)
+
+    def _check(self, name: str, wanted: str, is_right: Callable[[Any], bool]) -> None:
+        """Raises InputError unless the field is None, or finite and right."""
+        value = getattr(self, name)
+        if value is None:
+            return
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not (finite and is_right(value)):
+            raise InputError(f"{name} is {value!r}; set it to {wanted}")
 
     def total_steps(self, train_size: int) -> int:
         """Number of steps; an epoch may end within a batch, whose rest begins the next epoch."""
@@ -78,6 +87,26 @@ class TrainingOptions:
     def evaluation_interval(self, train_size: int) -> int:
         """Steps between two evaluations."""
         return self.eval_every or max(1, math.ceil(train_size / self.batch_size))
+
+
+def _is_regex(text: str) -> bool:
+    try:
+        re.compile(text)
+    except re.error:
+        return False
+    return True
+
+
+def _is_area(area: Any) -> bool:
+    return _is_numbers(area) and len(area) == 2 and 0 < area[0] <= area[1] <= 1
+
+
+def _are_shares(shares: Any) -> bool:
+    return _is_numbers(shares) and all(0 < share < 1 for share in shares)
+
+
+def _is_numbers(values: Any) -> bool:
+    return all(isinstance(value, int | float) for value in values)
 
 
 OPTION_NAMES = tuple(field.name for field in fields(TrainingOptions))

@@ -89,6 +89,8 @@ def build(
         case "from_scratch":
             return from_scratch(groups, **plan)
         case "fine_tune":
+            if not layer_decay > 0:
+                raise InputError(f"layer_decay is {layer_decay}; set it above 0, 1 for none")
             return fine_tune(groups, backbone_lr_scale, layer_decay, **plan)
     raise InputError(
         f"there is no scenario '{scenario}'{did_you_mean(scenario, SCENARIOS)};"
