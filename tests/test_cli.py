@@ -147,6 +147,12 @@ BAD = {
         ],
         "lrr",
     ),
+    "config that gives nothing": lambda tmp: (
+        ["--config", write(tmp / "none.py", "def get_config(arg):\n    pass\n")],
+        "NoneType",
+    ),
+    "k where it means nothing": lambda tmp: ([*FROM_SCRATCH, "--config.k=2"], "unset k"),
+    "flag file": lambda tmp: ([*FROM_SCRATCH, "--flagfile=/nope"], "unknown argument"),
     "mistyped key": lambda tmp: ([*FROM_SCRATCH, "--config.lrr=1"], "did you mean 'lr'?"),
     "value of the wrong type": lambda tmp: ([*FROM_SCRATCH, "--config.lr=fast"], "config.lr=fast"),
     "argument that is none": lambda tmp: ([*FROM_SCRATCH, "--confg.lr=1"], "unknown argument"),
@@ -268,6 +274,22 @@ def test_a_workdir_below_a_file(tmp_path, capsys):
     code, _, err = run(capsys, "train", *FROM_SCRATCH, "--workdir", tmp_path / "file" / "run")
     assert code == 2
     assert "cannot write to the workdir" in err
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "not JSON", '"x"'])
+def test_a_damaged_config_of_a_workdir(text, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(text)
+    code, _, err = run(capsys, "evaluate", "--workdir", tmp_path)
+    assert code == 2
+    assert "config.json" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("field", ["batch_size=0", "lr=-1", "schedule=x", "augment=x", "steps=0"])
+def test_plan_refuses_what_train_would_refuse(field, capsys):
+    code, _, err = run(capsys, "plan", *FROM_SCRATCH, f"--config.{field}")
+    assert code == 2
+    assert field.split("=")[0] in err
 
 
 def test_evaluate_and_demo_say_what_is_wrong(tmp_path, capsys):

@@ -103,6 +103,17 @@ def test_a_cut_run_is_the_whole_run(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "cut", [{"stop": -1}, {"start": -1}, {"stop": 99}, {"start": 4, "stop": 3}]
+)
+def test_a_cut_that_the_model_does_not_have_is_an_error(name, cut):
+    model = create(name, 10)
+    variables = init(model, jax.random.key(0), 32)
+    with pytest.raises(ValueError, match="of 6"):
+        model.apply(variables, jnp.zeros((1, 32, 32, 3)), **cut)
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_the_head_sees_features(name):
     model = create(name, 10)
     variables = init(model, jax.random.key(0), 32)

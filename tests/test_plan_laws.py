@@ -264,6 +264,16 @@ def test_the_clip_sees_one_norm_over_the_trained_parameters_alone(name):
         np.testing.assert_allclose(update, expected, rtol=1e-5, err_msg=path)
 
 
+@pytest.mark.parametrize("rate", [1, np.float32(1), jnp.float32(1)])
+def test_any_number_is_a_learning_rate_that_can_be_changed(rate):
+    model, variables = network("resnet")
+    tx = feature_extraction(model.groups).optimizer("sgd", learning_rate=rate, momentum=0.0)
+    params = variables["params"]
+    state = optax.tree.set(tx.init(params), learning_rate=jnp.float32(0.25))
+    updates, _ = tx.update(tree_like(variables, 1.0), state, params)
+    np.testing.assert_allclose(updates["head"]["bias"], -0.25)
+
+
 @models
 def test_learning_rate_and_decay_are_runtime_arguments(name):
     model, variables = network(name)

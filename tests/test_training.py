@@ -71,7 +71,8 @@ def without_time(summary):
     return {name: value for name, value in summary.items() if name != "wall_seconds"}
 
 
-def test_resumed_equals_uninterrupted_to_the_bit(start, digits, tmp_path):
+@pytest.mark.parametrize("images_before_the_end", [16 * 3, 16 * 10])  # before and after a save
+def test_resumed_equals_uninterrupted_to_the_bit(start, images_before_the_end, digits, tmp_path):
     model, variables = start
     plan = tljax.fine_tune(model.groups)
     straight = tljax.fit(
@@ -85,12 +86,12 @@ def test_resumed_equals_uninterrupted_to_the_bit(start, digits, tmp_path):
         **OPTIONS,
     )
     args = (digits.val, digits.test)
-    dying = Watched(digits.train, fail_at=16 * 10)  # read-ahead: within the last few steps
+    dying = Watched(digits.train, fail_at=images_before_the_end)
     with pytest.raises(KeyboardInterrupt):
         tljax.fit(model, variables, plan, dying, *args, workdir=tmp_path / "killed", **OPTIONS)
     assert not (tmp_path / "killed" / "result.json").exists()
     steps = [row["step"] for row in read_rows(tmp_path / "killed" / "metrics.jsonl")]
-    assert 0 < max(steps) < 12
+    assert 0 <= max(steps) < 12
     resumed = tljax.fit(
         model, variables, plan, digits.train, *args, workdir=tmp_path / "killed", **OPTIONS
     )
@@ -260,6 +261,59 @@ def test_the_plan_decides_where_each_group_starts(digits):
     assert not np.any(tuned["head"]["kernel"])
     assert not same(scratch["stem"], pretrained["params"]["stem"])
     assert same(scratch, init(model, jax.random.key(0), 32)["params"] | {"head": scratch["head"]})
+
+
+def test_a_workdir_needs_its_source_no_more(tiny_config, tmp_path):
+    """Moved or retrained, the source changes nothing in what was begun from it."""
+    experiment.run(tiny_config(image_size=24), tmp_path / "source")
+    target = tiny_config(scenario="fine_tune", init_from=str(tmp_path / "source"))
+    first = experiment.run(target, tmp_path / "target")
+    (tmp_path / "source").rename(tmp_path / "elsewhere")
+    (tmp_path / "target" / "result.json").unlink()
+    again = experiment.run(target, tmp_path / "target")
+    assert without_time(again.summary) == without_time(first.summary)
+    assert experiment.prepare(experiment.read_config(tmp_path / "target")).preprocessing == (
+        Preprocessing(24, (0.5,) * 3, (0.5,) * 3)
+    )
+
+
+def test_a_run_that_is_done_is_not_run_again(tiny_config, tmp_path):
+    first = experiment.run(tiny_config(), tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    again = experiment.run(tiny_config(), tmp_path)
+    assert again.summary == first.summary
+    assert again.history == first.history
+    assert same(again.variables, first.variables)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_reading_a_workdir_leaves_a_save_in_progress_alone(tiny_config, tmp_path):
+    experiment.run(tiny_config(), tmp_path)
+    in_progress = tmp_path / "checkpoints" / "99.orbax-checkpoint-tmp"
+    in_progress.mkdir()
+    best_variables(tmp_path)
+    assert in_progress.exists()
+
+
+def test_fit_says_what_does_not_fit(digits):
+    model = tljax.create("resnet10_32", 5)
+    plan = from_scratch(model.groups)
+    with pytest.raises(InputError, match="label 9, but the model has 5 classes"):
+        tljax.fit(model, None, plan, digits.train, digits.val, **OPTIONS)
+    vit = tljax.create("vit_micro_patch4_32", 10)
+    bad_size = {**OPTIONS, "preprocessing": Preprocessing(30, (0.5,) * 3, (0.5,) * 3)}
+    with pytest.raises(InputError, match="try 32"):
+        tljax.fit(vit, None, from_scratch(vit.groups), digits.train, digits.val, **bad_size)
+    empty = data_lib.Subset(digits.val, [])
+    with pytest.raises(InputError, match="no images"):
+        tljax.fit(vit, None, from_scratch(vit.groups), digits.train, empty, **OPTIONS)
+
+
+def test_options_may_be_numpy_scalars(digits):
+    model = tljax.create("resnet10_32", 10)
+    options = {**OPTIONS, "lr": np.float32(0.05), "seed": np.int64(3), "steps": 1}
+    result = tljax.fit(model, None, from_scratch(model.groups), digits.train, None, **options)
+    assert json.loads(json.dumps(result.summary))["seed"] == 3
 
 
 def test_the_result_has_the_public_fields(tiny_config, tmp_path):

@@ -58,7 +58,8 @@ def build_parser() -> argparse.ArgumentParser:
         description="Transfer learning for vision in JAX.",
         epilog="Each command has its own --help.",
     )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    debug_help = "show the traceback of an error"
+    parser.add_argument("--debug", action="store_true", help=debug_help)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(function, **kwargs) -> argparse.ArgumentParser:
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
             function.__name__, help=summary, description=summary, allow_abbrev=False, **kwargs
         )
         sub.set_defaults(run=function)
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=debug_help)
         return sub
 
     train_parser = command(
@@ -128,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     except KeyboardInterrupt:
-        print("tljax: stopped; run the same command again to go on", file=sys.stderr)
+        print("tljax: stopped; the same command goes on from what was saved", file=sys.stderr)
         return 130
     return 0
 

@@ -85,6 +85,8 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config = _page(Path(file), argument or None)
     for word in overrides:
         match = re.match(r"--?config\.([^=]+)", word)
+        if word.startswith("-") and not match and not re.match(r"-[\d.]", word):  # a number
+            raise InputError(f"unknown argument '{word}'; overrides look like --config.lr=0.03")
         if match and match[1] not in config:
             raise InputError(
                 f"there is no config field '{match[1]}'{did_you_mean(match[1], config.keys())};"
@@ -95,8 +97,6 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
         rest = values(argv)[1:]
-    except flags.UnrecognizedFlagError as error:
-        raise InputError(f"unknown argument '--{error.flagname}'; see --help") from None
     except (flags.Error, TypeError, ValueError) as error:
         raise InputError(f"cannot set a config field: {error}; give a value of its type") from None
     if rest:
@@ -113,7 +113,7 @@ def _page(file: Path, argument: str | None) -> ml_collections.ConfigDict:
     page = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(page)
-        return page.get_config(argument)
+        config = page.get_config(argument)
     except InputError:
         raise
     except Exception as error:
@@ -121,3 +121,13 @@ def _page(file: Path, argument: str | None) -> ml_collections.ConfigDict:
         raise InputError(
             f"the config file '{file}' fails with {type(error).__name__}: {reason}; mend the file"
         ) from error
+    return complete(config, str(file))
+
+
+def complete(config: object, where: str) -> ml_collections.ConfigDict:
+    """The config itself, if it has every field of `base`; else InputError saying what lacks."""
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise InputError(f"{where} gives a {type(config).__name__}, not a config; see configs/")
+    if missing := sorted(set(base()) - set(config)):
+        raise InputError(f"{where} lacks the field {missing[0]}; begin with tljax.config.base()")
+    return config

@@ -6,6 +6,7 @@ orientation, transparency, depth and damage.
 
 import io
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 # What Pillow raises for damaged files: truncation and an unknown format are OSErrors, a broken PNG
-# chunk is a SyntaxError, nonsense in a header a ValueError.
-_DAMAGE = (OSError, SyntaxError, ValueError)
+# chunk is a SyntaxError, nonsense in a header a ValueError, and in EXIF data the other two.
+_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, struct.error)
 
 
 def decode(source: str | os.PathLike | bytes) -> np.ndarray:

@@ -74,6 +74,14 @@ def leaf_paths(tree: Any) -> list[str]:
     return [path_of(key_path) for key_path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
+def cut(start: int, stop: int | None, num_groups: int) -> range:
+    """The depths from `start` to `stop - 1`; ValueError for a cut that the model does not have."""
+    stop = num_groups if stop is None else stop
+    if not 0 <= start <= stop <= num_groups:
+        raise ValueError(f"cannot run groups {start} to {stop} of {num_groups}")
+    return range(start, stop)
+
+
 def per_group(modes: Modes, num_groups: int) -> tuple[bool, ...]:
     """One bool per group from a bool, which holds for all of them, or from one bool per group."""
     if isinstance(modes, bool):

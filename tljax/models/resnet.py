@@ -5,14 +5,13 @@ pads a stride-2 convolution differently from PyTorch's `padding=1`; torch's Batc
 0.1 is Flax's 0.9.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tljax.models.groups import Groups, Modes, per_group
+from tljax.models.groups import Groups, Modes, cut, per_group
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -91,8 +90,8 @@ class ResNet(nn.Module):
       dtype: of the computation; parameters and statistics stay float32.
     """
 
-    stage_sizes: Sequence[int]
-    widths: Sequence[int]
+    stage_sizes: tuple[int, ...]
+    widths: tuple[int, ...]
     bottleneck: bool
     num_classes: int
     stem: tuple[int, int] = (7, 2)
@@ -129,11 +128,10 @@ class ResNet(nn.Module):
           Logits (n, num_classes) float32, or the output of group `stop - 1`.
         """
         groups = self.groups
-        stop = len(groups) if stop is None else stop
         use_batch = per_group(train if batch_statistics is None else batch_statistics, len(groups))
         training = per_group(train, len(groups))
         x = images
-        for depth in range(start, stop):
+        for depth in cut(start, stop, len(groups)):
             if depth == 0:
                 kernel, stride = self.stem
                 x = ConvNorm(self.widths[0], kernel, stride, self.dtype, name="stem")(

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tljax.models.groups import Groups, Modes, per_group
+from tljax.models.groups import Groups, Modes, cut, per_group
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
 _small_normal = nn.initializers.truncated_normal(0.02)
@@ -184,11 +184,10 @@ class ViT(nn.Module):
         """
         del batch_statistics
         num_groups = self.depth + 2
-        stop = num_groups if stop is None else stop
         training = per_group(train, num_groups)
         rates = linear_rates(self.drop_path, self.depth)
         x = images
-        for depth in range(start, stop):
+        for depth in cut(start, stop, num_groups):
             if depth == 0:
                 x = Embed(
                     self.dim, self.patch, self.class_token, self.dropout, self.dtype, name="embed"

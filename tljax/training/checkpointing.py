@@ -33,9 +33,16 @@ def validation_rank(metrics: Mapping[str, float]) -> tuple[float, float]:
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a workdir."""
+    """The `checkpoints/` folder of a workdir.
 
-    def __init__(self, directory: Path, keep: int = 1):
+    Args:
+      directory: the folder.
+      keep: newest checkpoints to keep, beside the best one.
+      owner: whether this process trains there. Only then may it clear what an earlier process left
+        half-saved: to anybody else that may be a save in progress.
+    """
+
+    def __init__(self, directory: Path, keep: int = 1, *, owner: bool):
         policies = ocp.training.preservation_policies
         self._directory = directory
         self._checkpointer = ocp.training.Checkpointer(
@@ -48,7 +55,7 @@ class Checkpoints:
                     ),
                 ]
             ),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=owner,
         )
 
     def latest_step(self) -> int | None:
@@ -137,6 +144,17 @@ class Checkpoints:
         self._checkpointer.close()
 
 
+def has_checkpoint(workdir: Path | None) -> bool:
+    """Whether a run in this workdir would go on from a checkpoint."""
+    if workdir is None or not (workdir / "checkpoints").is_dir():
+        return False
+    checkpoints = Checkpoints(workdir / "checkpoints", owner=False)
+    try:
+        return checkpoints.latest_step() is not None
+    finally:
+        checkpoints.close()
+
+
 def best_variables(workdir: Path) -> Tree:
     """The best weights of a finished or running workdir.
 
@@ -145,7 +163,7 @@ def best_variables(workdir: Path) -> Tree:
     """
     directory = workdir / "checkpoints"
     if directory.is_dir():
-        checkpoints = Checkpoints(directory)
+        checkpoints = Checkpoints(directory, owner=False)
         try:
             validated = checkpoints.best()
             step = validated[0] if validated else checkpoints.latest_step()

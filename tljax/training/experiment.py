@@ -1,7 +1,7 @@
 """From a config to a finished run: data, model, weights and plan, then the loop."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from tljax import data as data_lib
 from tljax.data import Dataset, Preprocessing
 from tljax.errors import InputError, did_you_mean
 from tljax.models import Model, registry
-from tljax.training.checkpointing import best_variables
+from tljax.training.checkpointing import best_variables, has_checkpoint
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.loop import Result, fit, new_variables
-from tljax.training.options import OPTION_NAMES, TrainingOptions
-from tljax.training.workdir import refuse_changes, writable, write_atomically
+from tljax.training.options import HEAD_INITS, OPTION_NAMES, TrainingOptions
+from tljax.training.workdir import read_rows, refuse_changes, writable, write_atomically
 from tljax.transfer import TransferPlan, scenarios
 from tljax.transfer.partition import Tree
 
@@ -26,7 +26,6 @@ NORMALISATIONS = {
     "half": (registry.HALF, registry.HALF),
 }
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-_HEAD_INITS = ("zero", "random", "pretrained")
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Experiment:
     plan: TransferPlan
     preprocessing: Preprocessing
     class_names: tuple[str, ...]
+    options: TrainingOptions
 
 
 def prepare(config: ml_collections.ConfigDict) -> Experiment:
@@ -48,7 +48,7 @@ def prepare(config: ml_collections.ConfigDict) -> Experiment:
         drop_path=config.drop_path,
         dtype=_choose("dtype", config.dtype, _DTYPES),
     )
-    _choose("head_init", config.head_init, dict.fromkeys(_HEAD_INITS))
+    _choose("head_init", config.head_init, dict.fromkeys((*HEAD_INITS, "pretrained")))
     keeps_head = config.head_init == "pretrained" and config.scenario != "from_scratch"
     plan = scenarios.build(
         config.scenario,
@@ -60,28 +60,39 @@ def prepare(config: ml_collections.ConfigDict) -> Experiment:
         statistics=config.statistics,
         **({"head": "pretrained"} if keeps_head else {}),
     )
-    preprocessing = preprocessing_of(config)
+    preprocessing = preprocessing_of(resolve(config))
     registry.check_image_size(config.model, model, preprocessing.image_size)
-    return Experiment(model, plan, preprocessing, class_names)
+    options = {name: config[name] for name in OPTION_NAMES}
+    if config.head_init == "pretrained":  # the plan keeps it: there is no new head to draw
+        del options["head_init"]
+    return Experiment(model, plan, preprocessing, class_names, TrainingOptions(**options))
 
 
-def preprocessing_of(config: ml_collections.ConfigDict) -> Preprocessing:
-    """The config's preprocessing; where it is silent the source run's, then the model's."""
-    spec = registry.spec(config.model)
-    preprocessing = Preprocessing(
-        spec.image_size, spec.mean, spec.std, spec.interpolation, spec.crop_ratio
-    )
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with image size and normalisation settled, and `init_from` as an absolute path.
+
+    Where the config is silent the source run's count, then the model's. A workdir keeps the
+    resolved config, and can then be moved, and used without its source.
+    """
+    resolved = config.copy_and_resolve_references()
+    source = None
     if config.init_from is not None:
-        source = read_config(Path(config.init_from))
-        if source.init_from == config.init_from:
-            raise InputError(f"'{config.init_from}' names itself as its source; set init_from")
-        preprocessing = preprocessing_of(source)
-    if config.image_size is not None:
-        preprocessing = replace(preprocessing, image_size=config.image_size)
-    if config.normalisation is not None:
-        mean, std = _choose("normalisation", config.normalisation, NORMALISATIONS)
-        preprocessing = replace(preprocessing, mean=mean, std=std)
-    return preprocessing
+        resolved.init_from = str(Path(config.init_from).absolute())
+        if config.image_size is None or config.normalisation is None:
+            source = read_config(Path(config.init_from))
+    spec = registry.spec(config.model)
+    own = next(name for name, pair in NORMALISATIONS.items() if pair == (spec.mean, spec.std))
+    for field, default in (("image_size", spec.image_size), ("normalisation", own)):
+        if config[field] is None:
+            resolved[field] = source[field] if source else default
+    return resolved
+
+
+def preprocessing_of(resolved: ml_collections.ConfigDict) -> Preprocessing:
+    """The preprocessing of a resolved config."""
+    spec = registry.spec(resolved.model)
+    mean, std = _choose("normalisation", resolved.normalisation, NORMALISATIONS)
+    return Preprocessing(resolved.image_size, mean, std, spec.interpolation, spec.crop_ratio)
 
 
 def pretrained_variables(config: ml_collections.ConfigDict) -> Tree | None:
@@ -125,7 +136,7 @@ def load(
     config.update({"model": name, "image_size": image_size})
     config.init_from = None if init_from is None else str(init_from)
     model = registry.create(name, num_classes)
-    preprocessing = preprocessing_of(config)
+    preprocessing = preprocessing_of(resolve(config))
     registry.check_image_size(name, model, preprocessing.image_size)
     new = new_variables(model, preprocessing.image_size, TrainingOptions(seed=seed))
     pretrained = pretrained_variables(config)
@@ -148,12 +159,22 @@ def load_data(config: ml_collections.ConfigDict) -> Dataset:
 def run(config: ml_collections.ConfigDict, workdir: Path) -> Result:
     """`tljax train`: trains what the config says in `workdir`, going on where it stopped.
 
+    A run that is done is not run again: its result is read, and its test images are not.
+
     Raises:
       InputError: for whatever the user can mend; what the workdir held is still there.
     """
-    if (workdir / "checkpoints").is_dir() and (workdir / "config.json").exists():
-        before, now = read_config(workdir), config
-        refuse_changes(json.loads(before.to_json()), json.loads(now.to_json()), workdir)
+    if has_checkpoint(workdir) and (workdir / "config.json").exists():
+        begun = read_config(workdir)
+        config = config.copy_and_resolve_references()
+        for field in ("image_size", "normalisation"):  # without asking the source, if it is gone
+            config[field] = begun[field] if config[field] is None else config[field]
+        before, now = json.loads(begun.to_json()), json.loads(resolve(config).to_json())
+        refuse_changes(before, now, workdir)
+        if (workdir / "result.json").exists():
+            summary = json.loads((workdir / "result.json").read_text())
+            rows = read_rows(workdir / "metrics.jsonl")
+            return Result(summary, best_variables(workdir), rows)
     return fit_config(config, workdir, progress=True)
 
 
@@ -162,12 +183,11 @@ def fit_config(
 ) -> Result:
     """Trains what the config says, in memory, or in a workdir: a new or the same config's."""
     experiment = prepare(config)
-    options = {name: config[name] for name in OPTION_NAMES}
-    if options["head_init"] == "pretrained":  # the plan keeps it: there is no new head
-        del options["head_init"]
-    TrainingOptions(**options)  # a wrong one is told before anything is read or written
+    config = resolve(config)
     dataset = load_data(config)
-    variables = pretrained_variables(config) if "pretrained" in experiment.plan.init else None
+    variables = None
+    if "pretrained" in experiment.plan.init and not has_checkpoint(workdir):
+        variables = pretrained_variables(config)
     if workdir is not None:
         write_atomically(writable(workdir) / "config.json", config.to_json(indent=2) + "\n")
     about = {
@@ -187,7 +207,7 @@ def fit_config(
         workdir=workdir,
         about=about,
         progress=progress,
-        **options,
+        **asdict(experiment.options),
     )
 
 
@@ -232,14 +252,15 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """
     path = workdir / "config.json"
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
+        config = ml_collections.ConfigDict(json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"'{workdir}' is not a workdir of tljax: it holds no config.json; give the folder that"
             " `tljax train --workdir` wrote"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"cannot read {path} ({error}); restore it, or train anew") from None
+    return config_lib.complete(config, str(path))
 
 
 def _shorten(names: tuple[str, ...]) -> str:

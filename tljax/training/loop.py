@@ -5,6 +5,7 @@ import math
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.data import Preprocessing, as_source, train_batches
+from tljax.data import Preprocessing, Source, as_source, train_batches
 from tljax.errors import InputError
 from tljax.models import Model, parameter_count, registry
 from tljax.training import state as state_lib
@@ -22,7 +23,7 @@ from tljax.training.checkpointing import Checkpoints, validation_rank
 from tljax.training.evaluation import evaluate, naive_accuracy
 from tljax.training.options import TrainingOptions
 from tljax.training.progress import TrainingProgress
-from tljax.training.step import train_step
+from tljax.training.step import optimizer, train_step
 from tljax.training.workdir import MetricsWriter, refuse_changes, writable, write_atomically
 from tljax.transfer import TransferPlan, learning_rate_schedule
 from tljax.transfer.partition import Tree
@@ -98,18 +99,18 @@ def fit(
         side = min(train[0]["image"].shape[:2])
         preprocessing = Preprocessing(side, registry.IMAGENET_MEAN, registry.IMAGENET_STD)
 
+    check_fit(model, preprocessing.image_size, train, val, test)
+
+    # --- a checkpoint in the workdir has precedence over the variables given
+    checkpoints = Checkpoints(workdir / "checkpoints", opt.keep, owner=True) if workdir else None
+    resumed = checkpoints.latest_step() if checkpoints else None
+
     # --- the plan says where each group starts
-    variables = plan.initialise(new_variables(model, preprocessing.image_size, opt), variables)
+    new = new_variables(model, preprocessing.image_size, opt)
+    variables = new if resumed is not None else plan.initialise(new, variables)
 
     # --- the plan makes the optimizer, and splits the variables into what moves and what does not
-    tx = plan.optimizer(
-        opt.optimizer,
-        learning_rate=0.0,  # a placeholder: the step takes the real one as an argument
-        weight_decay=0.0,
-        decayed=opt.decayed,
-        momentum=opt.momentum,
-        clip_norm=opt.clip_norm,
-    )
+    tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm)
     state, frozen = state_lib.create(plan, variables, tx)
     step_fn = train_step(model, plan, preprocessing, tx)
     schedule = learning_rate_schedule(
@@ -131,11 +132,11 @@ def fit(
     )
 
     # --- resume, if the workdir holds a checkpoint
-    made_by = json.loads(json.dumps({**asdict(opt), "plan": plan.to_json()}))
-    checkpoints = Checkpoints(workdir / "checkpoints", opt.keep) if workdir else None
+    made_by = json.loads(
+        json.dumps({**asdict(opt), "plan": plan.to_json(), "preprocessing": asdict(preprocessing)})
+    )
     first_step, seconds_before = 0, 0.0
     best: Best | None = None
-    resumed = checkpoints.latest_step() if checkpoints else None
     if workdir and checkpoints and resumed is not None:
         template = state_lib.variables_of(state, frozen)
         restored = checkpoints.restore(resumed, template, state.opt_state)
@@ -191,8 +192,10 @@ def fit(
         metrics = {"val_accuracy": evaluation.accuracy, "val_loss": evaluation.loss}
         rank = validation_rank(metrics)
         if best is None or best.rank is None or rank > best.rank:
-            copies = jax.tree.map(lambda leaf: leaf.copy(), current)  # the step donates these
-            best = Best(step, rank, copies)
+            moving = (state.trained, state.statistics)  # which the next step overwrites
+            trained, statistics = jax.tree.map(lambda leaf: leaf.copy(), moving)
+            copied = state.replace(trained=trained, statistics=statistics)
+            best = Best(step, rank, state_lib.variables_of(copied, frozen))
         return metrics
 
     def save(step: int, validation: Mapping[str, float] | None) -> None:
@@ -206,8 +209,11 @@ def fit(
             checkpoints.save(step, current, state.opt_state, validation, extra)
 
     # --- the loop
-    with TrainingProgress(first_step, total_steps, opt.batch_size, progress) as bar:
-        if val is not None and first_step == 0:
+    with (
+        closing(batches),
+        TrainingProgress(first_step, total_steps, opt.batch_size, progress) as bar,
+    ):
+        if val is not None and resumed is None:
             save(0, validate(0))
         for step in range(first_step + 1, total_steps + 1):
             state, step_metrics = step_fn(
@@ -242,7 +248,6 @@ def fit(
         "examples_seen": total_steps * opt.batch_size,
     }
     if test is not None:
-        num_classes = int(max(np.max(train.labels), np.max(test.labels))) + 1
         final = evaluate(model, best.variables, test, preprocessing, opt.batch_size)
         writer.write(
             "test",
@@ -255,20 +260,34 @@ def fit(
             "test_size": len(test),
             "test_accuracy": final.accuracy,
             "test_loss": final.loss,
-            "naive_accuracy": naive_accuracy(train, test, num_classes),
+            "naive_accuracy": naive_accuracy(train, test, model.num_classes),
         }
     summary |= {
         "wall_seconds": round(seconds_before + time.monotonic() - began, 3),
         "devices": [str(device.device_kind) for device in jax.devices()],
         "versions": versions(),
     }
-    batches.close()
     writer.close()
     if checkpoints is not None:
         checkpoints.close()
     if workdir is not None:
         write_atomically(workdir / "result.json", json.dumps(summary, indent=2) + "\n")
     return Result(summary, best.variables, writer.rows)
+
+
+def check_fit(model: Model, image_size: int, *sources: Source | None) -> None:
+    """Raises InputError if the model cannot take these images, or has no class for a label."""
+    registry.check_image_size(type(model).__name__, model, image_size)
+    for source in sources:
+        if source is None:
+            continue
+        if not len(source):
+            raise InputError("one of the splits has no images; pass at least one, or None")
+        if (label := int(np.max(source.labels))) >= model.num_classes:
+            raise InputError(
+                f"the data has a label {label}, but the model has {model.num_classes} classes;"
+                " create it with num_classes of the data"
+            )
 
 
 def new_variables(model: Model, image_size: int, opt: TrainingOptions) -> Tree:

@@ -2,11 +2,17 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from tljax.errors import InputError
+import numpy as np
+
+from tljax.data.transforms import AUGMENTATIONS
+from tljax.errors import InputError, did_you_mean
+from tljax.transfer.optimizer import OPTIMIZERS, SCHEDULES
+
+HEAD_INITS = ("zero", "random")
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,16 @@ class TrainingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):  # JSON knows no NumPy numbers
+                object.__setattr__(self, field.name, value.item())
+            elif isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        self._check_name("optimizer", OPTIMIZERS)
+        self._check_name("schedule", SCHEDULES)
+        self._check_name("augment", AUGMENTATIONS)
+        self._check_name("head_init", HEAD_INITS)
         for name in ("batch_size", "epochs", "steps", "clip_norm"):
             self._check(name, "a finite number above 0", lambda value: value > 0)
         for name in ("eval_every", "checkpoint_every", "log_every", "keep"):
@@ -64,10 +80,16 @@ class TrainingOptions:
             self._check(name, "a finite number, not negative", lambda value: value >= 0)
         self._check("momentum", "at least 0 and below 1", lambda value: 0 <= value < 1)
         self._check("seed", "from 0 to 4294967295", lambda value: 0 <= value < 2**32)
-        self._check("head_init", "'zero' or 'random'", ("zero", "random").__contains__)
         self._check("decayed", "a regular expression", _is_regex)
         self._check("crop_area", "two shares, smallest and largest, above 0 and up to 1", _is_area)
         self._check("milestones", "shares of the steps, between 0 and 1", _are_shares)
+
+    def _check_name(self, name: str, known: Iterable[str]) -> None:
+        value = getattr(self, name)
+        if value not in known:
+            raise InputError(
+                f"{name} is '{value}'{did_you_mean(value, known)}; known: {', '.join(known)}"
+            )
 
     def _check(self, name: str, wanted: str, is_right: Callable[[Any], bool]) -> None:
         """Raises InputError unless the field is None, or finite and right."""

@@ -69,6 +69,21 @@ def loss_and_gradient(
 
 
 @functools.cache
+def optimizer(
+    plan: TransferPlan, name: str, decayed: str, momentum: float, clip_norm: float | None
+) -> optax.GradientTransformation:
+    """The plan's optimizer, one object for equal arguments; `train_step` sets rate and decay."""
+    return plan.optimizer(
+        name,
+        learning_rate=0.0,
+        weight_decay=0.0,
+        decayed=decayed,
+        momentum=momentum,
+        clip_norm=clip_norm,
+    )
+
+
+@functools.cache
 def train_step(
     model: Model,
     plan: TransferPlan,

@@ -1,19 +1,16 @@
 """The optimizer of a plan: one inner optimizer per distinct scale, zero updates for frozen."""
 
-import functools
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from tljax.errors import InputError, did_you_mean
 from tljax.models.groups import map_with_path
-
-if TYPE_CHECKING:
-    from tljax.transfer.plan import TransferPlan
 
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("constant", "cosine", "step")
@@ -22,9 +19,9 @@ _FROZEN = "frozen"
 Schedule = Callable[[Any], Any]
 
 
-@functools.cache  # equal arguments, one object: the steps compiled from it are shared
 def build(
-    plan: "TransferPlan",
+    scale_of: Callable[[str], float],
+    scales: Iterable[float],
     name: str = "sgd",
     *,
     learning_rate: float | Schedule,
@@ -40,7 +37,8 @@ def build(
     the state's `hyperparams`, where `optax.tree.set` changes them without a new compilation.
 
     Args:
-      plan: says which parameter moves, and at which multiple of the learning rate.
+      scale_of: from a parameter's path to its multiple of the learning rate; 0 = frozen.
+      scales: the distinct multiples.
       name: `sgd`: Nesterov-free momentum, decay added to the gradient; `adamw`: decoupled decay,
         which scales with the group's rate (Loshchilov & Hutter 2019).
       learning_rate: a number, or a function of the step.
@@ -64,13 +62,13 @@ def build(
         return map_with_path(lambda path, _: re.fullmatch(decayed, path) is not None, tree)
 
     def is_trained(tree: Any) -> Any:
-        return map_with_path(lambda path, _: plan.is_trained(path), tree)
+        return map_with_path(lambda path, _: scale_of(path) > 0, tree)
 
     def label(scale: float) -> str:
         return repr(float(scale)) if scale else _FROZEN
 
     def labels(tree: Any) -> Any:
-        return map_with_path(lambda path, _: label(plan.scale(path)), tree)
+        return map_with_path(lambda path, _: label(scale_of(path)), tree)
 
     def transformation(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(weight_decay, mask=is_decayed)
@@ -83,7 +81,7 @@ def build(
                 return optax.chain(decay, optax.trace(momentum), descend)
             return optax.chain(decay, descend)
 
-        by_scale = {label(scale): inner(scale) for scale in set(plan.lr_scale) if scale}
+        by_scale = {label(scale): inner(scale) for scale in set(scales) if scale}
         groupwise = optax.multi_transform(by_scale | {_FROZEN: set_to_zero()}, labels)
         if clip_norm is None:
             return groupwise
@@ -91,8 +89,13 @@ def build(
         return optax.chain(clip, groupwise)
 
     return optax.inject_hyperparams(transformation)(
-        learning_rate=learning_rate, weight_decay=weight_decay
+        learning_rate=_as_float(learning_rate), weight_decay=_as_float(weight_decay)
     )
+
+
+def _as_float(value: Any) -> Any:
+    """Plain numbers as floats: an integer 1 would live in the state as an integer."""
+    return float(value) if isinstance(value, int | float | np.number) else value
 
 
 def set_to_zero() -> optax.GradientTransformation:
@@ -116,8 +119,8 @@ def learning_rate_schedule(
 ) -> Schedule:
     """Learning rate as a function of the step: linear warm-up from 0, then one of
 
-    `constant`; `cosine` to 0 at the last step (Loshchilov & Hutter 2017); `step`: a tenth at each
-    milestone, a fraction of all steps (He et al. 2016).
+    `constant`; `cosine`, to 0 after the last step (Loshchilov & Hutter 2017); `step`: a tenth at
+    each milestone, a fraction of all steps (He et al. 2016).
 
     Raises:
       InputError: for an unknown kind, or a warm-up that outlasts the training.

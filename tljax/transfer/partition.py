@@ -1,14 +1,12 @@
 """Splitting trees of variables by path, putting them together again, and filling them by group."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from flax import traverse_util
 
 from tljax.errors import InputError
-
-if TYPE_CHECKING:
-    from tljax.transfer.plan import TransferPlan
+from tljax.models.groups import Groups
 
 Tree = dict[str, Any]
 
@@ -43,27 +41,24 @@ def merge(*trees: Tree) -> Tree:
     return traverse_util.unflatten_dict(merged, sep="/")
 
 
-def initialise(plan: "TransferPlan", random: Tree, pretrained: Tree | None) -> Tree:
-    """Takes each group's variables from `random` or from `pretrained`, as `plan.init` says.
+def initialise(groups: Groups, init: Sequence[str], random: Tree, pretrained: Tree | None) -> Tree:
+    """Takes each group's variables from `random` or from `pretrained`, as `init` says.
 
     Args:
-      plan: whose `init` decides.
+      groups: of the model.
+      init: "random" or "pretrained" for each of them.
       random: variables of the model, {"params": ..., "batch_stats": ...}.
       pretrained: variables of a source model with the same groups; may lack those that the plan
-        wants random, and may hold others of another shape there (the old head).
+        takes from `random`, and may hold others of another shape there (the old head).
 
     Raises:
       InputError: if the plan wants pretrained weights and there are none, or they do not fit; all
         faults are reported together.
     """
-    if "pretrained" not in plan.init:
+    if "pretrained" not in init:
         return random
     if pretrained is None:
-        wanted = [
-            name
-            for name, init in zip(plan.groups.names, plan.init, strict=True)
-            if init == "pretrained"
-        ]
+        wanted = [n for n, start in zip(groups.names, init, strict=True) if start == "pretrained"]
         raise InputError(
             f"this scenario starts from pretrained weights ({wanted[0]} to {wanted[-1]}) but"
             " init_from is not set; set --config.init_from, or use scenario from_scratch"
@@ -72,7 +67,7 @@ def initialise(plan: "TransferPlan", random: Tree, pretrained: Tree | None) -> T
     filled, faults = {}, []
     for path, leaf in traverse_util.flatten_dict(random, sep="/").items():
         _, parameter_path = path.split("/", 1)  # without the collection's name
-        if plan.init[plan.groups.depth(parameter_path)] == "random":
+        if init[groups.depth(parameter_path)] == "random":
             filled[path] = leaf
         elif path not in source:
             faults.append(f"{path} is missing")

@@ -112,11 +112,11 @@ class TransferPlan:
 
     def optimizer(self, name: str = "sgd", **options: Any) -> optax.GradientTransformation:
         """The plan's optax transformation; see `tljax.transfer.optimizer.build`."""
-        return optimizer_lib.build(self, name, **options)
+        return optimizer_lib.build(self.scale, self.lr_scale, name, **options)
 
     def initialise(self, random: Tree, pretrained: Tree | None) -> Tree:
         """Variables with each group taken from `random` or `pretrained`, as `init` says."""
-        return partition_lib.initialise(self, random, pretrained)
+        return partition_lib.initialise(self.groups, self.init, random, pretrained)
 
     def to_json(self) -> dict[str, Any]:
         """The four decisions, as they stand in `result.json`."""

@@ -10,6 +10,7 @@
 The head is new, hence random, unless `head="pretrained"` keeps it.
 """
 
+import math
 from typing import Any
 
 from tljax.errors import InputError, did_you_mean
@@ -76,6 +77,11 @@ def build(
     Raises:
       InputError: for an unknown scenario, or `freeze_first` without k.
     """
+    for name, value in (("backbone_lr_scale", backbone_lr_scale), ("layer_decay", layer_decay)):
+        if not (math.isfinite(value) and value >= 0):
+            raise InputError(f"{name} is {value}; set it to a finite number, not negative")
+    if k is not None and scenario in SCENARIOS and scenario != "freeze_first":
+        raise InputError(f"k is {k}, but scenario {scenario} freezes no first k groups; unset k")
     match scenario:
         case "feature_extraction":
             return feature_extraction(groups, **plan)
@@ -89,8 +95,6 @@ def build(
         case "from_scratch":
             return from_scratch(groups, **plan)
         case "fine_tune":
-            if not layer_decay > 0:
-                raise InputError(f"layer_decay is {layer_decay}; set it above 0, 1 for none")
             return fine_tune(groups, backbone_lr_scale, layer_decay, **plan)
     raise InputError(
         f"there is no scenario '{scenario}'{did_you_mean(scenario, SCENARIOS)};"
