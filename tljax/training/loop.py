@@ -156,9 +156,10 @@ def fit(
     def check_finite(which: str, step: int, loss: float) -> None:
         if not math.isfinite(loss):
             rate = learning_rates[max(step - 1, 0)]
+            where = ", in a new workdir" if workdir else ""
             raise InputError(
                 f"the {which} loss became {loss} at step {step} (learning rate {rate:.3g});"
-                " lower lr, lengthen warmup or set clip_norm"
+                f" lower lr, lengthen warmup or set clip_norm{where}"
             )
 
     def log_training() -> None:
