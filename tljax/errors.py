@@ -16,3 +16,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest of `known`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def check_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Raises InputError, with the closest name and all of them, unless `name` is one of `known`."""
+    names = list(known)
+    if name not in names:
+        raise InputError(
+            f"there is no {what} '{name}'{did_you_mean(name, names)}; known: {', '.join(names)}"
+        )

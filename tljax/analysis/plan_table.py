@@ -72,7 +72,8 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
     lowered = jax.jit(step).lower(*arguments)
     counted = cost.counted_flops(lowered) / config.batch_size
 
-    console = Console(highlight=False, soft_wrap=True)
+    width = None if Console().is_terminal else 120  # a pipe has no width of its own
+    console = Console(highlight=False, soft_wrap=True, width=width)
     console.print(table)
     console.print(
         "forward and backward in MFLOP an image, backward by the law of tljax.analysis.cost;"

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tljax.errors import InputError, did_you_mean
+from tljax.errors import InputError, check_known, did_you_mean
 from tljax.models.resnet import ResNet
 from tljax.models.vit import ViT
 
@@ -100,10 +100,7 @@ MODELS: dict[str, ModelSpec] = {
 
 def spec(name: str) -> ModelSpec:
     """The entry of a model; InputError, with the closest name, if there is none."""
-    if name not in MODELS:
-        raise InputError(
-            f"there is no model '{name}'{did_you_mean(name, MODELS)}; known: {', '.join(MODELS)}"
-        )
+    check_known("model", name, MODELS)
     return MODELS[name]
 
 

@@ -21,7 +21,6 @@ from tljax.transfer.partition import Tree
 class Restored:
     """A checkpoint as it was saved; `extra` is JSON."""
 
-    step: int
     variables: Tree
     opt_state: Any
     extra: dict[str, Any]
@@ -118,7 +117,7 @@ class Checkpoints:
             raise InputError(
                 f"the checkpoint {where} was made by another plan or optimizer; use a new workdir"
             )
-        return Restored(step, restored["variables"], restored["opt_state"], dict(extra or {}))
+        return Restored(restored["variables"], restored["opt_state"], dict(extra or {}))
 
     def restore_variables(self, step: int) -> Tree:
         """The variables alone, with the shapes they were saved with, on this process's device.

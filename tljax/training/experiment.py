@@ -11,7 +11,7 @@ import ml_collections
 from tljax import config as config_lib
 from tljax import data as data_lib
 from tljax.data import Dataset, Preprocessing
-from tljax.errors import InputError, did_you_mean
+from tljax.errors import InputError, check_known
 from tljax.models import Model, registry
 from tljax.training.checkpointing import best_variables, has_checkpoint
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
@@ -48,7 +48,7 @@ def prepare(config: ml_collections.ConfigDict) -> Experiment:
         drop_path=config.drop_path,
         dtype=_choose("dtype", config.dtype, _DTYPES),
     )
-    _choose("head_init", config.head_init, dict.fromkeys((*HEAD_INITS, "pretrained")))
+    check_known("head_init", config.head_init, (*HEAD_INITS, "pretrained"))
     keeps_head = config.head_init == "pretrained" and config.scenario != "from_scratch"
     plan = scenarios.build(
         config.scenario,
@@ -268,8 +268,5 @@ def _shorten(names: tuple[str, ...]) -> str:
 
 
 def _choose(field: str, value: str, known: dict[str, Any]) -> Any:
-    if value not in known:
-        raise InputError(
-            f"{field} is '{value}'{did_you_mean(value, known)}; known: {', '.join(known)}"
-        )
+    check_known(field, value, known)
     return known[value]

@@ -2,14 +2,14 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from tljax.data.transforms import AUGMENTATIONS
-from tljax.errors import InputError, did_you_mean
+from tljax.errors import InputError, check_known
 from tljax.transfer.optimizer import OPTIMIZERS, SCHEDULES
 
 HEAD_INITS = ("zero", "random")
@@ -68,10 +68,10 @@ class TrainingOptions:
                 object.__setattr__(self, field.name, value.item())
             elif isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
-        self._check_name("optimizer", OPTIMIZERS)
-        self._check_name("schedule", SCHEDULES)
-        self._check_name("augment", AUGMENTATIONS)
-        self._check_name("head_init", HEAD_INITS)
+        check_known("optimizer", self.optimizer, OPTIMIZERS)
+        check_known("schedule", self.schedule, SCHEDULES)
+        check_known("augment", self.augment, AUGMENTATIONS)
+        check_known("head_init", self.head_init, HEAD_INITS)
         for name in ("batch_size", "epochs", "steps", "clip_norm"):
             self._check(name, "a finite number above 0", lambda value: value > 0)
         for name in ("eval_every", "checkpoint_every", "log_every", "keep"):
@@ -83,13 +83,6 @@ class TrainingOptions:
         self._check("decayed", "a regular expression", _is_regex)
         self._check("crop_area", "two shares, smallest and largest, above 0 and up to 1", _is_area)
         self._check("milestones", "shares of the steps, between 0 and 1", _are_shares)
-
-    def _check_name(self, name: str, known: Iterable[str]) -> None:
-        value = getattr(self, name)
-        if value not in known:
-            raise InputError(
-                f"{name} is '{value}'{did_you_mean(value, known)}; known: {', '.join(known)}"
-            )
 
     def _check(self, name: str, wanted: str, is_right: Callable[[Any], bool]) -> None:
         """Raises InputError unless the field is None, or finite and right."""

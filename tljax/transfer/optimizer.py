@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tljax.errors import InputError, did_you_mean
+from tljax.errors import InputError, check_known
 from tljax.models.groups import map_with_path
 
 OPTIMIZERS = ("sgd", "adamw")
@@ -52,11 +52,7 @@ def build(
     Raises:
       InputError: for an unknown optimizer.
     """
-    if name not in OPTIMIZERS:
-        raise InputError(
-            f"there is no optimizer '{name}'{did_you_mean(name, OPTIMIZERS)};"
-            f" known: {', '.join(OPTIMIZERS)}"
-        )
+    check_known("optimizer", name, OPTIMIZERS)
 
     def is_decayed(tree: Any) -> Any:
         return map_with_path(lambda path, _: re.fullmatch(decayed, path) is not None, tree)
@@ -125,11 +121,7 @@ def learning_rate_schedule(
     Raises:
       InputError: for an unknown kind, or a warm-up that outlasts the training.
     """
-    if kind not in SCHEDULES:
-        raise InputError(
-            f"there is no schedule '{kind}'{did_you_mean(kind, SCHEDULES)};"
-            f" known: {', '.join(SCHEDULES)}"
-        )
+    check_known("schedule", kind, SCHEDULES)
     if not 0 <= warmup < max(steps, 1):
         raise InputError(
             f"warmup is {warmup} steps of a training of {steps} steps; make it shorter, or the"

@@ -13,7 +13,7 @@ The head is new, hence random, unless `head="pretrained"` keeps it.
 import math
 from typing import Any
 
-from tljax.errors import InputError, did_you_mean
+from tljax.errors import InputError, check_known
 from tljax.models.groups import Groups
 from tljax.transfer.plan import TransferPlan
 
@@ -77,10 +77,11 @@ def build(
     Raises:
       InputError: for an unknown scenario, or `freeze_first` without k.
     """
+    check_known("scenario", scenario, SCENARIOS)
     for name, value in (("backbone_lr_scale", backbone_lr_scale), ("layer_decay", layer_decay)):
         if not (math.isfinite(value) and value >= 0):
             raise InputError(f"{name} is {value}; set it to a finite number, not negative")
-    if k is not None and scenario in SCENARIOS and scenario != "freeze_first":
+    if k is not None and scenario != "freeze_first":
         raise InputError(f"k is {k}, but scenario {scenario} freezes no first k groups; unset k")
     match scenario:
         case "feature_extraction":
@@ -94,9 +95,5 @@ def build(
             return freeze_first(groups, k, **plan)
         case "from_scratch":
             return from_scratch(groups, **plan)
-        case "fine_tune":
+        case _:
             return fine_tune(groups, backbone_lr_scale, layer_decay, **plan)
-    raise InputError(
-        f"there is no scenario '{scenario}'{did_you_mean(scenario, SCENARIOS)};"
-        f" known: {', '.join(SCENARIOS)}"
-    )
