@@ -23,15 +23,11 @@ import jax.numpy as jnp
 import optax
 
 from tljax.data import Preprocessing
-from tljax.models import Model, registry
+from tljax.models import ImageSize, Model
+from tljax.models.preprocessing import height_width
 from tljax.training.step import loss_and_gradient
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
-
-
-def abstract_variables(model: Model, image_size: int) -> Tree:
-    """Shapes and dtypes of the model's variables; computes nothing."""
-    return jax.eval_shape(lambda key: registry.init(model, key, image_size), jax.random.key(0))
 
 
 def flops(function: Callable[..., Any], *arguments: Any) -> float:
@@ -44,12 +40,14 @@ def flops(function: Callable[..., Any], *arguments: Any) -> float:
 
 def counted_flops(program: Any) -> float:
     """XLA's count for a lowered (fast) or compiled (what runs) program."""
-    return float(program.cost_analysis()["flops"])
+    return float(program.cost_analysis().get("flops", 0.0))  # which a program without any lacks
 
 
-def group_flops(model: Model, variables: Tree, image_size: int, batch_size: int = 1) -> list[float]:
+def group_flops(
+    model: Model, variables: Tree, image_size: ImageSize, batch_size: int = 1
+) -> list[float]:
     """Forward FLOPs of each group, for one batch in evaluation mode."""
-    x = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.float32)
+    x = jax.ShapeDtypeStruct((batch_size, *height_width(image_size), 3), jnp.float32)
     counts = []
     for depth in range(len(model.groups)):
 
@@ -87,7 +85,7 @@ def step_function(
 
 
 def step_arguments(
-    plan: TransferPlan, variables: Tree, image_size: int, batch_size: int
+    plan: TransferPlan, variables: Tree, image_size: ImageSize, batch_size: int
 ) -> tuple[Any, ...]:
     """Abstract arguments of `step_function`'s step."""
     trained, frozen = plan.partition(variables["params"])
@@ -95,7 +93,7 @@ def step_arguments(
         variables.get("batch_stats", {}), variables["params"]
     )
     batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, image_size, image_size, 3), jnp.uint8),
+        "image": jax.ShapeDtypeStruct((batch_size, *height_width(image_size), 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
     }
     key = jax.eval_shape(jax.random.key, 0)

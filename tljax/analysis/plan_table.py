@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tljax.analysis import cost
-from tljax.models import parameter_count
+from tljax.models import parameter_count, registry
 from tljax.models.groups import leaf_paths
 from tljax.training import experiment
 from tljax.transfer import TransferPlan
@@ -28,7 +28,7 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
     """
     exp = experiment.prepare(config)
     model, plan, size = exp.model, exp.plan, exp.preprocessing.image_size
-    variables = cost.abstract_variables(model, size)
+    variables = registry.abstract_variables(model, size)
     params = variables["params"]
     trained = plan.trained_groups(params)
     batch_statistics = plan.modes(params)["batch_statistics"]

@@ -81,7 +81,7 @@ def train_batches(
     fingerprint = {
         "images": len(source),
         "labels": zlib.crc32(source.labels.astype(np.int64).tobytes()),
-        "image_size": preprocessing.image_size,
+        "image_size": list(preprocessing.height_width),
         "batch_size": batch_size,
         "seed": seed,
         "augment": augment,
@@ -156,11 +156,9 @@ def eval_batches(
     _check_batch_size(batch_size)
     import grain
 
-    size = preprocessing.image_size
-
     def read(start: int) -> Batch:
         batch: Batch = {
-            "image": np.zeros((batch_size, size, size, 3), np.uint8),
+            "image": np.zeros((batch_size, *preprocessing.height_width, 3), np.uint8),
             "label": np.zeros(batch_size, np.int32),
             "mask": np.zeros(batch_size, np.float32),
         }

@@ -5,7 +5,6 @@ jitted step, so that a quarter of the bytes travel.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -13,41 +12,9 @@ import numpy as np
 from PIL import Image
 
 from tljax.errors import InputError, did_you_mean
+from tljax.models.preprocessing import INTERPOLATIONS, Preprocessing
 
-_RESAMPLING = {method.name.lower(): method for method in Image.Resampling}
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How a checkpoint expects its images.
-
-    Attributes:
-      image_size: Side of the square input, in pixels.
-      mean, std: Per channel (R, G, B), of values in [0, 1].
-      interpolation: "nearest", "bilinear", "bicubic", "lanczos", "box" or "hamming".
-      crop_ratio: Share of the shorter side that the evaluation crop keeps, in (0, 1].
-
-    Raises:
-      InputError: A value that no image can be brought to.
-    """
-
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str = "bicubic"
-    crop_ratio: float = 1.0
-
-    def __post_init__(self):
-        if self.image_size < 1:
-            raise InputError(f"image_size is {self.image_size}; set it to 1 or more")
-        if not 0 < self.crop_ratio <= 1:
-            raise InputError(f"crop_ratio is {self.crop_ratio}; set it above 0 and up to 1")
-        if self.interpolation not in _RESAMPLING:
-            hint = did_you_mean(self.interpolation, _RESAMPLING)
-            raise InputError(
-                f"unknown interpolation '{self.interpolation}'{hint}: use one of "
-                f"{', '.join(_RESAMPLING)}"
-            )
+_RESAMPLING = {name: Image.Resampling[name.upper()] for name in INTERPOLATIONS}
 
 
 def normalise(images: jax.Array | np.ndarray, preprocessing: Preprocessing) -> jax.Array:
@@ -60,26 +27,30 @@ def normalise(images: jax.Array | np.ndarray, preprocessing: Preprocessing) -> j
 def resize_and_centre_crop(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """The evaluation transform.
 
-    The shorter side becomes image_size / crop_ratio, rounded, with the aspect kept; then the
-    central square is cut out.
+    The image is shrunk or enlarged, with the aspect kept, until it just covers the wanted size
+    divided by crop_ratio, rounded (for a square: its shorter side becomes that). Then the centre
+    is cut out.
 
     Args:
       image: uint8 (h, w, 3).
 
     Returns:
-      uint8 (s, s, 3) with s the image size; the image itself if nothing is to be done.
+      uint8 (*image_size, 3); the image itself if nothing is to be done.
     """
-    size = preprocessing.image_size
-    shorter = round(size / preprocessing.crop_ratio)
+    wanted = preprocessing.height_width
+    covered = [round(side / preprocessing.crop_ratio) for side in wanted]
     height, width = image.shape[:2]
-    if (side := min(height, width)) != shorter:
-        height, width = height * shorter // side, width * shorter // side
+    # The side that needs the larger factor is met exactly, the other rounded down.
+    by_height = covered[0] * width >= covered[1] * height
+    new, old = (covered[0], height) if by_height else (covered[1], width)
+    if new != old:
+        height, width = height * new // old, width * new // old
         resized = Image.fromarray(image).resize(
             (width, height), _RESAMPLING[preprocessing.interpolation]
         )
         image = np.asarray(resized)
-    top, left = round((height - size) / 2), round((width - size) / 2)
-    return image[top : top + size, left : left + size]
+    top, left = round((height - wanted[0]) / 2), round((width - wanted[1]) / 2)
+    return image[top : top + wanted[0], left : left + wanted[1]]
 
 
 def random_resized_crop(
@@ -99,12 +70,12 @@ def random_resized_crop(
       image: uint8 (h, w, 3).
 
     Returns:
-      uint8 (s, s, 3) with s the image size.
+      uint8 (*image_size, 3).
     """
-    size = preprocessing.image_size
+    wanted_height, wanted_width = preprocessing.height_width
     left, top, width, height = _random_box(image.shape[0], image.shape[1], rng, area, ratio)
     resized = Image.fromarray(image).resize(
-        (size, size),
+        (wanted_width, wanted_height),
         _RESAMPLING[preprocessing.interpolation],
         box=(left, top, left + width, top + height),
     )
@@ -164,7 +135,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 def augmentation(name: str) -> Augmentation:
-    """Look up a function (image, preprocessing, rng, crop area) -> uint8 (s, s, 3).
+    """Look up a function (image, preprocessing, rng, crop area) -> uint8 (*image_size, 3).
 
     Raises:
       InputError: There is none of that name.

@@ -6,71 +6,140 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 
 from tljax.errors import InputError, check_known, did_you_mean
+from tljax.models.groups import leaf_paths, map_with_path
+from tljax.models.preprocessing import (
+    CAFFE_MEAN,
+    CAFFE_STD,
+    HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ImageSize,
+    Preprocessing,
+    height_width,
+)
 from tljax.models.resnet import ResNet
+from tljax.models.resnet_v2 import ResNetV2
 from tljax.models.vit import ViT
 
-Model = ResNet | ViT
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)
+Model = ResNet | ResNetV2 | ViT
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to build a model, and the images it is meant for.
+    """How to build a model, and the images it is meant for where its weights do not say.
 
     Attributes:
       family: the Linen module.
       arguments: its fields, but for `num_classes`.
-      image_size: side of the square input, in pixels.
-      mean, std: per-channel statistics, of pixels in [0, 1], that inputs are normalised with.
-      interpolation, crop_ratio: of the evaluation resize; the centre crop's share of its side.
+      preprocessing: of the checkpoints that made the name known.
     """
 
-    family: type[ResNet] | type[ViT]
+    family: type[ResNet] | type[ResNetV2] | type[ViT]
     arguments: dict[str, Any]
-    image_size: int = 224
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    interpolation: str = "bicubic"
-    crop_ratio: float = 0.875
+    preprocessing: Preprocessing
+
+
+_RESNET_WIDTHS = (64, 128, 256, 512)
+_BOTTLENECK_SIZES = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
 def _resnet(sizes: tuple[int, ...], bottleneck: bool) -> ModelSpec:
-    arguments = {"stage_sizes": sizes, "widths": (64, 128, 256, 512), "bottleneck": bottleneck}
-    return ModelSpec(ResNet, arguments, interpolation="bilinear")
+    arguments = {"stage_sizes": sizes, "widths": _RESNET_WIDTHS, "bottleneck": bottleneck}
+    preprocessing = Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD, "bilinear", 0.875)
+    return ModelSpec(ResNet, arguments, preprocessing)
 
 
-_VIT_SIZES = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
+def _bit(depth: int, width_factor: int) -> ModelSpec:
+    widths = tuple(width_factor * width for width in _RESNET_WIDTHS)
+    arguments = {"stage_sizes": _BOTTLENECK_SIZES[depth], "widths": widths}
+    pixels = 480 if (depth, width_factor) == (152, 4) else 448
+    return ModelSpec(ResNetV2, arguments, Preprocessing(pixels, HALF, HALF, "bilinear", 1.0))
 
 
-def _vit(size: str, patch: int, **more: Any) -> dict[str, Any]:
+# Keras Applications' own code resizes without a crop.
+_KERAS = Preprocessing(224, CAFFE_MEAN, CAFFE_STD, "bilinear", 1.0)
+_KERAS_V2 = Preprocessing(224, HALF, HALF, "bilinear", 1.0)
+
+
+def _keras(depth: int) -> ModelSpec:
+    spec = _resnet(_BOTTLENECK_SIZES[depth], bottleneck=True)
+    own = {"conv_bias": True, "batch_norm_eps": 1.001e-5, "stride_first": True}
+    return ModelSpec(ResNet, {**spec.arguments, **own}, _KERAS)
+
+
+def _keras_v2(depth: int) -> ModelSpec:
+    arguments = {
+        "stage_sizes": _BOTTLENECK_SIZES[depth],
+        "widths": _RESNET_WIDTHS,
+        "normalisation": "batch",
+        "norm_eps": 1.001e-5,
+        "standardised": False,
+        "conv_bias": True,
+        "strides_last": True,
+    }
+    return ModelSpec(ResNetV2, arguments, _KERAS_V2)
+
+
+_VIT_SIZES = {
+    "tiny": (192, 12, 3),
+    "small": (384, 12, 6),
+    "base": (768, 12, 12),
+    "large": (1024, 24, 16),
+}
+
+
+def _vit(size: str, patch: int, preprocessing: Preprocessing, **more: Any) -> ModelSpec:
     dim, depth, heads = _VIT_SIZES[size]
-    return {"dim": dim, "depth": depth, "heads": heads, "patch": patch, **more}
+    arguments = {"dim": dim, "depth": depth, "heads": heads, "patch": patch, **more}
+    return ModelSpec(ViT, arguments, preprocessing)
 
+
+# timm's ViTs trained by Google's AugReg recipe are normalised with 0.5 and cropped at 0.9.
+_AUGREG = {
+    224: Preprocessing(224, HALF, HALF, "bicubic", 0.9),
+    384: Preprocessing(384, HALF, HALF, "bicubic", 1.0),
+}
+_DEIT = {
+    224: Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD, "bicubic", 0.9),
+    384: Preprocessing(384, IMAGENET_MEAN, IMAGENET_STD, "bicubic", 1.0),
+}
+_DINOV2 = Preprocessing(518, IMAGENET_MEAN, IMAGENET_STD, "bicubic", 1.0)
+_SMALL = Preprocessing(32, HALF, HALF, "bicubic", 1.0)
 
 MODELS: dict[str, ModelSpec] = {
     "resnet18": _resnet((2, 2, 2, 2), bottleneck=False),
     "resnet34": _resnet((3, 4, 6, 3), bottleneck=False),
-    "resnet50": _resnet((3, 4, 6, 3), bottleneck=True),
-    "resnet101": _resnet((3, 4, 23, 3), bottleneck=True),
-    "resnet152": _resnet((3, 8, 36, 3), bottleneck=True),
-    # timm's ViTs trained by Google's AugReg recipe are normalised with 0.5 and cropped at 0.9.
     **{
-        f"vit_{size}_patch{patch}_224": ModelSpec(
-            ViT, _vit(size, patch), mean=HALF, std=HALF, crop_ratio=0.9
-        )
-        for size in _VIT_SIZES
-        for patch in (8, 14, 16, 32)
+        f"resnet{depth}": _resnet(sizes, bottleneck=True)
+        for depth, sizes in _BOTTLENECK_SIZES.items()
     },
     **{
-        f"vit_{size}_patch14_dinov2": ModelSpec(
-            ViT, _vit(size, 14, layer_scale=1e-5), image_size=518, crop_ratio=1.0
-        )
-        for size in ("small", "base")
+        f"resnetv2_{depth}x{factor}_bit": _bit(depth, factor)
+        for depth, factors in ((50, (1, 3)), (101, (1, 3)), (152, (2, 4)))
+        for factor in factors
+    },
+    **{f"keras_resnet{depth}": _keras(depth) for depth in _BOTTLENECK_SIZES},
+    **{f"keras_resnet{depth}v2": _keras_v2(depth) for depth in _BOTTLENECK_SIZES},
+    **{
+        f"vit_{size}_patch{patch}_{pixels}": _vit(size, patch, _AUGREG[pixels])
+        for size in _VIT_SIZES
+        for pixels, patches in ((224, (8, 14, 16, 32)), (384, (16, 32)))
+        for patch in patches
+    },
+    **{
+        f"deit_{size}_patch16_{pixels}": _vit(size, 16, _DEIT[pixels])
+        for size, pixels in (("tiny", 224), ("small", 224), ("base", 224), ("base", 384))
+    },
+    **{
+        f"vit_{size}_patch14_dinov2": _vit(size, 14, _DINOV2, layer_scale=1e-5)
+        for size in ("small", "base", "large")
+    },
+    **{
+        f"vit_{size}_patch14_reg4_dinov2": _vit(size, 14, _DINOV2, layer_scale=1e-5, registers=4)
+        for size in ("small", "base", "large")
     },
     # For 32-pixel images on a CPU: a ResNet of ten layers (stem, 4 basic blocks, head) and a ViT.
     "resnet10_32": ModelSpec(
@@ -82,19 +151,9 @@ MODELS: dict[str, ModelSpec] = {
             "stem": (3, 2),
             "stem_pool": False,
         },
-        image_size=32,
-        mean=HALF,
-        std=HALF,
-        crop_ratio=1.0,
+        _SMALL,
     ),
-    "vit_micro_patch4_32": ModelSpec(
-        ViT,
-        {"dim": 64, "depth": 4, "heads": 4, "patch": 4},
-        image_size=32,
-        mean=HALF,
-        std=HALF,
-        crop_ratio=1.0,
-    ),
+    "vit_micro_patch4_32": ModelSpec(ViT, {"dim": 64, "depth": 4, "heads": 4, "patch": 4}, _SMALL),
 }
 
 
@@ -125,19 +184,83 @@ def create(name: str, num_classes: int, **fields: Any) -> Model:
     return entry.family(num_classes=num_classes, **{**entry.arguments, **fields})
 
 
-def check_image_size(name: str, model: Model, image_size: int) -> None:
+def truncated(name: str, model: Model, last_group: str) -> Model:
+    """The model without the groups between `last_group` and the head.
+
+    Raises:
+      InputError: if it has no block of that name.
+    """
+    check_known(f"block of '{name}'", last_group, model.groups.names[1:-1])
+    return model.truncated(model.groups.names.index(last_group))
+
+
+def check_image_size(name: str, model: Model, image_size: ImageSize) -> None:
     """Raises InputError if images of this size cannot be cut into the model's patches."""
-    if isinstance(model, ViT) and image_size % model.patch:
-        raise InputError(
-            f"image_size {image_size} is not a multiple of the {model.patch}-pixel patches of"
-            f" '{name}'; try {round(image_size / model.patch) * model.patch or model.patch}"
-        )
+    for side in height_width(image_size) if isinstance(model, ViT) else ():
+        if side % model.patch:
+            raise InputError(
+                f"image_size {side} is not a multiple of the {model.patch}-pixel patches of"
+                f" '{name}'; try {round(side / model.patch) * model.patch or model.patch}"
+            )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def init(model: Model, key: jax.Array, image_size: int) -> dict[str, Any]:
-    """Random variables: `params` and, for models with BatchNorm, `batch_stats`."""
-    return dict(model.init(key, jnp.zeros((1, image_size, image_size, 3))))
+def patch_grid(model: Model, image_size: ImageSize) -> tuple[int, int] | None:
+    """(rows, columns) of patches that an image is cut into; None for a convolutional network."""
+    if not isinstance(model, ViT):
+        return None
+    height, width = height_width(image_size)
+    return height // model.patch, width // model.patch
+
+
+def init(
+    model: Model,
+    key: jax.Array,
+    image_size: ImageSize,
+    channels: int = 3,
+    groups: tuple[bool, ...] | None = None,
+) -> dict[str, Any]:
+    """Random variables: `params` and, for models with BatchNorm, `batch_stats`.
+
+    Args:
+      model: a Linen module with `groups`.
+      key: of the random numbers.
+      image_size, channels: of its images.
+      groups: per group, whether its variables are wanted; the others stay abstract (shape and
+        dtype), since what pretrained weights replace need not be compiled and drawn. None: all.
+    """
+    if groups is None:
+        return _draw(model, key, image_size, channels, None)
+    abstract = abstract_variables(model, image_size, channels)
+
+    def wanted(path: str) -> bool:
+        return groups[model.groups.depth(path.split("/", 1)[1])]
+
+    drawn = _draw(model, key, image_size, channels, tuple(filter(wanted, leaf_paths(abstract))))
+    return map_with_path(lambda path, leaf: drawn.get(path, leaf), abstract)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
+def _draw(
+    model: Model,
+    key: jax.Array,
+    image_size: ImageSize,
+    channels: int,
+    paths: tuple[str, ...] | None,
+) -> dict[str, Any]:
+    """All variables, or those at `paths` by path; XLA drops the computation of the others."""
+    variables = dict(model.init(key, jnp.zeros((1, *height_width(image_size), channels))))
+    if paths is None:
+        return variables
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    return {path: flat[path] for path in paths}
+
+
+def abstract_variables(model: Model, image_size: ImageSize, channels: int = 3) -> dict[str, Any]:
+    """Shapes and dtypes of the model's variables; computes nothing."""
+    return jax.eval_shape(
+        lambda key: model.init(key, jnp.zeros((1, *height_width(image_size), channels))),
+        jax.random.key(0),
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,10 +1,13 @@
 """Residual networks (He et al. 2016), arithmetic equal to torchvision's.
 
-"v1.5": a bottleneck block strides in its 3x3 convolution. Paddings are spelled out, because `SAME`
-pads a stride-2 convolution differently from PyTorch's `padding=1`; torch's BatchNorm momentum of
-0.1 is Flax's 0.9.
+"v1.5": a bottleneck block strides in its 3x3 convolution. Those of Keras Applications stride in the
+first 1x1, as the paper's do, and have biases before their BatchNorms. Paddings are spelled out,
+because `SAME` pads a stride-2 convolution differently from PyTorch's `padding=1`; torch's BatchNorm
+momentum of 0.1 is Flax's 0.9.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -18,11 +21,13 @@ _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class ConvNorm(nn.Module):
-    """Convolution without bias, with explicit symmetric padding, then BatchNorm."""
+    """Convolution with explicit symmetric padding, then BatchNorm."""
 
     features: int
     kernel: int
     stride: int = 1
+    bias: bool = False
+    batch_norm_eps: float = 1e-5
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -32,7 +37,7 @@ class ConvNorm(nn.Module):
             (self.kernel, self.kernel),
             strides=self.stride,
             padding=self.kernel // 2,
-            use_bias=False,
+            use_bias=self.bias,
             kernel_init=_he_normal,
             dtype=self.dtype,
             name="conv",
@@ -40,7 +45,7 @@ class ConvNorm(nn.Module):
         return nn.BatchNorm(
             use_running_average=not batch_statistics,
             momentum=0.9,
-            epsilon=1e-5,
+            epsilon=self.batch_norm_eps,
             dtype=self.dtype,
             name="bn",
         )(x)
@@ -50,29 +55,31 @@ class Block(nn.Module):
     """Basic (two 3x3) or bottleneck (1x1, 3x3, 1x1 to four times the width) residual block.
 
     Input (n, h, w, c), output (n, h / stride, w / stride, width or 4 * width).
+
+    Attributes:
+      conv: constructor of the layers.
     """
 
     width: int
     stride: int
     bottleneck: bool
+    stride_first: bool
     drop_path: float
-    dtype: Any
+    conv: Callable[..., ConvNorm]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, batch_statistics: bool) -> jax.Array:
-        def conv(features: int, kernel: int, stride: int, name: str) -> ConvNorm:
-            return ConvNorm(features, kernel, stride, self.dtype, name=name)
-
         features = self.width * (4 if self.bottleneck else 1)
         if self.bottleneck:
-            y = nn.relu(conv(self.width, 1, 1, "conv1")(x, batch_statistics))
-            y = nn.relu(conv(self.width, 3, self.stride, "conv2")(y, batch_statistics))
-            y = conv(features, 1, 1, "conv3")(y, batch_statistics)
+            strides = (self.stride, 1) if self.stride_first else (1, self.stride)
+            y = nn.relu(self.conv(self.width, 1, strides[0], name="conv1")(x, batch_statistics))
+            y = nn.relu(self.conv(self.width, 3, strides[1], name="conv2")(y, batch_statistics))
+            y = self.conv(features, 1, name="conv3")(y, batch_statistics)
         else:
-            y = nn.relu(conv(self.width, 3, self.stride, "conv1")(x, batch_statistics))
-            y = conv(features, 3, 1, "conv2")(y, batch_statistics)
+            y = nn.relu(self.conv(self.width, 3, self.stride, name="conv1")(x, batch_statistics))
+            y = self.conv(features, 3, name="conv2")(y, batch_statistics)
         if self.stride != 1 or x.shape[-1] != features:
-            x = conv(features, 1, self.stride, "downsample")(x, batch_statistics)
+            x = self.conv(features, 1, self.stride, name="downsample")(x, batch_statistics)
         return nn.relu(x + StochasticDepth(self.drop_path)(y, train))
 
 
@@ -85,6 +92,9 @@ class ResNet(nn.Module):
       bottleneck: bottleneck blocks (ResNet-50 and deeper) or basic ones.
       stem: (kernel, stride) of the first convolution.
       stem_pool: whether a 3x3 max-pool of stride 2 follows it.
+      conv_bias: whether the convolutions have biases.
+      batch_norm_eps: added to BatchNorm's variances.
+      stride_first: whether a bottleneck block strides in its first convolution, not its second.
       num_classes: size of the head; 0 for no head, so that the output is the pooled features.
       drop_path: stochastic depth rate of the last block, growing linearly from 0 at the first.
       dtype: of the computation; parameters and statistics stay float32.
@@ -96,6 +106,9 @@ class ResNet(nn.Module):
     num_classes: int
     stem: tuple[int, int] = (7, 2)
     stem_pool: bool = True
+    conv_bias: bool = False
+    batch_norm_eps: float = 1e-5
+    stride_first: bool = False
     drop_path: float = 0.0
     dtype: Any = jnp.float32
 
@@ -103,6 +116,15 @@ class ResNet(nn.Module):
     def groups(self) -> Groups:
         blocks = tuple((name, f"{name}/") for name, *_ in self._blocks())
         return Groups((("stem", "stem/"), *blocks, ("head", "head/")))
+
+    def truncated(self, last_block: int) -> "ResNet":
+        """The network whose last block is number `last_block`, from 1."""
+        sizes, left = [], last_block
+        for size in self.stage_sizes:
+            sizes.append(min(size, left))
+            left -= sizes[-1]
+        kept = tuple(size for size in sizes if size)
+        return self.clone(stage_sizes=kept, widths=self.widths[: len(kept)])
 
     @nn.compact
     def __call__(
@@ -130,21 +152,27 @@ class ResNet(nn.Module):
         groups = self.groups
         use_batch = per_group(train if batch_statistics is None else batch_statistics, len(groups))
         training = per_group(train, len(groups))
+        conv = functools.partial(
+            ConvNorm, bias=self.conv_bias, batch_norm_eps=self.batch_norm_eps, dtype=self.dtype
+        )
         x = images
         for depth in cut(start, stop, len(groups)):
             if depth == 0:
                 kernel, stride = self.stem
-                x = ConvNorm(self.widths[0], kernel, stride, self.dtype, name="stem")(
-                    x, use_batch[depth]
-                )
-                x = nn.relu(x)
+                x = nn.relu(conv(self.widths[0], kernel, stride, name="stem")(x, use_batch[depth]))
                 if self.stem_pool:
                     x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
             elif depth < len(groups) - 1:
                 name, width, block_stride, drop_path = self._blocks()[depth - 1]
-                x = Block(width, block_stride, self.bottleneck, drop_path, self.dtype, name=name)(
-                    x, training[depth], use_batch[depth]
-                )
+                x = Block(
+                    width,
+                    block_stride,
+                    self.bottleneck,
+                    self.stride_first,
+                    drop_path,
+                    conv,
+                    name=name,
+                )(x, training[depth], use_batch[depth])
                 if depth == len(groups) - 2:  # the head sees (n, d), whatever stands before it
                     x = x.mean(axis=(1, 2), dtype=jnp.float32)
             elif self.num_classes:

@@ -94,14 +94,16 @@ class Block(nn.Module):
 
 
 class Embed(nn.Module):
-    """Images (n, h, w, 3) to tokens (n, 1 + h * w / patch^2, dim).
+    """Images (n, h, w, 3) to tokens (n, 1 + registers + h * w / patch^2, dim).
 
-    Patches, a class token before them, and a learned position embedding over all.
+    A class token, registers and the patches, in this order. The learned position embedding is added
+    to the class token and the patches; where there are registers, to the patches alone.
     """
 
     dim: int
     patch: int
     class_token: bool
+    registers: int
     dropout: float
     dtype: Any
 
@@ -116,11 +118,22 @@ class Embed(nn.Module):
             name="patch",
         )(images)
         x = x.reshape(x.shape[0], -1, self.dim)
+        if self.registers:
+            x = self._after(self.registers, "reg_token", self._positioned(x))
         if self.class_token:
-            token = self.param("cls_token", _small_normal, (1, 1, self.dim)).astype(x.dtype)
-            x = jnp.concatenate([jnp.tile(token, (x.shape[0], 1, 1)), x], axis=1)
+            x = self._after(1, "cls_token", x)
+        if not self.registers:
+            x = self._positioned(x)
+        return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+    def _after(self, number: int, name: str, x: jax.Array) -> jax.Array:
+        """The tokens, after `number` learned ones that are the same for all images."""
+        tokens = self.param(name, _small_normal, (1, number, self.dim)).astype(x.dtype)
+        return jnp.concatenate([jnp.tile(tokens, (x.shape[0], 1, 1)), x], axis=1)
+
+    def _positioned(self, x: jax.Array) -> jax.Array:
         position = self.param("pos_embed", _small_normal, (1, x.shape[1], self.dim))
-        return nn.Dropout(self.dropout, deterministic=not train)(x + position.astype(x.dtype))
+        return x + position.astype(x.dtype)
 
 
 class ViT(nn.Module):
@@ -131,8 +144,11 @@ class ViT(nn.Module):
     Attributes:
       dim, depth, heads, patch: width, number of blocks, attention heads, patch size in pixels.
       num_classes: size of the head; 0 for no head, so that the output is the pooled features.
-      pooling: `token`: the normalised class token; `mean`: the norm of the patch tokens' mean.
+      pooling: `token`: the normalised class token; `mean`: the norm of the patch tokens' mean;
+        `none`: all normalised tokens (n, t, dim), for a model without a head.
       class_token: whether there is one.
+      registers: number of tokens that are there to compute with and are never read (Darcet et al.
+        2024, "Vision Transformers Need Registers").
       layer_scale: initial value of LayerScale, or None for none.
       drop_path: stochastic depth rate of the last block, growing linearly from 0 at the first.
       dropout: after the embedding and every dense layer of the blocks but qkv.
@@ -145,8 +161,9 @@ class ViT(nn.Module):
     patch: int
     num_classes: int
     mlp_ratio: float = 4.0
-    pooling: Literal["token", "mean"] = "token"
+    pooling: Literal["token", "mean", "none"] = "token"
     class_token: bool = True
+    registers: int = 0
     layer_scale: float | None = None
     layer_norm_eps: float = 1e-6
     drop_path: float = 0.0
@@ -159,6 +176,10 @@ class ViT(nn.Module):
         last = (names[-1], f"({names[-1]}|norm)/")
         blocks = (*((name, f"{name}/") for name in names[:-1]), last)
         return Groups((("embed", "embed/"), *blocks, ("head", "head/")))
+
+    def truncated(self, last_block: int) -> "ViT":
+        """The network whose last block is number `last_block`, from 1; it keeps the final norm."""
+        return self.clone(depth=last_block)
 
     @nn.compact
     def __call__(
@@ -190,7 +211,13 @@ class ViT(nn.Module):
         for depth in cut(start, stop, num_groups):
             if depth == 0:
                 x = Embed(
-                    self.dim, self.patch, self.class_token, self.dropout, self.dtype, name="embed"
+                    self.dim,
+                    self.patch,
+                    self.class_token,
+                    self.registers,
+                    self.dropout,
+                    self.dtype,
+                    name="embed",
                 )(x, training[depth])
             elif depth <= self.depth:
                 x = Block(
@@ -211,9 +238,11 @@ class ViT(nn.Module):
 
     def _norm_and_pool(self, tokens: jax.Array) -> jax.Array:
         """(n, t, d) to (n, d) float32; token by token, the norm commutes with picking one."""
-        if self.pooling == "token":
+        if self.pooling == "none":
+            pooled = tokens
+        elif self.pooling == "token":
             pooled = tokens[:, 0]
         else:
-            pooled = tokens[:, int(self.class_token) :].mean(axis=1)
+            pooled = tokens[:, int(self.class_token) + self.registers :].mean(axis=1)
         norm = nn.LayerNorm(epsilon=self.layer_norm_eps, dtype=self.dtype, name="norm")
         return norm(pooled).astype(jnp.float32)

@@ -1,0 +1,110 @@
+"""What a network expects of its images: the one record that models, checkpoints and data share."""
+
+from dataclasses import dataclass, replace
+
+from tljax.errors import InputError, check_known
+
+ImageSize = int | tuple[int, int]
+Statistics = tuple[float, ...]
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+# Caffe's networks take bytes less these means, unscaled. (They also take blue first: a converted
+# first convolution has its input channels turned round instead, see checkpoints/families/keras.py.)
+CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
+CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
+
+NORMALISATIONS: dict[str, tuple[Statistics, Statistics]] = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": (HALF, HALF),
+    "caffe": (CAFFE_MEAN, CAFFE_STD),
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a checkpoint expects its images.
+
+    Attributes:
+      image_size: Side of the square input, or (height, width), in pixels.
+      mean, std: Per channel (R, G, B), of values in [0, 1].
+      interpolation: One of `INTERPOLATIONS`.
+      crop_ratio: Share of the shorter side that the evaluation crop keeps, in (0, 1].
+
+    Raises:
+      InputError: A value that no image can be brought to.
+    """
+
+    image_size: ImageSize
+    mean: Statistics
+    std: Statistics
+    interpolation: str = "bicubic"
+    crop_ratio: float = 1.0
+
+    def __post_init__(self):
+        if min(self.height_width) < 1:
+            raise InputError(f"image_size is {self.image_size}; set it to 1 or more")
+        if not 0 < self.crop_ratio <= 1:
+            raise InputError(f"crop_ratio is {self.crop_ratio}; set it above 0 and up to 1")
+        check_known("interpolation", self.interpolation, INTERPOLATIONS)
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        return height_width(self.image_size)
+
+    @property
+    def normalisation(self) -> str:
+        """Its name in `NORMALISATIONS`, or the numbers themselves: means, then deviations."""
+        pair = (tuple(self.mean), tuple(self.std))
+        for name, (mean, std) in NORMALISATIONS.items():
+            if _close(mean, pair[0]) and _close(std, pair[1]):
+                return name
+        return " ".join(f"{value:g}" for value in (*self.mean, *self.std))
+
+    def for_channels(self, channels: int) -> "Preprocessing":
+        """The same for images of another number of channels.
+
+        One channel takes the mean of the three; more than three repeat them, as the weights of the
+        first layer are repeated.
+        """
+        if channels == len(self.mean):
+            return self
+
+        def adapted(values: Statistics) -> Statistics:
+            if channels == 1:
+                return (sum(values) / len(values),)
+            return tuple(values[c % len(values)] for c in range(channels))
+
+        return replace(self, mean=adapted(self.mean), std=adapted(self.std))
+
+
+def height_width(size: ImageSize) -> tuple[int, int]:
+    """(height, width) of a size given as one side, or as both."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def parse_normalisation(text: str) -> tuple[Statistics, Statistics]:
+    """(mean, std) of a name in `NORMALISATIONS`, or of six numbers, as `normalisation` writes them.
+
+    Raises:
+      InputError: It is neither.
+    """
+    if text in NORMALISATIONS:
+        return NORMALISATIONS[text]
+    try:
+        numbers = tuple(float(word) for word in text.split())
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 6:
+        check_known("normalisation", text, NORMALISATIONS)
+    if min(numbers[3:]) <= 0:
+        raise InputError(f"normalisation '{text}' has a deviation of 0 or less; give positive ones")
+    return numbers[:3], numbers[3:]
+
+
+def _close(a: Statistics, b: Statistics) -> bool:
+    return len(a) == len(b) and all(abs(x - y) < 1e-5 for x, y in zip(a, b, strict=True))
