@@ -27,12 +27,23 @@ def base() -> ml_collections.ConfigDict:
 
     # The network, and where its weights start.
     config.model = "resnet10_32"
-    config.init_from = config_dict.placeholder(str)  # the workdir of a run of `tljax train`
+    # A name that `tljax models` lists, a checkpoint file, hf://, https:// or gs:// address, or the
+    # workdir of a run of `tljax train`.
+    config.init_from = config_dict.placeholder(str)
     config.head_init = "zero"  # of the new head: zero, random, or pretrained (kept)
-    config.image_size = config_dict.placeholder(int)  # pixels; None: the source's, else the model's
-    config.normalisation = config_dict.placeholder(str)  # imagenet or half; None: likewise
+    config.last_group = config_dict.placeholder(str)  # the block to end after; None: the last
+    # How position embeddings come to another image size: antialiased_bicubic, bicubic or zoom;
+    # None: as the code that the checkpoint comes from does it.
+    config.position_resampling = config_dict.placeholder(str)
     config.drop_path = 0.0  # stochastic depth rate of the last block
     config.dtype = "float32"  # of the computation: float32 or bfloat16
+
+    # What images look like to it. None: as the weights are used to, else as the model's.
+    config.image_size = config_dict.placeholder(int)  # pixels
+    # imagenet, half, caffe, or six numbers: means and deviations of R, G, B in [0, 1]
+    config.normalisation = config_dict.placeholder(str)
+    config.interpolation = config_dict.placeholder(str)  # of Pillow, e.g. bilinear or bicubic
+    config.crop_ratio = config_dict.placeholder(float)  # evaluation: the crop's share of the side
 
     # The plan: which groups move, and how fast.
     config.scenario = "fine_tune"  # feature_extraction, freeze_first, from_scratch, fine_tune

@@ -86,6 +86,13 @@ def class_names(path: str) -> tuple[str, ...]:
     return tuple(names)
 
 
+def find_images(root: Path) -> list[Path]:
+    """All image files below `root`, sorted; hidden files and folders are ignored."""
+    with os.scandir(root) as entries:
+        folders = [Path(e.path) for e in entries if e.is_dir() and not _hidden(e)]
+    return sorted([*_images(root), *(file for folder in folders for file in find_images(folder))])
+
+
 def _train_root(root: Path) -> Path:
     """Where the training classes lie: a train/ of images is a class like any other."""
     if not root.exists():

@@ -1,7 +1,6 @@
 """The files of a workdir: `metrics.jsonl`, the source of truth, and its TensorBoard mirror."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from tljax.errors import InputError
+from tljax.files import replacing
 
 
 class MetricsWriter:
@@ -72,9 +72,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that it is either the old one or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def refuse_changes(before: Mapping[str, Any], now: Mapping[str, Any], workdir: Path) -> None:

@@ -1,0 +1,313 @@
+"""Renaming by rule tables that are checked on both sides and can be read in both directions.
+
+A family of checkpoints is one table of rules. A rule says which tensors of the source make which
+parameters of the model, under names with numbered places:
+
+    Rule("blocks.{i}.attn.qkv.weight", "block{i}/attn/qkv/kernel", linear)
+    Rule("block{s+1}/unit{b+1:02}/a/kernel", "layer{s+1}_{b}/...", same)
+
+`{i}` stands for a number that is the same on both sides, `{i+1}` for one that is greater by one
+there, `{i:02}` for one of at least two digits. Every transform has its inverse, so that the same
+table imports and exports.
+"""
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from tljax.errors import InputError
+
+Arrays = Sequence[np.ndarray]
+
+_PLACE = re.compile(r"\{(\w+?)(?:\+(\d+))?(?::0(\d+))?\}")
+
+# Axes whose length is the checkpoint's own affair: classes, positions, input channels. `fitting`
+# brings the last two to what the model wants; the head is the plan's.
+_FREE_AXES = {
+    "head/kernel": -1,
+    "head/bias": -1,
+    "embed/pos_embed": 1,
+    "embed/patch/kernel": 2,
+    "stem/conv/kernel": 2,
+}
+_SHOWN = 12  # faults that are spelled out in one sentence
+
+
+@dataclass(frozen=True)
+class Transform:
+    """From source tensors to parameters, and back; each takes and gives one array a name."""
+
+    forward: Callable[[Arrays], Arrays]
+    backward: Callable[[Arrays], Arrays]
+
+
+def each(forward: Callable[..., np.ndarray], backward: Callable[..., np.ndarray]) -> Transform:
+    """A transform of one array."""
+    return Transform(lambda arrays: [forward(arrays[0])], lambda arrays: [backward(arrays[0])])
+
+
+same = each(lambda x: x, lambda x: x)
+# PyTorch keeps (out, in) and (out, in, h, w); Flax (in, out) and (h, w, in, out).
+linear = each(lambda x: _axes(x, 2).T, lambda x: _axes(x, 2).T)
+convolution = each(
+    lambda x: _axes(x, 4).transpose(2, 3, 1, 0), lambda x: _axes(x, 4).transpose(3, 2, 0, 1)
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Source names -> parameter paths (without their collection), and how to turn them over."""
+
+    sources: str | tuple[str, ...]
+    targets: str | tuple[str, ...]
+    transform: Transform = same
+
+
+@dataclass(frozen=True)
+class Family:
+    """One way of naming the tensors of one kind of network.
+
+    Attributes:
+      name: for messages and metadata, e.g. `timm ViT`.
+      accepts: whether a model is of this kind.
+      rules: its table; a function of the model, since some tables depend on its heads or options.
+      ignored: regexes on whole source names that are left out on purpose.
+      prefixes: that wrappers put before every name.
+      spellings: (regex, replacement) pairs, in order, that bring different names of one tensor
+        together: those in a file and those in the rules are compared under them.
+      resampling: how the family's own code resamples position embeddings, see `fitting`.
+    """
+
+    name: str
+    accepts: Callable[[Any], bool]
+    rules: Callable[[Any], Sequence[Rule]]
+    ignored: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ("module.",)
+    spellings: tuple[tuple[str, str], ...] = ()
+    resampling: str = "antialiased_bicubic"
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One rule with its numbers filled in."""
+
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    transform: Transform
+
+
+def spelled(family: Family, name: str) -> str:
+    """A name without the wrappers' prefixes, in the family's one spelling."""
+    for prefix in family.prefixes:
+        name = name.removeprefix(prefix)
+    for regex, replacement in family.spellings:
+        name = re.sub(regex, replacement, name)
+    return name
+
+
+def assignments(family: Family, model: Any, paths: Sequence[str]) -> list[Assignment]:
+    """Which source tensors make which of the parameters at `paths`; each is made exactly once.
+
+    Raises:
+      ValueError: if the table has no rule, or several, for a path: the table is wrong.
+    """
+    table = [
+        (
+            rule,
+            tuple(map(_template, _names(rule.sources))),
+            tuple(map(_template, _names(rule.targets))),
+        )
+        for rule in family.rules(model)
+    ]
+    found: dict[str, Assignment] = {}
+    for path in paths:
+        matches = [
+            (rule, sources, targets, numbers)
+            for rule, sources, targets in table
+            for target in targets
+            if (numbers := target.match(path)) is not None
+        ]
+        if len(matches) != 1:
+            raise ValueError(f"{len(matches)} rules of {family.name} make '{path}'")
+        rule, sources, targets, numbers = matches[0]
+        found[path] = Assignment(
+            tuple(source.fill(numbers) for source in sources),
+            tuple(target.fill(numbers) for target in targets),
+            rule.transform,
+        )
+    return list(dict.fromkeys(found.values()))
+
+
+def count_known(family: Family, model: Any, paths: Sequence[str], names: Sequence[str]) -> int:
+    """How many of the source names the family has a place for in this model."""
+    expected = {spelled(family, s) for a in assignments(family, model, paths) for s in a.sources}
+    return len(expected & {spelled(family, name) for name in names})
+
+
+def convert(
+    family: Family,
+    model: Any,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, np.ndarray],
+    origin: str,
+) -> dict[str, np.ndarray]:
+    """The model's parameters and statistics, by path, from a checkpoint's tensors.
+
+    Every source tensor is used once or ignored by name, and every path is filled once. A checkpoint
+    without a head gives no `head/...`; one with a head gives it with its own number of classes.
+
+    Args:
+      family: whose names the tensors have.
+      model: the whole model, with a head.
+      shapes: of its variables, by path without the collection.
+      tensors: of the checkpoint, by source name.
+      origin: of the checkpoint, for messages.
+
+    Raises:
+      InputError: with all mismatches together.
+    """
+    named = {spelled(family, name): array for name, array in tensors.items()}
+    planned = [
+        replace(a, sources=tuple(spelled(family, source) for source in a.sources))
+        for a in assignments(family, model, list(shapes))
+    ]
+    if not any(source in named for a in planned if _is_head(a) for source in a.sources):
+        planned = [a for a in planned if not _is_head(a)]
+    filled: dict[str, np.ndarray] = {}
+    counts = Counter(spelled(family, name) for name in tensors)
+    faults = [f"{name} is there {n} times" for name, n in counts.items() if n > 1]
+    for a in planned:
+        if absent := [source for source in a.sources if source not in named]:
+            faults += [f"{source} is missing" for source in absent]
+            continue
+        given = [np.asarray(named[source]) for source in a.sources]
+        wanted = [shapes[target] for target in a.targets]
+        try:
+            made = a.transform.forward(given)
+            fits = all(map(_fits, a.targets, (array.shape for array in made), wanted))
+        except (ValueError, IndexError):
+            fits = False
+        if fits:
+            filled |= zip(a.targets, made, strict=True)
+        else:
+            faults.append(_shape_fault(a, given, wanted))
+    used = {source for a in planned for source in a.sources}
+    faults += [
+        f"{name} {np.shape(array)} has no place in the model"
+        for name, array in named.items()
+        if name not in used and not any(re.fullmatch(regex, name) for regex in family.ignored)
+    ]
+    if not faults and filled.get("head/bias", np.zeros(0)).shape[0] != (
+        filled["head/kernel"].shape[-1] if "head/kernel" in filled else 0
+    ):
+        faults.append("the head's bias and kernel have different numbers of classes")
+    if faults:
+        more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise InputError(
+            f"'{origin}' ({family.name} names) does not fit the model in {len(faults)} places:"
+            f" {'; '.join(faults[:_SHOWN])}{more}; set model to the network it was made with"
+        )
+    return {path: np.ascontiguousarray(array, np.float32) for path, array in filled.items()}
+
+
+def unconvert(family: Family, model: Any, flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of `convert`: tensors under the family's names from variables by path."""
+    tensors: dict[str, np.ndarray] = {}
+    for a in assignments(family, model, list(flat)):
+        arrays = a.transform.backward([np.asarray(flat[target]) for target in a.targets])
+        tensors |= {n: np.ascontiguousarray(x) for n, x in zip(a.sources, arrays, strict=True)}
+    return tensors
+
+
+def flatten(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """{path without the collection: leaf} of `{"params": ..., "batch_stats": ...}`."""
+    flat = traverse_util.flatten_dict(dict(variables), sep="/")
+    return {path.split("/", 1)[1]: leaf for path, leaf in flat.items()}
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`: running means and variances are statistics, the rest parameters."""
+    statistics = {"mean", "var"}
+    tree = {
+        f"{'batch_stats' if path.rsplit('/', 1)[-1] in statistics else 'params'}/{path}": leaf
+        for path, leaf in flat.items()
+    }
+    return traverse_util.unflatten_dict(tree, sep="/")
+
+
+@dataclass(frozen=True)
+class _Template:
+    """A name with numbered places."""
+
+    text: str
+
+    def fill(self, numbers: Mapping[str, int]) -> str:
+        return _PLACE.sub(
+            lambda place: f"{numbers[place[1]] + int(place[2] or 0):0{int(place[3] or 1)}d}",
+            self.text,
+        )
+
+    def match(self, name: str) -> dict[str, int] | None:
+        """The numbers at its places if `name` is of this form."""
+        if "{" not in self.text:  # the tables that a whole network is spelled out in are long
+            return {} if name == self.text else None
+        found = self._regex.fullmatch(name)
+        if not found:
+            return None
+        numbers = {
+            place[1]: int(found[f"{place[1]}_{n}"]) - int(place[2] or 0)
+            for n, place in enumerate(_PLACE.finditer(self.text))
+        }
+        return numbers if self.fill(numbers) == name else None  # a repeated place, leading zeros
+
+    @functools.cached_property
+    def _regex(self) -> re.Pattern:
+        pattern, end = "", 0
+        for n, place in enumerate(_PLACE.finditer(self.text)):
+            pattern += re.escape(self.text[end : place.start()]) + rf"(?P<{place[1]}_{n}>\d+)"
+            end = place.end()
+        return re.compile(pattern + re.escape(self.text[end:]))
+
+
+_template = functools.lru_cache(maxsize=None)(_Template)
+
+
+def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else names
+
+
+def _is_head(assignment: Assignment) -> bool:
+    return any(target.startswith("head/") for target in assignment.targets)
+
+
+def _fits(path: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if len(shape) != len(wanted):
+        return False
+    free = _FREE_AXES.get(path)
+    skipped = None if free is None else free % len(wanted)
+    return all(
+        axis == skipped or a == b for axis, (a, b) in enumerate(zip(shape, wanted, strict=True))
+    )
+
+
+def _shape_fault(a: Assignment, given: Arrays, wanted: Sequence[tuple[int, ...]]) -> str:
+    """Shapes as the user sees them: those of the file."""
+    expected = a.transform.backward([np.broadcast_to(np.float32(0), shape) for shape in wanted])
+    wrong = [
+        f"{name} has shape {has.shape} instead of {should.shape}"
+        for name, has, should in zip(a.sources, given, expected, strict=True)
+        if has.shape != should.shape
+    ]
+    return "; ".join(wrong)
+
+
+def _axes(array: np.ndarray, number: int) -> np.ndarray:
+    if array.ndim != number:
+        raise ValueError(f"{array.ndim} axes instead of {number}")
+    return array

@@ -1,0 +1,77 @@
+"""The checkpoints known by name: a table with a source for every figure in it (`zoo.csv`)."""
+
+import csv
+import functools
+from dataclasses import dataclass
+from importlib import resources
+
+from tljax.models import Preprocessing
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """One row of the table; None or an empty string where no source gives the figure.
+
+    Attributes:
+      name: the field's, e.g. `vit_small_patch14_dinov2.lvd142m`.
+      model: the name of its architecture.
+      address: where the file lies.
+      sha256: leading hex digits of the file's digest; md5: its whole MD5.
+      licence: of the weights.
+      preprocessing: that it was trained or published with.
+      num_classes: of its head; 0 for none.
+      parameters: of the whole network, head included.
+      gflops: 1e9 floating-point operations of a forward pass of one image of its size, where a
+        multiply-add counts as two.
+      trained_on: data sets, in short.
+      top1: published ImageNet-1k validation accuracy, in percent, at this preprocessing.
+      source: where these figures were read.
+    """
+
+    name: str
+    model: str
+    address: str
+    sha256: str
+    md5: str
+    licence: str
+    preprocessing: Preprocessing
+    num_classes: int
+    parameters: int
+    gflops: float
+    trained_on: str
+    top1: float | None
+    source: str
+
+
+@functools.cache
+def entries() -> dict[str, ZooEntry]:
+    """The whole table, by name."""
+    text = resources.files(__package__).joinpath("zoo.csv").read_text(encoding="utf-8")
+    return {row["name"]: _entry(row) for row in csv.DictReader(text.splitlines())}
+
+
+def _entry(row: dict[str, str]) -> ZooEntry:
+    def numbers(text: str) -> tuple[float, ...]:
+        return tuple(float(word) for word in text.split())
+
+    return ZooEntry(
+        name=row["name"],
+        model=row["model"],
+        address=row["address"],
+        sha256=row["sha256"],
+        md5=row["md5"],
+        licence=row["licence"],
+        preprocessing=Preprocessing(
+            int(row["image_size"]),
+            numbers(row["mean"]),
+            numbers(row["std"]),
+            row["interpolation"],
+            float(row["crop_ratio"]),
+        ),
+        num_classes=int(row["num_classes"]),
+        parameters=int(row["parameters"]),
+        gflops=float(row["gflops"]),
+        trained_on=row["trained_on"],
+        top1=float(row["top1"]) if row["top1"] else None,
+        source=row["source"],
+    )
