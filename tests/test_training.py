@@ -6,6 +6,7 @@ from collections import Counter
 import jax
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 import tljax
 from tljax import data as data_lib
@@ -15,6 +16,7 @@ from tljax.models import init
 from tljax.training import experiment
 from tljax.training.checkpointing import best_variables
 from tljax.training.evaluation import evaluate, naive_accuracy
+from tljax.training.step import predict_step
 from tljax.training.workdir import read_rows
 from tljax.transfer import feature_extraction, from_scratch
 
@@ -170,6 +172,38 @@ def test_evaluation_counts_every_image_once(count, digits):
     assert in_batches.count == count
     assert in_batches.accuracy == pytest.approx(np.mean([e.accuracy for e in one_by_one]))
     assert in_batches.loss == pytest.approx(np.mean([e.loss for e in one_by_one]), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_balanced_accuracy_is_scikit_learns(digits):
+    """On ten classes of different sizes, two of which are absent, in batches and alone."""
+    model = tljax.create("resnet10_32", 10)
+    result = tljax.fit(
+        model, None, from_scratch(model.groups), digits.train, digits.val, digits.test, **OPTIONS
+    )
+    labels = digits.test.labels
+    rare = np.isin(labels, (0, 1, 2)) & (np.arange(len(labels)) % 4 > 0)
+    source = data_lib.Subset(digits.test, np.flatnonzero(~rare & (labels != 5) & (labels != 9)))
+    step = predict_step(model, PREPROCESSING)
+    predicted = np.concatenate(
+        [
+            np.asarray(step(result.variables, batch)["label"])[batch["mask"] > 0]
+            for batch in data_lib.eval_batches(source, PREPROCESSING, batch_size=16)
+        ]
+    )
+    evaluation = evaluate(model, result.variables, source, PREPROCESSING, 16)
+    assert evaluation.accuracy == pytest.approx(np.mean(predicted == source.labels))
+    assert evaluation.balanced_accuracy == pytest.approx(
+        balanced_accuracy_score(source.labels, predicted)
+    )
+    assert evaluation.balanced_accuracy != pytest.approx(evaluation.accuracy), "or it shows nothing"
+    rows = {(row["event"], row["step"]): row for row in result.history}
+    best = result.summary["best_step"]
+    for split in ("val", "test"):
+        reported = result.summary[f"{split}_balanced_accuracy"]
+        assert reported == rows[split, best]["balanced_accuracy"]
+    again = evaluate(model, result.variables, digits.test, PREPROCESSING, 16)
+    assert result.summary["test_balanced_accuracy"] == again.balanced_accuracy
 
 
 def test_naive_accuracy_answers_the_commonest_training_class():

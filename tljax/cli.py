@@ -4,6 +4,7 @@ Exit codes: 0 done; 2 something that the user can mend, said in one sentence on 
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,47 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     print_evaluation(*experiment.evaluate_workdir(Path(args.workdir), args.data, args.split))
 
 
+def predict(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Classify images with the best weights of a workdir."""
+    _no_overrides(overrides)
+    from tljax.analysis.summary import print_predictions
+    from tljax.training import prediction
+
+    output = Path(args.output) if args.output is not None else None
+    rows = prediction.predict_files(Path(args.workdir), [Path(path) for path in args.paths], output)
+    if output is None:
+        print_predictions(rows)
+    else:
+        print(f"wrote {output}: {len(rows):,} images")
+
+
+def convert(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Write any checkpoint as a safetensors file of tljax's own, for init_from."""
+    _no_overrides(overrides)
+    from tljax.analysis.summary import print_written
+    from tljax.training import publishing
+
+    print_written(publishing.convert(args.source, args.model, Path(args.output)))
+
+
+def export(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Write weights under timm's or torchvision's names, with a model card."""
+    _no_overrides(overrides)
+    if (args.workdir is None) == (args.init_from is None):
+        raise InputError("export takes either --workdir, or --init_from with --model; give one")
+    if (args.model is None) != (args.init_from is None):
+        raise InputError("--model goes with --init_from, and names the network in it; give both")
+    from tljax.analysis.summary import print_written
+    from tljax.training import publishing
+
+    output = Path(args.output)
+    if args.workdir is not None:
+        written = publishing.export_workdir(Path(args.workdir), args.format, output)
+    else:
+        written = publishing.export_checkpoint(args.init_from, args.model, args.format, output)
+    print_written(written)
+
+
 def plan(args: argparse.Namespace, overrides: list[str]) -> None:
     """Print what a config would train, freeze and cost; starts no training, needs no weights."""
     config = _config(args.config, overrides)
@@ -49,6 +91,14 @@ def demo(args: argparse.Namespace, overrides: list[str]) -> None:
     from tljax.analysis.demo import run_demo
 
     run_demo(Path(args.workdir), seeds=args.seeds)
+
+
+def models(args: argparse.Namespace, overrides: list[str]) -> None:
+    """List the checkpoints known by name, with where they lie and what images they expect."""
+    _no_overrides(overrides)
+    from tljax.analysis.zoo_table import print_models
+
+    print_models(args.pattern, args.csv)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -92,11 +142,76 @@ def build_parser() -> argparse.ArgumentParser:
         "--split", choices=("test", "val", "train"), default="test", help="default: test"
     )
 
+    predict_parser = command(
+        predict,
+        epilog="example: tljax predict --workdir runs/pets holiday/ cat.jpg --output pets.csv",
+    )
+    predict_parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="of a run of `tljax train`"
+    )
+    predict_parser.add_argument(
+        "paths", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched to the bottom"
+    )
+    predict_parser.add_argument(
+        "--output",
+        metavar="FILE.csv",
+        help="a row an image: file, prediction, probability, and each class's probability;"
+        " default: a table on the terminal",
+    )
+
+    convert_parser = command(
+        convert,
+        epilog="example: tljax convert resnet50.pth --model resnet50 --output resnet50.safetensors",
+    )
+    convert_parser.add_argument(
+        "source", metavar="SOURCE", help="a checkpoint: a name that is known, a file, or an address"
+    )
+    convert_parser.add_argument(
+        "--model", required=True, metavar="NAME", help="the network in it, e.g. resnet50"
+    )
+    convert_parser.add_argument(
+        "--output", required=True, metavar="FILE.safetensors", help="the file to write"
+    )
+
+    export_parser = command(
+        export,
+        epilog="example: tljax export --workdir runs/pets --format timm --output pets.safetensors",
+    )
+    export_parser.add_argument(
+        "--workdir", metavar="DIR", help="of a run of `tljax train`, whose best weights are taken"
+    )
+    export_parser.add_argument(
+        "--init_from", metavar="SOURCE", help="instead of --workdir: any checkpoint"
+    )
+    export_parser.add_argument(
+        "--model", metavar="NAME", help="the network in --init_from, e.g. resnet50"
+    )
+    export_parser.add_argument(
+        "--format", required=True, metavar="LIBRARY", help="timm or torchvision: whose names"
+    )
+    export_parser.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE.safetensors",
+        help="the file to write; the model card goes beside it, as FILE.md",
+    )
+
     plan_parser = command(plan)
     plan_parser.add_argument("--config", required=True, metavar="FILE", help=_CONFIG_HELP)
 
     plan_parser.add_argument(
         "--compile", action="store_true", help="also compile the step, for its peak memory (slow)"
+    )
+
+    models_parser = command(models, epilog="example: tljax models 'vit_small*dinov2*'")
+    models_parser.add_argument(
+        "pattern",
+        nargs="?",
+        metavar="PATTERN",
+        help="a part of the name, or a pattern like 'vit_*'",
+    )
+    models_parser.add_argument(
+        "--csv", action="store_true", help="print every column, with the figures' sources, as CSV"
     )
 
     demo_parser = command(demo)
@@ -112,8 +227,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `tljax` command; returns the exit code."""
     args, overrides = build_parser().parse_known_args(argv)
+    _show_warnings()
     try:
-        _use_compilation_cache()
+        use_compilation_cache()
         args.run(args, overrides)
     except InputError as error:
         if args.debug:
@@ -146,7 +262,16 @@ def _no_overrides(overrides: list[str]) -> None:
         raise InputError(f"unknown argument '{overrides[0]}'; see tljax --help")
 
 
-def _use_compilation_cache() -> None:
+def _show_warnings() -> None:
+    """Prints tljax's own warnings as it prints its errors; other libraries keep their loggers."""
+    logger = logging.getLogger("tljax")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("tljax: %(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+
+
+def use_compilation_cache() -> None:
     """Keeps compiled programs on disk, for a faster second start; JAX's own variable wins."""
     import jax
 

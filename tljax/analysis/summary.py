@@ -1,10 +1,15 @@
-"""What a person reads after `tljax train` and `tljax evaluate`."""
+"""What a person reads at the end of a command."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
 
 from tljax.training.evaluation import Evaluation
+from tljax.training.publishing import Written
 
 
 def print_result(summary: dict[str, Any]) -> None:
@@ -32,9 +37,34 @@ def print_result(summary: dict[str, Any]) -> None:
 
 
 def print_evaluation(evaluation: Evaluation, naive: float, data: str, split: str) -> None:
-    """One line: accuracy, loss, and the naive accuracy on the same images."""
+    """One line: accuracies, loss, and the naive accuracy on the same images."""
     Console(highlight=False).print(
-        f"[bold]accuracy {evaluation.accuracy:.4f}[/], loss {evaluation.loss:.4f} on"
+        f"[bold]accuracy {evaluation.accuracy:.4f}[/] (balanced"
+        f" {evaluation.balanced_accuracy:.4f}), loss {evaluation.loss:.4f} on"
         f" {evaluation.count:,} images of {data} ({split}); naive baseline {naive:.4f}",
         soft_wrap=True,
     )
+
+
+def print_written(written: Written) -> None:
+    """What `tljax convert` or `tljax export` wrote, and where."""
+    card = f" and {written.card}" if written.card else ""
+    Console(highlight=False).print(
+        f"wrote {written.path}{card}: {written.tensors:,} tensors ({written.family} names)",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def print_predictions(rows: Sequence[tuple[Path, str, float]]) -> None:
+    """A table of file, predicted class and its probability."""
+    table = Table("file", "prediction", Column("probability", justify="right"), box=None)
+    for file, name, probability in rows:
+        table.add_row(Text(_printable(file)), Text(_printable(name)), f"{probability:.4f}")
+    width = None if Console().is_terminal else 10_000  # a pipe has no width of its own
+    Console(highlight=False, width=width).print(table)
+
+
+def _printable(text: str | Path) -> str:
+    """File names may hold bytes that are no UTF-8."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")

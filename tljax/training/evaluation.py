@@ -1,4 +1,4 @@
-"""Accuracy and loss over a whole source, and the naive baseline to hold them against."""
+"""Accuracies and loss over a whole source, and the naive baseline to hold them against."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,18 @@ from tljax.transfer.partition import Tree
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean over `count` images: accuracy in [0, 1] and softmax cross-entropy in nats."""
+    """What a model makes of a source of images.
+
+    Attributes:
+      accuracy: share of the images that are classified rightly, in [0, 1].
+      balanced_accuracy: the mean over the classes present of the share of each class's images that
+        are classified rightly (its recall), in [0, 1]. A rare class counts as much as a common one.
+      loss: mean softmax cross-entropy, in nats.
+      count: number of images.
+    """
 
     accuracy: float
+    balanced_accuracy: float
     loss: float
     count: int
 
@@ -35,12 +44,15 @@ def evaluate(
     ]
     # On the host in float64: a float32 sum over a large test set would lose images.
     totals = jax.tree.map(
-        lambda *values: sum(np.float64(value) for value in values), *jax.device_get(parts)
+        lambda *values: np.sum(values, axis=0, dtype=np.float64), *jax.device_get(parts)
     )
+    correct, count = totals["correct"], totals["count"]
+    present = count > 0
     return Evaluation(
-        float(totals["correct"] / totals["count"]),
-        float(totals["loss"] / totals["count"]),
-        int(totals["count"]),
+        accuracy=float(correct.sum() / count.sum()),
+        balanced_accuracy=float(np.mean(correct[present] / count[present])),
+        loss=float(totals["loss"] / count.sum()),
+        count=int(count.sum()),
     )
 
 

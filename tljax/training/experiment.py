@@ -1,18 +1,22 @@
 """From a config to a finished run: data, model, weights and plan, then the loop."""
 
 import json
-from dataclasses import asdict, dataclass
+import logging
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
 
+from tljax import checkpoints
 from tljax import config as config_lib
 from tljax import data as data_lib
-from tljax.data import Dataset, Preprocessing
+from tljax.checkpoints.read import read_json
+from tljax.data import Dataset
 from tljax.errors import InputError, check_known
-from tljax.models import Model, registry
+from tljax.models import ImageSize, Model, Preprocessing, registry
+from tljax.models.preprocessing import parse_normalisation
 from tljax.training.checkpointing import best_variables, has_checkpoint
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.loop import Result, fit, new_variables
@@ -21,10 +25,10 @@ from tljax.training.workdir import read_rows, refuse_changes, writable, write_at
 from tljax.transfer import TransferPlan, scenarios
 from tljax.transfer.partition import Tree
 
-NORMALISATIONS = {
-    "imagenet": (registry.IMAGENET_MEAN, registry.IMAGENET_STD),
-    "half": (registry.HALF, registry.HALF),
-}
+_log = logging.getLogger("tljax")
+
+# The fields that say how images are prepared; where one is None the source of the weights decides.
+_PREPROCESSING_FIELDS = ("image_size", "normalisation", "interpolation", "crop_ratio")
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -39,15 +43,42 @@ class Experiment:
     options: TrainingOptions
 
 
-def prepare(config: ml_collections.ConfigDict) -> Experiment:
-    """Builds model, plan and preprocessing; reads no image and no weight."""
-    class_names = data_lib.class_names(config.data)
+@dataclass(frozen=True)
+class Trained:
+    """What a workdir holds.
+
+    Attributes:
+      config: resolved.
+      experiment: what it made of the config.
+      variables: the best weights.
+      result: the fields of `result.json`; empty while the run is not done.
+    """
+
+    config: ml_collections.ConfigDict
+    experiment: Experiment
+    variables: Tree
+    result: dict[str, Any]
+
+
+def prepare(
+    config: ml_collections.ConfigDict, class_names: tuple[str, ...] | None = None
+) -> Experiment:
+    """Builds model, plan and preprocessing; reads no image and no weight.
+
+    Args:
+      config: may be unresolved.
+      class_names: of its data, if they are known; None: the data is asked.
+    """
+    class_names = class_names or data_lib.class_names(config.data)
+    check_known("dtype", config.dtype, _DTYPES)
     model = registry.create(
         config.model,
         num_classes=len(class_names),
         drop_path=config.drop_path,
-        dtype=_choose("dtype", config.dtype, _DTYPES),
+        dtype=_DTYPES[config.dtype],
     )
+    if config.last_group is not None:
+        model = registry.truncated(config.model, model, config.last_group)
     check_known("head_init", config.head_init, (*HEAD_INITS, "pretrained"))
     keeps_head = config.head_init == "pretrained" and config.scenario != "from_scratch"
     plan = scenarios.build(
@@ -69,80 +100,162 @@ def prepare(config: ml_collections.ConfigDict) -> Experiment:
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config with image size and normalisation settled, and `init_from` as an absolute path.
+    """The config with its preprocessing settled, and `init_from` in a form that means the same
+    from any folder.
 
-    Where the config is silent the source run's count, then the model's. A workdir keeps the
+    Where the config is silent the source of the weights counts, then the model. A workdir keeps the
     resolved config, and can then be moved, and used without its source.
     """
     resolved = config.copy_and_resolve_references()
-    source = None
     if config.init_from is not None:
-        resolved.init_from = str(Path(config.init_from).absolute())
-        if config.image_size is None or config.normalisation is None:
-            source = read_config(Path(config.init_from))
-    spec = registry.spec(config.model)
-    own = next(name for name, pair in NORMALISATIONS.items() if pair == (spec.mean, spec.std))
-    for field, default in (("image_size", spec.image_size), ("normalisation", own)):
-        if config[field] is None:
-            resolved[field] = source[field] if source else default
+        resolved.init_from = checkpoints.absolute(config.init_from)
+    silent = [field for field in _PREPROCESSING_FIELDS if config[field] is None]
+    if silent:
+        source = source_preprocessing(config.init_from)
+        source = source or registry.spec(config.model).preprocessing
+        for field in silent:
+            resolved[field] = getattr(source, field)
     return resolved
 
 
 def preprocessing_of(resolved: ml_collections.ConfigDict) -> Preprocessing:
     """The preprocessing of a resolved config."""
-    spec = registry.spec(resolved.model)
-    mean, std = _choose("normalisation", resolved.normalisation, NORMALISATIONS)
-    return Preprocessing(resolved.image_size, mean, std, spec.interpolation, spec.crop_ratio)
+    mean, std = parse_normalisation(resolved.normalisation)
+    return Preprocessing(
+        resolved.image_size, mean, std, resolved.interpolation, resolved.crop_ratio
+    )
 
 
-def pretrained_variables(config: ml_collections.ConfigDict) -> Tree | None:
-    """The weights of `init_from`, or None.
+def pretrained_variables(
+    config: ml_collections.ConfigDict, model: Model, image_size: ImageSize
+) -> Tree | None:
+    """The weights of `init_from`, fitted to the model and the size of its images, or None.
 
     Raises:
       InputError: if it holds another model, or no weights.
     """
     if config.init_from is None:
         return None
-    source = read_config(Path(config.init_from))
-    if source.model != config.model:
-        raise InputError(
-            f"'{config.init_from}' holds a {source.model}, but model is {config.model}; set"
-            f" --config.model={source.model}, or another init_from"
-        )
-    return best_variables(Path(config.init_from))
+    source = read_source(config.init_from, config.model)
+    return checkpoints.variables_for(
+        source, model, image_size, position_resampling=config.position_resampling
+    )
 
 
 def load(
     name: str,
     init_from: str | Path | None = None,
     *,
-    num_classes: int,
-    image_size: int | None = None,
+    num_classes: int | None,
+    image_size: ImageSize | None = None,
+    in_channels: int = 3,
+    last_group: str | None = None,
+    position_resampling: str | None = None,
     seed: int = 0,
+    **fields: Any,
 ) -> tuple[Model, Tree, Preprocessing]:
     """A model by the field's name, with its weights, and the images that they expect.
 
     Args:
       name: of the model, e.g. `resnet50`.
-      init_from: the workdir of a run of that model; None: random weights.
-      num_classes: size of the head, which is new (zero); 0: none, the model gives features.
-      image_size: in pixels; None: the source's, else the model's own.
+      init_from: a name that `tljax models` lists, a checkpoint file, an address (`hf://`,
+        `https://`, `gs://`), or the workdir of a run of that model; None: random weights.
+      num_classes: size of the head, which is new (zero); 0: none, the model gives features; None:
+        the source's own head is kept, e.g. to evaluate the source task.
+      image_size: side in pixels, or (height, width); None: the source's, else the model's own.
+      in_channels: of the images.
+      last_group: the block after which the network ends, before its head; None: its last one.
+      position_resampling: how position embeddings are brought to another image size:
+        antialiased_bicubic (timm), bicubic (transformers) or zoom (Google); None: as the code that
+        the checkpoint comes from does it.
       seed: of random weights.
+      **fields: fields of the Linen module to override, e.g. `drop_path=0.1`.
 
     Raises:
-      InputError: for an unknown model, or a workdir that holds none or another.
+      InputError: for an unknown model or source, or weights of another model.
     """
-    config = config_lib.base()
-    config.update({"model": name, "image_size": image_size})
-    config.init_from = None if init_from is None else str(init_from)
-    model = registry.create(name, num_classes)
-    preprocessing = preprocessing_of(resolve(config))
-    registry.check_image_size(name, model, preprocessing.image_size)
-    new = new_variables(model, preprocessing.image_size, TrainingOptions(seed=seed))
-    pretrained = pretrained_variables(config)
-    if pretrained is not None:
-        new = scenarios.feature_extraction(model.groups).initialise(new, pretrained)
-    return model, new, preprocessing
+    source = None if init_from is None else read_source(str(init_from), name)
+    keeps_head = num_classes is None
+    if num_classes is None:
+        num_classes = source.num_classes if source else 0
+        if not num_classes:
+            raise InputError(f"'{init_from}' has no head to keep; pass num_classes")
+    model = registry.create(name, num_classes, **fields)
+    if last_group is not None:
+        model = registry.truncated(name, model, last_group)
+    own = None if init_from is None else source_preprocessing(str(init_from))
+    preprocessing = own or registry.spec(name).preprocessing
+    if image_size is not None:
+        preprocessing = replace(preprocessing, image_size=image_size)
+    preprocessing = preprocessing.for_channels(in_channels)
+    size = preprocessing.image_size
+    registry.check_image_size(name, model, size)
+    options = TrainingOptions(seed=seed)
+    if source is None:
+        return model, new_variables(model, size, options, channels=in_channels), preprocessing
+    head = {"head": "pretrained"} if keeps_head else {}
+    plan = scenarios.feature_extraction(model.groups, **head)
+    new = new_variables(model, size, options, plan.init, in_channels)
+    pretrained = checkpoints.variables_for(source, model, size, in_channels, position_resampling)
+    return model, plan.initialise(new, pretrained), preprocessing
+
+
+def _is_workdir(init_from: str) -> bool:
+    return Path(init_from).is_dir()
+
+
+def read_source(init_from: str, model_name: str) -> checkpoints.Checkpoint:
+    """The weights of a workdir or of a checkpoint, under our names."""
+    if not _is_workdir(init_from):
+        return checkpoints.load(init_from, model_name)
+    source = read_config(Path(init_from))
+    if source.model != model_name:
+        raise InputError(
+            f"'{init_from}' holds a {source.model}, but model is {model_name}; set"
+            f" --config.model={source.model}, or another init_from"
+        )
+    return checkpoints.of_variables(best_variables(Path(init_from)), init_from)
+
+
+def _fetch(init_from: str) -> None:
+    if not _is_workdir(init_from):
+        checkpoints.fetch(init_from)
+
+
+def source_preprocessing(init_from: str | None) -> Preprocessing | None:
+    """What the source of the weights says of its images; None if it says nothing."""
+    if init_from is None:
+        return None
+    if _is_workdir(init_from):
+        return preprocessing_of(read_config(Path(init_from)))
+    return checkpoints.preprocessing_of(init_from)
+
+
+def _warn_of_preprocessing(config: ml_collections.ConfigDict) -> None:
+    """Says where a config prepares images otherwise than its weights are used to, or may do so.
+
+    The image size is left out: to change that is a choice, not a slip.
+    """
+    source = source_preprocessing(config.init_from)
+    if source is None:
+        if config.normalisation is None:
+            _log.warning(
+                "'%s' does not say how its images were normalised; taking %s, as %s does",
+                config.init_from,
+                registry.spec(config.model).preprocessing.normalisation,
+                config.model,
+            )
+        return
+    for field in _PREPROCESSING_FIELDS[1:]:
+        if config[field] is not None and config[field] != getattr(source, field):
+            _log.warning(
+                "the config sets %s=%s, but '%s' was trained with %s; leave the field out to"
+                " follow the checkpoint",
+                field,
+                config[field],
+                config.init_from,
+                getattr(source, field),
+            )
 
 
 def load_data(config: ml_collections.ConfigDict) -> Dataset:
@@ -167,7 +280,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> Result:
     if has_checkpoint(workdir) and (workdir / "config.json").exists():
         begun = read_config(workdir)
         config = config.copy_and_resolve_references()
-        for field in ("image_size", "normalisation"):  # without asking the source, if it is gone
+        for field in _PREPROCESSING_FIELDS:  # without asking the source, if it is gone
             config[field] = begun[field] if config[field] is None else config[field]
         before, now = json.loads(begun.to_json()), json.loads(resolve(config).to_json())
         refuse_changes(before, now, workdir)
@@ -182,12 +295,22 @@ def fit_config(
     config: ml_collections.ConfigDict, workdir: Path | None = None, *, progress: bool = False
 ) -> Result:
     """Trains what the config says, in memory, or in a workdir: a new or the same config's."""
+    reads_source = (
+        config.init_from is not None
+        and config.scenario != "from_scratch"
+        and not has_checkpoint(workdir)
+    )
+    if reads_source:
+        prepare(config)  # a slip in the config is found before anything is downloaded
+        _fetch(config.init_from)  # before it is prepared for good: the file may say how
+        _warn_of_preprocessing(config)
     experiment = prepare(config)
     config = resolve(config)
     dataset = load_data(config)
     variables = None
-    if "pretrained" in experiment.plan.init and not has_checkpoint(workdir):
-        variables = pretrained_variables(config)
+    if reads_source:
+        size = experiment.preprocessing.image_size
+        variables = pretrained_variables(config, experiment.model, size)
     if workdir is not None:
         write_atomically(writable(workdir) / "config.json", config.to_json(indent=2) + "\n")
     about = {
@@ -195,6 +318,7 @@ def fit_config(
         "model": config.model,
         "data": config.data,
         "num_classes": len(dataset.class_names),
+        "class_names": list(dataset.class_names),
     }
     return fit(
         experiment.model,
@@ -244,6 +368,18 @@ def evaluate_workdir(
     return evaluation, naive, data or config.data, split
 
 
+def read_workdir(workdir: Path) -> Trained:
+    """The best weights of a workdir, and what they are; its data is needed only until it is done.
+
+    Raises:
+      InputError: if it is not a workdir, or holds no weights.
+    """
+    config = read_config(workdir)
+    result = read_json(workdir / "result.json")
+    experiment = prepare(config, tuple(result.get("class_names", ())) or None)
+    return Trained(config, experiment, best_variables(workdir), result)
+
+
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """The resolved config of a workdir.
 
@@ -265,8 +401,3 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
 
 def _shorten(names: tuple[str, ...]) -> str:
     return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
-
-
-def _choose(field: str, value: str, known: dict[str, Any]) -> Any:
-    check_known(field, value, known)
-    return known[value]

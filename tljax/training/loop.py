@@ -4,7 +4,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -17,7 +17,7 @@ import numpy as np
 
 from tljax.data import Preprocessing, Source, as_source, train_batches
 from tljax.errors import InputError
-from tljax.models import Model, parameter_count, registry
+from tljax.models import NORMALISATIONS, ImageSize, Model, parameter_count, registry
 from tljax.training import state as state_lib
 from tljax.training.checkpointing import Checkpoints, validation_rank
 from tljax.training.evaluation import evaluate, naive_accuracy
@@ -97,7 +97,7 @@ def fit(
 
     if preprocessing is None:
         side = min(train[0]["image"].shape[:2])
-        preprocessing = Preprocessing(side, registry.IMAGENET_MEAN, registry.IMAGENET_STD)
+        preprocessing = Preprocessing(side, *NORMALISATIONS["imagenet"])
 
     check_fit(model, preprocessing.image_size, train, val, test)
 
@@ -106,7 +106,8 @@ def fit(
     resumed = checkpoints.latest_step() if checkpoints else None
 
     # --- the plan says where each group starts
-    new = new_variables(model, preprocessing.image_size, opt)
+    drawn = None if resumed is not None else plan.init
+    new = new_variables(model, preprocessing.image_size, opt, drawn)
     variables = new if resumed is not None else plan.initialise(new, variables)
 
     # --- the plan makes the optimizer, and splits the variables into what moves and what does not
@@ -187,6 +188,7 @@ def fit(
             step,
             examples=step * opt.batch_size,
             accuracy=evaluation.accuracy,
+            balanced_accuracy=evaluation.balanced_accuracy,
             loss=evaluation.loss,
         )
         bar.update(step, val_accuracy=evaluation.accuracy)
@@ -235,6 +237,7 @@ def fit(
         best = best or Best(total_steps, None, state_lib.variables_of(state, frozen))
 
     # --- test, once, with the best weights
+    validations = {row["step"]: row for row in writer.rows if row["event"] == "val"}
     summary = {
         **(about or {}),
         "plan": plan.to_json(),
@@ -244,6 +247,7 @@ def fit(
         "steps": total_steps,
         "best_step": best.step,
         "val_accuracy": best.rank[0] if best.rank else None,
+        "val_balanced_accuracy": validations.get(best.step, {}).get("balanced_accuracy"),
         "trainable_parameters": parameter_count(state.trained),
         "total_parameters": parameter_count(best.variables["params"]),
         "examples_seen": total_steps * opt.batch_size,
@@ -255,11 +259,13 @@ def fit(
             best.step,
             examples=best.step * opt.batch_size,
             accuracy=final.accuracy,
+            balanced_accuracy=final.balanced_accuracy,
             loss=final.loss,
         )
         summary |= {
             "test_size": len(test),
             "test_accuracy": final.accuracy,
+            "test_balanced_accuracy": final.balanced_accuracy,
             "test_loss": final.loss,
             "naive_accuracy": naive_accuracy(train, test, model.num_classes),
         }
@@ -276,7 +282,7 @@ def fit(
     return Result(summary, best.variables, writer.rows)
 
 
-def check_fit(model: Model, image_size: int, *sources: Source | None) -> None:
+def check_fit(model: Model, image_size: ImageSize, *sources: Source | None) -> None:
     """Raises InputError if the model cannot take these images, or has no class for a label."""
     registry.check_image_size(type(model).__name__, model, image_size)
     for source in sources:
@@ -291,9 +297,20 @@ def check_fit(model: Model, image_size: int, *sources: Source | None) -> None:
             )
 
 
-def new_variables(model: Model, image_size: int, opt: TrainingOptions) -> Tree:
-    """Random variables by the seed, with the head as `head_init` says."""
-    variables = registry.init(model, jax.random.key(opt.seed), image_size)
+def new_variables(
+    model: Model,
+    image_size: ImageSize,
+    opt: TrainingOptions,
+    init: Sequence[str] | None = None,
+    channels: int = 3,
+) -> Tree:
+    """Random variables by the seed, with the head as `head_init` says.
+
+    Of a plan's `init` only the groups that it wants random are drawn; the rest stays abstract.
+    """
+    groups = None if init is None else tuple(start == "random" for start in init)
+    key = jax.random.key(opt.seed)
+    variables = registry.init(model, key, image_size, channels, groups)
     if opt.head_init == "zero" and "head" in variables["params"]:
         variables["params"]["head"] = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
     return variables

@@ -19,7 +19,7 @@ console = Console(stderr=True, highlight=False)
 
 
 def progress_bar(*columns: TextColumn) -> Progress:
-    """A bar with count, elapsed time and ETA, and the given columns behind it."""
+    """A bar with count, elapsed time, ETA and the given columns; shown on a terminal only."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -31,6 +31,7 @@ def progress_bar(*columns: TextColumn) -> Progress:
         *columns,
         console=console,
         transient=True,
+        disable=not console.is_terminal,
     )
 
 

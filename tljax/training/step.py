@@ -1,4 +1,4 @@
-"""One training step and one evaluation step, compiled.
+"""One step of training, of evaluation and of prediction, compiled.
 
 The gradient is taken with respect to the trained parameters alone, so that whatever reads it (clip,
 norm, log) cannot bring back the backward pass of the frozen ones. Learning rate and weight decay
@@ -124,20 +124,43 @@ def eval_step(model: Model, preprocessing: Preprocessing) -> Callable[..., Metri
     """The compiled evaluation of one batch.
 
     Returns:
-      A function (variables, batch) -> sums over the batch's images with `mask` 1 of `loss` (nats),
-      `correct` and `count`.
+      A function (variables, batch) -> sums over the batch's images with `mask` 1: of `loss` (nats),
+      and by class (num_classes,) of `correct` and `count`.
     """
 
     def step(variables: Tree, batch: Batch) -> Metrics:
-        logits: Any = model.apply(variables, normalise(batch["image"], preprocessing), train=False)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        correct = jnp.argmax(logits, -1) == batch["label"]
-        mask = batch["mask"]
+        logits = _logits(model, preprocessing, variables, batch)
+        label, mask = batch["label"], batch["mask"]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        correct = jnp.argmax(logits, -1) == label
+        by_class = functools.partial(jax.ops.segment_sum, num_segments=logits.shape[-1])
         # where, not *: a padded image may give a loss that is not finite
         return {
             "loss": jnp.sum(jnp.where(mask > 0, losses, 0.0)),
-            "correct": jnp.sum(correct * mask),
-            "count": jnp.sum(mask),
+            "correct": by_class(correct * mask, label),
+            "count": by_class(mask, label),
         }
 
     return jax.jit(step)
+
+
+@functools.cache
+def predict_step(model: Model, preprocessing: Preprocessing) -> Callable[..., Metrics]:
+    """The compiled classification of one batch.
+
+    Returns:
+      A function (variables, batch) -> `label` (n,), the class with the largest logit, and
+      `probabilities` (n, num_classes), their softmax.
+    """
+
+    def step(variables: Tree, batch: Batch) -> Metrics:
+        logits = _logits(model, preprocessing, variables, batch)
+        # from the logits, like `correct` above: in their softmax close ones may be equal
+        return {"label": jnp.argmax(logits, -1), "probabilities": jax.nn.softmax(logits)}
+
+    return jax.jit(step)
+
+
+def _logits(model: Model, preprocessing: Preprocessing, variables: Tree, batch: Batch) -> jax.Array:
+    logits: Any = model.apply(variables, normalise(batch["image"], preprocessing), train=False)
+    return logits

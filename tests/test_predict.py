@@ -1,0 +1,148 @@
+"""`tljax predict`: what it answers, and what it refuses before it works."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from tests.test_cli import run, truncated_jpeg
+from tests.test_export import torch_tensors
+from tljax import config as config_lib
+from tljax import data as data_lib
+from tljax.data.folder import find_images
+from tljax.training import experiment
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on a folder of five classes of shades with names that CSV has to quote."""
+    base = tmp_path_factory.mktemp("predict")
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(("a, b", 'c "d"', "ö", "dark", "z")):
+        folder = base / "photos" / name
+        folder.mkdir(parents=True)
+        for i in range(13 + 4 * label):
+            pixels = rng.integers(0, 160, (36, 44, 3)) + 20 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:02}.png")
+    save_file(torch_tensors("resnet10_32"), base / "source.safetensors")
+    config = config_lib.base()
+    config.update(
+        {
+            "data": f"folder:{base / 'photos'}",
+            "scenario": "feature_extraction",
+            "init_from": str(base / "source.safetensors"),
+            "steps": 12,
+            "batch_size": 8,
+            "eval_every": 6,
+            "lr": 0.05,
+        }
+    )
+    experiment.run(config, base / "run")
+    return base
+
+
+def read(path):
+    with path.open(newline="", encoding="utf-8") as table:
+        return list(csv.DictReader(table))
+
+
+def test_the_probabilities_agree_with_evaluate(trained, tmp_path, capsys):
+    test = data_lib.load(f"folder:{trained / 'photos'}").test
+    files = [test.source.files[i] for i in test.indices]
+    output = tmp_path / "p.csv"
+    code, out, err = run(
+        capsys, "predict", "--workdir", trained / "run", *files, "--output", output
+    )
+    assert code == 0, err
+    assert f"{len(files)} images" in out
+    rows = read(output)
+    names = experiment.prepare(experiment.read_config(trained / "run")).class_names
+    assert list(rows[0]) == ["file", "prediction", "probability", *names]
+    assert [row["file"] for row in rows] == [str(file) for file in files]
+    right = [row["prediction"] == file.parent.name for row, file in zip(rows, files, strict=True)]
+    result = json.loads((trained / "run" / "result.json").read_text())
+    assert np.mean(right) == pytest.approx(result["test_accuracy"])
+    assert 0 < np.mean(right) < 1, "or this shows nothing"
+    probabilities = np.array([[float(row[name]) for name in names] for row in rows])
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert [row["prediction"] for row in rows] == [names[i] for i in probabilities.argmax(1)]
+    assert [float(row["probability"]) for row in rows] == list(probabilities.max(1))
+    truth = [names.index(file.parent.name) for file in files]
+    loss = -np.log(probabilities[np.arange(len(files)), truth]).mean()
+    assert loss == pytest.approx(result["test_loss"], rel=1e-4)
+
+
+def test_folders_are_searched_to_the_bottom_and_no_image_is_answered_twice(
+    trained, tmp_path, capsys
+):
+    root = tmp_path / "in"
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / ".hidden").mkdir()
+    image = Image.new("RGB", (50, 30), (9, 99, 9))
+    for name in ("b.png", "deep/er/a.JPG", "deep/c.webp", ".hidden/x.png", ".y.png"):
+        image.save(root / name)
+    (root / "notes.txt").write_text("no image")
+    assert find_images(root) == [root / "b.png", root / "deep/c.webp", root / "deep/er/a.JPG"]
+    output = tmp_path / "p.csv"
+    argv = ["predict", "--workdir", trained / "run", root / "deep/c.webp", root]
+    assert run(capsys, *argv, "--output", output)[0] == 0
+    order = ["deep/c.webp", "b.png", "deep/er/a.JPG"]
+    assert [row["file"] for row in read(output)] == [str(root / name) for name in order]
+    code, out, err = run(capsys, *argv)
+    assert (code, err) == (0, "")
+    assert [str(root / name) in out for name in order] == [True] * 3
+    assert f"{float(read(output)[0]['probability']):.4f}" in out
+
+
+def test_the_training_images_are_not_needed(trained, tmp_path, capsys):
+    image = trained / "one.png"
+    Image.new("RGB", (40, 40)).save(image)
+    away = (trained / "photos").rename(trained / "elsewhere")
+    try:
+        code, _, err = run(capsys, "predict", "--workdir", trained / "run", image)
+    finally:
+        away.rename(trained / "photos")
+    assert code == 0, err
+
+
+BAD = {
+    "missing path": (["{tmp}/nope.png", "--output", "{tmp}/out/p.csv"], "nope.png"),
+    "folder without images": (["{tmp}/empty", "--output", "{tmp}/out/p.csv"], "holds no images"),
+    "output of another kind": (["{tmp}/x.png", "--output", "{tmp}/out/p.txt"], "in .csv"),
+    "output in no folder": (["{tmp}/x.png", "--output", "{tmp}/no/p.csv"], "make it first"),
+    "output in /proc": (
+        ["{tmp}/x.png", "--output", "/proc/p.csv"],
+        "cannot write to '/proc/p.csv'",
+    ),
+    "output that is a folder": (["{tmp}/x.png", "--output", "{tmp}/dir.csv"], "is a folder"),
+    "text for an image": (["{tmp}/notes.png", "--output", "{tmp}/out/p.csv"], "notes.png"),
+    "damaged image": (["{tmp}/x.png", "{tmp}/bad.jpg", "--output", "{tmp}/out/p.csv"], "bad.jpg"),
+    "mistyped option": (["{tmp}/x.png", "--outptu=p.csv"], "--outptu"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence_and_leaves_no_file(case, trained, tmp_path, capsys):
+    words, sentence = BAD[case]
+    for folder in ("out", "empty", "dir.csv"):
+        (tmp_path / folder).mkdir()
+    Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
+    (tmp_path / "notes.png").write_text("no image")
+    (tmp_path / "bad.jpg").write_bytes(truncated_jpeg(tmp_path))
+    argv = [word.format(tmp=tmp_path) for word in words]
+    code, out, err = run(capsys, "predict", "--workdir", trained / "run", *argv)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("tljax: ")
+    assert sentence in err
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_that_is_no_workdir(tmp_path, capsys):
+    Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
+    code, _, err = run(capsys, "predict", "--workdir", tmp_path, tmp_path / "x.png")
+    assert code == 2
+    assert "not a workdir" in err
