@@ -4,8 +4,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Real checkpoints that some tests compare with, where there are any.
+export TLJAX_CHECKPOINTS ?= $(wildcard ../shared/checkpoints)
+
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format lock clean
+.PHONY: help install demo test lint format lock parity clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -42,6 +45,11 @@ lock: $(VENV)/.test  ## pin the newest versions that fit together
 	@echo "# Versions that tljax is tested with, for every extra; made by \`make lock\`." > constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	  --all-extras --no-emit-index-url --no-header --no-annotate pyproject.toml >> constraints.txt
+
+parity: $(VENV)/.test  ## compare every family with its original (installs PyTorch, timm, transformers, Keras)
+	$(PIP_INSTALL) -e '.[parity]'
+	$(BIN)/python -m tests.parity.make_references
+	$(BIN)/python -m tests.parity.round_trip
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

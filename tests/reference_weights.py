@@ -2,23 +2,19 @@
 
 import zlib
 
-import jax
 import numpy as np
 
-from tljax.models import create, registry
-from tljax.models.groups import path_of
+from tljax.checkpoints import rules
+from tljax.models import ImageSize, Model, registry
+from tljax.models.preprocessing import height_width
 
 KEPT = 24  # numbers kept of each image's output of a group
 
 
-def path_shapes(name: str, size: int) -> list[tuple[str, tuple[int, ...]]]:
-    """(path without the collection, shape) of every variable of a model with ten classes."""
-    model = create(name, 10)
-    variables = jax.eval_shape(lambda key: registry.init(model, key, size), jax.random.key(0))
-    return [
-        (path_of(key_path).split("/", 1)[1], leaf.shape)
-        for key_path, leaf in jax.tree_util.tree_leaves_with_path(variables)
-    ]
+def draw_all(model: Model, size: ImageSize) -> dict[str, np.ndarray]:
+    """Every parameter and statistic of a model, by path without the collection."""
+    variables = rules.flatten(registry.abstract_variables(model, size))
+    return {path: draw(path, leaf.shape) for path, leaf in variables.items()}
 
 
 def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -35,6 +31,13 @@ def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def images(size: int) -> np.ndarray:
-    """Two normalised images (2, size, size, 3)."""
-    return np.random.default_rng(0).standard_normal((2, size, size, 3)).astype(np.float32)
+def images(size: ImageSize) -> np.ndarray:
+    """Two normalised images (2, height, width, 3)."""
+    shape = (2, *height_width(size), 3)
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def kept(output: np.ndarray) -> np.ndarray:
+    """The first numbers of each image's output, then the largest of all, which is its scale."""
+    first = output.reshape(len(output), -1)[:, :KEPT].ravel()
+    return np.append(first, np.abs(output).max()).astype(np.float32)

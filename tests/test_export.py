@@ -18,7 +18,7 @@ from tljax import config as config_lib
 from tljax.checkpoints import rules, zoo
 from tljax.checkpoints.export import family_of, save_converted
 from tljax.checkpoints.families import HF_DINOV2, TLJAX
-from tljax.checkpoints.load import preprocessing_to_json
+from tljax.checkpoints.loading import preprocessing_to_json
 from tljax.checkpoints.model_card import Export, constructor
 from tljax.errors import InputError
 from tljax.files import replacing

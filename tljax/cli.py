@@ -4,10 +4,11 @@ Exit codes: 0 done; 2 something that the user can mend, said in one sentence on 
 """
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tljax.errors import InputError
@@ -227,10 +228,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `tljax` command; returns the exit code."""
     args, overrides = build_parser().parse_known_args(argv)
-    _show_warnings()
     try:
         use_compilation_cache()
-        args.run(args, overrides)
+        with _warnings_shown():
+            args.run(args, overrides)
     except InputError as error:
         if args.debug:
             raise
@@ -262,13 +263,18 @@ def _no_overrides(overrides: list[str]) -> None:
         raise InputError(f"unknown argument '{overrides[0]}'; see tljax --help")
 
 
-def _show_warnings() -> None:
-    """Prints tljax's own warnings as it prints its errors; other libraries keep their loggers."""
-    logger = logging.getLogger("tljax")
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("tljax: %(levelname)s: %(message)s"))
-        logger.addHandler(handler)
+@contextlib.contextmanager
+def _warnings_shown() -> Iterator[None]:
+    """Prints tljax's own warnings as it prints its errors, and nowhere else in another form."""
+    logger, handler = logging.getLogger("tljax"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("tljax: warning: %(message)s"))
+    logger.addHandler(handler)
+    before, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 def use_compilation_cache() -> None:

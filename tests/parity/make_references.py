@@ -1,124 +1,89 @@
-"""Writes tests/references/*.npz: activations of torchvision's and timm's own models.
+"""Sets every family beside the original implementation, with the same random weights.
 
-    pip install '.[parity]' && python tests/parity/make_references.py
+    python -m tests.parity.make_references [--write] [STEM ...]
 
-The weights are drawn at random from each parameter's path, so that a test can draw the same ones
-without PyTorch; BatchNorm statistics are random too, because a fresh mean of 0 and variance of 1
-would hide a mistake in them. Kept are the logits and the first numbers of every group's output.
+The weights are drawn from each parameter's path, BatchNorm's statistics too, because a fresh mean
+of 0 and variance of 1 would hide a mistake in them. They go to the original under its own names and
+through its own loader, which has to use all of them. The table says how far the outputs of our
+groups are from the original's, as a part of their largest value. `--write` keeps the first numbers
+of the original's in tests/references/STEM.npz, for the tests that run without it.
 """
 
+import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
-import timm
-import torch
-import torchvision
 
-from tests.reference_weights import KEPT, draw, images, path_shapes
-from tljax.models import create
+from tests.reference_cases import CASES, GRIDS, POSITIONS, Case, position_embedding
+from tests.reference_weights import images, kept
+from tests.test_parity import our_outputs
+from tljax.checkpoints import rules
+from tljax.checkpoints.fitting import resample_positions
 
 FOLDER = Path(__file__).parents[1] / "references"
-TORCH_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "mean": "running_mean",
-    "var": "running_var",
-}
-RESNETS = ("resnet18", "resnet50")
-VITS = {"vit_tiny_patch16_224": 64, "vit_small_patch14_dinov2": 56}
+TOLERANCE = 1e-4
+_ROW = "{:26} {:20} {:>7} {:>12} {:>10}  {}"
 
 
-def resnet_name(path: str) -> str:
-    """torchvision's name of our parameter: `layer1_0/conv1/bn/scale` -> `layer1.0.bn1.weight`."""
-    *modules, leaf = path.split("/")
-    leaf = {
-        "kernel": "weight",
-        "scale": "weight",
-        "mean": "running_mean",
-        "var": "running_var",
-    }.get(leaf, leaf)
-    if modules[0] == "head":
-        return f"fc.{leaf}"
-    if modules[0] == "stem":
-        return f"{'conv1' if modules[1] == 'conv' else 'bn1'}.{leaf}"
-    stage, unit, kind = modules
-    stage = stage.replace("_", ".")
-    if unit == "downsample":
-        return f"{stage}.downsample.{0 if kind == 'conv' else 1}.{leaf}"
-    return f"{stage}.{unit if kind == 'conv' else unit.replace('conv', 'bn')}.{leaf}"
+def main(arguments: list[str]) -> None:
+    write = "--write" in arguments
+    stems = [argument for argument in arguments if argument != "--write"]
+    print(_ROW.format("case", "family", "tensors", "parameters", "difference", "worst group"))
+    failed = [
+        case.stem
+        for case in CASES
+        if (not stems or case.stem in stems) and compare(case, write) > TOLERANCE
+    ]
+    if not stems and compare_positions(write) > TOLERANCE:
+        failed.append("positions")
+    if not stems:
+        from tests.parity.keras_resnet import check_written_files
+
+        for name in ("keras_resnet50", "keras_resnet50v2"):
+            check_written_files(name, {"stage_sizes": (2, 3, 2), "widths": (64, 32, 48)}, 64)
+    if failed:
+        sys.exit(f"differ by more than {TOLERANCE:g}: {', '.join(failed)}")
 
 
-def vit_name(path: str) -> str:
-    """timm's name of our parameter: `block3/attn/qkv/kernel` -> `blocks.3.attn.qkv.weight`."""
-    *modules, leaf = path.split("/")
-    leaf = TORCH_LEAVES.get(leaf, leaf)
-    if modules[0] == "embed":
-        return f"patch_embed.proj.{leaf}" if len(modules) == 2 else leaf
-    modules[0] = modules[0].replace("block", "blocks.") if modules[0] != "head" else "head"
-    return ".".join([*modules, leaf])
+def compare(case: Case, write: bool) -> float:
+    """Prints a row of the table; the largest difference of a group, relative to its scale."""
+    drawn = case.draw()
+    tensors = rules.unconvert(case.rule_table, case.create(), drawn)
+    original = importlib.import_module(f"tests.parity.{case.original}")
+    theirs = original.outputs(case.model, case.fields, case.size, tensors, images(case.size))
+    ours = our_outputs(case, drawn)
+    assert [x.shape for x in theirs] == [x.shape for x in ours]
+    differences = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(ours, theirs, strict=True)]
+    worst = int(np.argmax(differences))
+    number = sum(array.size for array in drawn.values())
+    group = case.create().groups.names[worst]
+    difference = f"{differences[worst]:.1e}"
+    row = case.stem, case.family, len(tensors), f"{number:,}", difference, group
+    print(_ROW.format(*row), flush=True)
+    if write:
+        arrays = {f"group{depth}": kept(output) for depth, output in enumerate(theirs)}
+        np.savez_compressed(FOLDER / f"{case.stem}.npz", **arrays)
+    return float(differences[worst])
 
 
-def to_torch(array: np.ndarray) -> torch.Tensor:
-    """From Flax's (h, w, in, out) and (in, out) to PyTorch's (out, in, h, w) and (out, in)."""
-    if array.ndim == 4:
-        array = array.transpose(3, 2, 0, 1)
-    elif array.ndim == 2:
-        array = array.T
-    return torch.from_numpy(np.ascontiguousarray(array))
+def compare_positions(write: bool) -> float:
+    """Prints how far our resampled position embeddings are from the families'; the largest."""
+    from tests.parity import positions
 
-
-def load(module: torch.nn.Module, name: str, size: int, rename) -> None:
-    state = {rename(path): to_torch(draw(path, shape)) for path, shape in path_shapes(name, size)}
-    missing, unexpected = module.load_state_dict(state, strict=False)
-    assert not unexpected, unexpected
-    assert all(key.endswith("num_batches_tracked") for key in missing), missing
-    module.eval()
-
-
-@torch.no_grad()
-def resnet_outputs(name: str, size: int) -> list[torch.Tensor]:
-    module = getattr(torchvision.models, name)(num_classes=10)
-    load(module, name, size, resnet_name)
-    x = torch.from_numpy(images(size)).permute(0, 3, 1, 2)
-    x = module.maxpool(module.relu(module.bn1(module.conv1(x))))
-    outputs = [x.permute(0, 2, 3, 1)]
-    for stage in (module.layer1, module.layer2, module.layer3, module.layer4):
-        for block in stage:
-            x = block(x)
-            outputs.append(x.permute(0, 2, 3, 1))
-    outputs[-1] = x.mean((2, 3))
-    return [*outputs, module.fc(outputs[-1])]
-
-
-@torch.no_grad()
-def vit_outputs(name: str, size: int) -> list[torch.Tensor]:
-    module = timm.create_model(name, num_classes=10, img_size=size)
-    load(module, name, size, vit_name)
-    x = module._pos_embed(module.patch_embed(torch.from_numpy(images(size)).permute(0, 3, 1, 2)))
-    outputs = [x]
-    for block in module.blocks:
-        x = block(x)
-        outputs.append(x)
-    outputs[-1] = module.norm(x)[:, 0]
-    return [*outputs, module.head(outputs[-1])]
-
-
-def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
-    cases = [(name, 64, resnet_outputs) for name in RESNETS]
-    cases += [(name, size, vit_outputs) for name, size in VITS.items()]
-    for name, size, outputs_of in cases:
-        outputs = outputs_of(name, size)
-        assert len(outputs) == len(create(name, 10).groups)
-        arrays = {
-            f"group{depth}": np.append(
-                output.numpy().reshape(len(output), -1)[:, :KEPT].ravel(), output.abs().max()
-            ).astype(np.float32)
-            for depth, output in enumerate(outputs)
-        }
-        np.savez_compressed(FOLDER / f"{name}.npz", size=size, **arrays)
-        print(f"{name}: {len(outputs)} groups, logits up to {outputs[-1].abs().max():.3f}")
+    arrays, worst = {}, 0.0
+    for original, resampling in POSITIONS.items():
+        for side, grid in GRIDS:
+            theirs = positions.resampled(original, side, grid)
+            ours = resample_positions(position_embedding(side), grid, 1, resampling, original)
+            difference = float(np.abs(ours - theirs).max())
+            print(f"positions, {original}: {side}x{side} to {grid[0]}x{grid[1]}, {difference:.1e}")
+            arrays[f"{original} {side} {grid[0]}x{grid[1]}"] = theirs
+            worst = max(worst, difference)
+    if write:
+        np.savez_compressed(FOLDER / "positions.npz", **arrays)
+    return worst
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

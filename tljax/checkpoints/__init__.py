@@ -4,7 +4,7 @@
 what the model at hand wants of them, `export` the way back. `zoo` is what is known by name.
 """
 
-from tljax.checkpoints.load import (
+from tljax.checkpoints.loading import (
     Checkpoint,
     absolute,
     fetch,

@@ -15,7 +15,7 @@ from tljax.checkpoints import rules
 from tljax.checkpoints.families.bit import TIMM_BIT
 from tljax.checkpoints.families.resnet import TORCH_RESNET
 from tljax.checkpoints.families.vit import TIMM_VIT
-from tljax.checkpoints.load import FORMAT, Checkpoint, preprocessing_to_json
+from tljax.checkpoints.loading import FORMAT, Checkpoint, preprocessing_to_json
 from tljax.checkpoints.model_card import Export, model_card
 from tljax.errors import InputError, check_known
 from tljax.files import replacing

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from tljax.checkpoints.load import Checkpoint
+from tljax.checkpoints.loading import Checkpoint
 from tljax.models import Model, Preprocessing, ResNet, ViT, registry
 
 # Sizes of ViT that are known here by the field's scheme, but for which timm has no name.

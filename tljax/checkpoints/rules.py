@@ -210,8 +210,9 @@ def convert(
     if faults:
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise InputError(
-            f"'{origin}' ({family.name} names) does not fit the model in {len(faults)} places:"
-            f" {'; '.join(faults[:_SHOWN])}{more}; set model to the network it was made with"
+            f"'{origin}' ({family.name} names) does not fit the model in {_places(len(faults))}:"
+            f" {'; '.join(faults[:_SHOWN])}{more}; set model to the network it was made with, or"
+            " fetch the file again"
         )
     return {path: np.ascontiguousarray(array, np.float32) for path, array in filled.items()}
 
@@ -276,6 +277,10 @@ class _Template:
 
 
 _template = functools.lru_cache(maxsize=None)(_Template)
+
+
+def _places(number: int) -> str:
+    return "1 place" if number == 1 else f"{number} places"
 
 
 def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:

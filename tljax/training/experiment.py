@@ -303,14 +303,15 @@ def fit_config(
     if reads_source:
         prepare(config)  # a slip in the config is found before anything is downloaded
         _fetch(config.init_from)  # before it is prepared for good: the file may say how
-        _warn_of_preprocessing(config)
     experiment = prepare(config)
-    config = resolve(config)
-    dataset = load_data(config)
+    resolved = resolve(config)
+    dataset = load_data(resolved)
     variables = None
     if reads_source:
         size = experiment.preprocessing.image_size
-        variables = pretrained_variables(config, experiment.model, size)
+        variables = pretrained_variables(resolved, experiment.model, size)
+        _warn_of_preprocessing(config)
+    config = resolved
     if workdir is not None:
         write_atomically(writable(workdir) / "config.json", config.to_json(indent=2) + "\n")
     about = {

@@ -8,7 +8,7 @@ from typing import Any
 from tljax import checkpoints
 from tljax.checkpoints import zoo
 from tljax.checkpoints.export import family_of, save_converted, save_exported
-from tljax.checkpoints.load import FORMAT
+from tljax.checkpoints.loading import FORMAT
 from tljax.checkpoints.model_card import Export
 from tljax.checkpoints.read import read_metadata
 from tljax.errors import InputError

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-import tljax.checkpoints.hub as hub
-from tljax.checkpoints import fitting, rules, zoo
+from tljax.checkpoints import fitting, hub, rules, zoo
 from tljax.checkpoints.families import FAMILIES, TLJAX
 from tljax.checkpoints.read import Contents, read, read_json, read_metadata
 from tljax.errors import InputError, did_you_mean

@@ -1,0 +1,125 @@
+"""Activations of Hugging Face transformers' ViT, Dinov2, Dinov2 with registers and ResNet.
+
+`from_pretrained` reads a real file and says what it missed in it or could not use.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from safetensors.numpy import save_file
+
+from tests.parity.torchvision_resnet import to_numpy, to_torch
+from tljax.models import ImageSize, ResNet, ViT, create
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+@torch.no_grad()
+def outputs(
+    model_name: str,
+    fields: dict[str, Any],
+    size: ImageSize,
+    tensors: dict[str, np.ndarray],
+    images: np.ndarray,
+) -> list[np.ndarray]:
+    """What each of our groups puts out, as transformers computes it.
+
+    Args:
+      model_name, fields: of our model; of ten classes, but Dinov2 has no head of our kind.
+      size: of the images.
+      tensors: under the names that are in transformers' files; with position embeddings for any
+        square grid, which transformers' own code resamples.
+      images: normalised (n, h, w, 3).
+    """
+    ours = create(model_name, 10, **fields)
+    if isinstance(ours, ResNet):
+        return _resnet(ours, tensors, to_torch(images))
+    if ours.layer_scale is None:
+        return _vit(ours, tensors, to_torch(images))
+    return _dinov2(ours, tensors, to_torch(images))
+
+
+def _resnet(ours: ResNet, tensors: dict[str, np.ndarray], x: torch.Tensor) -> list[np.ndarray]:
+    config = transformers.ResNetConfig(
+        embedding_size=ours.widths[0],
+        hidden_sizes=[width * (4 if ours.bottleneck else 1) for width in ours.widths],
+        depths=list(ours.stage_sizes),
+        layer_type="bottleneck" if ours.bottleneck else "basic",
+        num_labels=10,
+    )
+    module = _load(transformers.ResNetForImageClassification, config, tensors)
+    x = module.resnet.embedder(x)
+    found = [x]
+    for stage in module.resnet.encoder.stages:
+        for layer in stage.layers:
+            x = layer(x)
+            found.append(x)
+    found[-1] = module.resnet.pooler(x).flatten(1)
+    return [to_numpy(x) for x in (*found, module.classifier(found[-1]))]
+
+
+def _vit(ours: ViT, tensors: dict[str, np.ndarray], x: torch.Tensor) -> list[np.ndarray]:
+    config = transformers.ViTConfig(
+        **_sizes(ours, tensors["embeddings.position_embeddings"]), num_labels=10
+    )
+    assert config.layer_norm_eps == ours.layer_norm_eps == 1e-12
+    module = _load(transformers.ViTForImageClassification, config, tensors)
+    found = [module.vit.embeddings(x, interpolate_pos_encoding=True)]
+    for layer in module.vit.layers:
+        found.append(layer(found[-1]))
+    found[-1] = module.vit.layernorm(found[-1])[:, 0]
+    return [to_numpy(x) for x in (*found, module.classifier(found[-1]))]
+
+
+def _dinov2(ours: ViT, tensors: dict[str, np.ndarray], x: torch.Tensor) -> list[np.ndarray]:
+    sizes = _sizes(ours, tensors["embeddings.position_embeddings"])
+    if ours.registers:
+        config = transformers.Dinov2WithRegistersConfig(**sizes, num_register_tokens=ours.registers)
+        module = _load(transformers.Dinov2WithRegistersModel, config, tensors)
+    else:
+        config = transformers.Dinov2Config(**sizes)
+        module = _load(transformers.Dinov2Model, config, tensors)
+    found = [module.embeddings(x)]
+    for layer in module.encoder.layer:
+        found.append(layer(found[-1]))
+    found[-1] = module.layernorm(found[-1])[:, 0]
+    return [to_numpy(x) for x in (*found, found[-1])]
+
+
+def _sizes(ours: ViT, positions: np.ndarray) -> dict[str, Any]:
+    return {
+        "hidden_size": ours.dim,
+        "num_hidden_layers": ours.depth,
+        "num_attention_heads": ours.heads,
+        "patch_size": ours.patch,
+        "image_size": round((positions.shape[1] - 1) ** 0.5) * ours.patch,
+        # Dinov2's configurations have the ratio instead.
+        **({"intermediate_size": 4 * ours.dim} if ours.layer_scale is None else {}),
+    }
+
+
+def _load(
+    kind: type[transformers.PreTrainedModel],
+    config: transformers.PretrainedConfig,
+    tensors: dict[str, np.ndarray],
+) -> transformers.PreTrainedModel:
+    """A module with its weights, from a file as it would be on the hub."""
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        file = Path(folder) / "model.safetensors"
+        save_file({n: np.ascontiguousarray(x) for n, x in tensors.items()}, file, {"format": "pt"})
+        module, info = kind.from_pretrained(folder, output_loading_info=True)
+    unexpected, mismatched = info["unexpected_keys"], info["mismatched_keys"]
+    missing = {
+        name
+        for name in info["missing_keys"]
+        # Not of the network: what masks patches in training, PyTorch's counters of batches.
+        if not name.endswith(("mask_token", "num_batches_tracked"))
+    }
+    assert not missing | set(unexpected) | set(mismatched), (missing, unexpected, mismatched)
+    return module.eval()

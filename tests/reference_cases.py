@@ -1,0 +1,211 @@
+"""What is compared with the networks' original implementations, group by group.
+
+`tests/parity/make_references.py` runs the originals and keeps some of their numbers;
+`tests/test_parity.py` holds ours against these, without the originals being installed.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tests.reference_weights import draw_all
+from tljax.checkpoints import rules
+from tljax.checkpoints.families import FAMILIES
+from tljax.models import ImageSize, Model, create
+
+_FAMILIES = {family.name: family for family in FAMILIES}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One of our models, and where the same numbers come from.
+
+    Attributes:
+      stem: of its file in tests/references.
+      original: module of tests/parity that runs the original.
+      family: name of the family whose names the original's tensors have.
+      model, fields: `create(model, num_classes, **fields)`.
+      size: of the images.
+      num_classes: 0 where the original has no head of our kind.
+      checkpoint_size: of the images that the position embeddings are for, if it is not `size`.
+      resampling: how they get from one to the other; None: the family's own way.
+    """
+
+    stem: str
+    original: str
+    family: str
+    model: str
+    size: ImageSize
+    fields: dict[str, Any] = field(default_factory=dict)
+    num_classes: int = 10
+    checkpoint_size: int | None = None
+    resampling: str | None = None
+
+    def create(self) -> Model:
+        return create(self.model, self.num_classes, **self.fields)
+
+    def draw(self) -> dict[str, np.ndarray]:
+        """The weights that the original and ours get, by path."""
+        drawn = draw_all(self.create(), self.checkpoint_size or self.size)
+        if self.family == "big_vision":  # its files have no place for the class token's position
+            drawn["embed/pos_embed"][:, 0] = 0
+        return drawn
+
+    @property
+    def rule_table(self) -> rules.Family:
+        return _FAMILIES[self.family]
+
+    @property
+    def suffix(self) -> str:
+        """Of the files that come with the family's names."""
+        if self.family.startswith("Keras"):
+            return ".h5"
+        return (
+            ".npz" if self.family in ("Google BiT", "Google ViT", "big_vision") else ".safetensors"
+        )
+
+
+_TWO_BLOCKS = {"depth": 2}
+_NARROW = {"dim": 96, "depth": 2, "heads": 3}
+_HF_VIT = {**_NARROW, "layer_norm_eps": 1e-12}
+_BASIC = {"widths": (16, 32, 48, 64)}
+_BOTTLENECK = {"stage_sizes": (2, 1, 2, 1), "widths": (16, 32, 48, 64)}
+_BIT = {"stage_sizes": (2, 1, 2, 1), "widths": (32, 64, 64, 96)}
+_KERAS = {"stage_sizes": (2, 3, 2), "widths": (64, 32, 48)}
+
+CASES = (
+    # ResNet
+    Case("resnet18", "torchvision_resnet", "torchvision ResNet", "resnet18", 64),
+    Case("resnet50", "torchvision_resnet", "torchvision ResNet", "resnet50", 64),
+    Case("resnet50_timm", "timm_resnet", "torchvision ResNet", "resnet50", 64),
+    Case("resnet18_hf", "huggingface", "Hugging Face ResNet", "resnet18", 64, _BASIC),
+    Case("resnet50_hf", "huggingface", "Hugging Face ResNet", "resnet50", 65, _BOTTLENECK),
+    # BiT
+    Case("resnetv2_timm", "bit", "timm BiT", "resnetv2_50x1_bit", 65, _BIT),
+    Case("resnetv2_google", "bit", "Google BiT", "resnetv2_50x1_bit", 65, _BIT),
+    # Keras Applications
+    Case("keras_resnet", "keras_resnet", "Keras", "keras_resnet50", 65, _KERAS),
+    Case("keras_resnet_3", "keras_resnet", "Keras 3", "keras_resnet50", 65, _KERAS),
+    Case("keras_resnetv2", "keras_resnet", "Keras", "keras_resnet50v2", 65, _KERAS),
+    Case("keras_resnetv2_3", "keras_resnet", "Keras 3", "keras_resnet50v2", 65, _KERAS),
+    # ViT, timm
+    Case("vit_tiny_patch16_224", "timm_vit", "timm ViT", "vit_tiny_patch16_224", 64),
+    Case("vit_large", "timm_vit", "timm ViT", "vit_large_patch16_224", 32, _TWO_BLOCKS),
+    Case(
+        "vit_mean_oblong",
+        "timm_vit",
+        "timm ViT",
+        "vit_tiny_patch16_224",
+        (48, 96),
+        {**_NARROW, "pooling": "mean"},
+        checkpoint_size=64,
+    ),
+    Case("vit_small_patch14_dinov2", "timm_vit", "timm ViT", "vit_small_patch14_dinov2", 56),
+    Case(
+        "dinov2_smaller",
+        "timm_vit",
+        "timm ViT",
+        "vit_small_patch14_dinov2",
+        42,
+        _NARROW,
+        checkpoint_size=98,
+    ),
+    Case("reg4", "timm_vit", "timm ViT", "vit_small_patch14_reg4_dinov2", 42, _TWO_BLOCKS),
+    Case(
+        "reg4_mean_larger",
+        "timm_vit",
+        "timm ViT",
+        "vit_small_patch14_reg4_dinov2",
+        70,
+        {**_NARROW, "pooling": "mean"},
+        checkpoint_size=42,
+    ),
+    Case(
+        "reg4_authors",
+        "timm_vit",
+        "DINOv2",
+        "vit_small_patch14_reg4_dinov2",
+        42,
+        _NARROW,
+        checkpoint_size=56,
+    ),
+    # ViT, transformers
+    Case("vit_hf", "huggingface", "Hugging Face ViT", "vit_tiny_patch16_224", 64, _HF_VIT),
+    Case(
+        "vit_hf_oblong",
+        "huggingface",
+        "Hugging Face ViT",
+        "vit_tiny_patch16_224",
+        (48, 96),
+        _HF_VIT,
+        checkpoint_size=80,
+    ),
+    Case(
+        "dinov2_hf",
+        "huggingface",
+        "Hugging Face Dinov2",
+        "vit_small_patch14_dinov2",
+        42,
+        _NARROW,
+        num_classes=0,
+    ),
+    Case(
+        "dinov2_hf_smaller",
+        "huggingface",
+        "Hugging Face Dinov2",
+        "vit_small_patch14_dinov2",
+        42,
+        _NARROW,
+        num_classes=0,
+        checkpoint_size=98,
+        resampling="bicubic",
+    ),
+    Case(
+        "reg4_hf_larger",
+        "huggingface",
+        "Hugging Face Dinov2",
+        "vit_small_patch14_reg4_dinov2",
+        70,
+        _NARROW,
+        num_classes=0,
+        checkpoint_size=42,
+    ),
+    # ViT, Google
+    Case("vit_google", "google_vit", "Google ViT", "vit_tiny_patch16_224", 64, _TWO_BLOCKS),
+    Case(
+        "vit_google_larger",
+        "google_vit",
+        "Google ViT",
+        "vit_tiny_patch16_224",
+        112,
+        _NARROW,
+        checkpoint_size=64,
+    ),
+    Case(
+        "vit_big_vision_smaller",
+        "google_vit",
+        "big_vision",
+        "vit_tiny_patch16_224",
+        (48, 64),
+        _NARROW,
+        checkpoint_size=80,
+    ),
+)
+
+
+# Whose code resamples position embeddings in which of our ways.
+POSITIONS = {
+    "timm": "antialiased_bicubic",
+    "ViT": "bicubic",
+    "Dinov2": "bicubic",
+    "Dinov2WithRegisters": "antialiased_bicubic",
+    "Google": "zoom",
+}
+GRIDS = ((7, (3, 3)), (4, (9, 9)), (7, (14, 5)), (4, (2, 8)))  # from a side, to rows and columns
+
+
+def position_embedding(side: int) -> np.ndarray:
+    """Of a class token and a square of patches, two features wide."""
+    shape = (1, 1 + side * side, 2)
+    return np.random.default_rng(side).standard_normal(shape).astype(np.float32)

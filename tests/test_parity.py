@@ -1,0 +1,73 @@
+"""Every family's files give the original implementation's numbers, group by group.
+
+The originals' numbers are in tests/references; tests/parity/make_references.py makes them.
+"""
+
+from pathlib import Path
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from tests.reference_cases import CASES, Case
+from tests.reference_weights import images, kept
+from tljax.checkpoints import Checkpoint, rules, variables_for
+from tljax.checkpoints.read import read
+
+REFERENCES = Path(__file__).parent / "references"
+
+
+def our_outputs(case: Case, filled: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The output of each group, of a model fitted with a checkpoint's parameters."""
+    model = case.create()
+    checkpoint = Checkpoint(filled, case.num_classes, case.rule_table, case.stem)
+    variables = variables_for(checkpoint, model, case.size, position_resampling=case.resampling)
+    x, found = jnp.asarray(images(case.size)), []
+    with jax.default_matmul_precision("float32"):
+        for depth in range(len(model.groups)):
+            x = model.apply(variables, x, train=False, start=depth, stop=depth + 1)
+            found.append(np.asarray(x))
+    return found
+
+
+def written(tensors: dict[str, np.ndarray], path: Path) -> Path:
+    """A file with these tensors, in the format that its suffix says."""
+    if path.suffix == ".safetensors":
+        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
+    elif path.suffix == ".npz":
+        np.savez(path, **tensors)
+    else:
+        with h5py.File(path, "w") as file:
+            for name, array in tensors.items():
+                file[name] = array
+    return path
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.stem)
+def test_a_file_gives_the_originals_numbers(case, tmp_path):
+    model = case.create()
+    drawn = case.draw()
+    tensors = rules.unconvert(case.rule_table, model, drawn)
+    path = written(tensors, tmp_path / f"checkpoint{case.suffix}")
+    shapes = {name: array.shape for name, array in drawn.items()}
+    filled = rules.convert(case.rule_table, model, shapes, read(path).tensors, path.name)
+    assert filled.keys() == drawn.keys()
+    for name, array in drawn.items():
+        assert filled[name].dtype == np.float32
+        assert np.array_equal(filled[name], array), name
+
+    expected = np.load(REFERENCES / f"{case.stem}.npz")
+    outputs = our_outputs(case, filled)
+    assert len(outputs) == len(expected.files)
+    for depth, (group, output) in enumerate(zip(model.groups.names, outputs, strict=True)):
+        theirs = expected[f"group{depth}"]
+        worst = np.abs(kept(output) - theirs).max() / theirs[-1]
+        assert worst <= 1e-4, f"{group}: {worst} of the largest activation"
+
+
+def test_every_reference_has_its_case():
+    stems = {path.stem for path in REFERENCES.glob("*.npz")} - {"positions"}
+    assert stems == {case.stem for case in CASES}
