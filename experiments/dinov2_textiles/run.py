@@ -1,0 +1,183 @@
+"""What DINOv2-small's weights buy on simulated textiles, and on textures cut from photographs.
+
+    pip install -c constraints.txt '.[experiments]'
+    python experiments/dinov2_textiles/run.py [--init_from FILE]
+
+Every run is appended to results.csv as it ends, and one that stands there is not run again; the
+table (table.md) and the figure (results.png) are made from that file at the end.
+"""
+
+import argparse
+import csv
+import itertools
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+
+from tljax import config as config_lib
+from tljax.analysis.statistics import mean_interval, paired_difference
+from tljax.cli import use_compilation_cache
+from tljax.training import experiment
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+HERE = Path(__file__).parent
+CONFIGS = HERE.parents[1] / "configs"
+SEEDS = {"feature_extraction": 5, "freeze_first": 3, "fine_tune": 3, "from_scratch": 3}
+CONTROL = "from_scratch"
+# Few images come in small batches; textures are 32 pixels wide, and gain nothing from 98.
+SIZES = {100: {"batch_size": 16}, 1000: {"batch_size": 32}}
+IMAGE_SIZES = {"textiles": 98, "textures": 42}
+COLUMNS = (
+    *("data", "train_size", "scenario", "seed", "test_balanced_accuracy", "test_accuracy"),
+    *("val_accuracy", "naive_accuracy", "best_step", "steps", "examples_seen", "wall_seconds"),
+)
+
+
+class Run(NamedTuple):
+    data: str
+    train_size: int
+    scenario: str
+    seed: int
+
+
+def runs() -> Iterator[Run]:
+    for size, data in itertools.product(SIZES, IMAGE_SIZES):
+        for scenario, seeds in SEEDS.items():
+            for seed in range(seeds):
+                yield Run(data, size, scenario, seed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--init_from", help="DINOv2-small's weights; default: from the hub")
+    init_from = parser.parse_args().init_from
+    use_compilation_cache()
+    results = HERE / "results.csv"
+    rows = _read(results)
+    for run in runs():
+        if run not in rows:
+            rows[run] = _train(run, init_from)
+            _append(results, rows[run])
+            print(*run, f"balanced {rows[run]['test_balanced_accuracy']:.3f}", flush=True)
+    (HERE / "table.md").write_text(table(rows))
+    figure(rows).savefig(HERE / "results.png", dpi=120, bbox_inches="tight")
+    print(table(rows))
+
+
+def _train(run: Run, init_from: str | None) -> dict:
+    """One run of a page of configs/, in memory."""
+    config = config_lib.load(str(CONFIGS / f"dinov2_{run.scenario}.py"))
+    config.data = _textiles() if run.data == "textiles" else f"embedded:{run.data}"
+    config.image_size = IMAGE_SIZES[run.data]
+    config.train_size = run.train_size
+    config.seed = run.seed
+    config.update(SIZES[run.train_size])
+    if init_from is not None and run.scenario != CONTROL:
+        config.init_from = init_from
+    summary = experiment.fit_config(config, progress=True).summary
+    return {**summary, **run._asdict()}
+
+
+def _textiles() -> str:
+    root = resources.files("conformal_clip_data") / "data" / "textile_images" / "simulated"
+    return f"folder:{root}"
+
+
+def _read(path: Path) -> dict[Run, dict]:
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = [
+            {
+                name: value if name in ("data", "scenario") else float(value)
+                for name, value in row.items()
+            }
+            for row in csv.DictReader(file)
+        ]
+    return {
+        Run(row["data"], int(row["train_size"]), row["scenario"], int(row["seed"])): row
+        for row in rows
+    }
+
+
+def _append(path: Path, row: dict) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def scores(rows: dict[Run, dict], data: str, size: int, scenario: str) -> list[float]:
+    """Balanced test accuracies of a cell, by seed."""
+    return [
+        row["test_balanced_accuracy"]
+        for run, row in sorted(rows.items())
+        if run[:3] == (data, size, scenario)
+    ]
+
+
+def table(rows: dict[Run, dict]) -> str:
+    """Mean balanced accuracies with 95 % t intervals, and seed-paired gains over the control."""
+    lines = [
+        "| data | images | scenario | seeds | balanced accuracy | gain over random weights |",
+        "|---|---|---|---|---|---|",
+    ]
+    for data in IMAGE_SIZES:
+        for size in SIZES:
+            control = scores(rows, data, size, CONTROL)
+            for scenario in SEEDS:
+                values = scores(rows, data, size, scenario)
+                score = mean_interval(values)
+                text = f"{score.mean:.3f} ±{score.half_width:.3f}"
+                gain = ""
+                if scenario != CONTROL:
+                    paired = min(len(values), len(control))
+                    difference = paired_difference(values[:paired], control[:paired])
+                    clear = "" if difference.excludes_zero else " (includes 0)"
+                    gain = f"{difference.mean:+.3f} ±{difference.half_width:.3f}{clear}"
+                lines.append(
+                    f"| {data} | {size:,} | {scenario} | {len(values)} | {text} | {gain} |"
+                )
+    return "\n".join(lines) + "\n"
+
+
+def figure(rows: dict[Run, dict]) -> plt.Figure:
+    """Every seed as a dot, means with their intervals beside them, chance as a line."""
+    chart, axes = plt.subplots(1, len(IMAGE_SIZES), figsize=(10, 3.6), sharey=True)
+    for axis, data in zip(axes, IMAGE_SIZES, strict=True):
+        for at, scenario in enumerate(SEEDS):
+            for size, offset, colour in zip(
+                SIZES, (-0.15, 0.15), ("#7aa6c2", "#1f4e79"), strict=True
+            ):
+                values = scores(rows, data, size, scenario)
+                score = mean_interval(values)
+                axis.scatter(np.full(len(values), at + offset - 0.06), values, s=9, color=colour)
+                axis.errorbar(
+                    at + offset + 0.06,
+                    score.mean,
+                    score.half_width,
+                    fmt="o",
+                    color=colour,
+                    capsize=3,
+                    label=f"{size:,} training images" if at == 0 else None,
+                )
+        classes = {"textiles": 3, "textures": 10}[data]
+        axis.axhline(1 / classes, color="grey", linewidth=0.8, linestyle=":")
+        axis.set_xticks(range(len(SEEDS)), [name.replace("_", "\n") for name in SEEDS], fontsize=9)
+        axis.set_title(f"{data}, {IMAGE_SIZES[data]} px")
+        axis.set_ylim(0, 1.02)
+    axes[0].set_ylabel("balanced test accuracy")
+    axes[0].legend(frameon=False, loc="upper right", fontsize=8)
+    return chart
+
+
+if __name__ == "__main__":
+    main()
