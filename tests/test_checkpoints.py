@@ -20,6 +20,7 @@ from tljax.checkpoints.read import read
 from tljax.cli import main
 from tljax.errors import InputError
 from tljax.models import MODELS, create
+from tljax.models.preprocessing import parse_normalisation
 from tljax.models.registry import abstract_variables
 from tljax.training import experiment
 
@@ -199,6 +200,50 @@ def test_a_zoo_name_settles_the_preprocessing_without_its_weights():
     assert MODELS["vit_base_patch16_224"].preprocessing.normalisation == "half"
 
 
+def test_a_home_folder_is_found_and_its_workdir_keeps_its_preprocessing(
+    tmp_path, tiny_config, monkeypatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tiny_config(model=VIT, steps=1, normalisation="imagenet", crop_ratio=0.5)
+    experiment.fit_config(config, tmp_path / "source")
+    config = tiny_config(scenario="feature_extraction", model=VIT, steps=1)
+    config.init_from = "~/source"
+    resolved = experiment.resolve(config)
+    assert (resolved.normalisation, resolved.crop_ratio) == ("imagenet", 0.5)
+    assert resolved.init_from == str(tmp_path / "source")
+    _, _, preprocessing = tljax.load(VIT, "~/source", num_classes=2)
+    assert preprocessing.normalisation == "imagenet"
+
+
+def test_a_normalisation_keeps_its_digits():
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    given = tljax.models.Preprocessing(32, mean, std)
+    assert parse_normalisation(given.normalisation) == (mean, std)
+
+
+def test_a_sidecar_that_makes_no_sense_is_named(vit_file):
+    for content in (
+        {"pretrained_cfg": {"mean": 0.5, "std": 0.5}},
+        {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.0] * 3}},
+        {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "random"}},
+    ):
+        vit_file.with_name("config.json").write_text(json.dumps(content))
+        assert "config.json" in refused(vit_file)
+
+
+def test_the_classes_of_a_run_are_its_own(photo_folder, tiny_config, tmp_path):
+    config = tiny_config(data=f"folder:{photo_folder}", train_size=None, steps=1, image_size=32)
+    experiment.fit_config(config, tmp_path / "run")
+    (photo_folder / "cats").rename(photo_folder / "tigers")
+    with pytest.raises(InputError, match=r"dogs, tigers, but .* trained on cats, dogs"):
+        experiment.evaluate_workdir(tmp_path / "run", None, "test")
+    kept = tiny_config(scenario="fine_tune", data=f"folder:{photo_folder}", train_size=None)
+    kept.update({"head_init": "pretrained", "init_from": str(tmp_path / "run")})
+    with pytest.raises(InputError, match="dogs, tigers, but"):
+        experiment.fit_config(kept, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
 # --- what is refused, in one sentence -----------------------------------------------------------
 
 
@@ -232,6 +277,15 @@ def test_a_file_of_another_kind(tmp_path, suffix):
     path = tmp_path / f"page{suffix}"
     path.write_text("<html>404</html>")
     assert "truncated or not" in refused(path)
+
+
+def test_an_array_and_a_text_under_the_name_of_an_archive(tmp_path):
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    assert "truncated or not" in refused(tmp_path / "array.npz")
+    tensors = {**torch_tensors(VIT), "norm.bias": np.array(["a"] * 64)}
+    np.savez(tmp_path / "text.npz", **tensors)
+    assert "norm.bias holds <U1" in refused(tmp_path / "text.npz")
 
 
 def test_code_in_a_pickle_is_not_run(tmp_path):
@@ -283,6 +337,7 @@ def test_names_that_do_not_exist(tmp_path):
     )
     assert "vit_base_patch16_224" in refused("vit_base_patch16_224.mae")
     assert "ends in neither" in refused(_file(tmp_path / "weights.ckpt"))
+    assert "ends in neither" in refused("https://localhost:9/weights.ckpt")
     assert "not a workdir" in refused(tmp_path)
 
 
@@ -319,13 +374,12 @@ def test_every_entry_of_the_zoo_can_be_built_and_says_where_it_is_from():
 
 
 def test_the_figures_of_the_zoo_are_those_of_the_models():
-    by_shape = {
-        (e.model, e.num_classes, e.preprocessing.image_size): e for e in zoo.entries().values()
-    }
-    for (model, num_classes, image_size), entry in by_shape.items():
-        if MODELS[model].arguments.get("depth", 12) <= 12 and "152" not in model:
-            abstract = abstract_variables(create(model, num_classes), image_size)
-            assert tljax.models.parameter_count(abstract["params"]) == entry.parameters, entry.name
+    small = {e.model: e for e in zoo.entries().values() if e.parameters < 30e6}
+    assert len(small) > 10
+    for model, entry in small.items():
+        size = entry.preprocessing.image_size
+        abstract = abstract_variables(create(model, entry.num_classes), size)
+        assert tljax.models.parameter_count(abstract["params"]) == entry.parameters, entry.name
 
 
 def test_reading_tells_metadata_from_tensors(tmp_path):

@@ -17,13 +17,13 @@ from tljax import checkpoints, cli
 from tljax import config as config_lib
 from tljax.checkpoints import rules, zoo
 from tljax.checkpoints.export import family_of, save_converted
-from tljax.checkpoints.families import HF_DINOV2, TLJAX
+from tljax.checkpoints.families import GOOGLE_VIT, HF_DINOV2, TLJAX
 from tljax.checkpoints.loading import preprocessing_to_json
 from tljax.checkpoints.model_card import Export, constructor
 from tljax.errors import InputError
 from tljax.files import replacing
 from tljax.models import Preprocessing, registry
-from tljax.training import experiment
+from tljax.training import experiment, publishing
 from tljax.training.checkpointing import best_variables
 
 SMALL = ("resnet10_32", "vit_micro_patch4_32")
@@ -98,7 +98,7 @@ def test_a_converted_file_says_what_it_is_and_is_a_source(name, tmp_path):
     save_file(torch_tensors(name), source)
     assert run_quietly("convert", source, "--model", name, "--output", ours) == 0
     says = header(ours)
-    assert set(says) == {"format", "model", "preprocessing", "origin", "family"}
+    assert set(says) == {"format", "model", "preprocessing", "origin", "family", "resampling"}
     assert (says["format"], says["model"], says["origin"]) == ("tljax", name, str(source))
     assert checkpoints.preprocessing_of(str(ours)) == registry.spec(name).preprocessing
     tensors = load_file(ours)
@@ -204,7 +204,7 @@ def lines(name, format="timm", num_classes=5, channels=3, last_group=None):
     if last_group is not None:
         model = registry.truncated(name, model, last_group)
     preprocessing = registry.spec(name).preprocessing.for_channels(channels)
-    checkpoint = checkpoints.Checkpoint({}, num_classes, TLJAX, "x")
+    checkpoint = checkpoints.Checkpoint({}, num_classes, TLJAX, TLJAX.resampling, "x")
     made = constructor(Export(name, model, checkpoint, preprocessing), format)
     return made and made[made.index("") + 1 :]
 
@@ -347,3 +347,17 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
         write_half()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_converted_file_is_resampled_as_its_source_was(tmp_path):
+    model = tljax.create("vit_micro_patch4_32", 5)
+    variables = tljax.models.init(model, jax.random.key(0), 32)
+    flat = rules.flatten(variables)
+    source, converted = tmp_path / "google.npz", tmp_path / "ours.safetensors"
+    np.savez(source, **rules.unconvert(GOOGLE_VIT, model, flat))
+    publishing.convert(str(source), "vit_micro_patch4_32", converted)
+    expected, found = (
+        tljax.load("vit_micro_patch4_32", path, num_classes=0, image_size=48)[1]["params"]["embed"]
+        for path in (source, converted)
+    )
+    assert np.array_equal(found["pos_embed"], expected["pos_embed"])

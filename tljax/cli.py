@@ -237,6 +237,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"tljax: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has enough, e.g. `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a file that may not be read, ...
         if args.debug:
             raise

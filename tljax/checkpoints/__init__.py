@@ -7,6 +7,8 @@ what the model at hand wants of them, `export` the way back. `zoo` is what is kn
 from tljax.checkpoints.loading import (
     Checkpoint,
     absolute,
+    as_path,
+    check_model,
     fetch,
     load,
     of_variables,
@@ -17,6 +19,8 @@ from tljax.checkpoints.loading import (
 __all__ = [
     "Checkpoint",
     "absolute",
+    "as_path",
+    "check_model",
     "fetch",
     "load",
     "of_variables",

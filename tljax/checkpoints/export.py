@@ -18,7 +18,7 @@ from tljax.checkpoints.families.vit import TIMM_VIT
 from tljax.checkpoints.loading import FORMAT, Checkpoint, preprocessing_to_json
 from tljax.checkpoints.model_card import Export, model_card
 from tljax.errors import InputError, check_known
-from tljax.files import replacing
+from tljax.files import replacing, writable_file
 from tljax.models import Model, Preprocessing, ResNet, ResNetV2, ViT, registry
 
 # Whose names a format can have: the first family that accepts the model. (timm's ResNets have
@@ -53,6 +53,7 @@ def save_converted(
         "preprocessing": preprocessing_to_json(preprocessing),
         "origin": checkpoint.origin,
         "family": checkpoint.family.name,
+        "resampling": checkpoint.resampling,
     }
     with replacing(path) as temporary:
         _save(checkpoint.filled, temporary, header)
@@ -84,7 +85,7 @@ def save_exported(export: Export, format: str, path: Path) -> Path:
         "class_names": json.dumps(export.class_names),
         "about": json.dumps(export.tables),
     }
-    card = path.with_suffix(".md")
+    card = writable_file(path.with_suffix(".md"), ".md")
     with replacing(card) as temporary_card, replacing(path) as temporary:
         temporary_card.write_text(model_card(export, format, path.name), encoding="utf-8")
         _save(tensors, temporary, header)

@@ -10,7 +10,7 @@ import numpy as np
 
 from tljax.checkpoints import fitting, hub, rules, zoo
 from tljax.checkpoints.families import FAMILIES, TLJAX
-from tljax.checkpoints.read import Contents, read, read_json, read_metadata
+from tljax.checkpoints.read import Contents, check_readable, read, read_json, read_metadata
 from tljax.errors import InputError, did_you_mean
 from tljax.models import ImageSize, Model, Preprocessing, registry
 
@@ -26,33 +26,45 @@ class Checkpoint:
       filled: arrays by path without the collection; with the head's if the file has one.
       num_classes: of that head; 0 for none.
       family: whose names the file uses.
+      resampling: how the code that it comes from resamples position embeddings.
       origin: what was asked for.
     """
 
     filled: dict[str, np.ndarray]
     num_classes: int
     family: rules.Family
+    resampling: str
     origin: str
+
+
+def as_path(init_from: str) -> Path | None:
+    """The path that `init_from` is; None for a zoo name or an address."""
+    if init_from in zoo.entries() or hub.is_address(init_from):
+        return None
+    return Path(init_from).expanduser()
 
 
 def absolute(init_from: str) -> str:
     """`init_from` in a form that means the same from any folder."""
-    if init_from in zoo.entries() or hub.is_address(init_from):
-        return init_from
-    return str(Path(init_from).expanduser().absolute())
+    path = as_path(init_from)
+    return init_from if path is None else str(path.absolute())
 
 
-def fetch(init_from: str) -> Path:
+def fetch(init_from: str, model_name: str) -> Path:
     """The file of a zoo name, path or address; downloaded, once, if need be.
 
     Raises:
-      InputError: if there is none, or it cannot be fetched.
+      InputError: if there is none, it cannot be fetched, or is known to hold another model.
     """
     entry = zoo.entries().get(init_from)
     if entry is not None:
+        check_model(init_from, entry.model, model_name)
+        check_readable(entry.address)
         return hub.local_path(entry.address, sha256=entry.sha256 or None, md5=entry.md5 or None)
-    path = Path(init_from).expanduser()
-    if not hub.is_address(init_from) and not path.exists():
+    path = as_path(init_from)
+    if path is None:
+        check_readable(init_from)
+    elif not path.exists():
         raise InputError(
             f"there is no checkpoint '{init_from}'{did_you_mean(init_from, zoo.entries())}: it is"
             " neither a file, nor a workdir, nor a name that `tljax models` lists"
@@ -85,7 +97,12 @@ def preprocessing_of(init_from: str) -> Preprocessing | None:
         ("preprocessor_config.json", _transformers_preprocessing),
     ):
         path = hub.sidecar(init_from, filename)
-        found = parse(read_json(path)) if path else None
+        try:
+            found = parse(read_json(path)) if path else None
+        except (InputError, AttributeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"cannot tell from {path} how images are prepared ({error}); mend or remove it"
+            ) from None
         if found is not None:
             return found
     return None
@@ -101,13 +118,9 @@ def load(init_from: str, model_name: str) -> Checkpoint:
     Raises:
       InputError: if it cannot be fetched or read, or holds another model.
     """
-    entry = zoo.entries().get(init_from)
-    if entry is not None:
-        _check_model(init_from, entry.model, model_name)
-    path = fetch(init_from)
-    contents = read(path)
+    contents = read(fetch(init_from, model_name))
     if contents.metadata.get("format") == FORMAT:
-        _check_model(init_from, contents.metadata.get("model", ""), model_name)
+        check_model(init_from, contents.metadata.get("model", ""), model_name)
     return convert(contents, model_name, init_from)
 
 
@@ -124,14 +137,15 @@ def convert(contents: Contents, model_name: str, origin: str) -> Checkpoint:
     family = _detect(model, list(shapes), list(contents.tensors), model_name, origin)
     filled = rules.convert(family, model, shapes, contents.tensors, origin)
     head = filled.get("head/bias")
-    return Checkpoint(filled, 0 if head is None else len(head), family, origin)
+    resampling = contents.metadata.get("resampling", family.resampling)
+    return Checkpoint(filled, 0 if head is None else len(head), family, resampling, origin)
 
 
 def of_variables(variables: dict[str, Any], origin: str) -> Checkpoint:
     """Variables of a model of ours, e.g. a workdir's best, as a checkpoint."""
     filled = {path: np.asarray(leaf) for path, leaf in rules.flatten(variables).items()}
     head = filled.get("head/bias")
-    return Checkpoint(filled, 0 if head is None else len(head), TLJAX, origin)
+    return Checkpoint(filled, 0 if head is None else len(head), TLJAX, TLJAX.resampling, origin)
 
 
 def variables_for(
@@ -160,7 +174,7 @@ def variables_for(
         checkpoint.filled,
         {**shapes, **head},
         registry.patch_grid(model, image_size),
-        position_resampling or checkpoint.family.resampling,
+        position_resampling or checkpoint.resampling,
         checkpoint.origin,
     )
     return rules.unflatten(fitted)
@@ -183,7 +197,7 @@ def preprocessing_from_json(text: str) -> Preprocessing:
     )
 
 
-def _check_model(init_from: str, holds: str, wanted: str) -> None:
+def check_model(init_from: str, holds: str, wanted: str) -> None:
     """Names may differ where the network is the same, e.g. DeiT's and ViT's."""
     a, b = registry.spec(holds), registry.spec(wanted)
     if (a.family, a.arguments) != (b.family, b.arguments):
@@ -248,10 +262,11 @@ def _transformers_preprocessing(config: dict[str, Any]) -> Preprocessing | None:
     size = cropped if crops else resized
     if size is None:
         return None
+    share = config.get("crop_pct") if size < 384 else None  # as ConvNext's processor crops
     return Preprocessing(
         size,
         tuple(config["image_mean"]),
         tuple(config["image_std"]),
         _PILLOW.get(config.get("resample", 3), "bicubic"),
-        min(1.0, size / resized) if crops and resized else 1.0,
+        min(1.0, size / resized) if crops and resized else share or 1.0,
     )

@@ -2,7 +2,9 @@
 
 import argparse
 import json
+import re
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +36,21 @@ def read(path: Path) -> Contents:
     """
     if not path.is_file():
         raise InputError(f"there is no checkpoint file '{path}'; check the path")
-    suffix = path.suffix.lower()
-    if suffix not in _READERS:
-        raise InputError(
-            f"'{path}' is not a checkpoint that can be read: its name ends in neither"
-            f" {', '.join(_READERS)}; convert it to safetensors"
-        )
-    contents = _READERS[suffix](path)
+    contents = _READERS[check_readable(str(path))](path)
     if not contents.tensors:
         raise InputError(f"'{path}' holds no tensors; give the file that holds the weights")
     return contents
+
+
+def check_readable(name: str) -> str:
+    """The suffix of a file's name or address; InputError if such files cannot be read."""
+    suffix = Path(re.split(r"[?#]", name)[0]).suffix.lower()
+    if suffix not in _READERS:
+        raise InputError(
+            f"'{name}' is not a checkpoint that can be read: its name ends in neither"
+            f" {', '.join(_READERS)}; convert it to safetensors"
+        )
+    return suffix
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -70,11 +77,18 @@ def _read_safetensors(path: Path) -> Contents:
         raise _damaged(path, error) from None
 
 
+# What numpy raises for damaged archives, and for a single array under the name of one.
+_NPZ_DAMAGE = (
+    *(OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, RuntimeError),
+    *(NotImplementedError, zipfile.BadZipFile, zlib.error),
+)
+
+
 def _read_npz(path: Path) -> Contents:
     try:
         with np.load(path, allow_pickle=False) as file:
             return Contents({name: file[name] for name in file.files}, {})
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, AttributeError) as error:
+    except _NPZ_DAMAGE as error:
         raise _damaged(path, error) from None
 
 
@@ -103,12 +117,14 @@ def _read_torch(path: Path) -> Contents:
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict):
         raise InputError(f"'{path}' holds no state_dict of tensors; save a model's state_dict")
-    tensors = {
-        name: value.float().numpy() if value.is_floating_point() else value.numpy()
-        for name, value in loaded.items()
-        if isinstance(value, torch.Tensor)
-    }
-    return Contents(tensors, {})
+    return Contents(
+        {
+            str(name): (value.float() if value.is_floating_point() else value).detach().numpy()
+            for name, value in loaded.items()
+            if isinstance(value, torch.Tensor) and value.layout == torch.strided
+        },
+        {},
+    )
 
 
 def _read_hdf5(path: Path) -> Contents:
@@ -151,6 +167,6 @@ def read_json(path: Path) -> dict[str, Any]:
 def _damaged(path: Path, error: Exception) -> InputError:
     reason = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
     return InputError(
-        f"cannot read '{path}': it is truncated or not a {path.suffix} file ({reason}); fetch it"
-        " again"
+        f"cannot read '{path}': it is truncated or not a {path.suffix} file ({reason});"
+        " delete it and fetch it again"
     )

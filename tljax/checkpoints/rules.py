@@ -189,9 +189,9 @@ def convert(
         given = [np.asarray(named[source]) for source in a.sources]
         wanted = [shapes[target] for target in a.targets]
         try:
-            made = a.transform.forward(given)
+            made = [x.astype(np.float32, casting="same_kind") for x in a.transform.forward(given)]
             fits = all(map(_fits, a.targets, (array.shape for array in made), wanted))
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, TypeError):  # TypeError: text, complex numbers
             fits = False
         if fits:
             filled |= zip(a.targets, made, strict=True)
@@ -309,7 +309,8 @@ def _shape_fault(a: Assignment, given: Arrays, wanted: Sequence[tuple[int, ...]]
         for name, has, should in zip(a.sources, given, expected, strict=True)
         if has.shape != should.shape
     ]
-    return "; ".join(wrong)
+    kinds = [f"{name} holds {has.dtype}" for name, has in zip(a.sources, given, strict=True)]
+    return "; ".join(wrong or kinds)
 
 
 def _axes(array: np.ndarray, number: int) -> np.ndarray:

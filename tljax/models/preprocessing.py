@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from tljax.errors import InputError, check_known
+from tljax.errors import InputError, check_known, did_you_mean
 
 ImageSize = int | tuple[int, int]
 Statistics = tuple[float, ...]
@@ -46,11 +46,24 @@ class Preprocessing:
     crop_ratio: float = 1.0
 
     def __post_init__(self):
+        for name in ("image_size", "mean", "std"):  # lists, as JSON has them, cannot be hashed
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise InputError(
+                f"mean is {self.mean} and std is {self.std}; give as many of both, and std above 0"
+            )
         if min(self.height_width) < 1:
             raise InputError(f"image_size is {self.image_size}; set it to 1 or more")
         if not 0 < self.crop_ratio <= 1:
             raise InputError(f"crop_ratio is {self.crop_ratio}; set it above 0 and up to 1")
-        check_known("interpolation", self.interpolation, INTERPOLATIONS)
+        if self.interpolation not in INTERPOLATIONS:
+            hint = did_you_mean(self.interpolation, INTERPOLATIONS)
+            raise InputError(
+                f"unknown interpolation '{self.interpolation}'{hint}: use one of"
+                f" {', '.join(INTERPOLATIONS)}"
+            )
 
     @property
     def height_width(self) -> tuple[int, int]:
@@ -63,7 +76,7 @@ class Preprocessing:
         for name, (mean, std) in NORMALISATIONS.items():
             if _close(mean, pair[0]) and _close(std, pair[1]):
                 return name
-        return " ".join(f"{value:g}" for value in (*self.mean, *self.std))
+        return " ".join(repr(float(value)) for value in (*self.mean, *self.std))
 
     def for_channels(self, channels: int) -> "Preprocessing":
         """The same for images of another number of channels.

@@ -22,7 +22,7 @@ from tljax.models.preprocessing import (
 )
 from tljax.models.resnet import ResNet
 from tljax.models.resnet_v2 import ResNetV2
-from tljax.models.vit import ViT
+from tljax.models.vit import POOLINGS, ViT
 
 Model = ResNet | ResNetV2 | ViT
 
@@ -179,6 +179,10 @@ def create(name: str, num_classes: int, **fields: Any) -> Model:
     for field in fields:
         if field not in known:
             raise InputError(f"model '{name}' has no field '{field}'{did_you_mean(field, known)}")
+    if num_classes < 0:
+        raise InputError(f"num_classes is {num_classes}; set it to 0 (no head) or more")
+    if "pooling" in fields:
+        check_known("pooling", fields["pooling"], POOLINGS)
     if not 0 <= fields.get("drop_path", 0.0) < 1:
         raise InputError(f"drop_path is {fields['drop_path']}; set it to at least 0 and below 1")
     return entry.family(num_classes=num_classes, **{**entry.arguments, **fields})
@@ -255,8 +259,9 @@ def _draw(
     return {path: flat[path] for path in paths}
 
 
+@functools.lru_cache(maxsize=64)
 def abstract_variables(model: Model, image_size: ImageSize, channels: int = 3) -> dict[str, Any]:
-    """Shapes and dtypes of the model's variables; computes nothing."""
+    """Shapes and dtypes of the model's variables; computes nothing. Not to be changed in place."""
     return jax.eval_shape(
         lambda key: model.init(key, jnp.zeros((1, *height_width(image_size), channels))),
         jax.random.key(0),

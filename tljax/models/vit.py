@@ -4,7 +4,7 @@ Pre-norm blocks, erf GELU (Flax defaults to the tanh approximation), LayerScale 
 2021, "Going deeper with Image Transformers") where the checkpoint has it.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,9 @@ import jax.numpy as jnp
 
 from tljax.models.groups import Groups, Modes, cut, per_group
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
+
+Pooling = Literal["token", "mean", "none"]
+POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 _small_normal = nn.initializers.truncated_normal(0.02)
 _xavier = nn.initializers.xavier_uniform()
@@ -161,7 +164,7 @@ class ViT(nn.Module):
     patch: int
     num_classes: int
     mlp_ratio: float = 4.0
-    pooling: Literal["token", "mean", "none"] = "token"
+    pooling: Pooling = "token"
     class_token: bool = True
     registers: int = 0
     layer_scale: float | None = None

@@ -8,11 +8,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from tljax import checkpoints
 from tljax import config as config_lib
 from tljax import data as data_lib
-from tljax.checkpoints.read import read_json
+from tljax.checkpoints.fitting import RESAMPLINGS
 from tljax.data import Dataset
 from tljax.errors import InputError, check_known
 from tljax.models import ImageSize, Model, Preprocessing, registry
@@ -29,6 +30,7 @@ _log = logging.getLogger("tljax")
 
 # The fields that say how images are prepared; where one is None the source of the weights decides.
 _PREPROCESSING_FIELDS = ("image_size", "normalisation", "interpolation", "crop_ratio")
+_CLASSES = "classes.json"  # in a workdir: the names of the classes, in the order of the logits
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -80,6 +82,8 @@ def prepare(
     if config.last_group is not None:
         model = registry.truncated(config.model, model, config.last_group)
     check_known("head_init", config.head_init, (*HEAD_INITS, "pretrained"))
+    if config.position_resampling is not None:
+        check_known("position_resampling", config.position_resampling, RESAMPLINGS)
     keeps_head = config.head_init == "pretrained" and config.scenario != "from_scratch"
     plan = scenarios.build(
         config.scenario,
@@ -113,6 +117,7 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if silent:
         source = source_preprocessing(config.init_from)
         source = source or registry.spec(config.model).preprocessing
+        source = source.for_channels(3)  # which is what data sets give
         for field in silent:
             resolved[field] = getattr(source, field)
     return resolved
@@ -176,10 +181,15 @@ def load(
     """
     source = None if init_from is None else read_source(str(init_from), name)
     keeps_head = num_classes is None
+    if in_channels < 1:
+        raise InputError(f"in_channels is {in_channels}; set it to 1 or more")
+    if isinstance(image_size, list):
+        image_size = tuple(image_size)
     if num_classes is None:
         num_classes = source.num_classes if source else 0
         if not num_classes:
-            raise InputError(f"'{init_from}' has no head to keep; pass num_classes")
+            what = f"'{init_from}'" if init_from else "a network of random weights"
+            raise InputError(f"{what} has no head to keep; pass num_classes")
     model = registry.create(name, num_classes, **fields)
     if last_group is not None:
         model = registry.truncated(name, model, last_group)
@@ -200,34 +210,38 @@ def load(
     return model, plan.initialise(new, pretrained), preprocessing
 
 
-def _is_workdir(init_from: str) -> bool:
-    return Path(init_from).is_dir()
+def _workdir(init_from: str) -> Path | None:
+    """The folder that `init_from` names, if it names one."""
+    path = checkpoints.as_path(init_from)
+    return path if path is not None and path.is_dir() else None
 
 
 def read_source(init_from: str, model_name: str) -> checkpoints.Checkpoint:
     """The weights of a workdir or of a checkpoint, under our names."""
-    if not _is_workdir(init_from):
+    workdir = _workdir(init_from)
+    if workdir is None:
         return checkpoints.load(init_from, model_name)
-    source = read_config(Path(init_from))
-    if source.model != model_name:
+    if not (workdir / "checkpoints").is_dir():
         raise InputError(
-            f"'{init_from}' holds a {source.model}, but model is {model_name}; set"
-            f" --config.model={source.model}, or another init_from"
+            f"the folder '{init_from}' is not a workdir of tljax that holds weights; give one that"
+            " does, or a checkpoint file itself"
         )
-    return checkpoints.of_variables(best_variables(Path(init_from)), init_from)
+    checkpoints.check_model(init_from, read_config(workdir).model, model_name)
+    return checkpoints.of_variables(best_variables(workdir), init_from)
 
 
-def _fetch(init_from: str) -> None:
-    if not _is_workdir(init_from):
-        checkpoints.fetch(init_from)
+def _fetch(init_from: str, model_name: str) -> None:
+    if _workdir(init_from) is None:
+        checkpoints.fetch(init_from, model_name)
 
 
 def source_preprocessing(init_from: str | None) -> Preprocessing | None:
     """What the source of the weights says of its images; None if it says nothing."""
     if init_from is None:
         return None
-    if _is_workdir(init_from):
-        return preprocessing_of(read_config(Path(init_from)))
+    workdir = _workdir(init_from)
+    if workdir is not None:
+        return preprocessing_of(read_config(workdir))
     return checkpoints.preprocessing_of(init_from)
 
 
@@ -247,7 +261,7 @@ def _warn_of_preprocessing(config: ml_collections.ConfigDict) -> None:
             )
         return
     for field in _PREPROCESSING_FIELDS[1:]:
-        if config[field] is not None and config[field] != getattr(source, field):
+        if config[field] is not None and not _agree(config[field], getattr(source, field)):
             _log.warning(
                 "the config sets %s=%s, but '%s' was trained with %s; leave the field out to"
                 " follow the checkpoint",
@@ -256,6 +270,13 @@ def _warn_of_preprocessing(config: ml_collections.ConfigDict) -> None:
                 config.init_from,
                 getattr(source, field),
             )
+
+
+def _agree(a: Any, b: Any) -> bool:
+    """Whether two values of a field of preprocessing, perhaps normalisations, are the same."""
+    if not isinstance(a, str) or a.split() == b.split():
+        return bool(a == b)
+    return " " in a + b and np.allclose(parse_normalisation(a), parse_normalisation(b))
 
 
 def load_data(config: ml_collections.ConfigDict) -> Dataset:
@@ -302,7 +323,7 @@ def fit_config(
     )
     if reads_source:
         prepare(config)  # a slip in the config is found before anything is downloaded
-        _fetch(config.init_from)  # before it is prepared for good: the file may say how
+        _fetch(config.init_from, config.model)  # what the file says of its images counts below
     experiment = prepare(config)
     resolved = resolve(config)
     dataset = load_data(resolved)
@@ -311,15 +332,17 @@ def fit_config(
         size = experiment.preprocessing.image_size
         variables = pretrained_variables(resolved, experiment.model, size)
         _warn_of_preprocessing(config)
+    if not has_checkpoint(workdir):
+        _check_start(experiment, resolved, variables)
     config = resolved
     if workdir is not None:
-        write_atomically(writable(workdir) / "config.json", config.to_json(indent=2) + "\n")
+        _keep_classes(writable(workdir), experiment.class_names)
+        write_atomically(workdir / "config.json", config.to_json(indent=2) + "\n")
     about = {
         "scenario": config.scenario,
         "model": config.model,
         "data": config.data,
         "num_classes": len(dataset.class_names),
-        "class_names": list(dataset.class_names),
     }
     return fit(
         experiment.model,
@@ -347,37 +370,32 @@ def evaluate_workdir(
     Raises:
       InputError: if it is not a trained workdir, or the data has other classes.
     """
-    config = read_config(workdir)
-    experiment = prepare(config)
-    variables = best_variables(workdir)
-    dataset = load_data(config)
-    naive_source = dataset.train
-    if data is not None:
+    trained = read_workdir(workdir)
+    config, experiment, variables = trained.config, trained.experiment, trained.variables
+    if data is None:
+        dataset = load_data(config)
+    else:
         dataset = data_lib.load(data, val_fraction=config.val_fraction, seed=config.seed)
-        if dataset.class_names != experiment.class_names:
-            raise InputError(
-                f"'{data}' has the classes {_shorten(dataset.class_names)}, but '{workdir}' was"
-                f" trained on {_shorten(experiment.class_names)}; give data of the same classes"
-            )
+    _check_classes(dataset.class_names, experiment.class_names, data or config.data, workdir)
     source = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
     if source is None:
         raise InputError(f"'{data or config.data}' has no {split} images; choose another --split")
     evaluation = evaluate(
         experiment.model, variables, source, experiment.preprocessing, config.batch_size
     )
-    naive = naive_accuracy(naive_source, source, len(experiment.class_names))
+    naive = naive_accuracy(dataset.train, source, len(experiment.class_names))
     return evaluation, naive, data or config.data, split
 
 
 def read_workdir(workdir: Path) -> Trained:
-    """The best weights of a workdir, and what they are; its data is needed only until it is done.
+    """The best weights of a workdir, and what they are; its data is not needed.
 
     Raises:
       InputError: if it is not a workdir, or holds no weights.
     """
     config = read_config(workdir)
-    result = read_json(workdir / "result.json")
-    experiment = prepare(config, tuple(result.get("class_names", ())) or None)
+    result = _read_if_there(workdir / "result.json") or {}
+    experiment = prepare(config, _classes(workdir))
     return Trained(config, experiment, best_variables(workdir), result)
 
 
@@ -398,6 +416,51 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"cannot read {path} ({error}); restore it, or train anew") from None
     return config_lib.complete(config, str(path))
+
+
+def _check_start(
+    experiment: Experiment, config: ml_collections.ConfigDict, variables: Tree | None
+) -> None:
+    """Raises InputError if the run could not begin; to be asked before anything is written."""
+    plan, size = experiment.plan, experiment.preprocessing.image_size
+    plan.initialise(registry.abstract_variables(experiment.model, size), variables)
+    source = _workdir(config.init_from) if variables is not None else None
+    if source is not None and plan.init[-1] == "pretrained":
+        before = _classes(source) or experiment.class_names
+        _check_classes(experiment.class_names, before, config.data, source)
+
+
+def _keep_classes(workdir: Path, names: tuple[str, ...]) -> None:
+    """Writes down which logit is which class; a folder of images may change after the run."""
+    before = _classes(workdir) if has_checkpoint(workdir) else None
+    _check_classes(names, before or names, "the data", workdir)
+    write_atomically(workdir / _CLASSES, json.dumps(names, ensure_ascii=False) + "\n")
+
+
+def _classes(workdir: Path) -> tuple[str, ...] | None:
+    """The classes that a workdir was trained on, in the order of its logits, if it says so."""
+    names = _read_if_there(workdir / _CLASSES)
+    return tuple(names) if names else None
+
+
+def _check_classes(
+    names: tuple[str, ...], trained: tuple[str, ...], data: str, workdir: Path
+) -> None:
+    if names != trained:
+        raise InputError(
+            f"'{data}' has the classes {_shorten(names)}, but '{workdir}' was trained on"
+            f" {_shorten(trained)}; give data of the same classes"
+        )
+
+
+def _read_if_there(path: Path) -> Any:
+    """The content of a JSON file of a workdir; None if there is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}); restore it, or train anew") from None
 
 
 def _shorten(names: tuple[str, ...]) -> str:

@@ -84,7 +84,9 @@ def export_workdir(workdir: Path, format: str, output: Path) -> Written:
             },
             "Results": {name: result[name] for name in _RESULT_ROWS if result.get(name) is not None}
             or {"none": "the run was not done when these weights were exported"},
-            "Source of the weights": _provenance(trained.config.init_from),
+            "Source of the weights": _provenance(trained.config.init_from)
+            if "pretrained" in exp.plan.init
+            else {},
         },
     )
     return _save(described, format, output)
