@@ -6,7 +6,9 @@ r"""DINOv2-small on a folder of images: its features as they are, a new linear h
 The weights (88 MB) are fetched from the Hugging Face hub on first use; --config.init_from=FILE
 takes them from a file, under timm's or transformers' names.
 
-Expected: EXPECTED
+Expected, with --config.train_size=1000 on the simulated textiles of experiments/dinov2_textiles:
+balanced test accuracy 0.616 [0.603-0.625], the mean [lowest-highest] of seeds 0 to 4
+(--config.seed); chance is 0.333; about 93 s on two busy CPU cores.
 """
 
 from tljax.config import base

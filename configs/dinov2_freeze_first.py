@@ -5,7 +5,9 @@ r"""DINOv2-small on a folder of images: embedding and nine blocks frozen, three 
 
 The weights come as in configs/dinov2_feature_extraction.py.
 
-Expected: EXPECTED
+Expected, with --config.train_size=1000 on the simulated textiles of experiments/dinov2_textiles:
+balanced test accuracy 0.663 [0.662-0.665], the mean [lowest-highest] of seeds 0, 1 and 2
+(--config.seed); chance is 0.333; about 123 s on two busy CPU cores.
 """
 
 from tljax.config import base
