@@ -204,7 +204,7 @@ def lines(name, format="timm", num_classes=5, channels=3, last_group=None):
     if last_group is not None:
         model = registry.truncated(name, model, last_group)
     preprocessing = registry.spec(name).preprocessing.for_channels(channels)
-    checkpoint = checkpoints.Checkpoint({}, num_classes, TLJAX, TLJAX.resampling, "x")
+    checkpoint = checkpoints.Checkpoint({}, num_classes, TLJAX, "x")
     made = constructor(Export(name, model, checkpoint, preprocessing), format)
     return made and made[made.index("") + 1 :]
 

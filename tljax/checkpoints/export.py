@@ -53,7 +53,7 @@ def save_converted(
         "preprocessing": preprocessing_to_json(preprocessing),
         "origin": checkpoint.origin,
         "family": checkpoint.family.name,
-        "resampling": checkpoint.resampling,
+        "resampling": checkpoint.resampling or checkpoint.family.resampling,
     }
     with replacing(path) as temporary:
         _save(checkpoint.filled, temporary, header)

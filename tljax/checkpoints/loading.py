@@ -26,15 +26,15 @@ class Checkpoint:
       filled: arrays by path without the collection; with the head's if the file has one.
       num_classes: of that head; 0 for none.
       family: whose names the file uses.
-      resampling: how the code that it comes from resamples position embeddings.
       origin: what was asked for.
+      resampling: how the code that it comes from resamples position embeddings; None: as the family.
     """
 
     filled: dict[str, np.ndarray]
     num_classes: int
     family: rules.Family
-    resampling: str
     origin: str
+    resampling: str | None = None
 
 
 def as_path(init_from: str) -> Path | None:
@@ -137,15 +137,15 @@ def convert(contents: Contents, model_name: str, origin: str) -> Checkpoint:
     family = _detect(model, list(shapes), list(contents.tensors), model_name, origin)
     filled = rules.convert(family, model, shapes, contents.tensors, origin)
     head = filled.get("head/bias")
-    resampling = contents.metadata.get("resampling", family.resampling)
-    return Checkpoint(filled, 0 if head is None else len(head), family, resampling, origin)
+    resampling = contents.metadata.get("resampling")
+    return Checkpoint(filled, 0 if head is None else len(head), family, origin, resampling)
 
 
 def of_variables(variables: dict[str, Any], origin: str) -> Checkpoint:
     """Variables of a model of ours, e.g. a workdir's best, as a checkpoint."""
     filled = {path: np.asarray(leaf) for path, leaf in rules.flatten(variables).items()}
     head = filled.get("head/bias")
-    return Checkpoint(filled, 0 if head is None else len(head), TLJAX, TLJAX.resampling, origin)
+    return Checkpoint(filled, 0 if head is None else len(head), TLJAX, origin)
 
 
 def variables_for(
@@ -174,7 +174,7 @@ def variables_for(
         checkpoint.filled,
         {**shapes, **head},
         registry.patch_grid(model, image_size),
-        position_resampling or checkpoint.resampling,
+        position_resampling or checkpoint.resampling or checkpoint.family.resampling,
         checkpoint.origin,
     )
     return rules.unflatten(fitted)
