@@ -27,7 +27,7 @@ class Checkpoint:
       num_classes: of that head; 0 for none.
       family: whose names the file uses.
       origin: what was asked for.
-      resampling: how the code that it comes from resamples position embeddings; None: as the family.
+      resampling: how the code it comes from resamples position embeddings; None: as the family.
     """
 
     filled: dict[str, np.ndarray]
