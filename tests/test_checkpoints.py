@@ -308,6 +308,7 @@ def test_pth_needs_torch_or_names_the_alternative(tmp_path):
         import torch  # noqa: F401
     except ImportError:
         assert "safetensors" in refused(tmp_path / "weights.pth")
+        assert "needs PyTorch" in refused("resnet50.IMAGENET1K_V1", "resnet50")  # not fetched
     else:
         assert "truncated" in refused(tmp_path / "weights.pth")
 

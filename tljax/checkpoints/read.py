@@ -1,6 +1,7 @@
 """Tensors by name from a checkpoint file, whatever its format; nothing in a file is ever run."""
 
 import argparse
+import importlib.util
 import json
 import re
 import zipfile
@@ -43,12 +44,18 @@ def read(path: Path) -> Contents:
 
 
 def check_readable(name: str) -> str:
-    """The suffix of a file's name or address; InputError if such files cannot be read."""
+    """The suffix of a file's name or address; InputError if such files cannot be read here."""
     suffix = Path(re.split(r"[?#]", name)[0]).suffix.lower()
     if suffix not in _READERS:
         raise InputError(
             f"'{name}' is not a checkpoint that can be read: its name ends in neither"
             f" {', '.join(_READERS)}; convert it to safetensors"
+        )
+    if _READERS[suffix] is _read_torch and importlib.util.find_spec("torch") is None:
+        raise InputError(
+            f"reading '{name}' needs PyTorch, which is not installed; give the same weights as"
+            " .safetensors (timm's and torchvision's are on the Hugging Face hub, e.g. init_from="
+            "resnet50.tv_in1k), or pip install torch"
         )
     return suffix
 
@@ -93,14 +100,8 @@ def _read_npz(path: Path) -> Contents:
 
 
 def _read_torch(path: Path) -> Contents:
-    try:
-        import torch
-    except ImportError:
-        raise InputError(
-            f"reading '{path}' needs PyTorch, which is not installed; give the same weights as"
-            " .safetensors (timm's and torchvision's are on the Hugging Face hub, e.g. init_from="
-            "resnet50.tv_in1k), or pip install torch"
-        ) from None
+    import torch
+
     try:
         # Training scripts like to store their arguments, which are plain data, beside the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
