@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 export TLJAX_CHECKPOINTS ?= $(wildcard ../shared/checkpoints)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format lock parity clean
+.PHONY: help install demo test lint format lock parity soak clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ parity: $(VENV)/.test  ## compare every family with its original (installs PyTor
 	$(PIP_INSTALL) -e '.[parity]'
 	$(BIN)/python -m tests.parity.make_references
 	$(BIN)/python -m tests.parity.round_trip
+
+soak: $(VENV)/.test  ## kill runs in every phase, and compare them with runs that nobody killed (half an hour)
+	$(BIN)/python -m tests.soak
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -1,6 +1,7 @@
 """The `tljax` command: one thin function a subcommand.
 
-Exit codes: 0 done; 2 something that the user can mend, said in one sentence on stderr; 130 Ctrl-C.
+Exit codes: 0 done; 2 something that the user can mend, said in one sentence on stderr; 75 stopped
+by SIGTERM, run the same command again; 130 Ctrl-C.
 """
 
 import argparse
@@ -11,7 +12,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tljax.errors import InputError
+from tljax.errors import InputError, printable
+from tljax.preemption import EXIT_CODE as PREEMPTED
+from tljax.preemption import Preempted, sigterm_raises
 
 _CONFIG_HELP = (
     "a config file, e.g. configs/fine_tune.py; any field of it can be overridden by"
@@ -25,7 +28,8 @@ def train(args: argparse.Namespace, overrides: list[str]) -> None:
     from tljax.analysis.summary import print_result
     from tljax.training import experiment
 
-    print_result(experiment.run(config, Path(args.workdir)).summary)
+    result = experiment.run(config, Path(args.workdir), accept_changes=args.accept_changes)
+    print_result(result.summary)
 
 
 def evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -44,11 +48,12 @@ def predict(args: argparse.Namespace, overrides: list[str]) -> None:
     from tljax.training import prediction
 
     output = Path(args.output) if args.output is not None else None
-    rows = prediction.predict_files(Path(args.workdir), [Path(path) for path in args.paths], output)
+    paths = [Path(path) for path in args.paths]
+    rows = prediction.predict_files(Path(args.workdir), paths, output, args.on_error)
     if output is None:
         print_predictions(rows)
     else:
-        print(f"wrote {output}: {len(rows):,} images")
+        print(f"wrote {printable(output)}: {len(rows):,} images")
 
 
 def convert(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -131,6 +136,12 @@ def build_parser() -> argparse.ArgumentParser:
     train_parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="for checkpoints, metrics and the result"
     )
+    train_parser.add_argument(
+        "--accept_changes",
+        action="store_true",
+        help="go on with a run although versions, code or devices are not those it began with; its"
+        " result names them",
+    )
 
     evaluate_parser = command(evaluate)
     evaluate_parser.add_argument(
@@ -158,6 +169,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE.csv",
         help="a row an image: file, prediction, probability, and each class's probability;"
         " default: a table on the terminal",
+    )
+    predict_parser.add_argument(
+        "--on_error",
+        choices=("fail", "skip"),
+        default="fail",
+        help="what to do about an image that cannot be read; default: fail",
     )
 
     convert_parser = command(
@@ -230,12 +247,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = build_parser().parse_known_args(argv)
     try:
         use_compilation_cache()
-        with _warnings_shown():
+        with _warnings_shown(), sigterm_raises():
             args.run(args, overrides)
     except InputError as error:
         if args.debug:
             raise
-        print(f"tljax: {error}", file=sys.stderr)
+        print(f"tljax: {printable(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read the output has enough, e.g. `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -243,11 +260,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        print(
-            f"tljax: {error.strerror or error}{where}; mend that and run the same command again",
-            file=sys.stderr,
-        )
+        what = printable(f"{error.strerror or error}{where}")
+        print(f"tljax: {what}; mend that and run the same command again", file=sys.stderr)
         return 2
+    except Preempted as error:
+        print(f"tljax: {error}", file=sys.stderr)
+        return PREEMPTED
     except KeyboardInterrupt:
         print("tljax: stopped; the same command goes on from what was saved", file=sys.stderr)
         return 130
@@ -270,6 +288,7 @@ def _warnings_shown() -> Iterator[None]:
     """Prints tljax's own warnings as it prints its errors, and nowhere else in another form."""
     logger, handler = logging.getLogger("tljax"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("tljax: warning: %(message)s"))
+    handler.setLevel(logging.WARNING)
     logger.addHandler(handler)
     before, logger.propagate = logger.propagate, False
     try:

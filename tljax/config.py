@@ -71,6 +71,7 @@ def base() -> ml_collections.ConfigDict:
     config.augment = "crop_flip"  # none, crop or crop_flip
     config.crop_area = (0.08, 1.0)  # smallest and largest share of the image that a crop covers
     config.num_workers = 0
+    config.on_error = "fail"  # of an image that cannot be read; or skip, and name it in the result
 
     # What is kept.
     config.eval_every = config_dict.placeholder(int)  # steps; None: an epoch

@@ -12,6 +12,11 @@ class InputError(Exception):
     """Wrong path, corrupt file, mistyped name, impossible value: one sentence, no traceback."""
 
 
+def printable(text: object) -> str:
+    """On one line, and without what a terminal would obey: file names may hold any of that."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the closest of `known`, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
+from tljax.errors import printable
 from tljax.training.evaluation import Evaluation
 from tljax.training.publishing import Written
 
@@ -41,7 +43,8 @@ def print_evaluation(evaluation: Evaluation, naive: float, data: str, split: str
     Console(highlight=False).print(
         f"[bold]accuracy {evaluation.accuracy:.4f}[/] (balanced"
         f" {evaluation.balanced_accuracy:.4f}), loss {evaluation.loss:.4f} on"
-        f" {evaluation.count:,} images of {data} ({split}); naive baseline {naive:.4f}",
+        f" {evaluation.count:,} images of {escape(printable(data))} ({split}); naive baseline"
+        f" {naive:.4f}",
         soft_wrap=True,
     )
 
@@ -49,8 +52,9 @@ def print_evaluation(evaluation: Evaluation, naive: float, data: str, split: str
 def print_written(written: Written) -> None:
     """What `tljax convert` or `tljax export` wrote, and where."""
     card = f" and {written.card}" if written.card else ""
+    paths = printable(f"{written.path}{card}")
     Console(highlight=False).print(
-        f"wrote {written.path}{card}: {written.tensors:,} tensors ({written.family} names)",
+        f"wrote {paths}: {written.tensors:,} tensors ({written.family} names)",
         soft_wrap=True,
         markup=False,
     )
@@ -60,11 +64,6 @@ def print_predictions(rows: Sequence[tuple[Path, str, float]]) -> None:
     """A table of file, predicted class and its probability."""
     table = Table("file", "prediction", Column("probability", justify="right"), box=None)
     for file, name, probability in rows:
-        table.add_row(Text(_printable(file)), Text(_printable(name)), f"{probability:.4f}")
+        table.add_row(Text(printable(file)), Text(printable(name)), f"{probability:.4f}")
     width = None if Console().is_terminal else 10_000  # a pipe has no width of its own
     Console(highlight=False, width=width).print(table)
-
-
-def _printable(text: str | Path) -> str:
-    """File names may hold bytes that are no UTF-8."""
-    return str(text).encode("utf-8", "replace").decode("utf-8")

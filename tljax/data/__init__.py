@@ -5,21 +5,24 @@ brings images to the form a checkpoint expects, and `pipeline` serves batches.
 """
 
 from tljax.data.datasets import class_names, load
-from tljax.data.images import decode
-from tljax.data.pipeline import eval_batches, train_batches
-from tljax.data.sources import ArraySource, Dataset, Source, Subset, as_source
+from tljax.data.images import Unreadable, decode
+from tljax.data.pipeline import ON_ERROR, eval_batches, train_batches
+from tljax.data.sources import ArraySource, Dataset, Source, Subset, as_source, fingerprint
 from tljax.data.transforms import Preprocessing, normalise
 
 __all__ = [
+    "ON_ERROR",
     "ArraySource",
     "Dataset",
     "Preprocessing",
     "Source",
     "Subset",
+    "Unreadable",
     "as_source",
     "class_names",
     "decode",
     "eval_batches",
+    "fingerprint",
     "load",
     "normalise",
     "train_batches",

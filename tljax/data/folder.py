@@ -3,12 +3,21 @@
 Either PATH holds train/, and perhaps test/ and val/ (or valid/ or validation/), each with class
 folders; or PATH holds the class folders itself. Classes are sorted by name and numbered in the
 order of the training classes; files are sorted too, so that the order is the same on every file
-system. Hidden files and files that are not images are ignored.
+system. Hidden files, files that are not images, pipes, sockets and devices are ignored.
+
+Links are followed wherever they lead, as many data sets are made of them. A link that leads nowhere
+is an error: named like an image, it is one that cannot be read; anywhere else in PATH, and in
+train/ and its like, it would be a folder that silently lacks.
 """
 
+import functools
+import hashlib
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -18,7 +27,11 @@ from tljax.data.splits import carve
 from tljax.errors import InputError
 
 _TEST_FRACTION = 0.2
+_FINGERPRINTED = 2**28  # bytes of images that a fingerprint reads
+_AT_ONCE = 256  # files that a thread is given: one by one, handing them out takes longest
 _VAL_NAMES = ("val", "valid", "validation")
+
+_T = TypeVar("_T")
 
 
 class FolderSource(Source):
@@ -34,6 +47,25 @@ class FolderSource(Source):
     def __getitem__(self, index: int, /) -> Example:
         return {"image": decode(self.files[index]), "label": int(self.labels[index])}
 
+    def fingerprint(self) -> str:
+        """Over every file's class folder, name, label and size, and over contents.
+
+        Read is every file, or, of data of more than 256 MiB, every n-th: an edit that leaves the
+        size of another file as it was goes unnoticed there. Neither the folder's place nor dates
+        count, so a copy is the same data.
+        """
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
+        sizes = _in_threads(_size, self.files)
+        stride = max(1, math.ceil(sum(sizes) / _FINGERPRINTED))
+        contents = _in_threads(_content_digest, self.files[::stride])
+        digest = hashlib.sha256(repr((sizes, contents)).encode())
+        for file, label in zip(self.files, self.labels, strict=True):
+            digest.update(os.fsencode(f"{file.parent.name}/{file.name}\0{label}\0"))
+        return digest.hexdigest()
+
 
 def load(path: str) -> Dataset:
     """List the images below `path`; none is decoded.
@@ -43,7 +75,7 @@ def load(path: str) -> Dataset:
     when files are added or removed.
 
     Raises:
-      InputError: The folder is missing, empty, or laid out in another way.
+      InputError: The folder is missing, empty, may not be read, or is laid out in another way.
     """
     root = Path(path).expanduser()
     train_root = _train_root(root)
@@ -87,26 +119,41 @@ def class_names(path: str) -> tuple[str, ...]:
 
 
 def find_images(root: Path) -> list[Path]:
-    """All image files below `root`, sorted; hidden files and folders are ignored."""
-    with os.scandir(root) as entries:
-        folders = [Path(e.path) for e in entries if e.is_dir() and not _hidden(e)]
-    return sorted([*_images(root), *(file for folder in folders for file in find_images(folder))])
+    """All image files below `root`, sorted; hidden files and folders are ignored.
+
+    Links to folders are followed; a folder that was seen already is not gone through again, so
+    links that lead in a circle end.
+
+    Raises:
+      InputError: A folder may not be read.
+    """
+    found: list[Path] = []
+    seen: set[str] = set()
+    left = [root]
+    while left:
+        folder = left.pop()
+        if (real := os.path.realpath(folder)) not in seen:
+            seen.add(real)
+            entries = _entries(folder)
+            found += [Path(entry.path) for entry in entries if _is_image(entry)]
+            left += [Path(entry.path) for entry in reversed(entries) if _is_folder(entry)]
+    return sorted(found)
 
 
 def _train_root(root: Path) -> Path:
     """Where the training classes lie: a train/ of images is a class like any other."""
-    if not root.exists():
+    if not os.path.exists(root):
         raise InputError(f"the data folder {root} does not exist; check the path")
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(f"{root} is a file; give the folder that holds the class folders")
     train = root / "train"
-    return train if train.is_dir() and not any(_images(train)) else root
+    return train if os.path.isdir(train) and not _images(train) else root
 
 
 def _read_if_present(
     root: Path, names: tuple[str, ...], classes: tuple[str, ...]
 ) -> FolderSource | None:
-    present = [name for name in names if (root / name).is_dir()]
+    present = [name for name in _folders(root) if name in names]
     if len(present) > 1:
         raise InputError(f"{root} holds both {present[0]} and {present[1]}; keep one of them")
     return _read(root / present[0], classes) if present else None
@@ -126,7 +173,7 @@ def _read(root: Path, classes: tuple[str, ...]) -> FolderSource:
     files: list[Path] = []
     labels: list[int] = []
     for name in present:
-        found = sorted(_images(root / name))
+        found = _images(root / name)
         if not found:
             raise InputError(
                 f"the class folder {root / name} holds no {', '.join(EXTENSIONS)} image; add some "
@@ -138,14 +185,68 @@ def _read(root: Path, classes: tuple[str, ...]) -> FolderSource:
 
 
 def _folders(root: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not _hidden(entry))
+    """Names of the folders in it, sorted."""
+    entries = _entries(root)
+    for entry in entries:
+        if _leads_nowhere(entry) and not _is_image(entry):
+            raise InputError(f"the link {entry.path} leads nowhere; mend it or remove it")
+    return [entry.name for entry in entries if _is_folder(entry)]
 
 
-def _images(root: Path) -> Iterator[Path]:
-    for entry in os.scandir(root):
-        if entry.name.lower().endswith(EXTENSIONS) and entry.is_file() and not _hidden(entry):
-            yield Path(entry.path)
+def _images(folder: Path) -> list[Path]:
+    """The image files in a class folder, sorted."""
+    return [Path(entry.path) for entry in _entries(folder) if _is_image(entry)]
 
 
-def _hidden(entry: os.DirEntry) -> bool:
-    return entry.name.startswith(".")
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, without what is hidden, sorted by name."""
+    try:
+        with os.scandir(folder) as entries:
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(
+            f"cannot read the folder {folder}: {error.strerror or error}; check its permissions"
+        ) from error
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+# Of a link `os.path` is asked, because an entry raises an error for one that leads to itself.
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    if not entry.name.lower().endswith(EXTENSIONS):
+        return False
+    if entry.is_symlink():
+        return os.path.isfile(entry.path) or _leads_nowhere(entry)
+    return entry.is_file()
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def _in_threads(function: Callable[[Path], _T], files: Sequence[Path]) -> list[_T]:
+    """The function of each file, in order."""
+    parts = [files[start : start + _AT_ONCE] for start in range(0, len(files), _AT_ONCE)]
+    with ThreadPoolExecutor() as pool:
+        answers = pool.map(lambda part: [function(file) for file in part], parts)
+        return [answer for part in answers for answer in part]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:  # it cannot be read: whether that matters is not asked here
+        return -1
+
+
+def _content_digest(file: Path) -> str:
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError:
+        return ""

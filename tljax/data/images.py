@@ -6,7 +6,9 @@ orientation, transparency, depth and damage.
 
 import io
 import os
+import stat
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,25 @@ from tljax.errors import InputError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
+MAX_BYTES = 2**30  # of a file: no image under Pillow's limit of pixels needs more
+
 # What Pillow raises for damaged files: truncation and an unknown format are OSErrors, a broken PNG
 # chunk is a SyntaxError, nonsense in a header a ValueError, and in EXIF data the other two.
 _DAMAGE = (OSError, SyntaxError, ValueError, TypeError, struct.error)
+
+# Of a broken tag, say, Pillow warns for every image in which there is one. Other filters go first.
+warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
+
+
+class Unreadable(InputError):
+    """An image file that cannot be read; `name` is the file's, as it was given."""
+
+    def __init__(self, name: str, why: str):
+        super().__init__(name, why)  # as pickle will call it, on the way from a worker process
+        self.name = name
+
+    def __str__(self) -> str:
+        return "cannot read image {}: {}".format(*self.args)
 
 
 def decode(source: str | os.PathLike | bytes) -> np.ndarray:
@@ -32,33 +50,26 @@ def decode(source: str | os.PathLike | bytes) -> np.ndarray:
       uint8 (h, w, 3).
 
     Raises:
-      InputError: The file cannot be read, is damaged, or has more pixels than
+      Unreadable: The file is missing, is no file, is damaged, or has more pixels than
         `PIL.Image.MAX_IMAGE_PIXELS` (a decompression bomb).
     """
     if isinstance(source, bytes):
         name, data = f"of {len(source)} bytes", source
     else:
         name = os.fspath(source)
-        try:
-            data = Path(source).read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"cannot read image {name}: {error.strerror or error}; check the path and its "
-                "permissions"
-            ) from error
+        data = _read(Path(source), name)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _refuse_bomb(image)
-            return _pixels(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _pixels(image)
     except Image.DecompressionBombError as error:
-        raise InputError(
-            f"cannot read image {name}: it has more than {Image.MAX_IMAGE_PIXELS} pixels; "
-            "shrink or delete it"
+        raise Unreadable(
+            name, f"it has more than {Image.MAX_IMAGE_PIXELS} pixels; shrink or delete it"
         ) from error
     except _DAMAGE as error:
-        raise InputError(
-            f"cannot read image {name}: it is truncated or not a JPEG, PNG, WebP or BMP file; "
-            "replace or delete it"
+        raise Unreadable(
+            name, "it is truncated or not a JPEG, PNG, WebP or BMP file; replace or delete it"
         ) from error
 
 
@@ -92,6 +103,20 @@ def as_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
     return np.repeat(array, 3, axis=2)
 
 
+def _read(path: Path, name: str) -> bytes:
+    """The bytes of a regular file: to read a pipe would wait for ever, a device never end."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Unreadable(name, "it is not a file; remove it or give the files in it")
+        if status.st_size > MAX_BYTES:
+            raise Unreadable(name, f"it is larger than {MAX_BYTES:,} bytes; shrink or delete it")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: the name has a zero byte
+        why = f"{getattr(error, 'strerror', None) or error}; check the path and its permissions"
+        raise Unreadable(name, why) from error
+
+
 def _refuse_bomb(image: Image.Image) -> None:
     """Pillow raises at twice its limit only; between once and twice it merely warns."""
     limit = Image.MAX_IMAGE_PIXELS
@@ -106,4 +131,4 @@ def _pixels(image: Image.Image) -> np.ndarray:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))

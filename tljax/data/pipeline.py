@@ -5,21 +5,28 @@ costs tens of microseconds an element, more than reading a small image from memo
 doubles the rate for small images and changes nothing for large ones.
 """
 
+import contextlib
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tljax.data.sources import Source
+from tljax.data.images import Unreadable
+from tljax.data.sources import Example, Source
 from tljax.data.transforms import Preprocessing, augmentation, resize_and_centre_crop
-from tljax.errors import InputError
+from tljax.errors import InputError, check_known
 
 if TYPE_CHECKING:
     import grain
 
 Batch = dict[str, np.ndarray]
+
+ON_ERROR = ("fail", "skip")  # what may be done about an image that cannot be read
+
+# In a batch, until it is handed out: the names of images that could not be read for it.
+_SKIPPED = "skipped"
 
 
 def train_batches(
@@ -31,6 +38,7 @@ def train_batches(
     augment: str = "none",
     crop_area: tuple[float, float] = (0.08, 1.0),
     num_workers: int = 0,
+    on_error: str = "fail",
 ) -> "TrainBatches":
     """Shuffled batches without end.
 
@@ -47,6 +55,8 @@ def train_batches(
       num_workers: Processes that read; 0 reads in threads of this one. The batches
         are the same whatever the number. As with any multiprocessing by "spawn", the main module
         must then be importable, and guarded by `if __name__ == "__main__"`.
+      on_error: What to do about an image that cannot be read: `fail`, or `skip`, which takes the
+        next one of the source that can be read instead, after the last the first.
 
     Returns:
       An iterator over {"image": uint8 (b, s, s, 3), "label": int32 (b,)} that can be resumed.
@@ -55,6 +65,7 @@ def train_batches(
       InputError: An impossible value; or, while iterating, an image that cannot be read.
     """
     _check_batch_size(batch_size)
+    check_known("on_error", on_error, ON_ERROR)
     if not 0 < crop_area[0] <= crop_area[1] <= 1:
         raise InputError(
             f"crop_area is {crop_area}; set it to (smallest, largest) with 0 < smallest <= largest "
@@ -64,11 +75,16 @@ def train_batches(
 
     transform = augmentation(augment)
 
-    def read(indices: np.ndarray, rng: np.random.Generator) -> Batch:
-        examples = [source[int(i)] for i in indices]
+    def read(indices: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+        skipped: list[str] = []
+        if on_error == "fail":
+            examples = [source[int(i)] for i in indices]
+        else:
+            examples = [_first_readable(source, int(i), skipped) for i in indices]
         images = [transform(e["image"], preprocessing, rng, crop_area) for e in examples]
         labels = [e["label"] for e in examples]
-        return {"image": np.stack(images), "label": np.array(labels, np.int32)}
+        batch = {"image": np.stack(images), "label": np.array(labels, np.int32)}
+        return {**batch, _SKIPPED: tuple(skipped)}
 
     batches = (
         grain.MapDataset.range(len(source))
@@ -86,6 +102,7 @@ def train_batches(
         "seed": seed,
         "augment": augment,
         "crop_area": list(crop_area),
+        "on_error": on_error,
     }
     return TrainBatches(batches, num_workers, fingerprint)
 
@@ -98,24 +115,35 @@ class TrainBatches(Iterator[Batch]):
     """
 
     def __init__(
-        self, batches: "grain.MapDataset[Batch]", num_workers: int, fingerprint: dict[str, Any]
+        self, batches: "grain.MapDataset[Any]", num_workers: int, fingerprint: dict[str, Any]
     ):
         self._batches = batches
         self._num_workers = num_workers
         self._fingerprint = fingerprint
         self._next = 0
-        self._reader: grain.DatasetIterator[Batch] | None = None
+        self._skipped: set[str] = set()
+        self._reader: grain.DatasetIterator[Any] | None = None
 
     def __next__(self) -> Batch:
         if self._reader is None:
             self._reader = iter(_read_ahead(self._batches[self._next :], self._num_workers))
-        batch = next(self._reader)
+        batch: dict[str, Any] = next(self._reader)
         self._next += 1
+        self._skipped.update(batch.pop(_SKIPPED))
         return batch
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Names of the images that could not be read for the batches handed out so far, sorted."""
+        return tuple(sorted(self._skipped))
 
     def get_state(self) -> dict[str, Any]:
         """Where the iterator stands, as a dict that JSON can hold."""
-        return {"next_batch": self._next, "made_from": self._fingerprint}
+        return {
+            "next_batch": self._next,
+            "made_from": self._fingerprint,
+            "skipped": list(self.skipped),
+        }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go to where `get_state` was called.
@@ -132,6 +160,7 @@ class TrainBatches(Iterator[Batch]):
                 )
         self.close()
         self._next = state["next_batch"]
+        self._skipped = set(state.get("skipped", ()))
 
     def close(self) -> None:
         """End the threads or processes that read ahead; the next batch starts them again."""
@@ -141,40 +170,82 @@ class TrainBatches(Iterator[Batch]):
 
 
 def eval_batches(
-    source: Source, preprocessing: Preprocessing, *, batch_size: int
-) -> Iterable[Batch]:
+    source: Source, preprocessing: Preprocessing, *, batch_size: int, on_error: str = "fail"
+) -> "EvalBatches":
     """Every image once, in order; the last batch is filled up with black images and masked.
+
+    Args:
+      source: The images.
+      preprocessing: The size to bring them to.
+      batch_size: Images a batch.
+      on_error: What to do about an image that cannot be read: `fail`, or `skip`, which masks it.
 
     Returns:
       An iterable, which may be gone through any number of times, over
       {"image": uint8 (b, s, s, 3), "label": int32 (b,), "mask": float32 (b,)} of constant shapes;
-      the mask is 1 for an image and 0 for filling, whose label is 0.
+      the mask is 1 for an image and 0 for filling, whose label is 0. Its `skipped` names the images
+      that are masked because they could not be read.
 
     Raises:
       InputError: An impossible batch size; or, while iterating, an image that cannot be read.
     """
     _check_batch_size(batch_size)
+    check_known("on_error", on_error, ON_ERROR)
     import grain
 
-    def read(start: int) -> Batch:
+    def read(start: int) -> dict[str, Any]:
         batch: Batch = {
             "image": np.zeros((batch_size, *preprocessing.height_width, 3), np.uint8),
             "label": np.zeros(batch_size, np.int32),
             "mask": np.zeros(batch_size, np.float32),
         }
+        skipped = []
         for row, i in enumerate(range(start, min(start + batch_size, len(source)))):
-            example = source[i]
+            try:
+                example = source[i]
+            except Unreadable as error:
+                if on_error == "fail":
+                    raise
+                skipped.append(error.name)
+                continue
             batch["image"][row] = resize_and_centre_crop(example["image"], preprocessing)
             batch["label"][row] = example["label"]
             batch["mask"][row] = 1
-        return batch
+        return {**batch, _SKIPPED: tuple(skipped)}
 
-    return _read_ahead(grain.MapDataset.range(0, len(source), batch_size).map(read))
+    return EvalBatches(_read_ahead(grain.MapDataset.range(0, len(source), batch_size).map(read)))
 
 
-def _read_ahead(
-    batches: "grain.MapDataset[Batch]", num_workers: int = 0
-) -> "grain.IterDataset[Batch]":
+class EvalBatches(Iterable[Batch]):
+    """What `eval_batches` returns; to close its iterator ends the threads that read ahead."""
+
+    def __init__(self, batches: "grain.IterDataset[Any]"):
+        self._batches = batches
+        self._skipped: set[str] = set()
+
+    def __iter__(self) -> Generator[Batch, None, None]:
+        with contextlib.closing(iter(self._batches)) as reader:
+            for batch in reader:
+                self._skipped.update(batch.pop(_SKIPPED))
+                yield batch
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Names of the images that could not be read for the batches handed out so far, sorted."""
+        return tuple(sorted(self._skipped))
+
+
+def _first_readable(source: Source, index: int, skipped: list[str]) -> Example:
+    """The image at `index`, or the first after it that can be read; the others' names are noted."""
+    for offset in range(len(source)):
+        try:
+            return source[(index + offset) % len(source)]
+        except Unreadable as error:
+            skipped.append(error.name)
+    raise InputError(f"none of the {len(source)} training images can be read; check {skipped[0]}")
+
+
+def _read_ahead(batches: "grain.MapDataset[Any]", num_workers: int = 0) -> "grain.IterDataset[Any]":
     """Read batches in the background, a few ahead, in order."""
     import grain
 
@@ -191,9 +262,12 @@ def _read_ahead(
     return workers.map(_out_of_shared_memory)
 
 
-def _out_of_shared_memory(batch: Batch) -> Batch:
+def _out_of_shared_memory(batch: dict[str, Any]) -> dict[str, Any]:
     """A copy: jax may alias an array on CPU, and Grain unmaps what its workers passed on."""
-    return {key: np.array(value) for key, value in batch.items()}
+    return {
+        key: np.array(value) if isinstance(value, np.ndarray) else value
+        for key, value in batch.items()
+    }
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -1,5 +1,6 @@
 """What a data set is: random access to labelled images, and named splits of them."""
 
+import hashlib
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,8 +9,10 @@ from typing import Any, Protocol, TypedDict
 import numpy as np
 from PIL import Image
 
-from tljax.data.images import as_rgb
+from tljax.data.images import Unreadable, as_rgb
 from tljax.errors import InputError
+
+_SAMPLED = 64  # images that tell a source without a fingerprint of its own
 
 
 class Example(TypedDict):
@@ -20,7 +23,10 @@ class Example(TypedDict):
 
 
 class Source(Protocol):
-    """Random access to labelled images; several threads may read at once."""
+    """Random access to labelled images; several threads may read at once.
+
+    It may have a method `fingerprint() -> str`; see the function of that name.
+    """
 
     labels: np.ndarray  # int (n,): known without decoding an image
 
@@ -71,6 +77,9 @@ class ArraySource(Source):
     def __getitem__(self, index: int, /) -> Example:
         return {"image": as_rgb(self._images[index]), "label": int(self.labels[index])}
 
+    def fingerprint(self) -> str:
+        return _digest(str(self._images.shape), self._images, self.labels)
+
 
 class Subset(Source):
     """The images of `source` at `indices` (int (m,)), in that order."""
@@ -85,6 +94,9 @@ class Subset(Source):
 
     def __getitem__(self, index: int, /) -> Example:
         return self.source[int(self.indices[index])]
+
+    def fingerprint(self) -> str:
+        return _digest(fingerprint(self.source), self.indices)
 
 
 class _UserSource(Source):
@@ -105,6 +117,10 @@ class _UserSource(Source):
     def __getitem__(self, index: int, /) -> Example:
         image, _ = _pair(self._data[index])
         return {"image": as_rgb(image), "label": int(self.labels[index])}
+
+    def fingerprint(self) -> str:
+        own = getattr(self._data, "fingerprint", None)
+        return own() if callable(own) else _sample_digest(self)
 
 
 def as_source(data: Any) -> Source:
@@ -132,6 +148,40 @@ def as_source(data: Any) -> Source:
         f"cannot read images from a {type(data).__name__}; pass (images, labels) arrays or an "
         "object with __len__ and __getitem__ that returns (image, label)"
     )
+
+
+def fingerprint(source: Source) -> str:
+    """Hex digits that are others if the data is another: for a run that goes on later.
+
+    A method `fingerprint` decides, of the source or of the user's object that it was made from, if
+    there is one. Of other data the labels and 64 images spread over it are read. Data that gives
+    another image whenever it is asked, e.g. because it augments, therefore needs such a method.
+    """
+    own = getattr(source, "fingerprint", None)
+    return own() if callable(own) else _sample_digest(source)
+
+
+def _sample_digest(source: Source) -> str:
+    """What can be told of any source: its labels, and some images."""
+    spread = np.unique(np.linspace(0, len(source) - 1, _SAMPLED).astype(int))
+    images = [_image_if_readable(source, int(i)) for i in spread]
+    return _digest(str([image.shape for image in images]), source.labels, *images)
+
+
+def _image_if_readable(source: Source, index: int) -> np.ndarray:
+    """Whether an image that cannot be read matters is not asked here: empty in its place."""
+    try:
+        return source[index]["image"]
+    except Unreadable:
+        return np.empty(0, np.uint8)
+
+
+def _digest(*parts: str | np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else np.ascontiguousarray(part).data
+        digest.update(content)
+    return digest.hexdigest()
 
 
 def _is_pair_of_arrays(data: Any) -> bool:

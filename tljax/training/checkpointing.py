@@ -1,181 +1,344 @@
 """Orbax, wrapped: the one module that knows which of its APIs is used (v1).
 
 A checkpoint holds the model's whole variables, so that it can be used without its source, the
-optimizer's state, the position of the data iterator and the validation metrics of its step. The
-newest ones and the best one on validation data are kept.
+optimizer's state, and what else the run needs to go on, as JSON. Orbax writes it beside its place
+and renames it, so that a killed save leaves nothing; what it does not notice is damage done later,
+by a copy that stopped or a bit that flipped. Therefore a checkpoint carries the SHA-256 of its own
+content, which is compared whenever it is read.
 """
 
-from collections.abc import Mapping
+import contextlib
+import hashlib
+import json
+import logging
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
 
 from tljax.errors import InputError
+from tljax.training.workdir import read_rows
 from tljax.transfer.partition import Tree
+
+_log = logging.getLogger("tljax")
+
+_UNFINISHED = "*.orbax-checkpoint-tmp*"
+_DIGEST = "sha256"
+_OVERHEAD = 2**19  # bytes, at most, of a checkpoint's own files
+
+
+class DamagedCheckpoint(InputError):
+    """A checkpoint that is not what was saved; `reason` says why in a few words."""
+
+    def __init__(self, folder: Path, reason: str):
+        super().__init__(
+            f"the checkpoint {folder} is damaged ({reason}); restore it from a copy, or train anew"
+        )
+        self.reason = reason
 
 
 @dataclass(frozen=True)
-class Restored:
-    """A checkpoint as it was saved; `extra` is JSON."""
+class Checkpoint:
+    """A whole checkpoint, on the host.
 
+    Attributes:
+      step: that it was saved at.
+      variables: the model's.
+      opt_state: dicts of arrays, whatever the structure that was saved; see `restore_like`.
+      extra: what else was saved, JSON.
+    """
+
+    step: int
     variables: Tree
-    opt_state: Any
+    opt_state: Tree
     extra: dict[str, Any]
 
 
-def validation_rank(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """What "best on validation" means: highest accuracy, then lowest loss."""
-    return metrics["val_accuracy"], -metrics["val_loss"]
-
-
 class Checkpoints:
-    """The `checkpoints/` folder of a workdir.
+    """The `checkpoints/` folder of a workdir: a folder a step."""
 
-    Args:
-      directory: the folder.
-      keep: newest checkpoints to keep, beside the best one.
-      owner: whether this process trains there. Only then may it clear what an earlier process left
-        half-saved: to anybody else that may be a save in progress.
-    """
-
-    def __init__(self, directory: Path, keep: int = 1, *, owner: bool):
-        policies = ocp.training.preservation_policies
+    def __init__(self, directory: Path):
         self._directory = directory
-        self._checkpointer = ocp.training.Checkpointer(
-            directory.absolute(),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(keep),
-                    policies.BestN(
-                        get_metric_fn=validation_rank, n=1, keep_checkpoints_without_metrics=False
-                    ),
-                ]
-            ),
-            cleanup_tmp_directories=owner,
-        )
 
-    def latest_step(self) -> int | None:
-        """Step of the newest checkpoint, or None."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, whole or not, newest first."""
+        if not self._directory.is_dir():
+            return []
+        folders = [path for path in self._directory.iterdir() if path.name.isdecimal()]
+        return sorted((int(path.name) for path in folders), reverse=True)
 
-    def best(self) -> tuple[int, tuple[float, float]] | None:
-        """(step, validation rank) of the best validated checkpoint, or None."""
-        ranks = [
-            (validation_rank(c.metrics), c.step)
-            for c in self._checkpointer.checkpoints
-            if c.metrics
-        ]
-        if not ranks:
-            return None
-        rank, step = max(ranks, key=lambda pair: (pair[0], -pair[1]))
-        return step, rank
+    def folder(self, step: int) -> Path:
+        return self._directory / str(step)
 
     def save(
         self,
         step: int,
         variables: Tree,
         opt_state: Any,
-        metrics: Mapping[str, float] | None,
-        extra: dict[str, Any],
+        extra: Mapping[str, Any],
+        *,
+        keep: int,
+        best_step: int | None,
     ) -> None:
-        """Saves a checkpoint and returns when it is whole on disk. A step is saved once."""
-        if self.latest_step() == step:
-            return
-        # Not asynchronous: on a CPU Orbax may read the very buffers that the next step overwrites.
-        self._checkpointer.save_checkpointables(
-            step,
-            {"variables": variables, "opt_state": opt_state},
-            metrics=dict(metrics) if metrics else None,
-            custom_metadata=extra,
-            force=True,
+        """Saves a checkpoint, and returns when it is whole on disk; a step is saved once.
+
+        Afterwards the newest `keep` checkpoints and the one of `best_step` remain.
+
+        Raises:
+          InputError: if it cannot be written, e.g. to a full disk; older ones are still there.
+        """
+        folder = self.folder(step)
+        if not folder.exists():
+            content = {"variables": variables, "opt_state": opt_state}
+            self._directory.mkdir(exist_ok=True)
+            self._check_room(folder, content)
+            described = json.loads(json.dumps(extra))
+            described[_DIGEST] = _digest(jax.device_get(content), described)
+            try:
+                # Not asynchronous: on CPU Orbax may read the buffers that the next step overwrites.
+                with _quietly():
+                    ocp.save_checkpointables(folder.absolute(), content, custom_metadata=described)
+            except Exception as error:
+                for _ in range(5):  # Orbax's threads may still be at it
+                    self.clear_unfinished()
+                    time.sleep(0.1)
+                raise InputError(
+                    f"cannot save the checkpoint {folder} ({_why_not_saved(error)}); make room or"
+                    " mend that, and run the same command again: it goes on from the last"
+                    " checkpoint"
+                ) from error
+        kept = {*self.steps()[:keep], step, best_step}
+        for other in self.steps():
+            if other not in kept:
+                self._remove(other)
+
+    def read(self, step: int) -> Checkpoint:
+        """Reads a checkpoint to the host.
+
+        Raises:
+          DamagedCheckpoint: if it is not what was saved, byte for byte.
+        """
+        folder, why = self.folder(step), None
+        with _quietly():
+            try:
+                saved = ocp.checkpointables_metadata(folder.absolute())
+                arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved.metadata)
+                content = ocp.load_checkpointables(folder.absolute(), arrays)
+                extra = dict(saved.custom_metadata or {})
+                if extra.pop(_DIGEST, None) != _digest(content, extra):
+                    why = "its content does not match its SHA-256"
+            except Exception as error:  # whatever Orbax makes of a file that is not what it wrote
+                why = _first_line(error)
+        if why is not None:
+            raise DamagedCheckpoint(folder, why)
+        return Checkpoint(step, content["variables"], content["opt_state"], extra)
+
+    def put_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint out of the way, into `damaged/` of the workdir."""
+        aside = self._directory.parent / "damaged"
+        aside.mkdir(exist_ok=True)
+        number, place = 1, aside / str(step)
+        while place.exists():
+            number, place = number + 1, aside / f"{step}.{number}"
+        return self.folder(step).rename(place)
+
+    def clear_unfinished(self) -> None:
+        """Removes what a process that died left half-saved or half-removed.
+
+        For the run that holds the workdir's lock: to another process it may be a save in progress.
+        """
+        for path in self._directory.glob(_UNFINISHED):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _check_room(self, folder: Path, content: Tree) -> None:
+        """Raises InputError if the disk has no room: Orbax's threads would print their tracebacks."""
+        needed = _OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(content))
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:
+            raise InputError(
+                f"cannot save the checkpoint {folder}: it needs up to {needed:,} bytes and the disk"
+                f" has {free:,} left; make room, and run the same command again: it goes on from"
+                " the last checkpoint"
+            )
+
+    def _remove(self, step: int) -> None:
+        """Removes a checkpoint; if the process dies over it, it is not taken for a damaged one."""
+        doomed = self._directory / f"{step}.orbax-checkpoint-tmp-removed"
+        self.folder(step).rename(doomed)
+        shutil.rmtree(doomed)
+
+
+def restore_like(template: Any, saved: Tree) -> Any:
+    """The saved arrays in the structure, and on the devices, of `template`.
+
+    Raises:
+      InputError: if they have other names, shapes or dtypes.
+    """
+    arrays = _by_name(saved)
+    wanted = _by_name(template)
+    differing = sorted(arrays.keys() ^ wanted.keys()) or sorted(
+        name
+        for name, leaf in wanted.items()
+        if (leaf.shape, leaf.dtype) != (arrays[name].shape, arrays[name].dtype)
+    )
+    if differing:
+        raise InputError(
+            f"the checkpoint was made by another model, plan or optimizer: '{differing[0]}' differs"
+            f" (and {len(differing) - 1} more); use a new workdir, or the config it was made with"
         )
+    # may_alias=False: the arrays' memory is not ours to give away, and steps donate theirs
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jax.device_put(arrays[_name(path)], leaf.sharding, may_alias=False),
+        template,
+    )
 
-    def restore(self, step: int, variables: Tree, opt_state: Any) -> Restored:
-        """Restores a checkpoint; `variables` and `opt_state` give structure, shapes and dtypes.
 
-        Raises:
-          InputError: if the checkpoint has another structure or other shapes.
-        """
-        template = {"variables": variables, "opt_state": opt_state}
-        abstract = jax.tree.map(_abstract, template)
-        where = self._directory / str(step)
-        try:
-            restored = self._checkpointer.load_checkpointables(step, abstract)
-            extra = self._checkpointer.checkpointables_metadata(step).custom_metadata
-        except Exception as error:
-            raise InputError(
-                f"cannot restore the checkpoint {where} into this run"
-                f" ({_first_line(error)}); use a new workdir, or the config it was made with"
-            ) from error
-        # Orbax restores into a changed tree without a word, leaving None where it had nothing.
-        restored_structure: Any = jax.tree.structure(restored)
-        if restored_structure != jax.tree.structure(template):
-            raise InputError(
-                f"the checkpoint {where} was made by another plan or optimizer; use a new workdir"
-            )
-        return Restored(restored["variables"], restored["opt_state"], dict(extra or {}))
+def validation_rank(metrics: Mapping[str, float]) -> tuple[float, float]:
+    """What "best on validation" means: highest accuracy, then lowest loss.
 
-    def restore_variables(self, step: int) -> Tree:
-        """The variables alone, with the shapes they were saved with, on this process's device.
+    Args:
+      metrics: with `accuracy` and `loss`, like a `val` row of `metrics.jsonl`.
+    """
+    return metrics["accuracy"], -metrics["loss"]
 
-        Raises:
-          InputError: if the checkpoint cannot be read.
-        """
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        try:
-            saved = self._checkpointer.checkpointables_metadata(step).metadata["variables"]
-            abstract = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), saved
-            )
-            loaded = self._checkpointer.load_checkpointables(step, {"variables": abstract})
-        except Exception as error:
-            raise InputError(
-                f"cannot read the checkpoint {self._directory / str(step)}"
-                f" ({_first_line(error)}); it is damaged or not one of tljax's"
-            ) from error
-        return loaded["variables"]
 
-    def close(self) -> None:
-        self._checkpointer.close()
+def best_row(
+    rows: Sequence[Mapping[str, Any]], last: int | None = None
+) -> Mapping[str, Any] | None:
+    """The best `val` row of a run, up to the step `last`; of equal ones the first."""
+    validated = [
+        row for row in rows if row["event"] == "val" and (last is None or row["step"] <= last)
+    ]
+    return max(validated, key=lambda row: (*validation_rank(row), -row["step"]), default=None)
 
 
 def has_checkpoint(workdir: Path | None) -> bool:
-    """Whether a run in this workdir would go on from a checkpoint."""
-    if workdir is None or not (workdir / "checkpoints").is_dir():
-        return False
-    checkpoints = Checkpoints(workdir / "checkpoints", owner=False)
-    try:
-        return checkpoints.latest_step() is not None
-    finally:
-        checkpoints.close()
+    """Whether a run has begun in this workdir."""
+    return workdir is not None and bool(Checkpoints(workdir / "checkpoints").steps())
+
+
+def newest_usable(workdir: Path) -> tuple[Checkpoint, Checkpoint | None] | None:
+    """The checkpoint to go on from, and the one with the best weights up to there.
+
+    Both must be whole: if a checkpoint is damaged, the run goes back to the newest one from which
+    it comes to the result that it would have had. Damaged ones are put aside, and it is said.
+
+    Returns:
+      (checkpoint, best): best is None if nothing was validated before that step, or its own
+      validation decides; None if the run has to begin at the beginning.
+    """
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    metrics = workdir / "metrics.jsonl"
+    rows = read_rows(metrics) if metrics.exists() else []
+    put_aside: list[Path] = []
+    reasons: list[str] = []
+    whole: dict[int, Checkpoint] = {}
+
+    def is_whole(step: int) -> bool:
+        if step in whole:
+            return True
+        if not checkpoints.folder(step).exists():
+            return False
+        try:
+            whole[step] = checkpoints.read(step)
+        except DamagedCheckpoint as error:
+            put_aside.append(checkpoints.put_aside(step))
+            reasons.append(f"{checkpoints.folder(step)}: {error.reason}")
+            return False
+        return True
+
+    usable = None
+    for step in checkpoints.steps():
+        best = best_row(rows, step)
+        if is_whole(step) and (best is None or best["step"] == step or is_whole(best["step"])):
+            usable = whole[step], whole[best["step"]] if best else None
+            break
+    if put_aside:
+        where = f"step {usable[0].step}" if usable else "the beginning, for no whole one is left"
+        _log.warning(
+            "damaged checkpoints (%s) were moved to %s; going on from %s",
+            "; ".join(reasons),
+            put_aside[0].parent,
+            where,
+        )
+    for step in checkpoints.steps():  # whole ones too, if the best weights up to there are lost
+        if usable is None or step > usable[0].step:
+            checkpoints.put_aside(step)
+    return usable
 
 
 def best_variables(workdir: Path) -> Tree:
-    """The best weights of a finished or running workdir.
+    """The best weights of a finished or running workdir, on this process's device.
 
     Raises:
-      InputError: if it holds no checkpoint.
+      InputError: if it holds no checkpoint, or a damaged one.
     """
-    directory = workdir / "checkpoints"
-    if directory.is_dir():
-        checkpoints = Checkpoints(directory, owner=False)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    metrics = workdir / "metrics.jsonl"
+    for attempt in range(3):
+        rows = read_rows(metrics) if metrics.exists() else []
+        on_disk = checkpoints.steps()
+        best = best_row([row for row in rows if row["step"] in on_disk])
+        step = best["step"] if best else next(iter(on_disk), None)
+        if step is None:
+            break
         try:
-            validated = checkpoints.best()
-            step = validated[0] if validated else checkpoints.latest_step()
-            if step is not None:
-                return checkpoints.restore_variables(step)
-        finally:
-            checkpoints.close()
+            return jax.device_put(checkpoints.read(step).variables)
+        except DamagedCheckpoint:
+            # a live run may have replaced it meanwhile
+            if checkpoints.folder(step).exists() or attempt == 2:
+                raise
     raise InputError(f"'{workdir}' holds no checkpoint; give the workdir of a `tljax train` run")
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+def _digest(content: Tree, extra: Mapping[str, Any]) -> str:
+    """SHA-256 over every array's name, dtype, shape and bytes, and over `extra`."""
+    digest = hashlib.sha256(json.dumps(extra, sort_keys=True).encode())
+    for name, leaf in sorted(_by_name(content).items()):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """The same for a named tuple and for the dict that Orbax gives back for it."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _why_not_saved(error: Exception) -> str:
+    """In words; TensorStore's own are long, and name what the system said somewhere within."""
+    return "no space left on device" if "No space left" in str(error) else _first_line(error)
 
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps Orbax from logging what it raises as well, and Python from warning of what that ends.
+
+    A full disk or a damaged file would otherwise print pages of tracebacks and of coroutines that
+    were never awaited.
+    """
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

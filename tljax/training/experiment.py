@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,14 @@ from tljax.models.preprocessing import parse_normalisation
 from tljax.training.checkpointing import best_variables, has_checkpoint
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.loop import Result, fit, new_variables
-from tljax.training.options import HEAD_INITS, OPTION_NAMES, TrainingOptions
-from tljax.training.workdir import read_rows, refuse_changes, writable, write_atomically
+from tljax.training.options import HARMLESS, HEAD_INITS, OPTION_NAMES, TrainingOptions
+from tljax.training.workdir import (
+    differences,
+    locked,
+    read_rows,
+    refuse_changes,
+    write_atomically,
+)
 from tljax.transfer import TransferPlan, scenarios
 from tljax.transfer.partition import Tree
 
@@ -290,7 +297,9 @@ def load_data(config: ml_collections.ConfigDict) -> Dataset:
     )
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path) -> Result:
+def run(
+    config: ml_collections.ConfigDict, workdir: Path, *, accept_changes: bool = False
+) -> Result:
     """`tljax train`: trains what the config says in `workdir`, going on where it stopped.
 
     A run that is done is not run again: its result is read, and its test images are not.
@@ -304,59 +313,70 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> Result:
         for field in _PREPROCESSING_FIELDS:  # without asking the source, if it is gone
             config[field] = begun[field] if config[field] is None else config[field]
         before, now = json.loads(begun.to_json()), json.loads(resolve(config).to_json())
-        refuse_changes(before, now, workdir)
+        for field in HARMLESS:
+            before[field] = now[field]  # if it differs, `fit` says so
+        remedy = "use a new workdir, or the config it was made with"
+        refuse_changes("config", differences(before, now), workdir, remedy)
         if (workdir / "result.json").exists():
-            summary = json.loads((workdir / "result.json").read_text())
+            summary = _read_if_there(workdir / "result.json")
             rows = read_rows(workdir / "metrics.jsonl")
             return Result(summary, best_variables(workdir), rows)
-    return fit_config(config, workdir, progress=True)
+    return fit_config(config, workdir, accept_changes=accept_changes, progress=True)
 
 
 def fit_config(
-    config: ml_collections.ConfigDict, workdir: Path | None = None, *, progress: bool = False
+    config: ml_collections.ConfigDict,
+    workdir: Path | None = None,
+    *,
+    accept_changes: bool = False,
+    progress: bool = False,
 ) -> Result:
     """Trains what the config says, in memory, or in a workdir: a new or the same config's."""
-    reads_source = (
-        config.init_from is not None
-        and config.scenario != "from_scratch"
-        and not has_checkpoint(workdir)
-    )
-    if reads_source:
+    has_source = config.init_from is not None and config.scenario != "from_scratch"
+    begun = has_checkpoint(workdir)
+    if has_source and not begun:
         prepare(config)  # a slip in the config is found before anything is downloaded
         _fetch(config.init_from, config.model)  # what the file says of its images counts below
     experiment = prepare(config)
     resolved = resolve(config)
     dataset = load_data(resolved)
-    variables = None
-    if reads_source:
+
+    def pretrained() -> Tree | None:
+        if not has_source:
+            return None
         size = experiment.preprocessing.image_size
         variables = pretrained_variables(resolved, experiment.model, size)
         _warn_of_preprocessing(config)
-    if not has_checkpoint(workdir):
+        return variables
+
+    variables: Tree | Callable[[], Tree | None] | None = pretrained
+    if not begun:
+        variables = pretrained()
         _check_start(experiment, resolved, variables)
-    config = resolved
-    if workdir is not None:
-        _keep_classes(writable(workdir), experiment.class_names)
-        write_atomically(workdir / "config.json", config.to_json(indent=2) + "\n")
-    about = {
-        "scenario": config.scenario,
-        "model": config.model,
-        "data": config.data,
-        "num_classes": len(dataset.class_names),
-    }
-    return fit(
-        experiment.model,
-        variables,
-        experiment.plan,
-        dataset.train,
-        dataset.val,
-        dataset.test,
-        preprocessing=experiment.preprocessing,
-        workdir=workdir,
-        about=about,
-        progress=progress,
-        **asdict(experiment.options),
-    )
+    with locked(workdir):
+        if workdir is not None:
+            _keep_classes(workdir, experiment.class_names)
+            write_atomically(workdir / "config.json", resolved.to_json(indent=2) + "\n")
+        about = {
+            "scenario": resolved.scenario,
+            "model": resolved.model,
+            "data": resolved.data,
+            "num_classes": len(dataset.class_names),
+        }
+        return fit(
+            experiment.model,
+            variables,
+            experiment.plan,
+            dataset.train,
+            dataset.val,
+            dataset.test,
+            preprocessing=experiment.preprocessing,
+            workdir=workdir,
+            about=about,
+            accept_changes=accept_changes,
+            progress=progress,
+            **asdict(experiment.options),
+        )
 
 
 def evaluate_workdir(
@@ -381,9 +401,14 @@ def evaluate_workdir(
     if source is None:
         raise InputError(f"'{data or config.data}' has no {split} images; choose another --split")
     evaluation = evaluate(
-        experiment.model, variables, source, experiment.preprocessing, config.batch_size
+        experiment.model,
+        variables,
+        source,
+        experiment.preprocessing,
+        config.batch_size,
+        on_error=config.on_error,
     )
-    naive = naive_accuracy(dataset.train, source, len(experiment.class_names))
+    naive = naive_accuracy(dataset.train, evaluation)
     return evaluation, naive, data or config.data, split
 
 
@@ -434,7 +459,7 @@ def _keep_classes(workdir: Path, names: tuple[str, ...]) -> None:
     """Writes down which logit is which class; a folder of images may change after the run."""
     before = _classes(workdir) if has_checkpoint(workdir) else None
     _check_classes(names, before or names, "the data", workdir)
-    write_atomically(workdir / _CLASSES, json.dumps(names, ensure_ascii=False) + "\n")
+    write_atomically(workdir / _CLASSES, json.dumps(names) + "\n")
 
 
 def _classes(workdir: Path) -> tuple[str, ...] | None:

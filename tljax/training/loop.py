@@ -1,13 +1,18 @@
-"""The training loop, top to bottom. `tljax train` and `tljax.fit` both run this one."""
+"""The training loop, top to bottom. `tljax train` and `tljax.fit` both run this one.
+
+A run that dies is run again and goes on from its last checkpoint, to the same bits. Two rules make
+that easy to see: a checkpoint is saved *before* its step is validated, so that whatever is done
+after a checkpoint is done again from it; and nothing that a run computes or logs depends on when
+its checkpoints are saved.
+"""
 
 import json
+import logging
 import math
-import platform
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +20,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.data import Preprocessing, Source, as_source, train_batches
+from tljax.data import Preprocessing, Source, as_source, fingerprint, train_batches
 from tljax.errors import InputError
 from tljax.models import NORMALISATIONS, ImageSize, Model, parameter_count, registry
+from tljax.preemption import Preempted, sigterm_waits
 from tljax.training import state as state_lib
-from tljax.training.checkpointing import Checkpoints, validation_rank
-from tljax.training.evaluation import evaluate, naive_accuracy
-from tljax.training.options import TrainingOptions
+from tljax.training.checkpointing import (
+    Checkpoint,
+    Checkpoints,
+    best_row,
+    newest_usable,
+    restore_like,
+    validation_rank,
+)
+from tljax.training.environment import environment, versions
+from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
+from tljax.training.options import HARMLESS, TrainingOptions
 from tljax.training.progress import TrainingProgress
 from tljax.training.step import optimizer, train_step
-from tljax.training.workdir import MetricsWriter, refuse_changes, writable, write_atomically
+from tljax.training.workdir import (
+    MetricsWriter,
+    differences,
+    locked,
+    refuse_changes,
+    write_atomically,
+)
 from tljax.transfer import TransferPlan, learning_rate_schedule
 from tljax.transfer.partition import Tree
+
+_log = logging.getLogger("tljax")
 
 
 @dataclass(frozen=True)
@@ -55,7 +77,7 @@ class Result:
 
 def fit(
     model: Model,
-    variables: Tree | None,
+    variables: Tree | Callable[[], Tree | None] | None,
     plan: TransferPlan,
     train: Any,
     val: Any,
@@ -64,6 +86,7 @@ def fit(
     preprocessing: Preprocessing | None = None,
     workdir: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
+    accept_changes: bool = False,
     progress: bool = True,
     **options: Any,
 ) -> Result:
@@ -73,7 +96,8 @@ def fit(
       model: a Linen module with `groups`.
       variables: the pretrained variables; left as they are. Groups whose `plan.init` is `random`
         are drawn anew from the seed, whatever these hold there, so that the same variables serve
-        every scenario. None if the plan wants none.
+        every scenario. None if the plan wants none. Or a function that gives them, which is called
+        only if the run begins at its beginning.
       plan: what starts where, what moves, and how fast.
       train, val, test: data sources: anything `tljax.data.as_source` takes. Without `val` the last
         weights count as the best; without `test` there is no test accuracy.
@@ -82,204 +106,267 @@ def fit(
       workdir: where to keep metrics, checkpoints and the result; if it holds a checkpoint, training
         goes on from there, whatever `variables` says. None: nothing is written.
       about: further fields of `result.json`, e.g. the names of scenario and data.
+      accept_changes: whether a run may go on under other versions, code or devices than it began
+        with. Its result then names them, and may differ from that of a run without the change.
       progress: whether to show progress on stderr.
       **options: fields of `TrainingOptions`.
 
     Raises:
-      InputError: for bad options or images, a workdir that cannot be written, or a loss that is not
-        finite.
+      InputError: for bad options or images, a workdir that cannot be written, is in use, or holds
+        another run, or a loss that is not finite.
+      Preempted: if SIGTERM came; with a workdir, the run is saved.
     """
     opt = TrainingOptions(**options)
     train, val, test = (None if s is None else as_source(s) for s in (train, val, test))
-    workdir = None if workdir is None else writable(Path(workdir))
-    total_steps = opt.total_steps(len(train))
-    eval_interval = opt.evaluation_interval(len(train))
-
+    workdir = None if workdir is None else Path(workdir)
     if preprocessing is None:
         side = min(train[0]["image"].shape[:2])
         preprocessing = Preprocessing(side, *NORMALISATIONS["imagenet"])
-
     check_fit(model, preprocessing.image_size, train, val, test)
+    with locked(workdir), sigterm_waits() as sigterm_came, ExitStack() as opened:
+        total_steps = opt.total_steps(len(train))
+        eval_interval = opt.evaluation_interval(len(train))
 
-    # --- a checkpoint in the workdir has precedence over the variables given
-    checkpoints = Checkpoints(workdir / "checkpoints", opt.keep, owner=True) if workdir else None
-    resumed = checkpoints.latest_step() if checkpoints else None
+        def leave_if_preempted() -> None:
+            if sigterm_came():
+                raise Preempted(
+                    "stopped by SIGTERM"
+                    + ("; the same command goes on from what was saved" if workdir else "")
+                )
 
-    # --- the plan says where each group starts
-    drawn = None if resumed is not None else plan.init
-    new = new_variables(model, preprocessing.image_size, opt, drawn)
-    variables = new if resumed is not None else plan.initialise(new, variables)
+        # --- a checkpoint in the workdir has precedence over the variables given
+        checkpoints: Checkpoints | None = None
+        resumed: Checkpoint | None = None
+        best_saved: Checkpoint | None = None
+        made_by: dict[str, Any] = {}
+        changes: list[str] = []
+        if workdir is not None:
+            checkpoints = Checkpoints(workdir / "checkpoints")
+            checkpoints.clear_unfinished()
+            if usable := newest_usable(workdir):
+                resumed, best_saved = usable
+            made_by = _made_by(model, plan, preprocessing, opt, train, val, test)
+        if workdir is not None and resumed is not None:
+            changes = _accepted_changes(resumed, made_by, workdir, accept_changes)
 
-    # --- the plan makes the optimizer, and splits the variables into what moves and what does not
-    tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm)
-    state, frozen = state_lib.create(plan, variables, tx)
-    step_fn = train_step(model, plan, preprocessing, tx)
-    schedule = learning_rate_schedule(
-        opt.schedule, opt.lr, total_steps, warmup=opt.warmup, milestones=opt.milestones
-    )
-    learning_rates = np.asarray(jax.vmap(schedule)(np.arange(total_steps)), np.float32)
-    weight_decay = np.float32(opt.weight_decay)
-    key = jax.random.key(opt.seed)
+        # --- the plan says where each group starts
+        size = preprocessing.image_size
+        if resumed is not None:
+            abstract = registry.abstract_variables(model, size)
+            initial = restore_like(abstract, resumed.variables)
+        else:
+            given = variables() if callable(variables) else variables
+            initial = plan.initialise(new_variables(model, size, opt, plan.init), given)
 
-    # --- data: an endless, seeded, resumable stream
-    batches = train_batches(
-        train,
-        preprocessing,
-        batch_size=opt.batch_size,
-        seed=opt.seed,
-        augment=opt.augment,
-        crop_area=opt.crop_area,
-        num_workers=opt.num_workers,
-    )
-
-    # --- resume, if the workdir holds a checkpoint
-    made_by = json.loads(
-        json.dumps({**asdict(opt), "plan": plan.to_json(), "preprocessing": asdict(preprocessing)})
-    )
-    first_step, seconds_before = 0, 0.0
-    best: Best | None = None
-    if workdir and checkpoints and resumed is not None:
-        template = state_lib.variables_of(state, frozen)
-        restored = checkpoints.restore(resumed, template, state.opt_state)
-        refuse_changes(restored.extra["made_by"], made_by, workdir)
-        state, frozen = state_lib.create(plan, restored.variables, tx)
-        state = state.replace(step=state.step + resumed, opt_state=restored.opt_state)
-        batches.set_state(restored.extra["iterator"])
-        first_step, seconds_before = resumed, restored.extra["wall_seconds"]
-        if validated := checkpoints.best():
-            best = Best(*validated, checkpoints.restore_variables(validated[0]))
-    writer = MetricsWriter(workdir, resumed)
-    began = time.monotonic()
-
-    # --- pieces of the loop
-    pending: list[tuple[int, dict[str, jax.Array]]] = []
-
-    def check_finite(which: str, step: int, loss: float) -> None:
-        if not math.isfinite(loss):
-            rate = learning_rates[max(step - 1, 0)]
-            where = ", in a new workdir" if workdir else ""
-            raise InputError(
-                f"the {which} loss became {loss} at step {step} (learning rate {rate:.3g});"
-                f" lower lr, lengthen warmup or set clip_norm{where}"
-            )
-
-    def log_training() -> None:
-        """Writes the mean of the steps since the last row, and stops if a loss is not finite."""
-        if not pending:
-            return
-        last_step = pending[-1][0]
-        fetched = jax.device_get([values for _, values in pending])
-        for (step, _), values in zip(pending, fetched, strict=True):
-            check_finite("training", step, float(values["loss"]))
-        pending.clear()
-        means = {name: float(np.mean([values[name] for values in fetched])) for name in fetched[0]}
-        rate = float(learning_rates[last_step - 1])
-        writer.write("train", last_step, examples=last_step * opt.batch_size, **means, lr=rate)
-        bar.update(last_step, loss=means["loss"])
-
-    def validate(step: int) -> dict[str, float]:
-        """Evaluates on `val`, and keeps a copy of the weights if they are the best so far."""
-        nonlocal best
-        current = state_lib.variables_of(state, frozen)
-        evaluation = evaluate(model, current, val, preprocessing, opt.batch_size)
-        check_finite("validation", step, evaluation.loss)
-        writer.write(
-            "val",
-            step,
-            examples=step * opt.batch_size,
-            accuracy=evaluation.accuracy,
-            balanced_accuracy=evaluation.balanced_accuracy,
-            loss=evaluation.loss,
+        # --- the plan makes the optimizer, and splits the variables into what moves and what not
+        tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm)
+        state, frozen = state_lib.create(plan, initial, tx)
+        step_fn = train_step(model, plan, preprocessing, tx)
+        schedule = learning_rate_schedule(
+            opt.schedule, opt.lr, total_steps, warmup=opt.warmup, milestones=opt.milestones
         )
-        bar.update(step, val_accuracy=evaluation.accuracy)
-        metrics = {"val_accuracy": evaluation.accuracy, "val_loss": evaluation.loss}
-        rank = validation_rank(metrics)
-        if best is None or best.rank is None or rank > best.rank:
-            moving = (state.trained, state.statistics)  # which the next step overwrites
-            trained, statistics = jax.tree.map(lambda leaf: leaf.copy(), moving)
-            copied = state.replace(trained=trained, statistics=statistics)
-            best = Best(step, rank, state_lib.variables_of(copied, frozen))
-        return metrics
+        learning_rates = np.asarray(jax.vmap(schedule)(np.arange(total_steps)), np.float32)
+        weight_decay = np.float32(opt.weight_decay)
+        key = jax.random.key(opt.seed)
 
-    def save(step: int, validation: Mapping[str, float] | None) -> None:
-        if checkpoints is not None:
-            extra = {
-                "made_by": made_by,
-                "iterator": batches.get_state(),
-                "wall_seconds": seconds_before + time.monotonic() - began,
+        # --- data: an endless, seeded, resumable stream
+        batches = train_batches(
+            train,
+            preprocessing,
+            batch_size=opt.batch_size,
+            seed=opt.seed,
+            augment=opt.augment,
+            crop_area=opt.crop_area,
+            num_workers=opt.num_workers,
+            on_error=opt.on_error,
+        )
+        opened.enter_context(closing(batches))
+
+        # --- go on where the checkpoint was saved
+        first_step, seconds_before = 0, 0.0
+        best: Best | None = None
+        unlogged: list[tuple[int, dict[str, float]]] = []  # steps since the last `train` row
+        skipped: set[str] = set()  # names of images that evaluations could not read
+        if resumed is not None:
+            state = state.replace(
+                step=state.step + resumed.step,
+                opt_state=restore_like(state.opt_state, resumed.opt_state),
+            )
+            batches.set_state(resumed.extra["iterator"])
+            first_step, seconds_before = resumed.step, resumed.extra["wall_seconds"]
+            unlogged = [(step, values) for step, values in resumed.extra["unlogged"]]
+            skipped = set(resumed.extra["skipped"])
+        writer = MetricsWriter(workdir, resumed.extra["metrics"] if resumed else None)
+        opened.enter_context(closing(writer))
+        validated = best_row(writer.rows)
+        if validated is not None and best_saved is not None:
+            weights = jax.device_put(best_saved.variables)
+            best = Best(best_saved.step, validation_rank(validated), weights)
+        began = time.monotonic()
+
+        # --- pieces of the loop
+        unfetched: list[tuple[int, dict[str, jax.Array]]] = []
+
+        def check_finite(which: str, step: int, loss: float) -> None:
+            if not math.isfinite(loss):
+                rate = learning_rates[max(step - 1, 0)]
+                where = ", in a new workdir" if workdir else ""
+                raise InputError(
+                    f"the {which} loss became {loss} at step {step} (learning rate {rate:.3g});"
+                    f" lower lr, lengthen warmup or set clip_norm{where}"
+                )
+
+        def fetch() -> None:
+            """Waits for the steps taken, and stops if a loss is not finite."""
+            fetched = jax.device_get([values for _, values in unfetched])
+            for (step, _), values in zip(unfetched, fetched, strict=True):
+                check_finite("training", step, float(values["loss"]))
+                unlogged.append((step, {name: float(value) for name, value in values.items()}))
+            unfetched.clear()
+
+        def log_training() -> None:
+            """Writes the mean of the steps since the last row."""
+            fetch()
+            last_step, last_values = unlogged[-1]
+            means = {
+                name: float(np.mean([values[name] for _, values in unlogged]))
+                for name in last_values
             }
-            current = state_lib.variables_of(state, frozen)
-            checkpoints.save(step, current, state.opt_state, validation, extra)
+            unlogged.clear()
+            rate = float(learning_rates[last_step - 1])
+            writer.write("train", last_step, examples=last_step * opt.batch_size, **means, lr=rate)
+            bar.update(last_step, loss=means["loss"])
 
-    # --- the loop
-    with (
-        closing(batches),
-        TrainingProgress(first_step, total_steps, opt.batch_size, progress) as bar,
-    ):
-        if val is not None and resumed is None:
-            save(0, validate(0))
-        for step in range(first_step + 1, total_steps + 1):
-            state, step_metrics = step_fn(
-                state, frozen, next(batches), key, learning_rates[step - 1], weight_decay
+        def evaluation_of(current: Tree, source: Source) -> Evaluation:
+            evaluation = evaluate(
+                model,
+                current,
+                source,
+                preprocessing,
+                opt.batch_size,
+                on_error=opt.on_error,
+                between_batches=leave_if_preempted,
             )
-            pending.append((step, step_metrics))
-            bar.update(step)
-            is_last = step == total_steps
-            due_validation = val is not None and (step % eval_interval == 0 or is_last)
-            due_save = is_last or (
-                step % opt.checkpoint_every == 0 if opt.checkpoint_every else due_validation
-            )
-            if step % opt.log_every == 0 or due_validation or due_save:
-                log_training()
-            validation = validate(step) if due_validation else None
-            if due_save or (best and best.step == step):  # the best weights are always on disk
-                save(step, validation)
+            skipped.update(evaluation.skipped)
+            return evaluation
+
+        def validate(step: int) -> None:
+            """Evaluates on `val`, and keeps a copy of the weights if they are the best so far."""
+            nonlocal best
+            assert val is not None
+            _log.debug("phase evaluation, step %d", step)
+            evaluation = evaluation_of(state_lib.variables_of(state, frozen), val)
+            check_finite("validation", step, evaluation.loss)
+            values = _reported(evaluation)
+            writer.write("val", step, examples=step * opt.batch_size, **values)
+            bar.update(step, val_accuracy=evaluation.accuracy)
+            rank = validation_rank(values)
+            if best is None or best.rank is None or rank > best.rank:
+                moving = (state.trained, state.statistics)  # which the next step overwrites
+                trained, statistics = jax.tree.map(lambda leaf: leaf.copy(), moving)
+                copied = state.replace(trained=trained, statistics=statistics)
+                best = Best(step, rank, state_lib.variables_of(copied, frozen))
+
+        def save(step: int) -> None:
+            if checkpoints is not None:
+                fetch()
+                _log.debug("phase save, step %d", step)
+                extra = {
+                    "made_by": made_by,
+                    "changes": changes,
+                    "iterator": batches.get_state(),
+                    "metrics": writer.position(step),
+                    "unlogged": unlogged,
+                    "skipped": sorted(skipped),
+                    "wall_seconds": seconds_before + time.monotonic() - began,
+                }
+                checkpoints.save(
+                    step,
+                    state_lib.variables_of(state, frozen),
+                    state.opt_state,
+                    extra,
+                    keep=opt.keep,
+                    best_step=best.step if best else None,
+                )
+
+        # --- the loop
+        step = first_step
+
+        def validation_is_due() -> bool:
+            return val is not None and (step % eval_interval == 0 or step == total_steps)
+
+        def checkpoint_is_due() -> bool:
+            return step % (opt.checkpoint_every or eval_interval) == 0 or step == total_steps
+
+        with TrainingProgress(first_step, total_steps, opt.batch_size, progress) as bar:
+            try:
+                if validation_is_due() and not _validated(writer.rows, step):
+                    if resumed is None:
+                        save(step)
+                    validate(step)
+                while step < total_steps:
+                    leave_if_preempted()
+                    _log.debug("phase step, step %d", step + 1)
+                    state, step_metrics = step_fn(
+                        state, frozen, next(batches), key, learning_rates[step], weight_decay
+                    )
+                    step += 1
+                    unfetched.append((step, step_metrics))
+                    bar.update(step)
+                    if step % opt.log_every == 0 or validation_is_due() or step == total_steps:
+                        log_training()
+                    if checkpoint_is_due():
+                        save(step)
+                    if validation_is_due():
+                        validate(step)
+                        if best and best.step == step:
+                            save(step)  # the best weights are always on disk
+            except Preempted:
+                save(step)
+                raise
         best = best or Best(total_steps, None, state_lib.variables_of(state, frozen))
 
-    # --- test, once, with the best weights
-    validations = {row["step"]: row for row in writer.rows if row["event"] == "val"}
-    summary = {
-        **(about or {}),
-        "plan": plan.to_json(),
-        "train_size": len(train),
-        "val_size": 0 if val is None else len(val),
-        "seed": opt.seed,
-        "steps": total_steps,
-        "best_step": best.step,
-        "val_accuracy": best.rank[0] if best.rank else None,
-        "val_balanced_accuracy": validations.get(best.step, {}).get("balanced_accuracy"),
-        "trainable_parameters": parameter_count(state.trained),
-        "total_parameters": parameter_count(best.variables["params"]),
-        "examples_seen": total_steps * opt.batch_size,
-    }
-    if test is not None:
-        final = evaluate(model, best.variables, test, preprocessing, opt.batch_size)
-        writer.write(
-            "test",
-            best.step,
-            examples=best.step * opt.batch_size,
-            accuracy=final.accuracy,
-            balanced_accuracy=final.balanced_accuracy,
-            loss=final.loss,
-        )
-        summary |= {
-            "test_size": len(test),
-            "test_accuracy": final.accuracy,
-            "test_balanced_accuracy": final.balanced_accuracy,
-            "test_loss": final.loss,
-            "naive_accuracy": naive_accuracy(train, test, model.num_classes),
+        # --- test, once, with the best weights
+        validations = {row["step"]: row for row in writer.rows if row["event"] == "val"}
+        summary = {
+            **(about or {}),
+            "plan": plan.to_json(),
+            "train_size": len(train),
+            "val_size": 0 if val is None else len(val),
+            "seed": opt.seed,
+            "steps": total_steps,
+            "best_step": best.step,
+            "val_accuracy": best.rank[0] if best.rank else None,
+            "val_balanced_accuracy": validations.get(best.step, {}).get("balanced_accuracy"),
+            "trainable_parameters": parameter_count(state.trained),
+            "total_parameters": parameter_count(best.variables["params"]),
+            "examples_seen": total_steps * opt.batch_size,
         }
-    summary |= {
-        "wall_seconds": round(seconds_before + time.monotonic() - began, 3),
-        "devices": [str(device.device_kind) for device in jax.devices()],
-        "versions": versions(),
-    }
-    writer.close()
-    if checkpoints is not None:
-        checkpoints.close()
-    if workdir is not None:
-        write_atomically(workdir / "result.json", json.dumps(summary, indent=2) + "\n")
-    return Result(summary, best.variables, writer.rows)
+        if test is not None:
+            _log.debug("phase evaluation, test")
+            final = evaluation_of(best.variables, test)
+            examples = best.step * opt.batch_size
+            writer.write("test", best.step, examples=examples, **_reported(final))
+            summary |= {
+                "test_size": final.count,
+                "test_accuracy": final.accuracy,
+                "test_balanced_accuracy": final.balanced_accuracy,
+                "test_loss": final.loss,
+                "naive_accuracy": naive_accuracy(train, final),
+            }
+        if opt.on_error == "skip":
+            summary["skipped_images"] = sorted(skipped.union(batches.skipped))
+        if changes:
+            summary["changes"] = changes
+        summary |= {
+            "wall_seconds": round(seconds_before + time.monotonic() - began, 3),
+            "devices": [str(device.device_kind) for device in jax.devices()],
+            "versions": versions(),
+        }
+        _log.debug("phase write")
+        if workdir is not None:
+            write_atomically(workdir / "result.json", json.dumps(summary, indent=2) + "\n")
+        return Result(summary, best.variables, writer.rows)
 
 
 def check_fit(model: Model, image_size: ImageSize, *sources: Source | None) -> None:
@@ -316,7 +403,70 @@ def new_variables(
     return variables
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides a result's numbers."""
-    packages = ("tljax", "jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint", "numpy")
-    return {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
+def _made_by(
+    model: Model,
+    plan: TransferPlan,
+    preprocessing: Preprocessing,
+    opt: TrainingOptions,
+    *sources: Source | None,
+) -> dict[str, Any]:
+    """All that a run's numbers depend on, JSON: what must be the same when it goes on."""
+    made_by = {
+        "config": {
+            **asdict(opt),
+            "model": repr(model),
+            "plan": plan.to_json(),
+            "preprocessing": asdict(preprocessing),
+        },
+        "data": {
+            split: None if source is None else fingerprint(source)
+            for split, source in zip(("train", "val", "test"), sources, strict=True)
+        },
+        "environment": environment(),
+    }
+    return json.loads(json.dumps(made_by))
+
+
+def _accepted_changes(
+    resumed: Checkpoint, now: Mapping[str, Any], workdir: Path, accept_environment: bool
+) -> list[str]:
+    """What is not as it was when the run began, in words, if the run may go on all the same.
+
+    Raises:
+      InputError: if it may not.
+    """
+    before = resumed.extra["made_by"]
+    config = differences(before["config"], now["config"])
+    for name in HARMLESS:
+        if change := config.pop(name, None):
+            _log.warning("%s, which changes no number of the result", change)
+    remedy = "use a new workdir, or the config it was made with"
+    refuse_changes("config", config, workdir, remedy)
+    changed_splits = differences(before["data"], now["data"])
+    if changed_splits:
+        raise InputError(
+            f"the {' and '.join(changed_splits)} images are not those that the run in '{workdir}'"
+            " began with; restore them, or use a new workdir"
+        )
+    environment = differences(before["environment"], now["environment"])
+    if not accept_environment:
+        remedy = (
+            "restore it, use a new workdir, or pass --accept_changes, and the result names them"
+        )
+        refuse_changes("environment", environment, workdir, remedy)
+    new = [change for change in environment.values() if change not in resumed.extra["changes"]]
+    for change in new:
+        _log.warning("%s; the result may differ from that of a run without the change", change)
+    return [*resumed.extra["changes"], *new]
+
+
+def _reported(evaluation: Evaluation) -> dict[str, float]:
+    return {
+        "accuracy": evaluation.accuracy,
+        "balanced_accuracy": evaluation.balanced_accuracy,
+        "loss": evaluation.loss,
+    }
+
+
+def _validated(rows: Sequence[Mapping[str, Any]], step: int) -> bool:
+    return any(row["event"] == "val" and row["step"] == step for row in rows)

@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 
+from tljax.data.pipeline import ON_ERROR
 from tljax.data.transforms import AUGMENTATIONS
 from tljax.errors import InputError, check_known
 from tljax.transfer.optimizer import OPTIMIZERS, SCHEDULES
 
 HEAD_INITS = ("zero", "random")
+
+# What may be changed when a run goes on: no number of its result depends on it.
+HARMLESS = ("checkpoint_every", "keep", "num_workers")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class TrainingOptions:
       log_every: steps between two `train` rows.
       keep: newest checkpoints to keep, beside the best one.
       num_workers: processes that read images; 0: threads of this one.
+      on_error: what to do about an image that cannot be read: `fail` or `skip`.
       head_init: of a new head: `zero` or `random`.
       seed: of new weights, data order, augmentation and dropout.
     """
@@ -58,6 +63,7 @@ class TrainingOptions:
     log_every: int = 10
     keep: int = 1
     num_workers: int = 0
+    on_error: str = "fail"
     head_init: str = "zero"
     seed: int = 0
 
@@ -72,6 +78,7 @@ class TrainingOptions:
         check_known("schedule", self.schedule, SCHEDULES)
         check_known("augment", self.augment, AUGMENTATIONS)
         check_known("head_init", self.head_init, HEAD_INITS)
+        check_known("on_error", self.on_error, ON_ERROR)
         for name in ("batch_size", "epochs", "steps", "clip_norm"):
             self._check(name, "a finite number above 0", lambda value: value > 0)
         for name in ("eval_every", "checkpoint_every", "log_every", "keep"):

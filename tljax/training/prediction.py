@@ -1,7 +1,9 @@
 """`tljax predict`: a trained network's answers to image files."""
 
 import csv
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +12,15 @@ import numpy as np
 
 from tljax.data import Preprocessing, Source, eval_batches
 from tljax.data.folder import FolderSource, find_images
-from tljax.errors import InputError
+from tljax.errors import InputError, printable
 from tljax.files import replacing, writable_file
 from tljax.models import Model
 from tljax.training import experiment
 from tljax.training.progress import progress_bar
 from tljax.training.step import predict_step
 from tljax.transfer.partition import Tree
+
+_log = logging.getLogger("tljax")
 
 
 @dataclass(frozen=True)
@@ -38,19 +42,29 @@ def predict(
     source: Source,
     preprocessing: Preprocessing,
     batch_size: int,
-) -> Iterator[Prediction]:
-    """Classifies every image of `source`, in order; its labels are not looked at."""
+    on_error: str = "fail",
+) -> Iterator[Prediction | None]:
+    """Classifies every image of `source`, in order; its labels are not looked at.
+
+    With `on_error="skip"` an image that cannot be read gives None.
+    """
     step = predict_step(model, preprocessing)
     left = len(source)
-    for batch in eval_batches(source, preprocessing, batch_size=batch_size):
-        answers = jax.device_get(step(variables, batch))
-        for row in range(min(left, batch_size)):
-            yield Prediction(int(answers["label"][row]), answers["probabilities"][row])
-        left -= batch_size
+    batches = eval_batches(source, preprocessing, batch_size=batch_size, on_error=on_error)
+    with closing(iter(batches)) as reader:
+        for batch in reader:
+            answers = jax.device_get(step(variables, batch))
+            for row in range(min(left, batch_size)):
+                answer = Prediction(int(answers["label"][row]), answers["probabilities"][row])
+                yield answer if batch["mask"][row] else None
+            left -= batch_size
 
 
 def predict_files(
-    workdir: Path, paths: Sequence[Path], output: Path | None = None
+    workdir: Path,
+    paths: Sequence[Path],
+    output: Path | None = None,
+    on_error: str = "fail",
 ) -> list[tuple[Path, str, float]]:
     """`tljax predict`: classifies images with the best weights of a workdir.
 
@@ -58,13 +72,15 @@ def predict_files(
       workdir: of a run of `tljax train`.
       paths: image files, and folders, which are searched with all that is in them.
       output: CSV file to write: `file`, `prediction`, `probability`, then each class's probability.
+      on_error: what to do about an image that cannot be read: `fail`, or `skip`, which warns.
 
     Returns:
-      (file, predicted class, its probability) of each image.
+      (file, predicted class, its probability) of each image that could be read.
 
     Raises:
       InputError: if it is not a trained workdir, a path is missing or holds no image, an image
-        cannot be read, or the output not be written; no output is then left behind.
+        cannot be read (or, with `skip`, not one can), or the output not be written; no output is
+        then left behind.
     """
     if output is not None:
         writable_file(output, ".csv")
@@ -77,15 +93,35 @@ def predict_files(
         FolderSource(files, [0] * len(files)),
         exp.preprocessing,
         min(trained.config.batch_size, len(files)),
+        on_error,
     )
     names = exp.class_names
     with progress_bar() as bar:
-        answers = zip(
-            files, bar.track(predictions, len(files), description="predicting"), strict=True
-        )
+        answers = _readable(files, bar.track(predictions, len(files), description="predicting"))
         if output is None:
             return [(file, names[p.label], p.probability) for file, p in answers]
         return _write(output, answers, names)
+
+
+def _readable(
+    files: Sequence[Path], predictions: Iterable[Prediction | None]
+) -> Iterator[tuple[Path, Prediction]]:
+    """The images that could be read; then says which could not."""
+    skipped = []
+    for file, prediction in zip(files, predictions, strict=True):
+        if prediction is None:
+            skipped.append(file)
+        else:
+            yield file, prediction
+    if len(skipped) == len(files):
+        raise InputError(
+            f"none of the {len(files)} images can be read, e.g. {files[0]}; check them"
+        )
+    if skipped:
+        named = ", ".join(printable(file) for file in skipped[:5]) + (
+            ", ..." if skipped[5:] else ""
+        )
+        _log.warning("skipped %d images that cannot be read: %s", len(skipped), named)
 
 
 def _write(
@@ -107,9 +143,9 @@ def _write(
 
 
 def _image_files(path: Path) -> list[Path]:
-    if not path.exists():
-        raise InputError(f"there is no image or folder '{path}'; check the path")
     if not path.is_dir():
+        if not path.is_file():
+            raise InputError(f"there is no image or folder '{path}'; check the path")
         return [path]
     files = find_images(path)
     if not files:

@@ -1,0 +1,129 @@
+"""Kills in every phase of a run, and the comparison with the run that nobody killed."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tljax.training.checkpointing import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+PHASES = ("step", "save", "evaluation", "write")
+# Longest wait in seconds after a phase was entered: about what the phase takes on two cores.
+_LASTS = {"step": 0.03, "save": 0.25, "evaluation": 0.1, "write": 0.01}
+_DIED = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 75}
+
+
+@dataclass
+class Campaign:
+    """What happened to one run.
+
+    Attributes:
+      kills: by (phase, signal).
+      differences: what is not as in the run that nobody killed; empty is what is wanted.
+    """
+
+    kills: Counter = field(default_factory=Counter)
+    differences: list[str] = field(default_factory=list)
+
+
+def train(argv: Sequence[str], workdir: Path) -> None:
+    """An uninterrupted run, or the rest of one."""
+    command = [sys.executable, "-m", "tljax.cli", "train", *argv, "--workdir", str(workdir)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"tljax train ended with {done.returncode}: {done.stderr}")
+
+
+def strike(
+    argv: Sequence[str], workdir: Path, phase: str, sent: str, rng: random.Random
+) -> tuple[str, str] | None:
+    """Runs until a signal in `phase`.
+
+    Returns:
+      (phase that the signal came in, signal), or None if the run ended before it came.
+    """
+    log = workdir.with_suffix(".phases")
+    log.touch()
+    before = len(log.read_text().splitlines())
+    occurrence = 1 if phase == "write" else rng.randint(1, 6 if phase == "step" else 3)
+    delay = rng.uniform(0, _LASTS[phase])
+    own = [phase, str(occurrence), f"{delay:.6f}", sent, str(log)]
+    command = [sys.executable, "-m", "tests.soak.victim", *own, "--", "train", *argv]
+    died = subprocess.run(
+        [*command, "--workdir", str(workdir)], cwd=ROOT, capture_output=True, text=True
+    )
+    phases = log.read_text().splitlines()[before:]
+    if died.returncode == 0:
+        return None
+    if died.returncode != _DIED[sent] or len(phases) != 1:
+        raise RuntimeError(f"{sent} in {phases}: exit {died.returncode}: {died.stderr}")
+    return phases[0], sent
+
+
+def compare(straight: Path, killed: Path) -> list[str]:
+    """What differs between two finished workdirs, time apart."""
+    found = []
+    results = [json.loads((w / "result.json").read_text()) for w in (straight, killed)]
+    for result in results:
+        del result["wall_seconds"]
+    if results[0] != results[1]:
+        found.append(f"result.json: {results}")
+    if (straight / "metrics.jsonl").read_bytes() != (killed / "metrics.jsonl").read_bytes():
+        found.append("metrics.jsonl")
+    before, after = (Checkpoints(w / "checkpoints") for w in (straight, killed))
+    if not {before.steps()[0], results[0]["best_step"]} <= set(after.steps()):
+        found.append(f"checkpoints: {before.steps()} and {after.steps()}")
+        return found
+    for step in {before.steps()[0], results[0]["best_step"]}:
+        a, b = before.read(step), after.read(step)
+        for name in ("variables", "opt_state"):
+            if not _same_bits(getattr(a, name), getattr(b, name)):
+                found.append(f"{name} of step {step}")
+    leftovers = [path.name for path in killed.rglob("*tmp*")]
+    leftovers += [path.name for path in killed.glob(".*.[0-9]*")]
+    if leftovers or (killed / "damaged").exists():
+        found.append(f"left behind: {leftovers or 'damaged/'}")
+    return found
+
+
+def run_campaign(
+    argv: Sequence[str], folder: Path, blows: Sequence[tuple[str, str]], rng: random.Random
+) -> Campaign:
+    """A run that is dealt `blows` of (phase, signal), against one that is not.
+
+    A blow that comes too late, when the run is done, is dealt to the next run of the same kind, so
+    that all of them strike.
+    """
+    campaign = Campaign()
+    straight = folder / "straight"
+    train(argv, straight)
+    left, number = list(blows), 0
+    while left:
+        killed = folder / f"killed{number}"
+        for blow in list(left):
+            struck = strike(argv, killed, *blow, rng)
+            if struck is None:
+                break
+            campaign.kills[struck] += 1
+            left.remove(blow)
+        train(argv, killed)
+        differences = compare(straight, killed)
+        campaign.differences += [f"{killed}: {difference}" for difference in differences]
+        number += 1
+    return campaign
+
+
+def _same_bits(a: object, b: object) -> bool:
+    leaves = jax.tree.leaves(a), jax.tree.leaves(b)
+    return jax.tree.structure(a) == jax.tree.structure(b) and all(
+        np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(*leaves, strict=True)
+    )

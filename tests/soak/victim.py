@@ -1,0 +1,59 @@
+"""`tljax ARGUMENTS`, that sends itself a signal in a phase of its training.
+
+    python -m tests.soak.victim PHASE OCCURRENCE DELAY SIGNAL LOG -- train --config ...
+
+The training loop logs the phase that it enters: step, save, evaluation or write. DELAY seconds
+after it has entered PHASE for the OCCURRENCE-th time the process appends to LOG the phase that it
+is in by then, and sends itself SIGNAL: from a thread of its own, so that it may come anywhere.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tljax import cli
+
+
+class Executioner(logging.Handler):
+    """Follows the phases, and strikes."""
+
+    def __init__(self, phase: str, occurrence: int, delay: float, number: int, log: Path):
+        super().__init__(logging.DEBUG)
+        self._phase, self._left, self._delay = phase, occurrence, delay
+        self._number, self._log = number, log
+        self._now = "start"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if not message.startswith("phase "):
+            return
+        self._now = message.removeprefix("phase ").split(",")[0]
+        self._left -= self._now == self._phase
+        if self._left == 0:
+            self._left = -1
+            threading.Thread(target=self._strike, daemon=True).start()
+
+    def _strike(self) -> None:
+        time.sleep(self._delay)
+        with self._log.open("a") as log:
+            log.write(f"{self._now}\n")
+            log.flush()
+            os.kill(os.getpid(), self._number)
+
+
+def main(argv: list[str]) -> int:
+    own, train = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    phase, occurrence, delay, number, log = own
+    logger = logging.getLogger("tljax")
+    logger.setLevel(logging.DEBUG)
+    number = getattr(signal, number)
+    logger.addHandler(Executioner(phase, int(occurrence), float(delay), number, Path(log)))
+    return cli.main(train)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

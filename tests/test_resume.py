@@ -1,0 +1,437 @@
+"""Whatever dies or breaks between two runs in a workdir, the result is that of the one run."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import tljax
+from tests.soak.campaign import ROOT, compare, run_campaign
+from tljax import data as data_lib
+from tljax.data import Preprocessing
+from tljax.errors import InputError
+from tljax.preemption import Preempted
+from tljax.training import experiment
+from tljax.training.checkpointing import Checkpoints, DamagedCheckpoint, best_variables
+from tljax.training.workdir import locked
+
+OPTIONS = {
+    "preprocessing": Preprocessing(32, (0.5,) * 3, (0.5,) * 3),
+    "batch_size": 16,
+    "steps": 12,
+    "eval_every": 4,
+    "checkpoint_every": 2,
+    "keep": 2,
+    "log_every": 3,
+    "lr": 0.05,
+    "augment": "crop",
+    "progress": False,
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data_lib.load("embedded:digits", train_size=50)
+
+
+class Dying(data_lib.Source):
+    """Fails like a killed process at the n-th image."""
+
+    def __init__(self, source, images):
+        self._source, self._left = source, images
+        self.labels = source.labels
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        self._left -= 1
+        if self._left < 0:
+            raise KeyboardInterrupt
+        return self._source[index]
+
+    def fingerprint(self):
+        return data_lib.fingerprint(self._source)
+
+
+@pytest.fixture(scope="module")
+def train(digits):
+    """train(workdir, images=n, **options): a run, that dies at the n-th image."""
+    model = tljax.create("resnet10_32", 10)
+    plan = tljax.from_scratch(model.groups)
+
+    def run(workdir, images=None, **options):
+        source = digits.train if images is None else Dying(digits.train, images)
+        return tljax.fit(
+            model, None, plan, source, digits.val, digits.test, workdir=workdir, **OPTIONS | options
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def straight(train, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("straight")
+    train(workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def dead(train, tmp_path_factory):
+    """A workdir whose run died after the save of its 8th step."""
+    workdir = tmp_path_factory.mktemp("dead")
+    with pytest.raises(KeyboardInterrupt):
+        train(workdir, images=16 * 10)
+    return workdir
+
+
+@pytest.fixture
+def killed(dead, tmp_path):
+    return shutil.copytree(dead, tmp_path / "killed")
+
+
+def newest(workdir):
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    return checkpoints.folder(checkpoints.steps()[0])
+
+
+def largest_file(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=os.path.getsize)
+
+
+# --- killed -----------------------------------------------------------------------------------
+
+
+def test_killed_in_every_phase_it_ends_with_the_same_bits(tmp_path):
+    """A small form of `make soak`: real processes, SIGKILL and SIGTERM."""
+    argv = [
+        "--config",
+        str(ROOT / "configs/from_scratch.py"),
+        *("--config.model=resnet10_32", "--config.data=embedded:digits", "--config.train_size=50"),
+        *("--config.steps=12", "--config.eval_every=4", "--config.checkpoint_every=2"),
+        *("--config.batch_size=16", "--config.log_every=3"),
+    ]
+    blows = [("step", "SIGKILL"), ("evaluation", "SIGTERM"), ("save", "SIGKILL")]
+    blows.append(("write", "SIGKILL"))
+    campaign = run_campaign(argv, tmp_path, blows, random.Random(0))
+    assert campaign.kills.total() == 4
+    assert campaign.differences == []
+
+
+def test_sigterm_saves_at_once_and_in_the_middle_of_an_interval(train, straight, tmp_path):
+    """The step that is under way is taken and saved, though no checkpoint is due there."""
+    seen = []
+
+    class Preempting(Dying):
+        def __getitem__(self, index):
+            seen.append(index)
+            if len(seen) == 16 * 4:
+                os.kill(os.getpid(), 15)
+            return self._source[index]
+
+    model = tljax.create("resnet10_32", 10)
+    digits = data_lib.load("embedded:digits", train_size=50)
+    source = Preempting(digits.train, 0)
+    plan = tljax.from_scratch(model.groups)
+    options = {**OPTIONS, "checkpoint_every": 100, "eval_every": 100, "steps": 90}
+    with pytest.raises(Preempted, match="goes on from what was saved"):
+        tljax.fit(model, None, plan, source, digits.val, workdir=tmp_path / "run", **options)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    assert 0 < checkpoints.steps()[0] < 90
+    rest = tljax.fit(
+        model, None, plan, digits.train, digits.val, workdir=tmp_path / "run", **options
+    )
+    whole = tljax.fit(
+        model, None, plan, digits.train, digits.val, workdir=tmp_path / "whole", **options
+    )
+    assert rest.history == whole.history, "the rows, though one interval was cut in two"
+    assert compare(tmp_path / "whole", tmp_path / "run") == []
+
+
+# --- torn -------------------------------------------------------------------------------------
+
+
+def remove_a_file(folder):
+    largest_file(folder).unlink()
+
+
+def truncate_a_file(folder):
+    path = largest_file(folder)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty_it(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def copy_half(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in files[len(files) // 2 :]:
+        path.unlink()
+
+
+def flip_a_bit(folder):
+    path = largest_file(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def lose_the_metadata(folder):
+    (folder / "_CHECKPOINT_METADATA").write_text("{}")
+
+
+def replace_it_by_a_file(folder):
+    shutil.rmtree(folder)
+    folder.write_text("not a folder")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        remove_a_file,
+        truncate_a_file,
+        empty_it,
+        copy_half,
+        flip_a_bit,
+        lose_the_metadata,
+        replace_it_by_a_file,
+    ],
+)
+def test_a_damaged_checkpoint_falls_back_to_the_newest_whole_one(
+    damage, killed, straight, train, caplog
+):
+    steps = Checkpoints(killed / "checkpoints").steps()
+    damage(newest(killed))
+    train(killed)
+    assert f"going on from step {steps[1]}" in caplog.text
+    assert (killed / "damaged" / str(steps[0])).exists(), "nothing is thrown away"
+    shutil.rmtree(killed / "damaged")
+    assert compare(straight, killed) == []
+
+
+def test_a_missing_checkpoint_is_not_missed(killed, straight, train):
+    shutil.rmtree(newest(killed))
+    train(killed)
+    assert compare(straight, killed) == []
+
+
+def test_if_none_is_whole_the_run_begins_again(killed, straight, train, caplog):
+    checkpoints = Checkpoints(killed / "checkpoints")
+    for step in checkpoints.steps():
+        flip_a_bit(checkpoints.folder(step))
+    train(killed)
+    assert "going on from the beginning" in caplog.text
+    shutil.rmtree(killed / "damaged")
+    assert compare(straight, killed) == []
+
+
+def test_if_the_best_weights_are_damaged_it_goes_back_to_before_them(train, tmp_path, caplog):
+    """The last checkpoint alone would give another result: the best weights would be lost."""
+    descending = {"lr": 3.0, "keep": 1}  # so large a rate that the weights of step 0 stay the best
+    train(tmp_path / "straight", **descending)
+    best = json.loads((tmp_path / "straight" / "result.json").read_text())["best_step"]
+    killed = tmp_path / "killed"
+    with pytest.raises(KeyboardInterrupt):
+        train(killed, images=16 * 10, **descending)
+    assert best < Checkpoints(killed / "checkpoints").steps()[0], "or this shows nothing"
+    flip_a_bit(killed / "checkpoints" / str(best))
+    train(killed, **descending)
+    assert "going on from the beginning" in caplog.text
+    shutil.rmtree(killed / "damaged")
+    assert compare(tmp_path / "straight", killed) == []
+
+
+def test_any_flipped_bit_is_noticed_or_harmless(straight, tmp_path):
+    rng = np.random.default_rng(0)
+    original = newest(straight)
+    saved = Checkpoints(straight / "checkpoints").read(int(original.name))
+    noticed = 0
+    files = sorted(path.relative_to(original) for path in original.rglob("*") if path.is_file())
+    for file in files * 2:
+        folder = shutil.copytree(original, tmp_path / "checkpoints" / original.name)
+        content = bytearray((folder / file).read_bytes())
+        if content:
+            content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
+        (folder / file).write_bytes(content)
+        try:
+            read = Checkpoints(tmp_path / "checkpoints").read(int(original.name))
+        except DamagedCheckpoint:
+            noticed += 1
+        else:
+            assert read.extra == saved.extra
+            flat = jax.tree.leaves((read.variables, read.opt_state))
+            for a, b in zip(flat, jax.tree.leaves((saved.variables, saved.opt_state)), strict=True):
+                assert a.tobytes() == b.tobytes()
+        shutil.rmtree(folder)
+    assert noticed >= len(files) // 2
+
+
+def test_the_best_weights_of_a_finished_run_are_not_replaced_by_others(straight, tmp_path):
+    workdir = shutil.copytree(straight, tmp_path / "run")
+    best = json.loads((workdir / "result.json").read_text())["best_step"]
+    flip_a_bit(workdir / "checkpoints" / str(best))
+    with pytest.raises(InputError, match=rf"checkpoints/{best} is damaged .*restore it"):
+        best_variables(workdir)
+
+
+def test_rows_that_were_edited_are_refused(killed, train):
+    path = killed / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"step": 0', '"step": 1'))
+    before = path.read_bytes()
+    with pytest.raises(InputError, match=r"metrics.jsonl does not hold the rows"):
+        train(killed)
+    assert path.read_bytes() == before
+
+
+def test_a_last_row_that_was_cut_off_is_written_again(killed, straight, train):
+    path = killed / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write('{"event": "train", "st')
+    train(killed)
+    assert compare(straight, killed) == []
+
+
+# --- in use -----------------------------------------------------------------------------------
+
+
+def test_a_workdir_in_use_is_refused_and_left_alone(killed, straight, train):
+    held, done = threading.Event(), threading.Event()
+
+    def hold():
+        with locked(killed):
+            held.set()
+            done.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    before = {path: path.stat().st_mtime_ns for path in killed.rglob("*")}
+    try:
+        with pytest.raises(InputError, match=rf"in use by another run \(process {os.getpid()} on"):
+            train(killed)
+        assert {path: path.stat().st_mtime_ns for path in killed.rglob("*")} == before
+    finally:
+        done.set()
+        holder.join()
+    train(killed)
+    assert compare(straight, killed) == []
+
+
+# --- changed ----------------------------------------------------------------------------------
+
+
+def test_what_changes_no_number_may_change(killed, straight, train, caplog):
+    train(killed, num_workers=1, keep=1, checkpoint_every=4)
+    assert "num_workers was 0 and is 1, which changes no number" in caplog.text
+    assert (killed / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
+    results = [json.loads((w / "result.json").read_text()) for w in (straight, killed)]
+    assert results[0] | {"wall_seconds": 0} == results[1] | {"wall_seconds": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"batch_size": 8}, "batch_size was 16 and is 8"),
+        ({"lr": 0.1}, "lr was 0.05 and is 0.1"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"steps": 13}, "steps was 12 and is 13"),
+        ({"preprocessing": Preprocessing(24, (0.5,) * 3, (0.5,) * 3)}, "preprocessing.image_size"),
+    ],
+)
+def test_what_changes_the_result_is_refused_by_name(options, named, killed, train):
+    with pytest.raises(InputError, match=r"with another config .*use a new workdir") as refused:
+        train(killed, **options)
+    assert named in str(refused.value)
+
+
+def test_another_data_set_is_refused_by_name(photo_folder, tiny_config, tmp_path):
+    config = tiny_config(data=f"folder:{photo_folder}", train_size=None, steps=4, eval_every=2)
+    first = experiment.run(config, tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    copy = shutil.copytree(photo_folder, tmp_path / "copy")
+    shutil.rmtree(photo_folder)
+    shutil.move(copy, photo_folder)  # other files, same images
+    again = experiment.run(config, tmp_path / "run")
+    assert again.summary | {"wall_seconds": 0} == first.summary | {"wall_seconds": 0}
+    (tmp_path / "run" / "result.json").unlink()
+    for path in sorted(photo_folder.rglob("*.png")):
+        Image.open(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path)
+    with pytest.raises(InputError, match="train and val images are not those") as refused:
+        experiment.run(config, tmp_path / "run")
+    assert "restore them, or use a new workdir" in str(refused.value)
+
+
+def test_other_code_and_devices_are_refused_unless_accepted(tiny_config, tmp_path):
+    config = [
+        *("--config", str(ROOT / "configs/from_scratch.py"), "--config.data=embedded:digits"),
+        *("--config.model=resnet10_32", "--config.train_size=40", "--config.steps=4"),
+        *("--config.eval_every=2", "--config.batch_size=16", "--workdir", str(tmp_path / "run")),
+    ]
+    shutil.copytree(ROOT / "tljax", tmp_path / "edited" / "tljax")
+    with (tmp_path / "edited" / "tljax" / "errors.py").open("a") as code:
+        code.write("# edited\n")
+
+    def run(*argv, **variables):
+        command = [sys.executable, "-m", "tljax.cli", "train", *config, *argv]
+        environment = {**os.environ, **variables}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    first = run(PYTHONPATH=str(ROOT))
+    assert first.returncode == 0, first.stderr
+    (tmp_path / "run" / "result.json").unlink()
+    changed = {
+        "PYTHONPATH": str(tmp_path / "edited"),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+    }
+    refused = run(**changed)
+    assert refused.returncode == 2
+    assert "code was" in refused.stderr
+    assert "devices was ['cpu'] and is ['cpu', 'cpu']" in refused.stderr
+    assert "--accept_changes" in refused.stderr
+    accepted = run("--accept_changes", **changed)
+    assert accepted.returncode == 0, accepted.stderr
+    changes = json.loads((tmp_path / "run" / "result.json").read_text())["changes"]
+    assert len(changes) == 2
+
+
+# --- full disk --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, that can be made larger; skipped where mounting is not allowed."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def resize(size, remount="remount,"):
+        command = ["mount", "-t", "tmpfs", "-o", f"{remount}size={size}", "tmpfs", str(place)]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    if not resize("64k", remount=""):
+        pytest.skip("mounting a tmpfs is not allowed here")
+    yield place, resize
+    # lazily: the traceback of a write that failed may hold its file open
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.parametrize("size", ["4k", "16k", "2m", "3200k"])
+def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(size, small_disk, straight, train):
+    place, resize = small_disk
+    assert resize(size)
+    with pytest.raises(InputError, match=r"o space left|the disk has .* left; make room"):
+        train(place / "run")
+    assert resize("64m")
+    train(place / "run")
+    assert compare(straight, place / "run") == []

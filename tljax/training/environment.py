@@ -1,0 +1,50 @@
+"""What the bits of a result depend on beside its config: code, library versions, devices."""
+
+import functools
+import hashlib
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_PACKAGES = (
+    "tljax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "grain",
+    "orbax-checkpoint",
+    "numpy",
+    "pillow",
+)
+
+
+def environment() -> dict[str, Any]:
+    """For a checkpoint, so that a run does not go on under another environment unnoticed."""
+    return {
+        "versions": versions(),
+        "code": code_digest(),
+        "backend": jax.default_backend(),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result's numbers."""
+    return {"python": platform.python_version(), **{p: metadata.version(p) for p in _PACKAGES}}
+
+
+@functools.cache
+def code_digest() -> str:
+    """The first 12 hex digits of the SHA-256 over tljax's own source files.
+
+    The version number of a checkout stays what it is while somebody edits the code.
+    """
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,45 @@
+"""The TensorBoard mirror of `metrics.jsonl`.
+
+tensorboardX's `SummaryWriter` hands events to a thread over a queue: if that thread dies, e.g. of a
+full disk, the training loop waits for it for ever. So its event file is written directly.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+
+class TensorBoard:
+    """An event file.
+
+    Args:
+      folder: made if need be.
+      purge_step: events from this step on, in older files there, are to be forgotten.
+
+    Raises:
+      OSError: here and in every method, if the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, purge_step: int):
+        folder.mkdir(exist_ok=True)
+        self._writer = EventsWriter(str(folder / "events"))
+        start = SessionLog(status=SessionLog.START)
+        self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=start))
+        self._writer.flush()
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Mirrors a row of `metrics.jsonl`; it is in the file when this returns."""
+        for name, value in row.items():
+            if name not in ("event", "step"):
+                summary = scalar(f"{row['event']}/{name}", value)
+                event = Event(wall_time=time.time(), step=row["step"], summary=summary)
+                self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
