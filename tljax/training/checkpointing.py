@@ -158,7 +158,7 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
     def _check_room(self, folder: Path, content: Tree) -> None:
-        """Raises InputError if the disk has no room: Orbax's threads would print their tracebacks."""
+        """Raises InputError if the disk has no room; Orbax's threads would print tracebacks."""
         needed = _OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(content))
         free = shutil.disk_usage(self._directory).free
         if free < needed:
