@@ -1,12 +1,14 @@
 """The model card of an exported network: how to load it in PyTorch, what it is, how it was made."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
 from tljax.checkpoints.loading import Checkpoint
+from tljax.errors import printable
 from tljax.models import Model, Preprocessing, ResNet, ViT, registry
 
 # Sizes of ViT that are known here by the field's scheme, but for which timm has no name.
@@ -65,7 +67,7 @@ def model_card(export: Export, format: str, file_name: str) -> str:
     lines = [
         f"# {export.name}, {export.checkpoint.num_classes or 'no'} classes",
         "",
-        f"Weights in `{file_name}`, under {format}'s names; written by tljax"
+        f"Weights in {_code(file_name)}, under {format}'s names; written by tljax"
         f" {metadata.version('tljax')}.",
         "",
         *_loading(export, format, file_name),
@@ -191,12 +193,19 @@ def _classes(export: Export) -> list[str]:
 
 
 def _table(heading: str, rows: Mapping[str, Any]) -> list[str]:
-    cells = [
-        f"| {label} | {str(value).replace('|', chr(92) + '|')} |" for label, value in rows.items()
-    ]
+    cells = [f"| {label} | {_cell(value)} |" for label, value in rows.items()]
     return [f"## {heading}", "", "| | |", "|---|---|", *cells, ""] if rows else []
 
 
+def _cell(value: Any) -> str:
+    """Text in a table: no HTML, and no end of the cell."""
+    return printable(value).replace("<", "&lt;").replace("|", r"\|")
+
+
 def _code(text: str) -> str:
-    """Inline code, of text that may itself hold a backtick."""
-    return f"`` {text} ``" if "`" in text else f"`{text}`"
+    """Inline code, of text that may itself hold backticks, or what ends a line."""
+    text = printable(text)
+    if "`" not in text:
+        return f"`{text}`"
+    fence = "`" * (1 + max(len(run) for run in re.findall("`+", text)))
+    return f"{fence} {text} {fence}"

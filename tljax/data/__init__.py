@@ -5,7 +5,7 @@ brings images to the form a checkpoint expects, and `pipeline` serves batches.
 """
 
 from tljax.data.datasets import class_names, load
-from tljax.data.images import Unreadable, decode
+from tljax.data.images import Unreadable, decode, skipped_message
 from tljax.data.pipeline import ON_ERROR, eval_batches, train_batches
 from tljax.data.sources import ArraySource, Dataset, Source, Subset, as_source, fingerprint
 from tljax.data.transforms import Preprocessing, normalise
@@ -25,5 +25,6 @@ __all__ = [
     "fingerprint",
     "load",
     "normalise",
+    "skipped_message",
     "train_batches",
 ]

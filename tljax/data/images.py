@@ -9,12 +9,13 @@ import os
 import stat
 import struct
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from tljax.errors import InputError
+from tljax.errors import InputError, printable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -38,6 +39,12 @@ class Unreadable(InputError):
 
     def __str__(self) -> str:
         return "cannot read image {}: {}".format(*self.args)
+
+
+def skipped_message(names: Collection[object]) -> str:
+    """What to tell about images that were left out, with the first five of their names."""
+    first = ", ".join(printable(name) for name in list(names)[:5])
+    return f"skipped {len(names)} images that cannot be read: {first}" + ", ..." * (len(names) > 5)
 
 
 def decode(source: str | os.PathLike | bytes) -> np.ndarray:

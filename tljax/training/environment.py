@@ -2,7 +2,9 @@
 
 import functools
 import hashlib
+import os
 import platform
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,12 +31,27 @@ def environment() -> dict[str, Any]:
         "code": code_digest(),
         "backend": jax.default_backend(),
         "devices": [str(device.device_kind) for device in jax.devices()],
+        "host": _processor() if jax.default_backend() == "cpu" else None,
     }
 
 
 def versions() -> dict[str, str]:
     """Versions of what decides a result's numbers."""
     return {"python": platform.python_version(), **{p: metadata.version(p) for p in _PACKAGES}}
+
+
+def _processor() -> dict[str, Any]:
+    """XLA's programs for a CPU follow its instructions, and split sums by its number of cores."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        cores = os.cpu_count() or 1
+    try:
+        described = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        described = ""
+    named = re.search(r"^model name\s*:\s*(.+)$", described, re.MULTILINE)
+    return {"cores": cores, "processor": named[1] if named else platform.machine()}
 
 
 @functools.cache

@@ -408,6 +408,8 @@ def evaluate_workdir(
         config.batch_size,
         on_error=config.on_error,
     )
+    if evaluation.skipped:
+        _log.warning(data_lib.skipped_message(evaluation.skipped))
     naive = naive_accuracy(dataset.train, evaluation)
     return evaluation, naive, data or config.data, split
 

@@ -20,7 +20,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.data import Preprocessing, Source, as_source, fingerprint, train_batches
+from tljax.data import (
+    Preprocessing,
+    Source,
+    as_source,
+    fingerprint,
+    skipped_message,
+    train_batches,
+)
 from tljax.errors import InputError
 from tljax.models import NORMALISATIONS, ImageSize, Model, parameter_count, registry
 from tljax.preemption import Preempted, sigterm_waits
@@ -356,6 +363,8 @@ def fit(
             }
         if opt.on_error == "skip":
             summary["skipped_images"] = sorted(skipped.union(batches.skipped))
+            if summary["skipped_images"]:
+                _log.warning(skipped_message(summary["skipped_images"]))
         if changes:
             summary["changes"] = changes
         summary |= {

@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tljax.data import Preprocessing, Source, eval_batches
+from tljax.data import Preprocessing, Source, eval_batches, skipped_message
 from tljax.data.folder import FolderSource, find_images
-from tljax.errors import InputError, printable
+from tljax.errors import InputError
 from tljax.files import replacing, writable_file
 from tljax.models import Model
 from tljax.training import experiment
@@ -118,10 +118,7 @@ def _readable(
             f"none of the {len(files)} images can be read, e.g. {files[0]}; check them"
         )
     if skipped:
-        named = ", ".join(printable(file) for file in skipped[:5]) + (
-            ", ..." if skipped[5:] else ""
-        )
-        _log.warning("skipped %d images that cannot be read: %s", len(skipped), named)
+        _log.warning(skipped_message(skipped))
 
 
 def _write(
