@@ -318,6 +318,7 @@ def run(
         remedy = "use a new workdir, or the config it was made with"
         refuse_changes("config", differences(before, now), workdir, remedy)
         if (workdir / "result.json").exists():
+            _log.warning("'%s' holds a run that is done: this is its result", workdir)
             summary = _read_if_there(workdir / "result.json")
             rows = read_rows(workdir / "metrics.jsonl")
             return Result(summary, best_variables(workdir), rows)

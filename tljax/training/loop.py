@@ -331,6 +331,11 @@ def fit(
             except Preempted:
                 save(step)
                 raise
+            except Exception:
+                if sigterm_came():  # and perhaps reached a process that reads images first
+                    save(step)
+                    leave_if_preempted()
+                raise
         best = best or Best(total_steps, None, state_lib.variables_of(state, frozen))
 
         # --- test, once, with the best weights
