@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from tests.test_cli import run, truncated_jpeg
+from tests.test_cli import run
 from tests.test_export import torch_tensors
 from tljax import config as config_lib
 from tljax import data as data_lib
@@ -106,43 +106,3 @@ def test_the_training_images_are_not_needed(trained, tmp_path, capsys):
     finally:
         away.rename(trained / "photos")
     assert code == 0, err
-
-
-BAD = {
-    "missing path": (["{tmp}/nope.png", "--output", "{tmp}/out/p.csv"], "nope.png"),
-    "folder without images": (["{tmp}/empty", "--output", "{tmp}/out/p.csv"], "holds no images"),
-    "output of another kind": (["{tmp}/x.png", "--output", "{tmp}/out/p.txt"], "in .csv"),
-    "output in no folder": (["{tmp}/x.png", "--output", "{tmp}/no/p.csv"], "make it first"),
-    "output in /proc": (
-        ["{tmp}/x.png", "--output", "/proc/p.csv"],
-        "cannot write to '/proc/p.csv'",
-    ),
-    "output that is a folder": (["{tmp}/x.png", "--output", "{tmp}/dir.csv"], "is a folder"),
-    "text for an image": (["{tmp}/notes.png", "--output", "{tmp}/out/p.csv"], "notes.png"),
-    "damaged image": (["{tmp}/x.png", "{tmp}/bad.jpg", "--output", "{tmp}/out/p.csv"], "bad.jpg"),
-    "mistyped option": (["{tmp}/x.png", "--outptu=p.csv"], "--outptu"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_one_sentence_and_leaves_no_file(case, trained, tmp_path, capsys):
-    words, sentence = BAD[case]
-    for folder in ("out", "empty", "dir.csv"):
-        (tmp_path / folder).mkdir()
-    Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
-    (tmp_path / "notes.png").write_text("no image")
-    (tmp_path / "bad.jpg").write_bytes(truncated_jpeg(tmp_path))
-    argv = [word.format(tmp=tmp_path) for word in words]
-    code, out, err = run(capsys, "predict", "--workdir", trained / "run", *argv)
-    assert (code, out) == (2, "")
-    assert len(err.splitlines()) == 1
-    assert err.startswith("tljax: ")
-    assert sentence in err
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_a_folder_that_is_no_workdir(tmp_path, capsys):
-    Image.new("RGB", (40, 40)).save(tmp_path / "x.png")
-    code, _, err = run(capsys, "predict", "--workdir", tmp_path, tmp_path / "x.png")
-    assert code == 2
-    assert "not a workdir" in err

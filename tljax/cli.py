@@ -263,6 +263,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = printable(f"{error.strerror or error}{where}")
         print(f"tljax: {what}; mend that and run the same command again", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if args.debug or "Unable to initialize backend" not in str(error):
+            raise
+        what = printable(str(error).split(" (set")[0])
+        print(f"tljax: {what}; unset JAX_PLATFORMS, or set it to what is there", file=sys.stderr)
+        return 2
     except Preempted as error:
         print(f"tljax: {error}", file=sys.stderr)
         return PREEMPTED

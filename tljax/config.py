@@ -128,7 +128,7 @@ def _page(file: Path, argument: str | None) -> ml_collections.ConfigDict:
         config = page.get_config(argument)
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = str(error).splitlines()[0] if str(error) else ""
         raise InputError(
             f"the config file '{file}' fails with {type(error).__name__}: {reason}; mend the file"
@@ -137,9 +137,17 @@ def _page(file: Path, argument: str | None) -> ml_collections.ConfigDict:
 
 
 def complete(config: object, where: str) -> ml_collections.ConfigDict:
-    """The config itself, if it has every field of `base`; else InputError saying what lacks."""
+    """The config itself, if it has every field of `base`, of its type; else InputError."""
     if not isinstance(config, ml_collections.ConfigDict):
         raise InputError(f"{where} gives a {type(config).__name__}, not a config; see configs/")
     if missing := sorted(set(base()) - set(config)):
         raise InputError(f"{where} lacks the field {missing[0]}; begin with tljax.config.base()")
+    typed = base()
+    for name in typed:
+        try:
+            typed[name] = config[name]
+        except TypeError:
+            raise InputError(
+                f"{where} sets {name} to {config[name]!r}, which is not of its type; mend it"
+            ) from None
     return config

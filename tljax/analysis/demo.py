@@ -28,7 +28,7 @@ from tljax.errors import InputError
 from tljax.training import experiment
 from tljax.training.progress import console as stderr
 from tljax.training.progress import progress_bar
-from tljax.training.workdir import write_atomically
+from tljax.training.workdir import writable, write_atomically
 from tljax.transfer import SCENARIOS
 
 SIMILARITY = {"digits": "similar", "textures": "dissimilar"}
@@ -76,6 +76,7 @@ def run_demo(workdir: Path, seeds: int, settings: Settings = Settings()) -> list
     """
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}; it must be at least 1")
+    writable(workdir)
     began = time.monotonic()
     out = Console(highlight=False)
     source = _develop_source(workdir / "source", settings, out)

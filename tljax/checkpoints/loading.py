@@ -1,6 +1,7 @@
 """From the name, path or address of a checkpoint to the parameters of one of our models."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def as_path(init_from: str) -> Path | None:
     """The path that `init_from` is; None for a zoo name or an address."""
     if init_from in zoo.entries() or hub.is_address(init_from):
         return None
-    return Path(init_from).expanduser()
+    return Path(os.path.expanduser(init_from))
 
 
 def absolute(init_from: str) -> str:

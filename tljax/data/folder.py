@@ -77,7 +77,7 @@ def load(path: str) -> Dataset:
     Raises:
       InputError: The folder is missing, empty, may not be read, or is laid out in another way.
     """
-    root = Path(path).expanduser()
+    root = _root(path)
     train_root = _train_root(root)
     classes = class_names(path)
     train: Source = _read(train_root, classes)
@@ -104,7 +104,7 @@ def class_names(path: str) -> tuple[str, ...]:
     Raises:
       InputError: There is no such folder, or it does not hold two class folders.
     """
-    train_root = _train_root(Path(path).expanduser())
+    train_root = _train_root(_root(path))
     names = _folders(train_root)
     if not names:
         raise InputError(
@@ -138,6 +138,11 @@ def find_images(root: Path) -> list[Path]:
             found += [Path(entry.path) for entry in entries if _is_image(entry)]
             left += [Path(entry.path) for entry in reversed(entries) if _is_folder(entry)]
     return sorted(found)
+
+
+def _root(path: str) -> Path:
+    """With the home of a user in full; `~nobody` stays as it is, and is then not found."""
+    return Path(os.path.expanduser(path))
 
 
 def _train_root(root: Path) -> Path:

@@ -8,6 +8,7 @@ content, which is compared whenever it is read.
 """
 
 import contextlib
+import gc
 import hashlib
 import json
 import logging
@@ -136,6 +137,8 @@ class Checkpoints:
                     why = "its content does not match its SHA-256"
             except Exception as error:  # whatever Orbax makes of a file that is not what it wrote
                 why = _first_line(error)
+            if why is not None:
+                gc.collect()  # Orbax's coroutines that were never awaited, while it is quiet
         if why is not None:
             raise DamagedCheckpoint(folder, why)
         return Checkpoint(step, content["variables"], content["opt_state"], extra)

@@ -21,7 +21,7 @@ from tljax.models import ImageSize, Model, Preprocessing, registry
 from tljax.models.preprocessing import parse_normalisation
 from tljax.training.checkpointing import best_variables, has_checkpoint
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
-from tljax.training.loop import Result, fit, new_variables
+from tljax.training.loop import Result, check_fit, fit, new_variables
 from tljax.training.options import HARMLESS, HEAD_INITS, OPTION_NAMES, TrainingOptions
 from tljax.training.workdir import (
     differences,
@@ -319,7 +319,7 @@ def run(
         refuse_changes("config", differences(before, now), workdir, remedy)
         if (workdir / "result.json").exists():
             _log.warning("'%s' holds a run that is done: this is its result", workdir)
-            summary = _read_if_there(workdir / "result.json")
+            summary = _read_if_there(workdir / "result.json", dict)
             rows = read_rows(workdir / "metrics.jsonl")
             return Result(summary, best_variables(workdir), rows)
     return fit_config(config, workdir, accept_changes=accept_changes, progress=True)
@@ -345,8 +345,8 @@ def fit_config(
     def pretrained() -> Tree | None:
         if not has_source:
             return None
-        size = experiment.preprocessing.image_size
-        variables = pretrained_variables(resolved, experiment.model, size)
+        image_size = experiment.preprocessing.image_size
+        variables = pretrained_variables(resolved, experiment.model, image_size)
         _warn_of_preprocessing(config)
         return variables
 
@@ -354,6 +354,9 @@ def fit_config(
     if not begun:
         variables = pretrained()
         _check_start(experiment, resolved, variables)
+    size = experiment.preprocessing.image_size
+    splits = (dataset.train, dataset.val, dataset.test)
+    check_fit(experiment.model, experiment.plan, experiment.options, size, *splits)
     with locked(workdir):
         if workdir is not None:
             _keep_classes(workdir, experiment.class_names)
@@ -368,9 +371,7 @@ def fit_config(
             experiment.model,
             variables,
             experiment.plan,
-            dataset.train,
-            dataset.val,
-            dataset.test,
+            *splits,
             preprocessing=experiment.preprocessing,
             workdir=workdir,
             about=about,
@@ -422,7 +423,7 @@ def read_workdir(workdir: Path) -> Trained:
       InputError: if it is not a workdir, or holds no weights.
     """
     config = read_config(workdir)
-    result = _read_if_there(workdir / "result.json") or {}
+    result = _read_if_there(workdir / "result.json", dict) or {}
     experiment = prepare(config, _classes(workdir))
     return Trained(config, experiment, best_variables(workdir), result)
 
@@ -467,7 +468,7 @@ def _keep_classes(workdir: Path, names: tuple[str, ...]) -> None:
 
 def _classes(workdir: Path) -> tuple[str, ...] | None:
     """The classes that a workdir was trained on, in the order of its logits, if it says so."""
-    names = _read_if_there(workdir / _CLASSES)
+    names = _read_if_there(workdir / _CLASSES, list)
     return tuple(names) if names else None
 
 
@@ -481,14 +482,17 @@ def _check_classes(
         )
 
 
-def _read_if_there(path: Path) -> Any:
-    """The content of a JSON file of a workdir; None if there is none."""
+def _read_if_there(path: Path, kind: type) -> Any:
+    """The content of a JSON file of a workdir, which has to be of a kind; None if there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} ({error}); restore it, or train anew") from None
+    if not isinstance(content, kind):
+        raise InputError(f"{path} is not what a run of tljax writes; restore it, or train anew")
+    return content
 
 
 def _shorten(names: tuple[str, ...]) -> str:

@@ -129,10 +129,11 @@ def fit(
     if preprocessing is None:
         side = min(train[0]["image"].shape[:2])
         preprocessing = Preprocessing(side, *NORMALISATIONS["imagenet"])
-    check_fit(model, preprocessing.image_size, train, val, test)
+    check_fit(model, plan, opt, preprocessing.image_size, train, val, test)
     with locked(workdir), sigterm_waits() as sigterm_came, ExitStack() as opened:
         total_steps = opt.total_steps(len(train))
         eval_interval = opt.evaluation_interval(len(train))
+        learning_rates = _learning_rates(opt, total_steps)
 
         def leave_if_preempted() -> None:
             if sigterm_came():
@@ -169,10 +170,6 @@ def fit(
         tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm)
         state, frozen = state_lib.create(plan, initial, tx)
         step_fn = train_step(model, plan, preprocessing, tx)
-        schedule = learning_rate_schedule(
-            opt.schedule, opt.lr, total_steps, warmup=opt.warmup, milestones=opt.milestones
-        )
-        learning_rates = np.asarray(jax.vmap(schedule)(np.arange(total_steps)), np.float32)
         weight_decay = np.float32(opt.weight_decay)
         key = jax.random.key(opt.seed)
 
@@ -383,10 +380,19 @@ def fit(
         return Result(summary, best.variables, writer.rows)
 
 
-def check_fit(model: Model, image_size: ImageSize, *sources: Source | None) -> None:
-    """Raises InputError if the model cannot take these images, or has no class for a label."""
+def check_fit(
+    model: Model,
+    plan: TransferPlan,
+    opt: TrainingOptions,
+    image_size: ImageSize,
+    train: Source,
+    *others: Source | None,
+) -> None:
+    """Raises InputError if a run could not begin: to be asked before anything is written."""
     registry.check_image_size(type(model).__name__, model, image_size)
-    for source in sources:
+    plan.trained_groups(registry.abstract_variables(model, image_size)["params"])
+    _learning_rates(opt, opt.total_steps(len(train)))
+    for source in (train, *others):
         if source is None:
             continue
         if not len(source):
@@ -396,6 +402,14 @@ def check_fit(model: Model, image_size: ImageSize, *sources: Source | None) -> N
                 f"the data has a label {label}, but the model has {model.num_classes} classes;"
                 " create it with num_classes of the data"
             )
+
+
+def _learning_rates(opt: TrainingOptions, steps: int) -> np.ndarray:
+    """Of every step, float32 (steps,)."""
+    schedule = learning_rate_schedule(
+        opt.schedule, opt.lr, steps, warmup=opt.warmup, milestones=opt.milestones
+    )
+    return np.asarray(jax.vmap(schedule)(np.arange(steps)), np.float32)
 
 
 def new_variables(

@@ -1,5 +1,6 @@
 """Weights for others: `tljax convert` and `tljax export`."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,7 @@ def _origins(init_from: str) -> list[str]:
 
 
 def _before(init_from: str) -> str | None:
-    path = Path(init_from).expanduser()
+    path = Path(os.path.expanduser(init_from))
     try:
         if (path / "config.json").is_file():
             return experiment.read_config(path).init_from

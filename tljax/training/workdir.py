@@ -105,17 +105,27 @@ def _is_validation_of(line: bytes, step: int) -> bool:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a last line that a dying run left half-written is dropped."""
+    """The rows of a `metrics.jsonl`; a last line that a dying run left half-written is dropped.
+
+    Raises:
+      InputError: if there is no such file, or another line is not a row.
+    """
     rows = []
-    lines = path.read_text().splitlines()
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}); restore it") from None
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+            row = json.loads(line)
+            row["event"], row["step"]
+            rows.append(row)
+        except (ValueError, TypeError, KeyError):
             if number == len(lines):
                 break
             raise InputError(
-                f"line {number} of {path} is not JSON; delete the line, or use a new workdir"
+                f"line {number} of {path} is not a row of metrics; delete the line, or use a new"
+                " workdir"
             ) from None
     return rows
 

@@ -1,0 +1,528 @@
+"""Whatever a user gets wrong: exit code 2, one sentence, and nothing on the disk changes.
+
+All rows share one folder of broken things; it is the same after each of them, to the byte.
+"""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from tljax import cli
+from tljax.config import base
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SHORT = ["--config.steps=2", "--config.eval_every=2", "--config.batch_size=8"]
+SCRATCH = ["train", "--config", str(CONFIGS / "from_scratch.py"), "--workdir", "new", *SHORT]
+DIGITS = [*SCRATCH, "--config.train_size=20"]
+TUNE = ["train", "--config", str(CONFIGS / "fine_tune.py"), "--workdir", "new", *SHORT]
+PHOTOS = "--config.data=folder:data/good"
+
+CONFIG_PAGES = {
+    "broken.py": b"def get_config(:",
+    "raises.py": b"def get_config(arg):\n    return 1 / 0\n",
+    "exits.py": b"import sys\nsys.exit(0)\n",
+    "endless.py": b"def get_config(arg):\n    return get_config(arg)\n",
+    "no_function.py": b"x = 1\n",
+    "arity.py": b"def get_config():\n    pass\n",
+    "none.py": b"def get_config(arg):\n    pass\n",
+    "dict.py": b"def get_config(arg):\n    return {'lr': 1}\n",
+    "lacks.py": (
+        b"import ml_collections\ndef get_config(arg):\n    return ml_collections.ConfigDict()\n"
+    ),
+    "typo.py": (
+        b"from tljax.config import base\n"
+        b"def get_config(arg):\n    c = base()\n    c.lrr = 1\n    return c\n"
+    ),
+    "type.py": (
+        b"from tljax.config import base\n"
+        b"def get_config(arg):\n    c = base()\n    c.lr = 'fast'\n    return c\n"
+    ),
+    "latin.py": b"# caf\xe9\n",
+    "nul.py": b"x = 1\0\n",
+    "imports.py": b"import a_module_that_is_not_there\n",
+}
+
+
+class Evil:
+    """Unpickled, it would leave a file behind."""
+
+    def __reduce__(self):
+        return (Path("executed").touch, ())
+
+
+def photos(folder, count=6, size=(40, 40)):
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.new("RGB", size, (40 * i, 10, 10)).save(folder / f"{i}.png")
+
+
+def make_data(root):
+    for name in ("good", "text", "truncated", "bomb", "zero", "pickle", "link", "fifo"):
+        photos(root / name / "cats")
+        photos(root / name / "dogs")
+    (root / "text" / "dogs" / "7.png").write_text("not an image\n")
+    Image.effect_noise((64, 64), 50).convert("RGB").save(root / "whole.jpg")
+    truncated = (root / "whole.jpg").read_bytes()[:-300]
+    (root / "truncated" / "dogs" / "7.jpg").write_bytes(truncated)
+    bomb = bytearray((root / "good" / "cats" / "0.png").read_bytes())
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # width and height, then their checksum
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    (root / "bomb" / "dogs" / "7.png").write_bytes(bomb)
+    (root / "zero" / "dogs" / "7.png").write_bytes(b"")
+    (root / "pickle" / "dogs" / "7.png").write_bytes(pickle.dumps(Evil()))
+    (root / "link" / "dogs" / "7.png").symlink_to("nowhere")
+    os.mkfifo(root / "fifo" / "cats" / "pipe.png")
+    shutil.rmtree(root / "fifo" / "dogs")
+    photos(root / "one" / "cats")
+    photos(root / "hollow" / "cats")
+    (root / "hollow" / "dogs").mkdir()
+    (root / "empty").mkdir()
+    (root / "file").write_text("")
+    for split in ("train", "test"):
+        photos(root / "odd" / split / "cats")
+        photos(root / "odd" / split / ("dogs" if split == "train" else "wolves"))
+    for split in ("train", "val", "valid"):
+        photos(root / "twice" / split / "cats")
+        photos(root / "twice" / split / "dogs")
+    photos(root / "single" / "cats", count=1)
+    photos(root / "single" / "dogs", count=1)
+    strange = root / "strange" / "<b>\x1b[31m\nclass"
+    photos(strange)
+    photos(root / "strange" / "dogs")
+    (strange / "a\nb.png").write_text("not an image\n")
+
+
+def make_files(root):
+    root.mkdir()
+    (root / "empty.safetensors").write_bytes(b"")
+    (root / "text.safetensors").write_text("not a checkpoint, but long enough to be read as one\n")
+    (root / "huge.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    save_file({"a": np.zeros(3, np.float32)}, root / "other.safetensors")
+    whole = (root / "other.safetensors").read_bytes()
+    (root / "cut.safetensors").write_bytes(whole[:-4])
+    (root / "weights.txt").write_text("")
+    with zipfile.ZipFile(root / "evil.pth", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(Evil()))
+        archive.writestr("archive/version", "3")
+    np.savez(root / "evil.npz", a=np.array([Evil()], dtype=object))
+    (root / "text.npz").write_text("not an archive\n")
+    (root / "text.h5").write_text("not an archive\n")
+    Image.new("RGB", (40, 40)).save(root / "x.png")
+    (root / "notes.png").write_text("no image\n")
+
+
+def make_runs(root):
+    """A finished run, and copies of it that something happened to."""
+    good = root / "good"
+    argv = [*DIGITS[:4], str(good), *DIGITS[5:], "--config.seed=3"]
+    assert cli.main(argv) == 0
+
+    def copy(name):
+        return shutil.copytree(good, root / name)
+
+    (copy("no config") / "config.json").unlink()
+    (copy("text config") / "config.json").write_text("not JSON")
+    (copy("list config") / "config.json").write_text("[]")
+    (copy("empty config") / "config.json").write_text("{}")
+    config = json.loads((good / "config.json").read_text())
+    wrong = json.dumps(config | {"model": "resnet05"})
+    (copy("other model") / "config.json").write_text(wrong)
+    (copy("wrong type") / "config.json").write_text(json.dumps(config | {"model": 5}))
+    (copy("text classes") / "classes.json").write_text("not JSON")
+    (copy("fewer classes") / "classes.json").write_text('["a", "b"]')
+    (copy("odd classes") / "classes.json").write_text("5")
+    (copy("text result") / "result.json").write_text("not JSON")
+    (copy("list result") / "result.json").write_text("[]")
+    lines = (good / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (copy("torn rows") / "metrics.jsonl").write_text("".join(["{torn\n", *lines]))
+    (copy("binary rows") / "metrics.jsonl").write_bytes(b"\xff\xfe\n" * 3)
+    (copy("odd rows") / "metrics.jsonl").write_text("[1]\n{}\n")
+    shutil.rmtree(copy("no checkpoints") / "checkpoints")
+    for path in (copy("damaged") / "checkpoints").rglob("*"):
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+    unfinished = copy("unfinished")
+    (unfinished / "result.json").unlink()
+    (unfinished / "metrics.jsonl").write_text("".join(lines[1:]))
+    (root / "file").write_text("")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    before = Path.cwd()
+    os.chdir(root)
+    (root / "configs").mkdir()
+    for name, content in CONFIG_PAGES.items():
+        (root / "configs" / name).write_bytes(content)
+    (root / "configs" / "folder.py").mkdir()
+    make_data(root / "data")
+    make_files(root / "files")
+    make_runs(root / "runs")
+    (root / "folder.csv").mkdir()
+    yield root
+    os.chdir(before)
+
+
+def page(name):
+    return ["train", "--config", f"configs/{name}", "--workdir", "new"]
+
+
+def field(*overrides):
+    return [*DIGITS, *(f"--config.{override}" for override in overrides)]
+
+
+def from_file(name):
+    return [*TUNE, "--config.model=resnet18", f"--config.init_from=files/{name}"]
+
+
+def data(name):
+    return [*SCRATCH, f"--config.data=folder:data/{name}", "--config.epochs=3"]
+
+
+def rerun(name, *overrides):
+    argv = [*DIGITS[:4], f"runs/{name}", *DIGITS[5:], "--config.seed=3"]
+    return [*argv, *(f"--config.{override}" for override in overrides)]
+
+
+def evaluate(name, *more):
+    return ["evaluate", "--workdir", f"runs/{name}", *more]
+
+
+def predict(*words):
+    return ["predict", "--workdir", "runs/good", *words]
+
+
+def convert(source, *more, output="new.safetensors"):
+    return ["convert", source, "--model", "resnet18", "--output", output, *more]
+
+
+ROWS = {
+    # --- config pages
+    "no such config": (page("nope.py"), "there is no config file 'configs/nope.py'"),
+    "a folder as config": (page("folder.py"), "there is no config file 'configs/folder.py'"),
+    "a config that is not Python": (page("../files/weights.txt"), "not a Python file"),
+    "a config with a syntax error": (page("broken.py"), "SyntaxError"),
+    "a config that divides by zero": (page("raises.py"), "ZeroDivisionError"),
+    "a config that exits": (page("exits.py"), "SystemExit"),
+    "a config that never ends": (page("endless.py"), "RecursionError"),
+    "a config without get_config": (page("no_function.py"), "get_config"),
+    "a config whose get_config takes nothing": (page("arity.py"), "TypeError"),
+    "a config that gives nothing": (page("none.py"), "NoneType"),
+    "a config that gives a dict": (page("dict.py"), "gives a dict, not a config"),
+    "a config that lacks fields": (page("lacks.py"), "lacks the field"),
+    "a config that sets a field that is none": (page("typo.py"), "lrr"),
+    "a config that sets a wrong type": (page("type.py"), "TypeError"),
+    "a config in Latin-1": (page("latin.py"), "mend the file"),
+    "a config with a NUL": (page("nul.py"), "mend the file"),
+    "a config that imports what is not there": (page("imports.py"), "a_module_that_is_not_there"),
+    # --- overrides
+    "a mistyped field": (field("lrr=1"), "did you mean 'lr'?"),
+    "a number in words": (field("lr=fast"), "config.lr=fast"),
+    "a float for a whole number": (field("batch_size=1.5"), "config.batch_size"),
+    "no value": (field("lr"), "lr"),
+    "a mistyped flag": ([*DIGITS, "--confg.lr=1"], "unknown argument '--confg.lr=1'"),
+    "a flag file": ([*DIGITS, "--flagfile=/nope"], "unknown argument"),
+    "a stray word": ([*DIGITS, "fast"], "unknown argument 'fast'"),
+    # --- values
+    "a negative learning rate": (field("lr=-1"), "lr is -1.0"),
+    "a learning rate that is no number": (field("lr=nan"), "lr is nan"),
+    "a learning rate without end": (field("lr=inf"), "lr is inf"),
+    "a learning rate that gives NaN": (field("lr=1e30"), "lower lr"),
+    "no batch": (field("batch_size=0"), "batch_size is 0"),
+    "no steps": (field("steps=0"), "steps is 0"),
+    "epochs that are no number": (field("epochs=nan"), "epochs is nan"),
+    "momentum of 2": (field("momentum=2"), "below 1"),
+    "a negative weight decay": (field("weight_decay=-1"), "weight_decay is -1.0"),
+    "clipping at 0": (field("clip_norm=0"), "clip_norm is 0.0"),
+    "a warm-up longer than the run": (field("warmup=9"), "warmup is 9 steps"),
+    "a seed beyond 32 bits": (field("seed=99999999999"), "seed is"),
+    "a negative seed": (field("seed=-1"), "seed is -1"),
+    "no checkpoint to keep": (field("keep=0"), "keep is 0"),
+    "a negative number of workers": (field("num_workers=-1"), "num_workers is -1"),
+    "a pattern that is none": (field("decayed=("), "decayed is '('"),
+    "a train pattern that is none": (field("train=("), "train='('"),
+    "a train pattern that matches nothing": (field("train=nothing"), "nothing"),
+    "a crop area of one number": (field("crop_area=(.5,)"), "shares"),
+    "milestones in steps": (field("milestones=(30,)"), "shares"),
+    "drop path of 1": (field("drop_path=1"), "drop_path is 1.0"),
+    "an unknown optimizer": (field("optimizer=sdg"), "'sgd'"),
+    "an unknown schedule": (field("schedule=cosin"), "'cosine'"),
+    "an unknown augmentation": (field("augment=flip"), "augment"),
+    "an unknown scenario": (field("scenario=finetune"), "fine_tune"),
+    "unknown statistics": (field("statistics=own"), "statistics"),
+    "an unknown dtype": (field("dtype=float8"), "dtype"),
+    "an unknown start of the head": (field("head_init=one"), "head_init"),
+    "an unknown way with errors": (field("on_error=ignore"), "on_error"),
+    "an unknown interpolation": (field("interpolation=cubic"), "interpolation"),
+    "a normalisation of two numbers": (field("normalisation=0.5 0.5"), "normalisation"),
+    "a crop ratio of 2": (field("crop_ratio=2"), "crop_ratio"),
+    "an unknown resampling": (field("position_resampling=nearest"), "position_resampling"),
+    "a group that is none": (field("last_group=layer9"), "layer9"),
+    "an unknown model": (field("model=resnet05"), "'resnet50'"),
+    "images that do not fit the patches": (
+        field("model=vit_micro_patch4_32", "image_size=30"),
+        "try 32",
+    ),
+    "images of no size": (field("image_size=0"), "image_size"),
+    "k where it means nothing": (field("k=2"), "unset k"),
+    "k beyond the depth": (
+        [*TUNE, "--config.scenario=freeze_first", "--config.k=6", "--config.init_from=runs/good"],
+        "k goes from 0 to 5",
+    ),
+    "a negative layer decay": (
+        [*TUNE, "--config.layer_decay=-1", "--config.init_from=runs/good"],
+        "layer_decay",
+    ),
+    # --- data
+    "data without a scheme": (field("data=digits"), "write embedded:NAME or folder:PATH"),
+    "data of an unknown scheme": (field("data=foldr:x"), "did you mean 'folder'?"),
+    "mistyped embedded data": (field("data=embedded:digit"), "'digits'"),
+    "no such folder": (data("nope"), "does not exist"),
+    "a home that is nobody's": (field("data=folder:~nobody_at_all/x"), "nobody_at_all"),
+    "a file as folder": (data("file"), "is a file"),
+    "an empty folder": (data("empty"), "holds no class folders"),
+    "one class": (data("one"), "only one class folder"),
+    "a class without images": (data("hollow"), "dogs"),
+    "a test class that training lacks": (data("odd"), "wolves"),
+    "two validation folders": (data("twice"), "both val and valid"),
+    "one image a class": (data("single"), "one image a class"),
+    "a pipe named like an image": (data("fifo"), "only one class folder"),
+    "more images than there are": (field("train_size=100000"), "train_size is 100000"),
+    "both sizes": (field("train_per_class=5"), "set one of them"),
+    "everything for validation": (field("val_fraction=1"), "val_fraction is 1.0"),
+    "a text file named .png": (data("text"), "7.png"),
+    "a truncated JPEG": (data("truncated"), "7.jpg"),
+    "a decompression bomb": (data("bomb"), "pixels"),
+    "an image of no bytes": (data("zero"), "7.png"),
+    "a pickle named .png": (data("pickle"), "7.png"),
+    "a link to nowhere": (data("link"), "No such file"),
+    "names with newlines, tags and escapes": (data("strange"), r"<b>\x1b[31m\nclass/a\nb.png"),
+    # --- weights
+    "no source": (TUNE, "init_from"),
+    "an empty folder as source": ([*TUNE, "--config.init_from=data/empty"], "not a workdir"),
+    "a folder of images as source": ([*TUNE, "--config.init_from=data/good"], "not a workdir"),
+    "a mistyped name": ([*TUNE, "--config.init_from=resnet50.a1_in2k"], "did you mean"),
+    "no such file": (from_file("nope.safetensors"), "nope.safetensors"),
+    "an empty file": (from_file("empty.safetensors"), "empty.safetensors"),
+    "a text file as weights": (from_file("text.safetensors"), "not a .safetensors file"),
+    "a header of 2^62 bytes": (from_file("huge.safetensors"), "huge.safetensors"),
+    "a file that was cut off": (from_file("cut.safetensors"), "truncated"),
+    "weights of something else": (from_file("other.safetensors"), "none of the tensors"),
+    "an unknown kind of file": (from_file("weights.txt"), "weights.txt"),
+    "a pickle in a .pth": (from_file("evil.pth"), "evil.pth"),
+    "a pickle in a .npz": (from_file("evil.npz"), "evil.npz"),
+    "a text file as .npz": (from_file("text.npz"), "text.npz"),
+    "a text file as .h5": (from_file("text.h5"), "text.h5"),
+    "a workdir of another model": (
+        [*TUNE, "--config.model=resnet18", "--config.init_from=runs/good"],
+        "resnet10_32",
+    ),
+    "a server that is not there": (
+        [*TUNE, "--config.model=resnet18", "--config.init_from=https://localhost:9/a.npz"],
+        "https://localhost:9/a.npz",
+    ),
+    "an address without a file": (
+        [*TUNE, "--config.model=resnet18", "--config.init_from=hf://timm"],
+        "hf://",
+    ),
+    "an address of an unknown kind": (
+        [*TUNE, "--config.model=resnet18", "--config.init_from=ftp://x/a.npz"],
+        "ftp://",
+    ),
+    # --- workdirs
+    "a file as workdir": ([*DIGITS[:4], "runs/file", *DIGITS[5:]], "cannot write to the workdir"),
+    "a workdir in /proc": (
+        [*DIGITS[:4], "/proc/tljax", *DIGITS[5:]],
+        "cannot write to the workdir '/proc/tljax'",
+    ),
+    "a workdir below a file": ([*DIGITS[:4], "runs/file/run", *DIGITS[5:]], "cannot write"),
+    "a name that is too long": ([*DIGITS[:4], "x" * 300, *DIGITS[5:]], "name too long"),
+    "another learning rate": (rerun("good", "lr=0.5"), "lr was"),
+    "another data set": (rerun("good", "data=embedded:textures"), "data was embedded:digits"),
+    "a run whose config is no JSON": (rerun("text config"), "config.json"),
+    "a run whose result is no JSON": (rerun("text result"), "result.json"),
+    "a run whose result is a list": (rerun("list result"), "result.json"),
+    "a run whose rows were edited": (rerun("unfinished"), "does not hold the rows"),
+    "a finished run whose rows are torn": (rerun("torn rows"), "line 1 of"),
+    "evaluate: no such workdir": (evaluate("nope"), "not a workdir"),
+    "evaluate: a file": (evaluate("file"), "not a workdir"),
+    "evaluate: no config": (evaluate("no config"), "config.json"),
+    "evaluate: a config that is no JSON": (evaluate("text config"), "config.json"),
+    "evaluate: a config that is a list": (evaluate("list config"), "config.json"),
+    "evaluate: an empty config": (evaluate("empty config"), "config.json"),
+    "evaluate: a config of an unknown model": (evaluate("other model"), "resnet05"),
+    "evaluate: a config of wrong types": (evaluate("wrong type"), "model"),
+    "evaluate: classes that are no JSON": (evaluate("text classes"), "classes.json"),
+    "evaluate: fewer classes than logits": (evaluate("fewer classes"), "classes"),
+    "evaluate: classes that are a number": (evaluate("odd classes"), "classes.json"),
+    "evaluate: rows that are torn": (evaluate("torn rows"), "line 1 of"),
+    "evaluate: rows that are no text": (evaluate("binary rows"), "metrics.jsonl"),
+    "evaluate: rows of something else": (evaluate("odd rows"), "metrics.jsonl"),
+    "evaluate: no checkpoints": (evaluate("no checkpoints"), "holds no checkpoint"),
+    "evaluate: damaged checkpoints": (evaluate("damaged"), "is damaged"),
+    "evaluate: other classes": (evaluate("good", "--data", "embedded:glyphs"), "classes"),
+    "evaluate: no such data": (evaluate("good", "--data", "folder:data/nope"), "does not exist"),
+    # --- predict
+    "predict: no such image": (predict("files/nope.png"), "nope.png"),
+    "predict: a folder without images": (predict("data/empty"), "holds no images"),
+    "predict: a text file": (predict("files/notes.png"), "notes.png"),
+    "predict: a damaged image": (predict("files/x.png", "data/truncated"), "7.jpg"),
+    "predict: nothing that can be read": (
+        predict("files/notes.png", "--on_error", "skip"),
+        "none of the 1 images",
+    ),
+    "predict: a pipe": (predict("data/fifo/cats/pipe.png"), "pipe.png"),
+    "predict: output of another kind": (predict("files/x.png", "--output", "p.txt"), ".csv"),
+    "predict: output in no folder": (predict("files/x.png", "--output", "no/p.csv"), "make it"),
+    "predict: output that is a folder": (
+        predict("files/x.png", "--output", "folder.csv"),
+        "folder",
+    ),
+    "predict: output in /proc": (predict("files/x.png", "--output", "/proc/p.csv"), "/proc/p.csv"),
+    "predict: a mistyped option": (predict("files/x.png", "--outptu=p.csv"), "--outptu"),
+    # --- convert, export, plan, demo, models
+    "convert: no such file": (convert("files/nope.npz"), "nope.npz"),
+    "convert: weights of something else": (convert("files/other.safetensors"), "none of the"),
+    "convert: output of another kind": (convert("files/other.safetensors", output="x.pt"), ".pt"),
+    "convert: output in no folder": (
+        convert("files/other.safetensors", output="no/x.safetensors"),
+        "make it first",
+    ),
+    "convert: an unknown model": (
+        ["convert", "files/other.safetensors", "--model", "resnet05", "--output", "x.safetensors"],
+        "resnet05",
+    ),
+    "export: an unknown format": (
+        ["export", "--workdir", "runs/good", "--format", "tim", "--output", "x.safetensors"],
+        "timm",
+    ),
+    "export: neither workdir nor weights": (
+        ["export", "--format", "timm", "--output", "x.safetensors"],
+        "give one",
+    ),
+    "export: a network that torchvision lacks": (
+        [
+            *("export", "--init_from", "files/other.safetensors", "--format", "torchvision"),
+            *("--model", "vit_micro_patch4_32", "--output", "x.safetensors"),
+        ],
+        "torchvision",
+    ),
+    "plan: no batch": (
+        ["plan", "--config", str(CONFIGS / "from_scratch.py"), "--config.batch_size=0"],
+        "batch_size is 0",
+    ),
+    "demo: no seeds": (["demo", "--seeds", "0", "--workdir", "new"], "--seeds is 0"),
+    "demo: a file as workdir": (["demo", "--workdir", "runs/file"], "runs/file"),
+    "models: a pattern of nothing": (["models", "resnet51"], "resnet51"),
+}
+
+
+def tree(root):
+    """Every path below `root` with what it holds, but for the locks that a process takes."""
+    return {
+        path: path.read_bytes() if path.is_file() else path.is_symlink()
+        for path in root.rglob("*")
+        if path.name != ".lock"
+    }
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_one_sentence_and_nothing_changed(row, world, capsys):
+    argv, fragment = ROWS[row]
+    before = tree(world)
+    capsys.readouterr()
+    try:
+        code = cli.main(argv)
+        begun = (world / "new").exists()
+        assert not (world / "new" / "result.json").exists()
+    finally:
+        shutil.rmtree(world / "new", ignore_errors=True)
+    out, err = capsys.readouterr()
+    told = [line for line in err.splitlines() if not line.startswith(("step ", "tljax: warning:"))]
+    assert code == 2, err
+    assert len(told) == 1, err
+    assert told[0].startswith("tljax: ")
+    assert fragment in told[0]
+    assert out == ""
+    assert tree(world) == before
+    assert not begun or "step 0" in err or "loss became" in err, "found before anything is written"
+
+
+def test_there_are_enough_rows():
+    assert len(ROWS) >= 60
+
+
+@pytest.mark.parametrize(
+    "row", ["no such config", "a mistyped field", "a pickle in a .npz", "evaluate: no config"]
+)
+def test_as_a_process(row, world):
+    argv, fragment = ROWS[row]
+    done = subprocess.run(
+        [sys.executable, "-m", "tljax.cli", *argv], cwd=world, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert fragment in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+    shown = subprocess.run(
+        [sys.executable, "-m", "tljax.cli", "--debug", *argv],
+        cwd=world,
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == 1
+    assert "Traceback" in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "fragment"),
+    [
+        ({"JAX_PLATFORMS": "nonsense"}, "nonsense"),
+        ({"JAX_PLATFORMS": "tpu"}, "tpu"),
+    ],
+)
+def test_an_environment_that_cannot_be(variables, fragment, world):
+    done = subprocess.run(
+        [sys.executable, "-m", "tljax.cli", *DIGITS],
+        cwd=world,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert fragment in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (world / "new").exists()
+
+
+@pytest.mark.parametrize("closed", ["stdout", "cache"])
+def test_what_is_around_may_be_missing(closed, world):
+    """No output to write to, or no cache for compiled programs: neither stops the work."""
+    argv = [sys.executable, "-m", "tljax.cli", *evaluate("good")]
+    variables = {**os.environ}
+    if closed == "cache":
+        variables |= {"XDG_CACHE_HOME": "/proc/nowhere", "HOME": "/proc/nowhere"}
+    with open("/dev/full" if closed == "stdout" else os.devnull, "w") as out:
+        done = subprocess.run(argv, cwd=world, env=variables, stdout=out, stderr=subprocess.PIPE)
+    assert done.returncode == (2 if closed == "stdout" else 0), done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_the_fields_of_a_config_are_all_tried():
+    """A new field needs a row of its own, or stands here because no value of it is wrong."""
+    harmless = {"init_from", "backbone_lr_scale", "eval_every", "checkpoint_every", "log_every"}
+    tried = " ".join(" ".join(map(str, argv)) for argv, _ in ROWS.values())
+    untried = {name for name in base() if f"--config.{name}=" not in tried}
+    assert untried <= harmless
