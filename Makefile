@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 export TLJAX_CHECKPOINTS ?= $(wildcard ../shared/checkpoints)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format lock parity soak clean
+.PHONY: help install demo test lint format lock parity soak fuzz clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -53,6 +53,10 @@ parity: $(VENV)/.test  ## compare every family with its original (installs PyTor
 
 soak: $(VENV)/.test  ## kill runs in every phase, and compare them with runs that nobody killed (half an hour)
 	$(BIN)/python -m tests.soak
+
+fuzz: $(VENV)/.test  ## feed the readers of images and checkpoints 100,000 damaged files each
+	$(PIP_INSTALL) -e '.[fuzz]'
+	for target in image .safetensors .npz .h5; do $(BIN)/python -m tests.fuzz $$target || exit 1; done
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -285,7 +285,7 @@ def test_an_array_and_a_text_under_the_name_of_an_archive(tmp_path):
     assert "truncated or not" in refused(tmp_path / "array.npz")
     tensors = {**torch_tensors(VIT), "norm.bias": np.array(["a"] * 64)}
     np.savez(tmp_path / "text.npz", **tensors)
-    assert "norm.bias holds <U1" in refused(tmp_path / "text.npz")
+    assert "'norm.bias', which is no tensor of numbers" in refused(tmp_path / "text.npz")
 
 
 def test_code_in_a_pickle_is_not_run(tmp_path):

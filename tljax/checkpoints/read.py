@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import re
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tljax.checkpoints import hdf5
 from tljax.errors import InputError
 
 Tensors = dict[str, np.ndarray]
@@ -40,6 +42,13 @@ def read(path: Path) -> Contents:
     contents = _READERS[check_readable(str(path))](path)
     if not contents.tensors:
         raise InputError(f"'{path}' holds no tensors; give the file that holds the weights")
+    for name, tensor in contents.tensors.items():
+        kind = getattr(tensor, "dtype", np.dtype(object)).kind  # an .npz may hold any file
+        if kind not in _NUMBERS or not isinstance(name, str):
+            raise InputError(
+                f"'{path}' holds {name!r}, which is no tensor of numbers; give the file that holds"
+                " the weights"
+            )
     return contents
 
 
@@ -84,16 +93,22 @@ def _read_safetensors(path: Path) -> Contents:
         raise _damaged(path, error) from None
 
 
+# Kinds of NumPy's dtypes; V is what it makes of bfloat16.
+_NUMBERS = "biufV"
+
 # What numpy raises for damaged archives, and for a single array under the name of one.
 _NPZ_DAMAGE = (
     *(OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, RuntimeError),
-    *(NotImplementedError, zipfile.BadZipFile, zlib.error),
+    *(NotImplementedError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error),
 )
 
 
 def _read_npz(path: Path) -> Contents:
     try:
         with np.load(path, allow_pickle=False) as file:
+            claimed, size = sum(m.file_size for m in file.zip.infolist()), path.stat().st_size
+            if claimed > hdf5.largest(size):
+                raise ValueError(f"{claimed:,} bytes of tensors in a file of {size:,}")
             return Contents({name: file[name] for name in file.files}, {})
     except _NPZ_DAMAGE as error:
         raise _damaged(path, error) from None
@@ -129,20 +144,13 @@ def _read_torch(path: Path) -> Contents:
 
 
 def _read_hdf5(path: Path) -> Contents:
-    import h5py
-
-    tensors: Tensors = {}
-
-    def keep(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            tensors[name] = item[()]
-
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(keep)
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise _damaged(path, error) from None
-    return Contents(tensors, {})
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy.safetensors"
+        try:
+            hdf5.convert(path, copy)
+        except hdf5.DamagedHdf5 as error:
+            raise _damaged(path, error) from None
+        return Contents(_read_safetensors(copy).tensors, {})
 
 
 _READERS: dict[str, Callable[[Path], Contents]] = {

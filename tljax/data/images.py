@@ -23,8 +23,9 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MAX_BYTES = 2**30  # of a file: no image under Pillow's limit of pixels needs more
 
 # What Pillow raises for damaged files: truncation and an unknown format are OSErrors, a broken PNG
-# chunk is a SyntaxError, nonsense in a header a ValueError, and in EXIF data the other two.
-_DAMAGE = (OSError, SyntaxError, ValueError, TypeError, struct.error)
+# chunk is a SyntaxError, a palette that is missing an AssertionError, nonsense in a header a
+# ValueError, and in EXIF data the other two.
+_DAMAGE = (OSError, SyntaxError, AssertionError, ValueError, TypeError, struct.error)
 
 # Of a broken tag, say, Pillow warns for every image in which there is one. Other filters go first.
 warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
