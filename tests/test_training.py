@@ -119,6 +119,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(start, digits
         for seed in (0, 0, 1)
     ]
     assert same(runs[0].variables, runs[1].variables)
+    assert without_time(runs[0].summary) == without_time(runs[1].summary)
     assert not same(runs[0].variables, runs[2].variables)
 
 
