@@ -1,5 +1,7 @@
 """Small real things that several test files share."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -17,6 +19,18 @@ def shared_compilation_cache(tmp_path_factory, worker_id):
         str((base if worker_id == "master" else base.parent) / "xla"),
     )
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Features and downloads of the tests are not kept in anybody's home."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def largest_file(folder):
 # --- killed -----------------------------------------------------------------------------------
 
 
-def test_killed_in_every_phase_it_ends_with_the_same_bits(tmp_path):
+def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
     """A small form of `make soak`: real processes, SIGKILL and SIGTERM."""
     argv = [
         "--config",
@@ -119,10 +119,9 @@ def test_killed_in_every_phase_it_ends_with_the_same_bits(tmp_path):
         *("--config.steps=12", "--config.eval_every=4", "--config.checkpoint_every=2"),
         *("--config.batch_size=16", "--config.log_every=3"),
     ]
-    blows = [("step", "SIGKILL"), ("evaluation", "SIGTERM"), ("save", "SIGKILL")]
-    blows.append(("write", "SIGKILL"))
+    blows = [("evaluation", "SIGTERM"), ("save", "SIGKILL"), ("write", "SIGKILL")]
     campaign = run_campaign(argv, tmp_path, blows, random.Random(0))
-    assert campaign.kills.total() == 4
+    assert campaign.kills.total() == 3
     assert campaign.differences == []
 
 
@@ -257,7 +256,7 @@ def test_any_flipped_bit_is_noticed_or_harmless(straight, tmp_path):
     saved = Checkpoints(straight / "checkpoints").read(int(original.name))
     noticed = 0
     files = sorted(path.relative_to(original) for path in original.rglob("*") if path.is_file())
-    for file in files * 2:
+    for file in files:
         folder = shutil.copytree(original, tmp_path / "checkpoints" / original.name)
         content = bytearray((folder / file).read_bytes())
         if content:

@@ -67,6 +67,10 @@ def base() -> ml_collections.ConfigDict:
     config.decayed = ".*kernel"  # regex on parameter paths: what is decayed
     config.clip_norm = config_dict.placeholder(float)
 
+    # Where the output of the leading frozen groups is kept, if images are not augmented: memory,
+    # disk (~/.cache/tljax/features), off; auto: disk, if it fits.
+    config.cache = "auto"
+
     # What the images go through in training.
     config.augment = "crop_flip"  # none, crop or crop_flip
     config.crop_area = (0.08, 1.0)  # smallest and largest share of the image that a crop covers

@@ -8,7 +8,7 @@ doubles the rate for small images and changes nothing for large ones.
 import contextlib
 import os
 import zlib
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,7 @@ Batch = dict[str, np.ndarray]
 ON_ERROR = ("fail", "skip")  # what may be done about an image that cannot be read
 
 # In a batch, until it is handed out: the names of images that could not be read for it.
-_SKIPPED = "skipped"
+SKIPPED = "skipped"
 
 
 def train_batches(
@@ -71,8 +71,6 @@ def train_batches(
             f"crop_area is {crop_area}; set it to (smallest, largest) with 0 < smallest <= largest "
             "<= 1"
         )
-    import grain  # here, because it takes half a second and a plan needs none of it
-
     transform = augmentation(augment)
 
     def read(indices: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
@@ -84,16 +82,8 @@ def train_batches(
         images = [transform(e["image"], preprocessing, rng, crop_area) for e in examples]
         labels = [e["label"] for e in examples]
         batch = {"image": np.stack(images), "label": np.array(labels, np.int32)}
-        return {**batch, _SKIPPED: tuple(skipped)}
+        return {**batch, SKIPPED: tuple(skipped)}
 
-    batches = (
-        grain.MapDataset.range(len(source))
-        .seed(seed)
-        .shuffle()
-        .repeat(None)
-        .batch(batch_size, drop_remainder=True)
-        .random_map(read)
-    )
     fingerprint = {
         "images": len(source),
         "labels": zlib.crc32(source.labels.astype(np.int64).tobytes()),
@@ -104,6 +94,35 @@ def train_batches(
         "crop_area": list(crop_area),
         "on_error": on_error,
     }
+    return shuffled(len(source), read, batch_size, seed, num_workers, fingerprint)
+
+
+def shuffled(
+    count: int,
+    read: Callable[[np.ndarray, np.random.Generator], dict[str, Any]],
+    batch_size: int,
+    seed: int,
+    num_workers: int,
+    fingerprint: dict[str, Any],
+) -> "TrainBatches":
+    """Batches of `count` examples in the order of a seed, whatever `read` makes of their indices.
+
+    Args:
+      count: Examples.
+      read: (indices, random numbers) to a batch with SKIPPED, the names of what was left out.
+      batch_size, seed, num_workers: As of `train_batches`.
+      fingerprint: What the sequence is made from, for `TrainBatches.set_state`.
+    """
+    import grain  # here, because it takes half a second and a plan needs none of it
+
+    batches = (
+        grain.MapDataset.range(count)
+        .seed(seed)
+        .shuffle()
+        .repeat(None)
+        .batch(batch_size, drop_remainder=True)
+        .random_map(read)
+    )
     return TrainBatches(batches, num_workers, fingerprint)
 
 
@@ -129,7 +148,7 @@ class TrainBatches(Iterator[Batch]):
             self._reader = iter(_read_ahead(self._batches[self._next :], self._num_workers))
         batch: dict[str, Any] = next(self._reader)
         self._next += 1
-        self._skipped.update(batch.pop(_SKIPPED))
+        self._skipped.update(batch.pop(SKIPPED))
         return batch
 
     @property
@@ -191,7 +210,6 @@ def eval_batches(
     """
     _check_batch_size(batch_size)
     check_known("on_error", on_error, ON_ERROR)
-    import grain
 
     def read(start: int) -> dict[str, Any]:
         batch: Batch = {
@@ -211,9 +229,16 @@ def eval_batches(
             batch["image"][row] = resize_and_centre_crop(example["image"], preprocessing)
             batch["label"][row] = example["label"]
             batch["mask"][row] = 1
-        return {**batch, _SKIPPED: tuple(skipped)}
+        return {**batch, SKIPPED: tuple(skipped)}
 
-    return EvalBatches(_read_ahead(grain.MapDataset.range(0, len(source), batch_size).map(read)))
+    return in_order(len(source), read, batch_size)
+
+
+def in_order(count: int, read: Callable[[int], dict[str, Any]], batch_size: int) -> "EvalBatches":
+    """Batches of `count` examples in their order; `read` makes one that starts at an index."""
+    import grain
+
+    return EvalBatches(_read_ahead(grain.MapDataset.range(0, count, batch_size).map(read)))
 
 
 class EvalBatches(Iterable[Batch]):
@@ -226,7 +251,7 @@ class EvalBatches(Iterable[Batch]):
     def __iter__(self) -> Generator[Batch, None, None]:
         with contextlib.closing(iter(self._batches)) as reader:
             for batch in reader:
-                self._skipped.update(batch.pop(_SKIPPED))
+                self._skipped.update(batch.pop(SKIPPED))
                 yield batch
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 from tljax.data import Preprocessing, Source, eval_batches
 from tljax.errors import InputError
 from tljax.models import Model
+from tljax.training.feature_cache import CachedSource
 from tljax.training.step import eval_step
 from tljax.transfer.partition import Tree
 
@@ -50,15 +51,19 @@ def evaluate(
 
     Args:
       model, variables: what to evaluate.
-      source, preprocessing, batch_size: on what.
+      source, preprocessing, batch_size: on what; images, or what frozen groups made of them.
       on_error: what to do about an image that cannot be read: `fail`, or `skip`.
       between_batches: called before each batch; what it raises ends the evaluation.
 
     Raises:
       InputError: if an image cannot be read, or, with `skip`, not one can.
     """
-    step = eval_step(model, preprocessing)
-    batches = eval_batches(source, preprocessing, batch_size=batch_size, on_error=on_error)
+    if isinstance(source, CachedSource):
+        step = eval_step(model, preprocessing, source.groups)
+        batches = source.in_order(batch_size)
+    else:
+        step = eval_step(model, preprocessing)
+        batches = eval_batches(source, preprocessing, batch_size=batch_size, on_error=on_error)
     parts = []
     with closing(iter(batches)) as reader:
         for batch in reader:

@@ -31,6 +31,7 @@ from tljax.data import (
 from tljax.errors import InputError
 from tljax.models import NORMALISATIONS, ImageSize, Model, parameter_count, registry
 from tljax.preemption import Preempted, sigterm_waits
+from tljax.training import feature_cache
 from tljax.training import state as state_lib
 from tljax.training.checkpointing import (
     Checkpoint,
@@ -42,6 +43,7 @@ from tljax.training.checkpointing import (
 )
 from tljax.training.environment import environment, versions
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
+from tljax.training.feature_cache import CachedSource
 from tljax.training.options import HARMLESS, TrainingOptions
 from tljax.training.progress import TrainingProgress
 from tljax.training.step import optimizer, train_step
@@ -153,7 +155,19 @@ def fit(
             checkpoints.clear_unfinished()
             if usable := newest_usable(workdir):
                 resumed, best_saved = usable
-            made_by = _made_by(model, plan, preprocessing, opt, train, val, test)
+        cache = feature_cache.choose(
+            opt.cache,
+            model,
+            plan,
+            preprocessing,
+            [source for source in (train, val) if source is not None],
+            augmented=_images_change(opt),
+            on_disk=workdir is not None,
+            was=resumed.extra["made_by"]["config"]["cached_groups"] if resumed else None,
+            tell=bool(progress),
+        )
+        if workdir is not None:
+            made_by = _made_by(model, plan, preprocessing, opt, cache.groups, train, val, test)
         if workdir is not None and resumed is not None:
             changes = _accepted_changes(resumed, made_by, workdir, accept_changes)
 
@@ -169,21 +183,32 @@ def fit(
         # --- the plan makes the optimizer, and splits the variables into what moves and what not
         tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm)
         state, frozen = state_lib.create(plan, initial, tx)
-        step_fn = train_step(model, plan, preprocessing, tx)
+        step_fn = train_step(model, plan, preprocessing, tx, cache.groups)
         weight_decay = np.float32(opt.weight_decay)
         key = jax.random.key(opt.seed)
 
+        # --- what the leading frozen groups make of the images, once
+        def after_frozen_groups(source: Source) -> Source:
+            given = (model, initial, preprocessing, source, leave_if_preempted)
+            return cache.through(*given) if cache.groups else source
+
+        seen_by_training = after_frozen_groups(train)
+        seen_by_validation = None if val is None else after_frozen_groups(val)
+
         # --- data: an endless, seeded, resumable stream
-        batches = train_batches(
-            train,
-            preprocessing,
-            batch_size=opt.batch_size,
-            seed=opt.seed,
-            augment=opt.augment,
-            crop_area=opt.crop_area,
-            num_workers=opt.num_workers,
-            on_error=opt.on_error,
-        )
+        if isinstance(seen_by_training, CachedSource):
+            batches = seen_by_training.shuffled(opt.batch_size, opt.seed)
+        else:
+            batches = train_batches(
+                train,
+                preprocessing,
+                batch_size=opt.batch_size,
+                seed=opt.seed,
+                augment=opt.augment,
+                crop_area=opt.crop_area,
+                num_workers=opt.num_workers,
+                on_error=opt.on_error,
+            )
         opened.enter_context(closing(batches))
 
         # --- go on where the checkpoint was saved
@@ -257,9 +282,9 @@ def fit(
         def validate(step: int) -> None:
             """Evaluates on `val`, and keeps a copy of the weights if they are the best so far."""
             nonlocal best
-            assert val is not None
+            assert seen_by_validation is not None
             _log.debug("phase evaluation, step %d", step)
-            evaluation = evaluation_of(state_lib.variables_of(state, frozen), val)
+            evaluation = evaluation_of(state_lib.variables_of(state, frozen), seen_by_validation)
             check_finite("validation", step, evaluation.loss)
             values = _reported(evaluation)
             writer.write("val", step, examples=step * opt.batch_size, **values)
@@ -353,7 +378,7 @@ def fit(
         }
         if test is not None:
             _log.debug("phase evaluation, test")
-            final = evaluation_of(best.variables, test)
+            final = evaluation_of(best.variables, after_frozen_groups(test))
             examples = best.step * opt.batch_size
             writer.write("test", best.step, examples=examples, **_reported(final))
             summary |= {
@@ -390,7 +415,8 @@ def check_fit(
 ) -> None:
     """Raises InputError if a run could not begin: to be asked before anything is written."""
     registry.check_image_size(type(model).__name__, model, image_size)
-    plan.trained_groups(registry.abstract_variables(model, image_size)["params"])
+    frozen = plan.frozen_prefix(registry.abstract_variables(model, image_size)["params"])
+    feature_cache.check(opt.cache, frozen, _images_change(opt))
     _learning_rates(opt, opt.total_steps(len(train)))
     for source in (train, *others):
         if source is None:
@@ -402,6 +428,11 @@ def check_fit(
                 f"the data has a label {label}, but the model has {model.num_classes} classes;"
                 " create it with num_classes of the data"
             )
+
+
+def _images_change(opt: TrainingOptions) -> bool:
+    """Whether one place in the data may hold another image in the next epoch."""
+    return opt.augment != "none" or opt.on_error != "fail"
 
 
 def _learning_rates(opt: TrainingOptions, steps: int) -> np.ndarray:
@@ -436,12 +467,14 @@ def _made_by(
     plan: TransferPlan,
     preprocessing: Preprocessing,
     opt: TrainingOptions,
+    cached_groups: int,
     *sources: Source | None,
 ) -> dict[str, Any]:
     """All that a run's numbers depend on, JSON: what must be the same when it goes on."""
     made_by = {
         "config": {
             **asdict(opt),
+            "cached_groups": cached_groups,
             "model": repr(model),
             "plan": plan.to_json(),
             "preprocessing": asdict(preprocessing),

@@ -14,6 +14,7 @@ from tljax.errors import InputError, check_known
 from tljax.transfer.optimizer import OPTIMIZERS, SCHEDULES
 
 HEAD_INITS = ("zero", "random")
+CACHES = ("auto", "memory", "disk", "off")
 
 # What may be changed when a run goes on: no number of its result depends on it.
 HARMLESS = ("checkpoint_every", "keep", "num_workers")
@@ -32,6 +33,8 @@ class TrainingOptions:
       momentum: of SGD.
       weight_decay, decayed: rate, and regex on the parameter paths that it applies to.
       clip_norm: largest global norm of the trained gradient, or None.
+      cache: of the output of the leading frozen groups, where images are not augmented: `memory`,
+        `disk`, `off`, or `auto`: disk for a run with a workdir, else memory, if it fits.
       augment: `none`, `crop` (random-resized) or `crop_flip`.
       crop_area: smallest and largest share of the image that a random crop covers.
       eval_every: in steps; None: once an epoch.
@@ -56,6 +59,7 @@ class TrainingOptions:
     weight_decay: float = 0.0
     decayed: str = ".*kernel"
     clip_norm: float | None = None
+    cache: str = "auto"
     augment: str = "none"
     crop_area: tuple[float, float] = (0.08, 1.0)
     eval_every: int | None = None
@@ -77,6 +81,7 @@ class TrainingOptions:
         check_known("optimizer", self.optimizer, OPTIMIZERS)
         check_known("schedule", self.schedule, SCHEDULES)
         check_known("augment", self.augment, AUGMENTATIONS)
+        check_known("cache", self.cache, CACHES)
         check_known("head_init", self.head_init, HEAD_INITS)
         check_known("on_error", self.on_error, ON_ERROR)
         for name in ("batch_size", "epochs", "steps", "clip_norm"):

@@ -25,7 +25,7 @@ Metrics = dict[str, jax.Array]
 
 
 def loss_and_gradient(
-    model: Model, plan: TransferPlan, preprocessing: Preprocessing
+    model: Model, plan: TransferPlan, preprocessing: Preprocessing, start: int = 0
 ) -> Callable[..., tuple[Metrics, Tree, Tree]]:
     """The differentiable half of a step.
 
@@ -33,6 +33,7 @@ def loss_and_gradient(
       A function (trained, statistics, frozen, batch, key) -> (metrics, gradient, new statistics).
       The batch holds `image` (n, h, w, 3) uint8 and `label` (n,) int32; the loss is the mean
       softmax cross-entropy in nats; gradient and `grad_norm` cover the trained parameters alone.
+      With `start` the batch holds `features` instead, the output of so many frozen groups.
     """
 
     def loss_fn(
@@ -43,7 +44,8 @@ def loss_and_gradient(
         modes: dict[str, Any] = plan.modes(params)
         logits, changed = model.apply(
             {"params": params, "batch_stats": batch_stats},
-            normalise(batch["image"], preprocessing),
+            _input(batch, preprocessing, start),
+            start=start,
             **modes,
             rngs={"dropout": key},
             mutable=["batch_stats"],
@@ -89,6 +91,7 @@ def train_step(
     plan: TransferPlan,
     preprocessing: Preprocessing,
     tx: optax.GradientTransformation,
+    start: int = 0,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The compiled step.
 
@@ -96,7 +99,7 @@ def train_step(
       A function (state, frozen, batch, key, learning_rate, weight_decay) -> (state, metrics), which
       consumes the state. `key` is the run's; the step's own is folded in from `state.step`.
     """
-    compute = loss_and_gradient(model, plan, preprocessing)
+    compute = loss_and_gradient(model, plan, preprocessing, start)
 
     def step(
         state: TrainState,
@@ -120,7 +123,7 @@ def train_step(
 
 
 @functools.cache
-def eval_step(model: Model, preprocessing: Preprocessing) -> Callable[..., Metrics]:
+def eval_step(model: Model, preprocessing: Preprocessing, start: int = 0) -> Callable[..., Metrics]:
     """The compiled evaluation of one batch.
 
     Returns:
@@ -129,7 +132,7 @@ def eval_step(model: Model, preprocessing: Preprocessing) -> Callable[..., Metri
     """
 
     def step(variables: Tree, batch: Batch) -> Metrics:
-        logits = _logits(model, preprocessing, variables, batch)
+        logits = _logits(model, preprocessing, variables, batch, start)
         label, mask = batch["label"], batch["mask"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         correct = jnp.argmax(logits, -1) == label
@@ -161,6 +164,14 @@ def predict_step(model: Model, preprocessing: Preprocessing) -> Callable[..., Me
     return jax.jit(step)
 
 
-def _logits(model: Model, preprocessing: Preprocessing, variables: Tree, batch: Batch) -> jax.Array:
-    logits: Any = model.apply(variables, normalise(batch["image"], preprocessing), train=False)
+def _logits(
+    model: Model, preprocessing: Preprocessing, variables: Tree, batch: Batch, start: int = 0
+) -> jax.Array:
+    x = _input(batch, preprocessing, start)
+    logits: Any = model.apply(variables, x, train=False, start=start)
     return logits
+
+
+def _input(batch: Batch, preprocessing: Preprocessing, start: int) -> jax.Array:
+    """What the group `start` sees: an image, or what the groups before it made of one."""
+    return batch["features"] if start else normalise(batch["image"], preprocessing)

@@ -1,0 +1,267 @@
+"""What frozen groups make of an image may be computed once: the same numbers, never stale ones."""
+
+import json
+import subprocess
+import threading
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+
+import tljax
+from tests.soak.campaign import compare
+from tljax import data as data_lib
+from tljax.data import Preprocessing, Source
+from tljax.errors import InputError
+from tljax.models import init
+from tljax.training import feature_cache
+from tljax.training.checkpointing import Checkpoints
+from tljax.training.evaluation import evaluate
+from tljax.training.step import loss_and_gradient
+
+PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+OPTIONS = {
+    "preprocessing": PREPROCESSING,
+    "batch_size": 16,
+    "steps": 10,
+    "eval_every": 2,
+    "log_every": 2,
+    "lr": 0.05,
+    "progress": False,
+}
+
+
+class Watched(Source):
+    """Counts what is read, and fails like a killed process at the n-th image."""
+
+    def __init__(self, source, fail_at=None):
+        self._source, self._fail_at = source, fail_at
+        self.labels = source.labels
+        self.reads = Counter()
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        self.reads[index] += 1
+        if self._fail_at is not None and self.reads.total() > self._fail_at:
+            raise KeyboardInterrupt
+        return self._source[index]
+
+    def fingerprint(self):
+        return data_lib.fingerprint(self._source)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data_lib.load("embedded:digits", train_size=50)
+
+
+@pytest.fixture(scope="module", params=["resnet10_32", "vit_micro_patch4_32"])
+def start(request):
+    model = tljax.create(request.param, 10)
+    return model, init(model, jax.random.key(0), 32)
+
+
+def cached(start, source, folder=None, k=3, preprocessing=PREPROCESSING):
+    model, variables = start
+    return feature_cache.cached(model, variables, preprocessing, k, source, folder)
+
+
+def entries(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_step_with_the_cache_is_the_step_without(start, digits, tmp_path):
+    """From each of 5 saved states along a run: loss and gradients to 1e-5 relative."""
+    model, variables = start
+    plan = tljax.freeze_first(model.groups, 3)
+    tljax.fit(
+        model,
+        variables,
+        plan,
+        digits.train,
+        digits.val,
+        workdir=tmp_path,
+        **OPTIONS,
+        keep=10,
+        cache="off",
+    )
+    features = cached(start, digits.train)
+    images = data_lib.train_batches(digits.train, PREPROCESSING, batch_size=16, seed=0)
+    others = features.shuffled(16, 0)
+    without = jax.jit(loss_and_gradient(model, plan, PREPROCESSING))
+    with_cache = jax.jit(loss_and_gradient(model, plan, PREPROCESSING, 3))
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    steps = checkpoints.steps()[:5]
+    assert len(steps) == 5
+    for step in steps:
+        saved = checkpoints.read(step).variables
+        trained, frozen = plan.partition(saved["params"])
+        statistics, stored = plan.partition_statistics(
+            saved.get("batch_stats", {}), saved["params"]
+        )
+        arguments = (trained, statistics, {"params": frozen, "batch_stats": stored})
+        batch, other = next(images), next(others)
+        np.testing.assert_array_equal(batch["label"], other["label"])
+        metrics, gradient, _ = without(*arguments, batch, jax.random.key(0))
+        again, same_gradient, _ = with_cache(*arguments, other, jax.random.key(0))
+        assert float(again["loss"]) == pytest.approx(float(metrics["loss"]), rel=1e-5)
+        scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient))
+        for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(same_gradient), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * scale)
+    images.close()
+    others.close()
+
+
+@pytest.mark.parametrize("count", [1, 16, 33])
+def test_evaluation_from_the_cache_is_evaluation(start, digits, count):
+    model, variables = start
+    source = data_lib.Subset(digits.test, range(count))
+    straight = evaluate(model, variables, source, PREPROCESSING, 16)
+    again = evaluate(model, variables, cached(start, source), PREPROCESSING, 16)
+    assert again.class_counts == straight.class_counts
+    assert again.accuracy == straight.accuracy
+    assert again.loss == pytest.approx(straight.loss, rel=1e-5)
+
+
+def test_runs_share_what_was_computed(start, digits, tmp_path):
+    """Other seeds, sizes and splits of a data set: each image once."""
+    whole = Watched(digits.test)
+    first = cached(start, data_lib.Subset(whole, [1, 3, 5]), tmp_path)
+    second = cached(start, data_lib.Subset(data_lib.Subset(whole, [5, 1, 7]), [0, 2]), tmp_path)
+    assert whole.reads == {1: 1, 3: 1, 5: 1, 7: 1}
+    assert len(entries(tmp_path)) == 1
+    np.testing.assert_array_equal(second[0]["features"], first[2]["features"])
+    for index, image in enumerate((5, 7)):
+        alone = cached(start, data_lib.Subset(digits.test, [image]))
+        scale = np.abs(alone[0]["features"]).max()
+        np.testing.assert_allclose(
+            second[index]["features"], alone[0]["features"], atol=1e-5 * scale
+        )
+
+
+def test_whatever_decides_the_numbers_decides_the_entry(start, digits, tmp_path):
+    model, variables = start
+    source = data_lib.Subset(digits.test, range(3))
+    cached(start, source, tmp_path)
+    cached(start, data_lib.Subset(digits.test, range(2)), tmp_path)
+    assert len(entries(tmp_path)) == 1
+    other_head = tljax.create(model_name(model), 7)
+    cached((other_head, {**variables}), source, tmp_path)
+    assert len(entries(tmp_path)) == 1, "the head is not in it"
+    cached(start, source, tmp_path, k=2)
+    cached(start, source, tmp_path, preprocessing=Preprocessing(32, (0.4,) * 3, (0.5,) * 3))
+    cached(start, data_lib.Subset(digits.train.source, range(3)), tmp_path)
+    changed = jax.tree.map(lambda leaf: leaf, variables)
+    first = model.groups.names[0]
+    changed["params"][first] = jax.tree.map(lambda leaf: leaf + 1e-3, changed["params"][first])
+    cached((model, changed), source, tmp_path)
+    assert len(entries(tmp_path)) == 5
+
+
+def model_name(model):
+    return "vit_micro_patch4_32" if hasattr(model, "patch") else "resnet10_32"
+
+
+def test_what_a_killed_process_computed_is_kept(start, digits, tmp_path):
+    dying = Watched(digits.test, fail_at=70)
+    with pytest.raises(KeyboardInterrupt):
+        cached(start, data_lib.Subset(dying, range(200)), tmp_path)
+    going_on = Watched(digits.test)
+    features = cached(start, data_lib.Subset(going_on, range(200)), tmp_path)
+    assert len(going_on.reads) < 200
+    again = cached(start, data_lib.Subset(digits.test, range(200)))
+    scale = np.abs(again.features).max()
+    for index in range(200):
+        np.testing.assert_allclose(
+            features[index]["features"], again[index]["features"], atol=1e-5 * scale
+        )
+
+
+def test_two_at_once_compute_it_once(start, digits, tmp_path):
+    whole = Watched(digits.test)
+    source = data_lib.Subset(whole, range(40))
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(cached(start, source, tmp_path)))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(whole.reads.values()) == {1}
+    np.testing.assert_array_equal(found[0].features[:40], found[1].features[:40])
+
+
+def test_resumed_equals_uninterrupted(start, digits, tmp_path):
+    model, variables = start
+    plan = tljax.feature_extraction(model.groups)
+
+    def train(name, **options):
+        return tljax.fit(
+            model,
+            variables,
+            plan,
+            digits.train,
+            digits.val,
+            digits.test,
+            workdir=tmp_path / name,
+            **OPTIONS | options,
+        )
+
+    train("straight")
+    train("killed")
+    killed = tmp_path / "killed"
+    (killed / "result.json").unlink()
+    checkpoints = Checkpoints(killed / "checkpoints")
+    for step in checkpoints.steps()[:1]:  # as if it had died before it was saved
+        checkpoints.put_aside(step)
+    (killed / "damaged").rename(tmp_path / "damaged")
+    train("killed")
+    assert compare(tmp_path / "straight", killed) == []
+    (killed / "result.json").unlink()
+    with pytest.raises(InputError, match="cache was"):
+        train("killed", cache="off")
+
+
+def test_the_images_are_read_once(start, digits):
+    model, variables = start
+    train, val = Watched(digits.train), Watched(digits.val)
+    plan = tljax.freeze_first(model.groups, 2)
+    tljax.fit(model, variables, plan, train, val, **OPTIONS)
+    assert set(train.reads.values()) == set(val.reads.values()) == {1}
+    train = Watched(digits.train)
+    tljax.fit(model, variables, plan, train, val, **OPTIONS, augment="crop")
+    assert max(train.reads.values()) > 1
+
+
+def test_what_cannot_be_kept_is_said(start, digits):
+    model, variables = start
+    frozen, moving = tljax.feature_extraction(model.groups), tljax.from_scratch(model.groups)
+    options = {**OPTIONS, "cache": "memory"}
+    with pytest.raises(InputError, match="images are augmented, so nothing can be kept"):
+        tljax.fit(model, variables, frozen, digits.train, None, **options, augment="crop")
+    with pytest.raises(InputError, match="the first group trains, so nothing can be kept"):
+        tljax.fit(model, None, moving, digits.train, None, **options)
+
+
+def test_a_full_disk_stops_it_and_room_lets_it_go_on(start, digits, tmp_path):
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a tmpfs is not allowed here")
+    try:
+        with pytest.raises(InputError, match=r"cannot keep features .*make room"):
+            cached(start, digits.test, place)
+        subprocess.run([*mount[:4], "remount,size=64m", *mount[5:]], check=True)
+        features = cached(start, digits.test, place)
+        whole = cached(start, digits.test)
+        scale = np.abs(whole.features).max()
+        np.testing.assert_allclose(features.features, whole.features, atol=1e-5 * scale)
+        assert json.loads((place / entries(place)[0] / "key.json").read_text())["groups"] == 3
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)

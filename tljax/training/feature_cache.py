@@ -1,0 +1,340 @@
+"""The output of the leading frozen groups, computed once per image and kept.
+
+Those groups are a fixed function of the image, so a run that changes nothing in its images (no
+augmentation) may start every step where training starts. An entry holds one row for every image of
+a data set, and is filled as far as somebody needed it: runs that differ in seed, split, size or
+learning rate read the same rows. It is known by all that its numbers depend on; if any of that
+changes, it is another entry, so that a stale one cannot be read.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from filelock import FileLock
+
+from tljax.data import Preprocessing, Source, Subset, eval_batches, fingerprint, normalise
+from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, in_order, shuffled
+from tljax.errors import InputError
+from tljax.models import Model, registry
+from tljax.models.groups import leaf_paths
+from tljax.training.environment import environment
+from tljax.training.progress import console, progress_bar
+from tljax.transfer import TransferPlan
+from tljax.transfer.partition import Tree
+
+_ROWS = "features.npy"
+_FILLED = "filled.npy"
+_BATCH = 32  # images that are computed at once
+_DISK_SHARE = 0.5  # of what is free, that an entry may take
+_MEMORY_SHARE = 0.25  # of what the machine has
+
+
+@dataclass(frozen=True)
+class CachedSource(Source):
+    """A source whose images went through the frozen groups.
+
+    Attributes:
+      groups: how many of them.
+      features: (m, ...) float32, of the whole data set that the source is a part of.
+      rows: int (n,), of the source's images in it.
+      labels: int (n,).
+    """
+
+    groups: int
+    features: np.ndarray
+    rows: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int, /) -> Any:
+        return {"features": self.features[self.rows[index]], "label": int(self.labels[index])}
+
+    def shuffled(self, batch_size: int, seed: int) -> TrainBatches:
+        """As `train_batches` of the images, in the same order, with `features` for `image`."""
+
+        def read(indices: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+            return {**self._batch(indices), SKIPPED: ()}
+
+        made_from = {"images": len(self), "batch_size": batch_size, "seed": seed}
+        return shuffled(len(self), read, batch_size, seed, 0, made_from)
+
+    def in_order(self, batch_size: int) -> EvalBatches:
+        """As `eval_batches` of the images, with `features` for `image`."""
+
+        def read(start: int) -> dict[str, Any]:
+            indices = np.arange(start, start + batch_size)
+            inside = indices < len(self)
+            batch = self._batch(np.where(inside, indices, 0))
+            return {**batch, "mask": inside.astype(np.float32), SKIPPED: ()}
+
+        return in_order(len(self), read, batch_size)
+
+    def _batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        features = np.array(self.features[self.rows[indices]])
+        return {"features": features, "label": self.labels[indices].astype(np.int32)}
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Where a run keeps the output of its first `groups` groups; 0: nowhere.
+
+    Attributes:
+      groups: how many.
+      folder: of the entries; None: memory.
+    """
+
+    groups: int
+    folder: Path | None = None
+
+    def through(
+        self,
+        model: Model,
+        variables: Tree,
+        preprocessing: Preprocessing,
+        source: Source,
+        between_batches: Callable[[], None],
+    ) -> CachedSource:
+        """The source after those groups; see `cached`."""
+        return cached(
+            model, variables, preprocessing, self.groups, source, self.folder, between_batches
+        )
+
+
+def check(kind: str, groups: int, augmented: bool) -> None:
+    """Raises InputError if a cache is asked for, and there is nothing to keep in it."""
+    if kind in ("memory", "disk") and (augmented or not groups):
+        why = "images are augmented" if groups else "the first group trains"
+        raise InputError(f"cache is {kind}, but {why}, so nothing can be kept; set it to auto")
+
+
+def choose(
+    kind: str,
+    model: Model,
+    plan: TransferPlan,
+    preprocessing: Preprocessing,
+    sources: list[Source],
+    *,
+    augmented: bool,
+    on_disk: bool,
+    was: int | None,
+    tell: bool,
+) -> Cache:
+    """Whether and where a run keeps what its frozen groups make of its images.
+
+    Args:
+      kind: `auto`, `memory`, `disk` or `off`.
+      model, plan, preprocessing, sources: of the run; the sources are those that training sees.
+      augmented: whether images change from epoch to epoch, so that there is nothing to keep.
+      on_disk: whether `auto` may write.
+      was: number of groups that were kept when the run began, which stays; None: it begins.
+      tell: whether to say what is done on stderr.
+
+    Raises:
+      InputError: if `memory` or `disk` is asked for and there is no room.
+    """
+    variables = registry.abstract_variables(model, preprocessing.image_size)
+    groups = plan.frozen_prefix(variables["params"])
+    if kind == "off" or was == 0:
+        return Cache(0)
+    if not groups or augmented:
+        if groups and tell:
+            console.print(
+                f"the first {groups} of {len(model.groups)} groups are frozen: with augment=none"
+                " and on_error=fail their output would be computed once"
+            )
+        return Cache(0)
+    where = ("disk" if on_disk else "memory") if kind == "auto" else kind
+    output = prefix_output(model, variables, preprocessing, groups)
+    row = int(np.prod(output.shape)) * 4
+    needed = row * sum(len(source) for source in sources)
+    folder = _home() if where == "disk" else None
+    fits = needed <= _room(folder)
+    if not fits and kind != "auto" and was is None:
+        raise InputError(
+            f"cache is {kind}, but {needed:,} bytes of features do not fit (room for"
+            f" {_room(folder):,}); set it to auto or off"
+        )
+    if tell:
+        console.print(
+            f"the output of the first {groups} of {len(model.groups)} groups, which are frozen, "
+            + (f"is kept in {folder or 'memory'}" if fits else "does not fit, and is not kept")
+            + f": up to {needed / 1e6:,.1f} MB"
+        )
+    return Cache(groups, folder) if fits or was else Cache(0)
+
+
+def prefix_output(
+    model: Model, variables: Tree, preprocessing: Preprocessing, groups: int
+) -> jax.ShapeDtypeStruct:
+    """What the first `groups` groups make of one image; computes nothing."""
+    height, width = preprocessing.height_width
+    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+    output: Any = jax.eval_shape(
+        lambda v, x: model.apply(v, x, train=False, stop=groups), variables, image
+    )
+    return jax.ShapeDtypeStruct(output.shape[1:], jnp.float32)
+
+
+def _home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tljax" / "features"
+
+
+def _room(folder: Path | None) -> int:
+    """Bytes that features may take: half of the free disk, or a quarter of the memory."""
+    if folder is None:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return int(_MEMORY_SHARE * total)
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return int(_DISK_SHARE * shutil.disk_usage(existing).free)
+
+
+def cached(
+    model: Model,
+    variables: Tree,
+    preprocessing: Preprocessing,
+    groups: int,
+    source: Source,
+    folder: Path | None,
+    between_batches: Callable[[], None] = lambda: None,
+) -> CachedSource:
+    """The source after the first `groups` groups; what is missing is computed.
+
+    Args:
+      model, variables, preprocessing: whose groups, with what weights, on which images.
+      groups: how many of them.
+      source: train, val or test.
+      folder: of the entries; None: memory.
+      between_batches: called before each batch; what it raises ends the computation, and what is
+        on the disk by then stays.
+
+    Raises:
+      InputError: if an image cannot be read, or the disk is full.
+    """
+    output = prefix_output(model, variables, preprocessing, groups)
+
+    @jax.jit
+    def prefix(variables: Tree, images: jax.Array) -> jax.Array:
+        x = normalise(images, preprocessing)
+        result: Any = model.apply(variables, x, train=False, stop=groups)
+        return result.astype(jnp.float32)
+
+    def compute(source: Source, store: Callable[[int, np.ndarray], None]) -> None:
+        batch_size = min(_BATCH, len(source))
+        batches = eval_batches(source, preprocessing, batch_size=batch_size)
+        with closing(iter(batches)) as reader, progress_bar() as bar:
+            done = 0
+            task = bar.add_task("caching frozen groups", total=len(source))
+            for batch in reader:
+                between_batches()
+                rows = np.asarray(prefix(variables, batch["image"]))
+                rows = rows[: len(source) - done]
+                store(done, rows)
+                done += len(rows)
+                bar.update(task, completed=done)
+
+    if folder is None:
+        features = np.empty((len(source), *output.shape), np.float32)
+
+        def keep(start: int, values: np.ndarray) -> None:
+            features[start : start + len(values)] = values
+
+        compute(source, keep)
+        return CachedSource(groups, features, np.arange(len(source)), source.labels)
+    base, rows = _base(source)
+    key = {
+        "prefix": _digest_of_prefix(model, variables, groups),
+        "model": repr(_without_head(model)),
+        "groups": groups,
+        "preprocessing": asdict(preprocessing),
+        "data": fingerprint(base),
+        "environment": environment(),
+    }
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    entry = folder / name
+    _fill(entry, key, (len(base), *output.shape), base, rows, compute)
+    return CachedSource(groups, np.load(entry / _ROWS, mmap_mode="r"), rows, source.labels)
+
+
+def _fill(
+    entry: Path,
+    key: dict[str, Any],
+    shape: tuple[int, ...],
+    base: Source,
+    rows: np.ndarray,
+    compute: Callable[[Source, Callable[[int, np.ndarray], None]], None],
+) -> None:
+    """Computes the rows that the entry lacks; one process at a time."""
+    try:
+        entry.mkdir(parents=True, exist_ok=True)
+        with FileLock(entry / ".lock"):
+            if not (entry / _FILLED).exists():  # written last: the entry is not there before
+                (entry / "key.json").write_text(json.dumps(key, indent=2) + "\n")
+                # sparse: rows that nobody needs take no room
+                np.lib.format.open_memmap(entry / _ROWS, "w+", np.float32, shape).flush()
+                np.save(entry / "new.npy", np.zeros(len(base), np.bool_))
+                os.replace(entry / "new.npy", entry / _FILLED)
+            filled = np.load(entry / _FILLED, mmap_mode="r+")
+            missing = np.unique(rows[~filled[rows]])
+            if not len(missing):
+                return
+            offset = np.load(entry / _ROWS, mmap_mode="r").offset
+            row_bytes = int(np.prod(shape[1:])) * 4
+
+            with (entry / _ROWS).open("r+b") as file:
+
+                def keep(start: int, values: np.ndarray) -> None:
+                    # Written, and not assigned to the map: where a disk is full, that would end
+                    # the process with SIGBUS.
+                    place = missing[start : start + len(values)]
+                    for row, value in zip(place, values, strict=True):
+                        file.seek(offset + int(row) * row_bytes)
+                        file.write(value.tobytes())
+                    file.flush()
+                    os.fsync(file.fileno())  # before it is said that they are there
+                    filled[place] = True
+                    filled.flush()
+
+                compute(Subset(base, missing), keep)
+    except OSError as error:
+        raise InputError(
+            f"cannot keep features in {entry} ({error.strerror or error}); make room, or set cache"
+            " to memory or off"
+        ) from error
+
+
+def _base(source: Source) -> tuple[Source, np.ndarray]:
+    """The data set that a source is a part of, and its images' rows there."""
+    rows = np.arange(len(source))
+    while isinstance(source, Subset):
+        rows, source = source.indices[rows], source.source
+    return source, rows
+
+
+def _without_head(model: Model) -> Model:
+    """As far as the frozen groups go: another head or other noise changes nothing in them."""
+    changes: dict[str, Any] = {"num_classes": 0, "drop_path": 0.0, "dropout": 0.0}
+    return model.clone(**{name: v for name, v in changes.items() if hasattr(model, name)})
+
+
+def _digest_of_prefix(model: Model, variables: Tree, groups: int) -> str:
+    """SHA-256 over the variables of the first groups."""
+    digest = hashlib.sha256()
+    for collection, tree in sorted(variables.items()):
+        for path, leaf in zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True):
+            if model.groups.depth(path) < groups:
+                array = np.ascontiguousarray(leaf)
+                digest.update(f"{collection}/{path} {array.dtype} {array.shape}".encode())
+                digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
