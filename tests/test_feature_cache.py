@@ -3,7 +3,6 @@
 import json
 import subprocess
 import threading
-from collections import Counter
 
 import jax
 import numpy as np
@@ -11,8 +10,9 @@ import pytest
 
 import tljax
 from tests.soak.campaign import compare
+from tests.watched import Watched
 from tljax import data as data_lib
-from tljax.data import Preprocessing, Source
+from tljax.data import Preprocessing
 from tljax.errors import InputError
 from tljax.models import init
 from tljax.training import feature_cache
@@ -30,27 +30,6 @@ OPTIONS = {
     "lr": 0.05,
     "progress": False,
 }
-
-
-class Watched(Source):
-    """Counts what is read, and fails like a killed process at the n-th image."""
-
-    def __init__(self, source, fail_at=None):
-        self._source, self._fail_at = source, fail_at
-        self.labels = source.labels
-        self.reads = Counter()
-
-    def __len__(self):
-        return len(self._source)
-
-    def __getitem__(self, index):
-        self.reads[index] += 1
-        if self._fail_at is not None and self.reads.total() > self._fail_at:
-            raise KeyboardInterrupt
-        return self._source[index]
-
-    def fingerprint(self):
-        return data_lib.fingerprint(self._source)
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
 """Whatever dies or breaks between two runs in a workdir, the result is that of the one run."""
 
+import itertools
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from PIL import Image
 
 import tljax
 from tests.soak.campaign import ROOT, compare, run_campaign
+from tests.watched import Watched
 from tljax import data as data_lib
 from tljax.data import Preprocessing
 from tljax.errors import InputError
@@ -42,26 +45,6 @@ def digits():
     return data_lib.load("embedded:digits", train_size=50)
 
 
-class Dying(data_lib.Source):
-    """Fails like a killed process at the n-th image."""
-
-    def __init__(self, source, images):
-        self._source, self._left = source, images
-        self.labels = source.labels
-
-    def __len__(self):
-        return len(self._source)
-
-    def __getitem__(self, index):
-        self._left -= 1
-        if self._left < 0:
-            raise KeyboardInterrupt
-        return self._source[index]
-
-    def fingerprint(self):
-        return data_lib.fingerprint(self._source)
-
-
 @pytest.fixture(scope="module")
 def train(digits):
     """train(workdir, images=n, **options): a run, that dies at the n-th image."""
@@ -69,7 +52,7 @@ def train(digits):
     plan = tljax.from_scratch(model.groups)
 
     def run(workdir, images=None, **options):
-        source = digits.train if images is None else Dying(digits.train, images)
+        source = digits.train if images is None else Watched(digits.train, images)
         return tljax.fit(
             model, None, plan, source, digits.val, digits.test, workdir=workdir, **OPTIONS | options
         )
@@ -127,18 +110,18 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
 
 def test_sigterm_saves_at_once_and_in_the_middle_of_an_interval(train, straight, tmp_path):
     """The step that is under way is taken and saved, though no checkpoint is due there."""
-    seen = []
 
-    class Preempting(Dying):
+    count = itertools.count()  # which threads share
+
+    class Preempting(Watched):
         def __getitem__(self, index):
-            seen.append(index)
-            if len(seen) == 16 * 4:
-                os.kill(os.getpid(), 15)
-            return self._source[index]
+            if next(count) == 16 * 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().__getitem__(index)
 
     model = tljax.create("resnet10_32", 10)
     digits = data_lib.load("embedded:digits", train_size=50)
-    source = Preempting(digits.train, 0)
+    source = Preempting(digits.train)
     plan = tljax.from_scratch(model.groups)
     options = {**OPTIONS, "checkpoint_every": 100, "eval_every": 100, "steps": 90}
     with pytest.raises(Preempted, match="goes on from what was saved"):

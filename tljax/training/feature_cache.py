@@ -135,7 +135,7 @@ def choose(
 
     Args:
       kind: `auto`, `memory`, `disk` or `off`.
-      model, plan, preprocessing, sources: of the run; the sources are those that training sees.
+      model, plan, preprocessing, sources: of the run.
       augmented: whether images change from epoch to epoch, so that there is nothing to keep.
       on_disk: whether `auto` may write.
       was: number of groups that were kept when the run began, which stays; None: it begins.

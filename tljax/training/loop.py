@@ -160,7 +160,7 @@ def fit(
             model,
             plan,
             preprocessing,
-            [source for source in (train, val) if source is not None],
+            [source for source in (train, val, test) if source is not None],
             augmented=_images_change(opt),
             on_disk=workdir is not None,
             was=resumed.extra["made_by"]["config"]["cached_groups"] if resumed else None,
