@@ -54,9 +54,9 @@ parity: $(VENV)/.test  ## compare every family with its original (installs PyTor
 soak: $(VENV)/.test  ## kill runs in every phase, and compare them with runs that nobody killed (half an hour)
 	$(BIN)/python -m tests.soak
 
-fuzz: $(VENV)/.test  ## feed the readers of images and checkpoints 100,000 damaged files each
+fuzz: $(VENV)/.test  ## feed the readers of images, checkpoints and JSON 100,000 damaged files each
 	$(PIP_INSTALL) -e '.[fuzz]'
-	for target in image .safetensors .npz .h5; do $(BIN)/python -m tests.fuzz $$target || exit 1; done
+	for target in image .safetensors .npz .h5 preprocessing metrics config; do $(BIN)/python -m tests.fuzz $$target || exit 1; done
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

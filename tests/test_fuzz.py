@@ -1,42 +1,41 @@
 """What fuzzing found, and a little more of it: see `tests/fuzz`."""
 
 import io
+import json
+import math
+import struct
 import zipfile
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save
 
 from tests.fuzz import seeds, targets
 from tests.fuzz.mutate import mutated, with_checksums
+from tljax.checkpoints import preprocessing_of
 from tljax.checkpoints.read import read
 from tljax.data import decode
 from tljax.errors import InputError
+from tljax.training.experiment import read_config
+from tljax.training.workdir import read_rows
+
+_OFTEN = ("image", ".safetensors", ".npz", "preprocessing", "metrics", "config")
 
 
-def test_the_valid_files_are_read():
-    for content in seeds.images():
-        assert targets.image(content) == "read"
-    for suffix, files in seeds.checkpoints().items():
-        for content in files:
-            assert targets.checkpoint(content, suffix) == "read"
+@pytest.mark.parametrize("target", targets.TARGETS)
+def test_the_valid_files_are_read(target):
+    for content in seeds.of(target):
+        assert targets.outcome(target, content) == "read"
 
 
-def test_mutated_images_are_right_or_refused():
-    files, rng = seeds.images(), np.random.default_rng(0)
-    outcomes = {
-        targets.image(mutated(*(files[i] for i in rng.integers(len(files), size=2)), rng))
-        for _ in range(500)
-    }
-    assert outcomes == {"read", "refused"}
-
-
-@pytest.mark.parametrize(("suffix", "count"), [(".safetensors", 300), (".npz", 300), (".h5", 6)])
-def test_mutated_checkpoints_are_right_or_refused(suffix, count):
-    files, rng = seeds.checkpoints()[suffix], np.random.default_rng(1)
+@pytest.mark.parametrize(("target", "count"), [*((target, 300) for target in _OFTEN), (".h5", 6)])
+def test_mutated_files_are_right_or_refused(target, count):
+    files, rng = seeds.of(target), np.random.default_rng(1)
     for _ in range(count):
-        targets.checkpoint(mutated(files[rng.integers(2)], files[rng.integers(2)], rng), suffix)
+        base, other = (files[i] for i in rng.integers(len(files), size=2))
+        targets.outcome(target, mutated(base, other, rng))
 
 
 def test_a_palette_image_without_its_palette():
@@ -80,3 +79,61 @@ def test_hdf5_may_not_lead_to_other_files(tmp_path):
         file.create_dataset("a", (16,), np.uint8, external=[(str(tmp_path / "secret"), 0, 16)])
     with pytest.raises(InputError, match="lies in another file"):
         read(tmp_path / "a.h5")
+
+
+def test_numbers_of_a_kind_that_numpy_has_not(tmp_path):
+    """safetensors raises an AttributeError."""
+    header = json.dumps({"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    with pytest.raises(InputError, match="float8"):
+        read(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("damage", ["header", "packing"])
+def test_damage_that_numpy_and_zipfile_leave_to_others(tmp_path, damage):
+    """tokenize raises a TokenError, lzma an LZMAError."""
+    packing = zipfile.ZIP_LZMA if damage == "packing" else zipfile.ZIP_STORED
+    array = io.BytesIO()
+    np.save(array, np.zeros(4))
+    content = array.getvalue()
+    if damage == "header":
+        content = content.replace(b"'shape': (4,)", b"'shape': (4,(")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", packing) as archive:
+        archive.writestr("a.npy", content)
+        start = archive.getinfo("a.npy").header_offset + 30 + len("a.npy")
+    if damage == "packing":
+        whole = bytearray((tmp_path / "a.npz").read_bytes())
+        whole[start + 4 : start + 9] = b"\xff" * 5  # the properties of the LZMA stream
+        (tmp_path / "a.npz").write_bytes(whole)
+    with pytest.raises(InputError, match=r"a\.npz"):
+        read(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("image_size", [32]), ("image_size", [32, 32, 3]), ("image_size", 2**62)),
+        *(("image_size", "32"), ("mean", [math.nan] * 3), ("std", ["a"] * 3), ("crop_ratio", "1")),
+    ],
+)
+def test_odd_preprocessing_in_a_header(tmp_path, field, value):
+    fields = {"image_size": 32, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+    header = json.dumps({**fields, "crop_ratio": 1, field: value})
+    path = tmp_path / "a.safetensors"
+    tensors = {"a": np.zeros(1, np.float32)}
+    path.write_bytes(save(tensors, {"format": "tljax", "preprocessing": header}))
+    if value == [32]:
+        assert preprocessing_of(str(path)).height_width == (32, 32)
+        return
+    with pytest.raises(InputError, match=field):
+        preprocessing_of(str(path))
+
+
+def test_brackets_nested_too_deep(tmp_path):
+    """Python's parser raises a RecursionError."""
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="nested too deep"):
+        read_config(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("[" * 100_000 + "\n{}\n")
+    with pytest.raises(InputError, match="line 1"):
+        read_rows(tmp_path / "metrics.jsonl")

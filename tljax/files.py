@@ -1,9 +1,11 @@
-"""Output files that are whole or not there at all."""
+"""Output files that are whole or not there at all, and JSON of any origin."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tljax.errors import InputError
 
@@ -46,3 +48,11 @@ def writable_file(path: Path, suffix: str) -> Path:
             f"cannot write to '{path}' ({error.strerror}); choose another --output"
         ) from None
     return path
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text holds; ValueError for whatever else it is."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its brackets are nested too deep") from None

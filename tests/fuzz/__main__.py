@@ -1,10 +1,12 @@
 """Coverage-guided fuzzing with atheris (the `fuzz` extra).
 
-    python -m tests.fuzz {image,.safetensors,.npz,.h5} [--inputs N] [--minutes M] [--found DIR]
+    python -m tests.fuzz TARGET [--inputs N] [--minutes M] [--found DIR]
 
-Prints libFuzzer's progress, then how many inputs were read and refused. An input that does anything
-else ends it with an error, and lies in DIR. HDF5's C library is not guided, and each input has a
-process of its own, as it has when a checkpoint is read; how many of them broke down is told.
+TARGET is image, .safetensors, .npz or .h5, or JSON that lies beside weights or in a workdir:
+preprocessing, metrics, config. Prints libFuzzer's progress, then how many inputs were read and
+refused. An input that does anything else ends it with an error, and lies in DIR. HDF5's C library
+is not guided, and each input has a process of its own, as it has when a checkpoint is read; how
+many of them broke down is told.
 """
 
 import argparse
@@ -32,7 +34,7 @@ _LARGEST = 4096  # bytes of an input
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("target", choices=("image", *seeds.checkpoints()))
+    parser.add_argument("target", choices=tuple(targets.TARGETS))
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument(
@@ -41,7 +43,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     args.found.mkdir(parents=True, exist_ok=True)
-    files = seeds.images() if args.target == "image" else seeds.checkpoints()[args.target]
+    files = seeds.of(args.target)
     if args.target == ".h5":
         in_processes(files, args.inputs, args.minutes, args.seed)
         return
@@ -52,8 +54,7 @@ def main() -> None:
     outcomes, began = Counter(), time.monotonic()
 
     def try_one(data: bytes) -> None:
-        is_image = args.target == "image"
-        outcomes[targets.image(data) if is_image else targets.checkpoint(data, args.target)] += 1
+        outcomes[targets.outcome(args.target, data)] += 1
 
     def mutate(data: bytes, largest: int, seed: int) -> bytes:
         rng = np.random.default_rng(seed)

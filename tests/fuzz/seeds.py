@@ -1,36 +1,65 @@
 """Small valid files of every format that is read; what a fuzzer begins with."""
 
 import io
+import json
+import struct
+import zlib
 
 import h5py
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 from safetensors.numpy import save
+
+from tljax.config import base
+
+_ROTATED = '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+_WIDTH, _HEIGHT = 7, 9
+
+
+def of(target: str) -> list[bytes]:
+    """The valid files for a target of `tests.fuzz.targets`."""
+    return images() if target == "image" else {**checkpoints(), **json_files()}[target]
 
 
 def images() -> list[bytes]:
     """PNG, JPEG, WebP and BMP in all the modes they have."""
-    noise = np.random.default_rng(0).integers(0, 256, (9, 7, 4), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (_HEIGHT, _WIDTH, 4), np.uint8)
     rgba = Image.fromarray(noise, "RGBA")
     rgb, grey = rgba.convert("RGB"), rgba.convert("L")
-    palette = rgb.quantize(16)
+    palette, turned = rgb.quantize(16), rgb.rotate(90)
     deep = Image.fromarray(noise[:, :, 0].astype(np.uint16) * 257)
     exif = Image.Exif()
     exif[0x0112] = 6
+    exif.get_ifd(0x8769)[0x9286] = b"ASCII\0\0\0comment"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     text = PngImagePlugin.PngInfo()
     text.add_text("comment", "x" * 40, zip=True)
+    text.add_itxt("XML:com.adobe.xmp", _ROTATED, zip=True)
+    moving = {"save_all": True, "append_images": [turned]}
     return [
         *(_encoded(image, "PNG") for image in (rgba, rgb, grey, palette, deep, rgb.convert("1"))),
-        *(_encoded(image, "PNG") for image in (rgba.convert("LA"), grey)),
+        _encoded(rgba.convert("LA"), "PNG"),
         _encoded(palette, "PNG", transparency=3),
-        _encoded(rgb, "PNG", exif=exif, pnginfo=text),
-        _encoded(rgb, "PNG", save_all=True, append_images=[rgb.rotate(90)]),
+        _encoded(palette, "PNG", transparency=bytes(range(16))),
+        _encoded(rgb, "PNG", transparency=(1, 2, 3)),
+        _encoded(grey, "PNG", transparency=7),
+        _encoded(rgb, "PNG", exif=exif),
+        _encoded(rgb, "PNG", pnginfo=text, icc_profile=profile, dpi=(72, 72)),
+        _encoded(rgb, "PNG", **moving),
+        *(_png(depth, colour, False) for depth, colour in ((16, 2), (16, 4), (16, 6), (2, 0))),
+        *(_png(depth, colour, True) for depth, colour in ((8, 2), (16, 0), (1, 0), (8, 6))),
         *(_encoded(image, "JPEG") for image in (rgb, grey, rgb.convert("CMYK"))),
-        _encoded(rgb, "JPEG", progressive=True, exif=exif),
+        _encoded(rgb.convert("CMYK"), "JPEG", keep_rgb=True, quality=20),
+        _encoded(rgb, "JPEG", progressive=True, exif=exif, comment=b"comment"),
+        _encoded(rgb, "JPEG", subsampling=2, restart_marker_blocks=1, dpi=(72, 72)),
+        _encoded(rgb, "JPEG", xmp=_ROTATED.encode(), icc_profile=profile),
+        _encoded(rgb, "MPO", **moving),  # a JPEG of a phone, with another after it
         _encoded(rgba, "WEBP", lossless=True),
-        _encoded(rgb, "WEBP", quality=50, exif=exif),
-        _encoded(rgb, "WEBP", save_all=True, append_images=[rgb.rotate(90)]),
+        _encoded(rgb, "WEBP", quality=50, exif=exif, icc_profile=profile),
+        _encoded(rgba, "WEBP", quality=50, xmp=_ROTATED.encode()),
+        _encoded(rgb, "WEBP", **moving),
         *(_encoded(image, "BMP") for image in (rgb, grey, palette, rgb.convert("1"), rgba)),
+        *_bitmaps(),
     ]
 
 
@@ -42,17 +71,117 @@ def checkpoints() -> dict[str, list[bytes]]:
         "bn1.num_batches_tracked": np.array(3),
     }
     half = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+    ours = {"format": "tljax", "model": "resnet10_32", "preprocessing": json.dumps(_OURS)}
     return {
-        ".safetensors": [save(tensors), save(half, {"format": "pt", "model": "resnet18"})],
-        ".npz": [_npz(np.savez, tensors), _npz(np.savez_compressed, half)],
-        ".h5": [_hdf5(tensors), _hdf5(half, compression="gzip", chunks=True)],
+        ".safetensors": [
+            *(save(tensors), save(half, {"format": "pt", "model": "resnet18"})),
+            save({"head/bias": np.zeros(0, np.int8)}, ours),
+        ],
+        ".npz": [
+            *(_npz(np.savez, tensors), _npz(np.savez_compressed, half)),
+            _npz(np.savez, {"a": np.asfortranarray(tensors["conv1.weight"][0, 0])}),
+        ],
+        ".h5": [
+            *(_hdf5(tensors), _hdf5(half, compression="gzip", chunks=True)),
+            _hdf5(half, chunks=True, shuffle=True, fletcher32=True, maxshape=None),
+            *(_keras(tensors), _keras(tensors, libver="latest")),
+        ],
     }
+
+
+def json_files() -> dict[str, list[bytes]]:
+    """What lies beside weights, or in a workdir."""
+    rows = [
+        {"event": "train", "step": 2, "loss": 0.5, "lr": {"head": 0.1}},
+        {"event": "eval", "step": 4, "split": "val", "accuracy": 0.5, "per_class": [0.5, 0.5]},
+        {"event": "end", "step": 10},
+    ]
+    config = base().to_dict()
+    return {
+        "preprocessing": [json.dumps(value).encode() for value in (_OURS, _TIMM, _TRANSFORMERS)],
+        "metrics": ["".join(json.dumps(row) + "\n" for row in rows).encode()],
+        "config": [json.dumps(config, indent=2).encode(), json.dumps(config).encode()],
+    }
+
+
+_OURS = {
+    "image_size": [32, 40],
+    "mean": [0.5] * 3,
+    "std": [0.25] * 3,
+    "interpolation": "bicubic",
+    "crop_ratio": 0.875,
+}
+_TIMM = {
+    "pretrained_cfg": {
+        **{"mean": [0.1] * 3, "std": [0.2] * 3, "input_size": [3, 32, 32]},
+        **{"interpolation": "bilinear", "crop_pct": 0.9},
+    }
+}
+_TRANSFORMERS = {
+    **{"image_mean": [0.1] * 3, "image_std": [0.2] * 3, "size": {"shortest_edge": 40}},
+    **{"crop_size": {"height": 32, "width": 32}, "do_center_crop": True, "resample": 2},
+    "crop_pct": 0.9,
+}
 
 
 def _encoded(image: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def _png(depth: int, colour: int, interlaced: bool) -> bytes:
+    """A PNG of a kind that Pillow does not write."""
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    passes = [(0, 0, 1, 1)]
+    if interlaced:  # Adam7: first column and row, and steps
+        passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)]
+        passes += [(0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    rows = b""
+    for x, y, dx, dy in passes:
+        width, height = -(-(_WIDTH - x) // dx), -(-(_HEIGHT - y) // dy)
+        if width > 0 and height > 0:
+            stride = 1 + (width * channels * depth + 7) // 8
+            rows += b"".join(bytes([1]) + bytes(range(1, stride)) for _ in range(height))
+    header = struct.pack(">IIBBBBB", _WIDTH, _HEIGHT, depth, colour, 0, 0, interlaced)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
+def _bitmaps() -> list[bytes]:
+    """BMPs of kinds that Pillow does not write: OS/2's, top-down, with bit fields, run lengths."""
+
+    def bitmap(head: bytes, pixels: bytes) -> bytes:
+        start = 14 + len(head)
+        return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + head + pixels
+
+    def info(bits: int, packing: int, height: int, size: int = 40, colours: int = 0) -> bytes:
+        fields = (size, _WIDTH, height, 1, bits, packing, 0, 2835, 2835, colours, 0)
+        return struct.pack("<IiiHHIIiiII", *fields)
+
+    palette = bytes(range(64))
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    runs = b"".join(b"\x07\x03\0\0" for _ in range(_HEIGHT)) + b"\0\1"
+    literal = b"\0\x07\1\2\3\4\5\6\7\0\0\0\0\2\1\1\6\4\0\0" + runs
+    return [
+        bitmap(struct.pack("<IHHHH", 12, _WIDTH, _HEIGHT, 1, 24), bytes(24 * _HEIGHT)),
+        bitmap(info(24, 0, -_HEIGHT), bytes(24 * _HEIGHT)),
+        bitmap(info(16, 3, _HEIGHT) + masks, bytes(16 * _HEIGHT)),
+        bitmap(info(16, 0, _HEIGHT), bytes(16 * _HEIGHT)),
+        bitmap(
+            info(32, 3, _HEIGHT, 108)
+            + struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF << 24)
+            + bytes(52),
+            bytes(4 * _WIDTH * _HEIGHT),
+        ),
+        bitmap(info(8, 1, _HEIGHT, colours=16) + palette, runs),
+        bitmap(info(8, 1, _HEIGHT, colours=16) + palette, literal),
+        bitmap(info(4, 2, _HEIGHT, colours=16) + palette, runs),
+        bitmap(info(4, 0, _HEIGHT, colours=16) + palette, bytes(4 * _HEIGHT)),
+    ]
 
 
 def _npz(save_arrays, tensors: dict[str, np.ndarray]) -> bytes:
@@ -69,4 +198,16 @@ def _hdf5(tensors: dict[str, np.ndarray], **options) -> bytes:
             group.attrs["weight_names"] = [name]
             group.create_dataset(name, data=tensor, **(options if tensor.ndim else {}))
             file.move(f"layers/{name.split('.')[0]}", name.replace(".", "_"))
+    return buffer.getvalue()
+
+
+def _keras(tensors: dict[str, np.ndarray], **options) -> bytes:
+    """As `.weights.h5` has it: variables by number, with links to them under other names."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w", **options) as file:
+        for number, tensor in enumerate(tensors.values()):
+            file[f"layers/conv_{number}/vars/0"] = tensor
+        file["again"] = file["layers/conv_0"]
+        file["soft"] = h5py.SoftLink("/layers/conv_1/vars/0")
+        file["layers"].attrs["note"] = "é"
     return buffer.getvalue()

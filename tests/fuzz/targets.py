@@ -1,25 +1,40 @@
 """The readers under test: whatever the bytes, a right result or one sentence."""
 
+import json
+import math
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save
 
+from tests.fuzz.seeds import checkpoints
+from tljax.checkpoints import preprocessing_of
 from tljax.checkpoints.read import read, read_metadata
 from tljax.data import decode
 from tljax.errors import InputError
+from tljax.models import Preprocessing
+from tljax.training import experiment, workdir
+
+
+def outcome(target: str, data: bytes) -> str:
+    """What became of an input: `read` or `refused`; any other outcome raises."""
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        if target == "image":  # whose warnings are silenced by a filter, for threads of loaders
+            warnings.simplefilter("ignore")
+        try:
+            result = TARGETS[target](data)
+        except InputError as error:
+            result = _refused(error)
+        assert not warned, warned[0]
+    return result
 
 
 def image(data: bytes) -> str:
-    """What became of an image: `read` or `refused`; any other outcome raises."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            pixels = decode(data)
-        except InputError as error:
-            _check_sentence(error)
-            return "refused"
+    pixels = decode(data)
     assert pixels.dtype == np.uint8
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
@@ -28,29 +43,90 @@ def image(data: bytes) -> str:
 
 
 def checkpoint(data: bytes, suffix: str) -> str:
-    """What became of a checkpoint: `read` or `refused`; any other outcome raises."""
-    with tempfile.NamedTemporaryFile(suffix=suffix, dir=memory()) as file:
-        file.write(data)
-        file.flush()
-        path = Path(file.name)
-        try:
-            read_metadata(path)
-            contents = read(path)
-        except InputError as error:
-            _check_sentence(error)
-            return "refused"
-    for name, tensor in contents.tensors.items():
-        assert isinstance(name, str)
-        assert isinstance(tensor, np.ndarray)
-        assert tensor.dtype.kind in "biufV"
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
+        path = Path(folder) / f"weights{suffix}"
+        path.write_bytes(data)
+        contents = read(path)
+        assert read_metadata(path) == contents.metadata
+        for name, tensor in contents.tensors.items():
+            assert isinstance(name, str)
+            assert isinstance(tensor, np.ndarray)
+            assert tensor.dtype.kind in "biuf" or tensor.dtype.name == "bfloat16"
+            tensor.tobytes()  # all of it is there
+        _check(preprocessing_of(str(path)))
     return "read"
 
 
-def _check_sentence(error: InputError) -> None:
-    assert str(error)
-    assert "\n" not in str(error)
+def preprocessing(data: bytes) -> str:
+    """As a header of ours, and as the files that lie beside weights of timm and transformers."""
+    outcomes = set()
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
+        weights = Path(folder) / "weights.safetensors"
+        header = {"format": "tljax", "preprocessing": data.decode(errors="replace")}
+        weights.write_bytes(save({"a": np.zeros(1, np.float32)}, header))
+        outcomes.add(_told(weights))
+        weights = weights.with_suffix(".npz")
+        weights.write_bytes(checkpoints()[".npz"][0])
+        for name in ("config.json", "preprocessor_config.json"):
+            beside = weights.with_name(name)
+            beside.write_bytes(data)
+            outcomes.add(_told(weights))
+            beside.unlink()
+    return "read" if "read" in outcomes else "refused"
+
+
+def metrics(data: bytes) -> str:
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
+        path = Path(folder) / "metrics.jsonl"
+        path.write_bytes(data)
+        rows = workdir.read_rows(path)
+        assert all(isinstance(row, dict) and {"event", "step"} <= set(row) for row in rows)
+    return "read"
+
+
+def config(data: bytes) -> str:
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
+        (Path(folder) / "config.json").write_bytes(data)
+        json.loads(experiment.read_config(Path(folder)).to_json())
+    return "read"
+
+
+def _told(weights: Path) -> str:
+    try:
+        _check(preprocessing_of(str(weights)))
+    except InputError as error:
+        return _refused(error)
+    return "read"
+
+
+def _refused(error: InputError) -> str:
+    sentence = str(error)
+    assert sentence
+    assert "\n" not in sentence
+    return "refused"
+
+
+def _check(told: Preprocessing | None) -> None:
+    if told is None:
+        return
+    assert all(type(side) is int and 0 < side < 2**16 for side in told.height_width)
+    assert len(told.mean) == len(told.std) == 3
+    assert all(type(x) is float and math.isfinite(x) for x in (*told.mean, *told.std))
+    assert 0 < told.crop_ratio <= 1
+    assert hash(told) == hash(told)
 
 
 def memory() -> str | None:
     """A folder that is no disk, if there is one."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+TARGETS: dict[str, Callable[[bytes], str]] = {
+    "image": image,
+    ".safetensors": lambda data: checkpoint(data, ".safetensors"),
+    ".npz": lambda data: checkpoint(data, ".npz"),
+    ".h5": lambda data: checkpoint(data, ".h5"),
+    "preprocessing": preprocessing,
+    "metrics": metrics,
+    "config": config,
+}

@@ -13,6 +13,7 @@ from tljax.checkpoints import fitting, hub, rules, zoo
 from tljax.checkpoints.families import FAMILIES, TLJAX
 from tljax.checkpoints.read import Contents, check_readable, read, read_json, read_metadata
 from tljax.errors import InputError, did_you_mean
+from tljax.files import parse_json
 from tljax.models import ImageSize, Model, Preprocessing, registry
 
 # In the metadata of what we write: `format` of `tljax convert`, `producer` of `tljax export`.
@@ -187,7 +188,7 @@ def preprocessing_to_json(preprocessing: Preprocessing) -> str:
 
 
 def preprocessing_from_json(text: str) -> Preprocessing:
-    fields = json.loads(text)
+    fields = parse_json(text)
     size = fields["image_size"]
     return Preprocessing(
         tuple(size) if isinstance(size, list) else size,

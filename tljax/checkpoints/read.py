@@ -2,9 +2,10 @@
 
 import argparse
 import importlib.util
-import json
+import lzma
 import re
 import tempfile
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 
 from tljax.checkpoints import hdf5
 from tljax.errors import InputError
+from tljax.files import parse_json
 
 Tensors = dict[str, np.ndarray]
 
@@ -89,7 +91,7 @@ def _read_safetensors(path: Path) -> Contents:
         with safe_open(path, framework="numpy") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return Contents(tensors, dict(file.metadata() or {}))
-    except (SafetensorError, OSError, TypeError) as error:
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from None
 
 
@@ -99,13 +101,14 @@ _NUMBERS = "biufV"
 # What numpy raises for damaged archives, and for a single array under the name of one.
 _NPZ_DAMAGE = (
     *(OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, RuntimeError),
-    *(NotImplementedError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error),
+    *(NotImplementedError, MemoryError, SyntaxError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
 )
 
 
 def _read_npz(path: Path) -> Contents:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             claimed, size = sum(m.file_size for m in file.zip.infolist()), path.stat().st_size
             if claimed > hdf5.largest(size):
                 raise ValueError(f"{claimed:,} bytes of tensors in a file of {size:,}")
@@ -167,7 +170,7 @@ _READERS: dict[str, Callable[[Path], Contents]] = {
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object beside a checkpoint; empty if it is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -1,11 +1,15 @@
 """What a network expects of its images: the one record that models, checkpoints and data share."""
 
 from dataclasses import dataclass, replace
+from numbers import Real
 
 from tljax.errors import InputError, check_known, did_you_mean
 
 ImageSize = int | tuple[int, int]
 Statistics = tuple[float, ...]
+
+_LARGEST_SIDE = 2**16 - 1  # in pixels; beyond, a file's number is damage
+_LARGEST_NUMBER = 1e30  # of a mean or a standard deviation; float32 has to hold it
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's
 
@@ -46,17 +50,23 @@ class Preprocessing:
     crop_ratio: float = 1.0
 
     def __post_init__(self):
-        for name in ("image_size", "mean", "std"):  # lists, as JSON has them, cannot be hashed
-            value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+        if isinstance(self.image_size, list):  # as JSON has it, which cannot be hashed
+            object.__setattr__(self, "image_size", tuple(self.image_size))
+        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
+        if len(sides) not in (1, 2) or not all(_is_side(side) for side in sides):
+            raise InputError(
+                f"image_size is {self.image_size}; set it to 1 or more, up to {_LARGEST_SIDE:,}"
+            )
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not all(isinstance(x, Real) and abs(x) <= _LARGEST_NUMBER for x in values):
+                raise InputError(f"{name} is {values}; give a number for each channel")
+            object.__setattr__(self, name, tuple(float(x) for x in values))
+        if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
             raise InputError(
                 f"mean is {self.mean} and std is {self.std}; give as many of both, and std above 0"
             )
-        if min(self.height_width) < 1:
-            raise InputError(f"image_size is {self.image_size}; set it to 1 or more")
-        if not 0 < self.crop_ratio <= 1:
+        if not isinstance(self.crop_ratio, Real) or not 0 < self.crop_ratio <= 1:
             raise InputError(f"crop_ratio is {self.crop_ratio}; set it above 0 and up to 1")
         if self.interpolation not in INTERPOLATIONS:
             hint = did_you_mean(self.interpolation, INTERPOLATIONS)
@@ -97,7 +107,11 @@ class Preprocessing:
 
 def height_width(size: ImageSize) -> tuple[int, int]:
     """(height, width) of a size given as one side, or as both."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    return (size, size) if isinstance(size, int) else (size[0], size[-1])
+
+
+def _is_side(value: object) -> bool:
+    return type(value) is int and 1 <= value <= _LARGEST_SIDE
 
 
 def parse_normalisation(text: str) -> tuple[Statistics, Statistics]:

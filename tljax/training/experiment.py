@@ -17,6 +17,7 @@ from tljax import data as data_lib
 from tljax.checkpoints.fitting import RESAMPLINGS
 from tljax.data import Dataset
 from tljax.errors import InputError, check_known
+from tljax.files import parse_json
 from tljax.models import ImageSize, Model, Preprocessing, registry
 from tljax.models.preprocessing import parse_normalisation
 from tljax.training.checkpointing import best_variables, has_checkpoint
@@ -436,7 +437,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """
     path = workdir / "config.json"
     try:
-        config = ml_collections.ConfigDict(json.loads(path.read_text()))
+        config = ml_collections.ConfigDict(parse_json(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"'{workdir}' is not a workdir of tljax: it holds no config.json; give the folder that"
@@ -485,7 +486,7 @@ def _check_classes(
 def _read_if_there(path: Path, kind: type) -> Any:
     """The content of a JSON file of a workdir, which has to be of a kind; None if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tljax.errors import InputError
-from tljax.files import replacing
+from tljax.files import parse_json, replacing
 from tljax.training.tensorboard import TensorBoard
 
 
@@ -98,7 +98,7 @@ class MetricsWriter:
 
 def _is_validation_of(line: bytes, step: int) -> bool:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         return (row["event"], row["step"]) == ("val", step)
     except (ValueError, TypeError, KeyError):
         return False
@@ -117,7 +117,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"cannot read {path} ({error.strerror}); restore it") from None
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             row["event"], row["step"]
             rows.append(row)
         except (ValueError, TypeError, KeyError):
@@ -187,7 +187,7 @@ def _enter(workdir: Path, lock: Path) -> None:
 
 def _holder(lock: Path) -> str:
     try:
-        holder = json.loads(lock.read_text())
+        holder = parse_json(lock.read_bytes())
         return f"another run (process {holder['pid']} on {holder['host']})"
     except (OSError, ValueError, TypeError, KeyError):
         return "another run"
