@@ -16,6 +16,7 @@ from tests.fuzz import seeds, targets
 from tests.fuzz.mutate import mutated, with_checksums
 from tljax.checkpoints import preprocessing_of
 from tljax.checkpoints.read import read
+from tljax.config import base
 from tljax.data import decode
 from tljax.errors import InputError
 from tljax.training.experiment import read_config
@@ -129,10 +130,14 @@ def test_odd_preprocessing_in_a_header(tmp_path, field, value):
         preprocessing_of(str(path))
 
 
-def test_brackets_nested_too_deep(tmp_path):
-    """Python's parser raises a RecursionError."""
+def test_json_beyond_all_bounds(tmp_path):
+    """Python raises a RecursionError, an OverflowError."""
     (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="nested too deep"):
+        read_config(tmp_path)
+    config = base().to_dict() | {"lr": 10**400}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="sets lr to 1000"):
         read_config(tmp_path)
     (tmp_path / "metrics.jsonl").write_text("[" * 100_000 + "\n{}\n")
     with pytest.raises(InputError, match="line 1"):

@@ -9,7 +9,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_dict, config_flags
 
-from tljax.errors import InputError, did_you_mean
+from tljax.errors import InputError, did_you_mean, printable
 
 
 def base() -> ml_collections.ConfigDict:
@@ -113,7 +113,7 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
         rest = values(argv)[1:]
-    except (flags.Error, TypeError, ValueError) as error:
+    except (flags.Error, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"cannot set a config field: {error}; give a value of its type") from None
     if rest:
         raise InputError(f"unknown argument '{rest[0]}'; overrides look like --config.lr=0.03")
@@ -150,8 +150,9 @@ def complete(config: object, where: str) -> ml_collections.ConfigDict:
     for name in typed:
         try:
             typed[name] = config[name]
-        except TypeError:
+        except (TypeError, OverflowError):
+            value = printable(repr(config[name]))
             raise InputError(
-                f"{where} sets {name} to {config[name]!r}, which is not of its type; mend it"
+                f"{where} sets {name} to {value}, which is not of its type; mend it"
             ) from None
     return config
