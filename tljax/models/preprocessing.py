@@ -1,7 +1,6 @@
 """What a network expects of its images: the one record that models, checkpoints and data share."""
 
 from dataclasses import dataclass, replace
-from numbers import Real
 
 from tljax.errors import InputError, check_known, did_you_mean
 
@@ -59,14 +58,14 @@ class Preprocessing:
             )
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if not all(isinstance(x, Real) and abs(x) <= _LARGEST_NUMBER for x in values):
+            if not all(isinstance(x, int | float) and abs(x) <= _LARGEST_NUMBER for x in values):
                 raise InputError(f"{name} is {values}; give a number for each channel")
             object.__setattr__(self, name, tuple(float(x) for x in values))
         if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
             raise InputError(
                 f"mean is {self.mean} and std is {self.std}; give as many of both, and std above 0"
             )
-        if not isinstance(self.crop_ratio, Real) or not 0 < self.crop_ratio <= 1:
+        if not isinstance(self.crop_ratio, int | float) or not 0 < self.crop_ratio <= 1:
             raise InputError(f"crop_ratio is {self.crop_ratio}; set it above 0 and up to 1")
         if self.interpolation not in INTERPOLATIONS:
             hint = did_you_mean(self.interpolation, INTERPOLATIONS)
