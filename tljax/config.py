@@ -67,6 +67,12 @@ def base() -> ml_collections.ConfigDict:
     config.decayed = ".*kernel"  # regex on parameter paths: what is decayed
     config.clip_norm = config_dict.placeholder(float)
 
+    # Parts that a step's batch goes through the network in, their gradients added up, for less
+    # memory; a divisor of batch_size. None: as suits the backend.
+    config.accumulate = config_dict.placeholder(int)
+    # Compute a block's inside again for its gradient: less memory on an accelerator, more time.
+    config.remat = False
+
     # Where the output of the leading frozen groups is kept, if images are not augmented: memory,
     # disk (~/.cache/tljax/features), off; auto: disk, if it fits.
     config.cache = "auto"

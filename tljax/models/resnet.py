@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tljax.models.convolution import convolve, max_pool
 from tljax.models.groups import Groups, Modes, cut, per_group
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
@@ -40,6 +41,7 @@ class ConvNorm(nn.Module):
             use_bias=self.bias,
             kernel_init=_he_normal,
             dtype=self.dtype,
+            conv_general_dilated=convolve,
             name="conv",
         )(x)
         return nn.BatchNorm(
@@ -97,6 +99,9 @@ class ResNet(nn.Module):
       stride_first: whether a bottleneck block strides in its first convolution, not its second.
       num_classes: size of the head; 0 for no head, so that the output is the pooled features.
       drop_path: stochastic depth rate of the last block, growing linearly from 0 at the first.
+      remat: whether a block's inside is computed again for its gradient (rematerialisation), which
+        keeps only what lies between blocks: less memory on an accelerator (XLA's order of
+        operations on a CPU does not use it), a third more time.
       dtype: of the computation; parameters and statistics stay float32.
     """
 
@@ -110,6 +115,7 @@ class ResNet(nn.Module):
     batch_norm_eps: float = 1e-5
     stride_first: bool = False
     drop_path: float = 0.0
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @property
@@ -155,16 +161,17 @@ class ResNet(nn.Module):
         conv = functools.partial(
             ConvNorm, bias=self.conv_bias, batch_norm_eps=self.batch_norm_eps, dtype=self.dtype
         )
+        block = nn.remat(Block, static_argnums=(2, 3)) if self.remat else Block
         x = images
         for depth in cut(start, stop, len(groups)):
             if depth == 0:
                 kernel, stride = self.stem
                 x = nn.relu(conv(self.widths[0], kernel, stride, name="stem")(x, use_batch[depth]))
                 if self.stem_pool:
-                    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+                    x = max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))  # none is negative
             elif depth < len(groups) - 1:
                 name, width, block_stride, drop_path = self._blocks()[depth - 1]
-                x = Block(
+                x = block(
                     width,
                     block_stride,
                     self.bottleneck,

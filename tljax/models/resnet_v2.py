@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tljax.models.convolution import convolve, max_pool
 from tljax.models.groups import Groups, Modes, cut, per_group
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
@@ -44,12 +45,11 @@ class Conv(nn.Module):
         if self.standardised:
             kernel = standardise(kernel)
         padding = self.kernel // 2
-        x = jax.lax.conv_general_dilated(
+        x = convolve(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
+            strides=(self.stride, self.stride),
             padding=((padding, padding), (padding, padding)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         if self.bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -70,7 +70,7 @@ class Stem(nn.Module):
     def __call__(self, x: jax.Array, bias: bool) -> jax.Array:
         x = self.conv_layer(self.width, 7, 2, bias, name="conv")(x)
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        return nn.max_pool(x, (3, 3), strides=(2, 2))
+        return max_pool(x)
 
 
 class Block(nn.Module):
@@ -136,6 +136,9 @@ class ResNetV2(nn.Module):
         the first in its first.
       last_block: number of blocks that a truncated network keeps; None for all.
       drop_path: stochastic depth rate of the last block, growing linearly from 0 at the first.
+      remat: whether a block's inside is computed again for its gradient (rematerialisation), which
+        keeps only what lies between blocks: less memory on an accelerator (XLA's order of
+        operations on a CPU does not use it), a third more time.
       dtype: of the computation; parameters and statistics stay float32.
     """
 
@@ -149,6 +152,7 @@ class ResNetV2(nn.Module):
     strides_last: bool = False
     last_block: int | None = None
     drop_path: float = 0.0
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @property
@@ -195,6 +199,7 @@ class ResNetV2(nn.Module):
         training = per_group(train, len(groups))
         rates = linear_rates(self.drop_path, len(groups) - 2)
         conv = functools.partial(Conv, standardised=self.standardised, dtype=self.dtype)
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         x = images
         for depth in cut(start, stop, len(groups)):
             if depth == 0:
@@ -202,7 +207,7 @@ class ResNetV2(nn.Module):
             elif depth < len(groups) - 1:
                 name, width, stride, projects = self._blocks()[depth - 1]
                 norm = self._norm(use_batch[depth])
-                x = Block(
+                x = block(
                     width,
                     stride,
                     projects,

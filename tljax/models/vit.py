@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from tljax.models.convolution import convolve
 from tljax.models.groups import Groups, Modes, cut, per_group
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
@@ -116,8 +117,9 @@ class Embed(nn.Module):
             self.dim,
             (self.patch, self.patch),
             strides=self.patch,
-            padding="VALID",
+            padding=0,
             dtype=self.dtype,
+            conv_general_dilated=convolve,
             name="patch",
         )(images)
         x = x.reshape(x.shape[0], -1, self.dim)
@@ -155,6 +157,9 @@ class ViT(nn.Module):
       layer_scale: initial value of LayerScale, or None for none.
       drop_path: stochastic depth rate of the last block, growing linearly from 0 at the first.
       dropout: after the embedding and every dense layer of the blocks but qkv.
+      remat: whether a block's inside is computed again for its gradient (rematerialisation), which
+        keeps only what lies between blocks: less memory on an accelerator (XLA's order of
+        operations on a CPU does not use it), a third more time.
       dtype: of the computation; parameters stay float32.
     """
 
@@ -171,6 +176,7 @@ class ViT(nn.Module):
     layer_norm_eps: float = 1e-6
     drop_path: float = 0.0
     dropout: float = 0.0
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @property
@@ -210,6 +216,7 @@ class ViT(nn.Module):
         num_groups = self.depth + 2
         training = per_group(train, num_groups)
         rates = linear_rates(self.drop_path, self.depth)
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         x = images
         for depth in cut(start, stop, num_groups):
             if depth == 0:
@@ -223,7 +230,7 @@ class ViT(nn.Module):
                     name="embed",
                 )(x, training[depth])
             elif depth <= self.depth:
-                x = Block(
+                x = block(
                     self.heads,
                     self.mlp_ratio,
                     self.layer_scale,

@@ -86,6 +86,7 @@ def prepare(
         num_classes=len(class_names),
         drop_path=config.drop_path,
         dtype=_DTYPES[config.dtype],
+        remat=config.remat,
     )
     if config.last_group is not None:
         model = registry.truncated(config.model, model, config.last_group)

@@ -27,6 +27,7 @@ from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, in_order, sh
 from tljax.errors import InputError
 from tljax.models import Model, registry
 from tljax.models.groups import leaf_paths
+from tljax.training import micro_batches
 from tljax.training.environment import environment
 from tljax.training.progress import console, progress_bar
 from tljax.transfer import TransferPlan
@@ -226,9 +227,14 @@ def cached(
 
     @jax.jit
     def prefix(variables: Tree, images: jax.Array) -> jax.Array:
-        x = normalise(images, preprocessing)
-        result: Any = model.apply(variables, x, train=False, stop=groups)
-        return result.astype(jnp.float32)
+        def run(images: jax.Array) -> jax.Array:
+            x = normalise(images, preprocessing)
+            result: Any = model.apply(variables, x, train=False, stop=groups)
+            return result.astype(jnp.float32)
+
+        size = preprocessing.image_size
+        parts = micro_batches.suited(model, size, len(images), stop=groups)
+        return micro_batches.in_parts(run, parts, images)
 
     def compute(source: Source, store: Callable[[int, np.ndarray], None]) -> None:
         batch_size = min(_BATCH, len(source))
@@ -324,7 +330,7 @@ def _base(source: Source) -> tuple[Source, np.ndarray]:
 
 def _without_head(model: Model) -> Model:
     """As far as the frozen groups go: another head or other noise changes nothing in them."""
-    changes: dict[str, Any] = {"num_classes": 0, "drop_path": 0.0, "dropout": 0.0}
+    changes: dict[str, Any] = {"num_classes": 0, "drop_path": 0.0, "dropout": 0.0, "remat": False}
     return model.clone(**{name: v for name, v in changes.items() if hasattr(model, name)})
 
 

@@ -31,7 +31,7 @@ from tljax.data import (
 from tljax.errors import InputError
 from tljax.models import NORMALISATIONS, ImageSize, Model, parameter_count, registry
 from tljax.preemption import Preempted, sigterm_waits
-from tljax.training import feature_cache
+from tljax.training import feature_cache, micro_batches
 from tljax.training import state as state_lib
 from tljax.training.checkpointing import (
     Checkpoint,
@@ -183,7 +183,10 @@ def fit(
         # --- the plan makes the optimizer, and splits the variables into what moves and what not
         tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm)
         state, frozen = state_lib.create(plan, initial, tx)
-        step_fn = train_step(model, plan, preprocessing, tx, cache.groups)
+        accumulate = opt.accumulate or micro_batches.suited_to_training(
+            model, plan, size, opt.batch_size, cache.groups
+        )
+        step_fn = train_step(model, plan, preprocessing, tx, cache.groups, accumulate)
         weight_decay = np.float32(opt.weight_decay)
         key = jax.random.key(opt.seed)
 
@@ -415,8 +418,9 @@ def check_fit(
 ) -> None:
     """Raises InputError if a run could not begin: to be asked before anything is written."""
     registry.check_image_size(type(model).__name__, model, image_size)
-    frozen = plan.frozen_prefix(registry.abstract_variables(model, image_size)["params"])
-    feature_cache.check(opt.cache, frozen, _images_change(opt))
+    variables = registry.abstract_variables(model, image_size)
+    micro_batches.check(opt.accumulate, plan, variables, opt.batch_size)
+    feature_cache.check(opt.cache, plan.frozen_prefix(variables["params"]), _images_change(opt))
     _learning_rates(opt, opt.total_steps(len(train)))
     for source in (train, *others):
         if source is None:

@@ -33,6 +33,9 @@ class TrainingOptions:
       momentum: of SGD.
       weight_decay, decayed: rate, and regex on the parameter paths that it applies to.
       clip_norm: largest global norm of the trained gradient, or None.
+      accumulate: parts that a step's batch goes through the network in, their gradients added up; a
+        divisor of batch_size. None: as suits the backend, without a change to the numbers but for
+        rounding (and random masks).
       cache: of the output of the leading frozen groups, where images are not augmented: `memory`,
         `disk`, `off`, or `auto`: disk for a run with a workdir, else memory, if it fits.
       augment: `none`, `crop` (random-resized) or `crop_flip`.
@@ -59,6 +62,7 @@ class TrainingOptions:
     weight_decay: float = 0.0
     decayed: str = ".*kernel"
     clip_norm: float | None = None
+    accumulate: int | None = None
     cache: str = "auto"
     augment: str = "none"
     crop_area: tuple[float, float] = (0.08, 1.0)
@@ -86,7 +90,7 @@ class TrainingOptions:
         check_known("on_error", self.on_error, ON_ERROR)
         for name in ("batch_size", "epochs", "steps", "clip_norm"):
             self._check(name, "a finite number above 0", lambda value: value > 0)
-        for name in ("eval_every", "checkpoint_every", "log_every", "keep"):
+        for name in ("accumulate", "eval_every", "checkpoint_every", "log_every", "keep"):
             self._check(name, "above 0", lambda value: value > 0)
         for name in ("lr", "weight_decay", "num_workers", "warmup"):
             self._check(name, "a finite number, not negative", lambda value: value >= 0)

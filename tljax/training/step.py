@@ -16,6 +16,7 @@ import optax
 
 from tljax.data import Preprocessing, normalise
 from tljax.models import Model
+from tljax.training import micro_batches
 from tljax.training.state import TrainState
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree, merge
@@ -25,20 +26,31 @@ Metrics = dict[str, jax.Array]
 
 
 def loss_and_gradient(
-    model: Model, plan: TransferPlan, preprocessing: Preprocessing, start: int = 0
+    model: Model,
+    plan: TransferPlan,
+    preprocessing: Preprocessing,
+    start: int = 0,
+    accumulate: int = 1,
 ) -> Callable[..., tuple[Metrics, Tree, Tree]]:
     """The differentiable half of a step.
 
+    Args:
+      model, plan, preprocessing: of the run.
+      start: number of leading frozen groups whose output the batch holds in place of images.
+      accumulate: parts that the batch goes through the network in, gradients being added up; a
+        divisor of its size. Without BatchNorm of batch statistics, or randomness, a matter of
+        speed and memory alone.
+
     Returns:
       A function (trained, statistics, frozen, batch, key) -> (metrics, gradient, new statistics).
-      The batch holds `image` (n, h, w, 3) uint8 and `label` (n,) int32; the loss is the mean
-      softmax cross-entropy in nats; gradient and `grad_norm` cover the trained parameters alone.
-      With `start` the batch holds `features` instead, the output of so many frozen groups.
+      The batch holds `image` (n, h, w, 3) uint8, or `features` (n, ...), and `label` (n,) int32;
+      the loss is the mean softmax cross-entropy in nats; gradient and `grad_norm` cover the trained
+      parameters alone.
     """
 
     def loss_fn(
         trained: Tree, statistics: Tree, frozen: Tree, batch: Batch, key: jax.Array
-    ) -> tuple[jax.Array, tuple[jax.Array, Tree]]:
+    ) -> tuple[jax.Array, tuple[Metrics, Tree]]:
         params = merge(frozen["params"], trained)
         batch_stats = merge(frozen["batch_stats"], statistics)
         modes: dict[str, Any] = plan.modes(params)
@@ -52,20 +64,31 @@ def loss_and_gradient(
         )
         updated, _ = plan.partition_statistics(changed.get("batch_stats", {}), params)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        return loss, (logits, updated)
+        accuracy = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
+        return loss, ({"loss": loss, "accuracy": accuracy}, updated)
+
+    differentiated = jax.grad(loss_fn, has_aux=True)
 
     def compute(
         trained: Tree, statistics: Tree, frozen: Tree, batch: Batch, key: jax.Array
     ) -> tuple[Metrics, Tree, Tree]:
-        (loss, (logits, updated)), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-            trained, statistics, frozen, batch, key
-        )
-        metrics = {
-            "loss": loss,
-            "accuracy": jnp.mean(jnp.argmax(logits, -1) == batch["label"]),
-            "grad_norm": optax.global_norm(gradient),
-        }
-        return metrics, gradient, updated
+        if accumulate == 1:
+            gradient, (metrics, statistics) = differentiated(
+                trained, statistics, frozen, batch, key
+            )
+        else:
+
+            def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+                gradient, (metrics, _) = differentiated(trained, statistics, frozen, *part)
+                return jax.tree.map(jnp.add, total, (gradient, metrics)), None
+
+            keys = jax.random.split(key, accumulate)
+            parts = (micro_batches.split(accumulate, batch), keys)
+            nothing = jnp.zeros(())
+            zero = (jax.tree.map(jnp.zeros_like, trained), {"loss": nothing, "accuracy": nothing})
+            total, _ = jax.lax.scan(add, zero, parts)
+            gradient, metrics = jax.tree.map(lambda value: value / accumulate, total)
+        return {**metrics, "grad_norm": optax.global_norm(gradient)}, gradient, statistics
 
     return compute
 
@@ -92,6 +115,7 @@ def train_step(
     preprocessing: Preprocessing,
     tx: optax.GradientTransformation,
     start: int = 0,
+    accumulate: int = 1,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The compiled step.
 
@@ -99,7 +123,7 @@ def train_step(
       A function (state, frozen, batch, key, learning_rate, weight_decay) -> (state, metrics), which
       consumes the state. `key` is the run's; the step's own is folded in from `state.step`.
     """
-    compute = loss_and_gradient(model, plan, preprocessing, start)
+    compute = loss_and_gradient(model, plan, preprocessing, start, accumulate)
 
     def step(
         state: TrainState,
@@ -167,9 +191,16 @@ def predict_step(model: Model, preprocessing: Preprocessing) -> Callable[..., Me
 def _logits(
     model: Model, preprocessing: Preprocessing, variables: Tree, batch: Batch, start: int = 0
 ) -> jax.Array:
-    x = _input(batch, preprocessing, start)
-    logits: Any = model.apply(variables, x, train=False, start=start)
-    return logits
+    def run(batch: Batch) -> jax.Array:
+        logits: Any = model.apply(
+            variables, _input(batch, preprocessing, start), train=False, start=start
+        )
+        return logits
+
+    name = "features" if start else "image"
+    seen = {name: batch[name]}
+    parts = micro_batches.suited(model, preprocessing.image_size, len(seen[name]), start)
+    return micro_batches.in_parts(run, parts, seen)
 
 
 def _input(batch: Batch, preprocessing: Preprocessing, start: int) -> jax.Array:

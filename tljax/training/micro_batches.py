@@ -1,0 +1,134 @@
+"""Batches that go through the network in parts, one after another.
+
+A program that works on a few images at a time keeps what lies between two layers in the processor's
+cache. On a CPU that is worth more than larger matrix products; an accelerator wants them as large
+as they come. The numbers are those of the whole batch, up to the order of sums, as long as no image
+sees another: BatchNorm with the statistics of the batch is where they do.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.extend.core
+import jax.numpy as jnp
+
+from tljax.errors import InputError
+from tljax.models import Model, registry
+from tljax.models.preprocessing import ImageSize, height_width
+from tljax.transfer import TransferPlan
+from tljax.transfer.partition import Tree
+
+_WHOLE = 8 * 2**20  # bytes: a batch whose widest layer takes no more stays in one piece
+_PART = 4 * 2**20  # bytes of the widest layer of a part
+_FEWEST = 2  # images in a part: matrix products of fewer rows are slower
+
+
+def in_parts(function: Callable[[Any], Any], parts: int, batch: Any) -> Any:
+    """`function` of a batch of n images, computed on n / parts of them at a time.
+
+    Args:
+      function: of a tree of arrays (m, ...) to one of arrays (m, ...), image by image.
+      parts: a divisor of n.
+      batch: a tree of arrays (n, ...).
+    """
+    if parts == 1:
+        return function(batch)
+    result = jax.lax.map(function, split(parts, batch))
+    return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), result)
+
+
+def split(parts: int, batch: Any) -> Any:
+    """Arrays (n, ...) as (parts, n / parts, ...)."""
+    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+
+
+def suited(
+    model: Model, image_size: ImageSize, images: int, start: int = 0, stop: int | None = None
+) -> int:
+    """The number of parts in which a batch of `images` best goes through groups `start` to `stop`.
+
+    1 on an accelerator. On a CPU by the size of the network's widest layer; measured for ViT and
+    ResNet from 32 to 224 pixels, see benchmarks/README.md.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    widest = _widest(model, image_size, start, stop)
+    if images * widest <= _WHOLE:
+        return 1
+    most = max(_FEWEST, _PART // widest)
+    return next(n for n in range(1, images + 1) if images % n == 0 and images // n <= most)
+
+
+def suited_to_training(
+    model: Model, plan: TransferPlan, image_size: ImageSize, images: int, start: int = 0
+) -> int:
+    """As `suited`, for a step of training under a plan.
+
+    1 where images see each other, and for networks with convolutions, whose gradients XLA computes
+    many times slower within a loop.
+    """
+    variables = registry.abstract_variables(model, image_size)
+    if sees_batch(plan, variables) or _convolves(model, image_size, start):
+        return 1
+    return suited(model, image_size, images, start)
+
+
+def sees_batch(plan: TransferPlan, variables: Tree) -> bool:
+    """Whether some BatchNorm uses the statistics of the batch. Variables may be abstract."""
+    statistics = variables.get("batch_stats", {})
+    return bool(jax.tree.leaves(plan.partition_statistics(statistics, variables["params"])[0]))
+
+
+def check(parts: int | None, plan: TransferPlan, variables: Tree, batch_size: int) -> None:
+    """Raises InputError if a step cannot be taken in so many parts; None is always right."""
+    if parts in (None, 1):
+        return
+    if batch_size % parts:
+        raise InputError(
+            f"accumulate is {parts}, which does not divide batch_size {batch_size}; set it to a"
+            " divisor"
+        )
+    if sees_batch(plan, variables):
+        raise InputError(
+            f"accumulate is {parts}, but BatchNorm here uses the statistics of the batch, which"
+            " parts of it do not have; set accumulate to 1, or statistics to stored"
+        )
+
+
+_IMAGES = 1009  # a prime, by which the arrays of a batch can be told from the weights
+
+
+def _widest(model: Model, image_size: ImageSize, start: int, stop: int | None) -> int:
+    """Bytes of the widest array between two operations, per image; computes nothing."""
+    results = [a for _, a in _operations(model, image_size, start, stop) if a.size % _IMAGES == 0]
+    return max((a.size // _IMAGES * a.dtype.itemsize for a in results), default=1)
+
+
+def _convolves(model: Model, image_size: ImageSize, start: int) -> bool:
+    operations = _operations(model, image_size, start, None)
+    return any(name == "conv_general_dilated" for name, _ in operations)
+
+
+@functools.lru_cache(maxsize=64)
+def _operations(
+    model: Model, image_size: ImageSize, start: int, stop: int | None
+) -> list[tuple[str, Any]]:
+    """(name, abstract result) of all operations in the groups `start` to `stop - 1`."""
+    variables = registry.abstract_variables(model, image_size)
+    x: Any = jax.ShapeDtypeStruct((_IMAGES, *height_width(image_size), 3), jnp.float32)
+    if start:
+        x = jax.eval_shape(lambda v, x: model.apply(v, x, train=False, stop=start), variables, x)
+    run = functools.partial(model.apply, train=False, start=start, stop=stop)
+    return list(_within(jax.make_jaxpr(run)(variables, x).jaxpr))
+
+
+def _within(jaxpr: Any) -> Iterator[tuple[str, Any]]:
+    """Of a program, and of the programs within its operations."""
+    for operation in jaxpr.eqns:
+        for result in operation.outvars:
+            if hasattr(result.aval, "dtype"):
+                yield operation.primitive.name, result.aval
+        for inner in jax.extend.core.jaxprs_in_params(operation.params):
+            yield from _within(inner)
