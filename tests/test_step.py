@@ -9,7 +9,7 @@ import tljax
 from tljax.data import ArraySource, Preprocessing
 from tljax.errors import InputError
 from tljax.models import ResNetV2, init
-from tljax.models.convolution import max_pool
+from tljax.models.arithmetic import max_pool
 from tljax.training import micro_batches
 from tljax.training.step import loss_and_gradient
 
