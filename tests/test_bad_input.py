@@ -262,6 +262,10 @@ ROWS = {
     "an unknown optimizer": (field("optimizer=sdg"), "'sgd'"),
     "an unknown schedule": (field("schedule=cosin"), "'cosine'"),
     "an unknown augmentation": (field("augment=flip"), "augment"),
+    "parts that do not divide the batch": (field("accumulate=3"), "divide batch_size 8"),
+    "no parts": (field("accumulate=0"), "accumulate is 0"),
+    "parts that batch statistics do not have": (field("accumulate=2"), "statistics of the batch"),
+    "a flag that is neither true nor false": (field("remat=perhaps"), "config.remat"),
     "an unknown cache": (field("cache=ram"), "cache"),
     "a cache of images that change": (
         [
