@@ -274,6 +274,8 @@ ROWS = {
         ],
         "images are augmented",
     ),
+    "no views": (field("views=0", "augment=crop"), "views is 0"),
+    "views that are all the same": (field("views=2", "augment=none"), "augment is none"),
     "an unknown scenario": (field("scenario=finetune"), "fine_tune"),
     "unknown statistics": (field("statistics=own"), "statistics"),
     "an unknown dtype": (field("dtype=float8"), "dtype"),

@@ -12,7 +12,7 @@ import tljax
 from tests.soak.campaign import compare
 from tests.watched import Watched
 from tljax import data as data_lib
-from tljax.data import Preprocessing
+from tljax.data import Preprocessing, views
 from tljax.errors import InputError
 from tljax.models import init
 from tljax.training import feature_cache
@@ -217,11 +217,59 @@ def test_the_images_are_read_once(start, digits):
     assert max(train.reads.values()) > 1
 
 
+def test_each_view_is_computed_once_and_shown_in_turn(start, digits, tmp_path):
+    """Three views, 50 images: features are those of the images shown without a cache."""
+    model, variables = start
+    shown = views(digits.train, PREPROCESSING, "crop", (0.3, 1.0), 3)
+    count = len(digits.train)
+    images = data_lib.train_batches(shown, PREPROCESSING, batch_size=16, seed=0, views=3)
+    features = cached(start, shown).shuffled(16, 0, views=3)
+    prefix = jax.jit(lambda x: model.apply(variables, x, train=False, stop=3))
+    seen = []
+    for _ in range(3 * count // 16):
+        batch, other = next(images), next(features)
+        np.testing.assert_array_equal(batch["label"], other["label"])
+        expected = np.asarray(prefix(data_lib.normalise(batch["image"], PREPROCESSING)))
+        np.testing.assert_allclose(other["features"], expected, atol=1e-5 * np.abs(expected).max())
+        seen.extend(image.tobytes() for image in batch["image"])
+    assert len(set(seen[:count])) == len(seen[:count])
+    assert len(set(seen)) == len(seen), "an epoch shows views that those before it did not"
+    images.close()
+    features.close()
+
+
+def test_views_are_the_same_for_every_part_and_seed(digits):
+    whole = digits.test
+    part = data_lib.Subset(whole, [7, 3])
+    of_whole, of_part = (views(s, PREPROCESSING, "crop_flip", (0.3, 1.0), 2) for s in (whole, part))
+    for view in range(2):
+        for row, image in enumerate((7, 3)):
+            np.testing.assert_array_equal(
+                of_part[view * 2 + row]["image"], of_whole[view * len(whole) + image]["image"]
+            )
+    assert (of_part[0]["image"] != of_part[2]["image"]).any()
+
+
+def test_with_views_images_are_read_once_a_view(start, digits, tmp_path):
+    """Also where nothing is kept, the run sees the same views: cached or not, the same losses."""
+    model, variables = start
+    plan = tljax.feature_extraction(model.groups)
+    rows = {}
+    for cache in ("memory", "off"):
+        train = Watched(digits.train)
+        options = {**OPTIONS, "augment": "crop_flip", "views": 2, "cache": cache}
+        result = tljax.fit(model, variables, plan, train, digits.val, **options)
+        if cache == "memory":
+            assert set(train.reads.values()) == {2}
+        rows[cache] = [row["loss"] for row in result.history]
+    np.testing.assert_allclose(rows["memory"], rows["off"], rtol=1e-3)
+
+
 def test_what_cannot_be_kept_is_said(start, digits):
     model, variables = start
     frozen, moving = tljax.feature_extraction(model.groups), tljax.from_scratch(model.groups)
     options = {**OPTIONS, "cache": "memory"}
-    with pytest.raises(InputError, match="images are augmented, so nothing can be kept"):
+    with pytest.raises(InputError, match="augmented anew in every epoch, so nothing can be kept"):
         tljax.fit(model, variables, frozen, digits.train, None, **options, augment="crop")
     with pytest.raises(InputError, match="the first group trains, so nothing can be kept"):
         tljax.fit(model, None, moving, digits.train, None, **options)

@@ -73,12 +73,15 @@ def base() -> ml_collections.ConfigDict:
     # Compute a block's inside again for its gradient: less memory on an accelerator, more time.
     config.remat = False
 
-    # Where the output of the leading frozen groups is kept, if images are not augmented: memory,
+    # Where the output of the leading frozen groups is kept, if images stay the same: memory,
     # disk (~/.cache/tljax/features), off; auto: disk, if it fits.
     config.cache = "auto"
 
     # What the images go through in training.
     config.augment = "crop_flip"  # none, crop or crop_flip
+    # Draw so many augmented views of each image once, and keep what frozen groups make of them;
+    # None: draw anew in every epoch.
+    config.views = config_dict.placeholder(int)
     config.crop_area = (0.08, 1.0)  # smallest and largest share of the image that a crop covers
     config.num_workers = 0
     config.on_error = "fail"  # of an image that cannot be read; or skip, and name it in the result

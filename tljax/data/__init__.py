@@ -1,7 +1,8 @@
 """Images in, batches out.
 
 `sources` says what data is, `datasets` finds it by name (`embedded`, `folder`), `transforms`
-brings images to the form a checkpoint expects, and `pipeline` serves batches.
+brings images to the form a checkpoint expects, `views` draws augmented ones once, and `pipeline`
+serves batches.
 """
 
 from tljax.data.datasets import class_names, load
@@ -9,6 +10,7 @@ from tljax.data.images import Unreadable, decode, skipped_message
 from tljax.data.pipeline import ON_ERROR, eval_batches, train_batches
 from tljax.data.sources import ArraySource, Dataset, Source, Subset, as_source, fingerprint
 from tljax.data.transforms import Preprocessing, normalise
+from tljax.data.views import views
 
 __all__ = [
     "ON_ERROR",
@@ -27,4 +29,5 @@ __all__ = [
     "normalise",
     "skipped_message",
     "train_batches",
+    "views",
 ]

@@ -39,6 +39,7 @@ def train_batches(
     crop_area: tuple[float, float] = (0.08, 1.0),
     num_workers: int = 0,
     on_error: str = "fail",
+    views: int = 1,
 ) -> "TrainBatches":
     """Shuffled batches without end.
 
@@ -57,6 +58,7 @@ def train_batches(
         must then be importable, and guarded by `if __name__ == "__main__"`.
       on_error: What to do about an image that cannot be read: `fail`, or `skip`, which takes the
         next one of the source that can be read instead, after the last the first.
+      views: If above 1, the source is `tljax.data.views` of the images: see `shuffled`.
 
     Returns:
       An iterator over {"image": uint8 (b, s, s, 3), "label": int32 (b,)} that can be resumed.
@@ -94,7 +96,8 @@ def train_batches(
         "crop_area": list(crop_area),
         "on_error": on_error,
     }
-    return shuffled(len(source), read, batch_size, seed, num_workers, fingerprint)
+    count = len(source) // views
+    return shuffled(count, read, batch_size, seed, num_workers, fingerprint, views)
 
 
 def shuffled(
@@ -104,14 +107,19 @@ def shuffled(
     seed: int,
     num_workers: int,
     fingerprint: dict[str, Any],
+    views: int = 1,
 ) -> "TrainBatches":
     """Batches of `count` examples in the order of a seed, whatever `read` makes of their indices.
+
+    With several views of each, view v of example i having the index v * count + i, epoch e takes
+    view e modulo `views`.
 
     Args:
       count: Examples.
       read: (indices, random numbers) to a batch with SKIPPED, the names of what was left out.
       batch_size, seed, num_workers: As of `train_batches`.
       fingerprint: What the sequence is made from, for `TrainBatches.set_state`.
+      views: Of each example.
     """
     import grain  # here, because it takes half a second and a plan needs none of it
 
@@ -121,9 +129,15 @@ def shuffled(
         .shuffle()
         .repeat(None)
         .batch(batch_size, drop_remainder=True)
-        .random_map(read)
     )
-    return TrainBatches(batches, num_workers, fingerprint)
+    if views > 1:
+
+        def with_views(batch: int, indices: np.ndarray) -> np.ndarray:
+            epochs = (batch * batch_size + np.arange(batch_size)) // count
+            return indices + epochs % views * count
+
+        batches = batches.map_with_index(with_views)
+    return TrainBatches(batches.random_map(read), num_workers, fingerprint)
 
 
 class TrainBatches(Iterator[Batch]):

@@ -78,7 +78,7 @@ class ArraySource(Source):
         return {"image": as_rgb(self._images[index]), "label": int(self.labels[index])}
 
     def fingerprint(self) -> str:
-        return _digest(str(self._images.shape), self._images, self.labels)
+        return digest(str(self._images.shape), self._images, self.labels)
 
 
 class Subset(Source):
@@ -96,7 +96,15 @@ class Subset(Source):
         return self.source[int(self.indices[index])]
 
     def fingerprint(self) -> str:
-        return _digest(fingerprint(self.source), self.indices)
+        return digest(fingerprint(self.source), self.indices)
+
+
+def base_of(source: Source) -> tuple[Source, np.ndarray]:
+    """The data set that a source is a part of, and its images' rows there, int (n,)."""
+    rows = np.arange(len(source))
+    while isinstance(source, Subset):
+        rows, source = source.indices[rows], source.source
+    return source, rows
 
 
 class _UserSource(Source):
@@ -165,7 +173,7 @@ def _sample_digest(source: Source) -> str:
     """What can be told of any source: its labels, and some images."""
     spread = np.unique(np.linspace(0, len(source) - 1, _SAMPLED).astype(int))
     images = [_image_if_readable(source, int(i)) for i in spread]
-    return _digest(str([image.shape for image in images]), source.labels, *images)
+    return digest(str([image.shape for image in images]), source.labels, *images)
 
 
 def _image_if_readable(source: Source, index: int) -> np.ndarray:
@@ -176,12 +184,13 @@ def _image_if_readable(source: Source, index: int) -> np.ndarray:
         return np.empty(0, np.uint8)
 
 
-def _digest(*parts: str | np.ndarray) -> str:
-    digest = hashlib.sha256()
+def digest(*parts: str | np.ndarray) -> str:
+    """SHA-256 over texts and arrays, in hex digits."""
+    sha = hashlib.sha256()
     for part in parts:
         content = part.encode() if isinstance(part, str) else np.ascontiguousarray(part).data
-        digest.update(content)
-    return digest.hexdigest()
+        sha.update(content)
+    return sha.hexdigest()
 
 
 def _is_pair_of_arrays(data: Any) -> bool:

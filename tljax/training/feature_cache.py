@@ -1,12 +1,13 @@
 """The output of the leading frozen groups, computed once per image and kept.
 
-Those groups are a fixed function of the image, so a run that changes nothing in its images (no
-augmentation) may start every step where training starts. An entry holds one row for every image of
-a data set, and is filled as far as somebody needed it: runs that differ in seed, split, size or
-learning rate read the same rows. It is known by all that its numbers depend on; if any of that
-changes, it is another entry, so that a stale one cannot be read.
+Those groups are a fixed function of the image, so a run whose images do not change from epoch to
+epoch (no augmentation, or a number of fixed views) may start every step where training starts. An
+entry holds one row for every image of a data set, and is filled as far as somebody needed it: runs
+that differ in seed, split, size or learning rate read the same rows. It is known by all that its
+numbers depend on; if any of that changes, it is another entry, so that a stale one cannot be read.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ from filelock import FileLock
 
 from tljax.data import Preprocessing, Source, Subset, eval_batches, fingerprint, normalise
 from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, in_order, shuffled
+from tljax.data.sources import base_of
 from tljax.errors import InputError
 from tljax.models import Model, registry
 from tljax.models.groups import leaf_paths
@@ -62,14 +64,14 @@ class CachedSource(Source):
     def __getitem__(self, index: int, /) -> Any:
         return {"features": self.features[self.rows[index]], "label": int(self.labels[index])}
 
-    def shuffled(self, batch_size: int, seed: int) -> TrainBatches:
+    def shuffled(self, batch_size: int, seed: int, views: int = 1) -> TrainBatches:
         """As `train_batches` of the images, in the same order, with `features` for `image`."""
 
         def read(indices: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
             return {**self._batch(indices), SKIPPED: ()}
 
         made_from = {"images": len(self), "batch_size": batch_size, "seed": seed}
-        return shuffled(len(self), read, batch_size, seed, 0, made_from)
+        return shuffled(len(self) // views, read, batch_size, seed, 0, made_from, views)
 
     def in_order(self, batch_size: int) -> EvalBatches:
         """As `eval_batches` of the images, with `features` for `image`."""
@@ -113,10 +115,10 @@ class Cache:
         )
 
 
-def check(kind: str, groups: int, augmented: bool) -> None:
+def check(kind: str, groups: int, images_change: bool) -> None:
     """Raises InputError if a cache is asked for, and there is nothing to keep in it."""
-    if kind in ("memory", "disk") and (augmented or not groups):
-        why = "images are augmented" if groups else "the first group trains"
+    if kind in ("memory", "disk") and (images_change or not groups):
+        why = "images are augmented anew in every epoch" if groups else "the first group trains"
         raise InputError(f"cache is {kind}, but {why}, so nothing can be kept; set it to auto")
 
 
@@ -127,7 +129,7 @@ def choose(
     preprocessing: Preprocessing,
     sources: list[Source],
     *,
-    augmented: bool,
+    images_change: bool,
     on_disk: bool,
     was: int | None,
     tell: bool,
@@ -137,7 +139,7 @@ def choose(
     Args:
       kind: `auto`, `memory`, `disk` or `off`.
       model, plan, preprocessing, sources: of the run.
-      augmented: whether images change from epoch to epoch, so that there is nothing to keep.
+      images_change: whether they do from epoch to epoch, so that there is nothing to keep.
       on_disk: whether `auto` may write.
       was: number of groups that were kept when the run began, which stays; None: it begins.
       tell: whether to say what is done on stderr.
@@ -149,11 +151,13 @@ def choose(
     groups = plan.frozen_prefix(variables["params"])
     if kind == "off" or was == 0:
         return Cache(0)
-    if not groups or augmented:
+    if not groups or images_change:
         if groups and tell:
             console.print(
-                f"the first {groups} of {len(model.groups)} groups are frozen: with augment=none"
-                " and on_error=fail their output would be computed once"
+                f"the first {groups} of {len(model.groups)} groups, with"
+                f" {_share(model, variables, preprocessing, groups):.0%} of the forward pass, are"
+                " frozen: with augment=none, or fixed views=n of each image, and on_error=fail"
+                " their output would be computed once"
             )
         return Cache(0)
     where = ("disk" if on_disk else "memory") if kind == "auto" else kind
@@ -174,6 +178,18 @@ def choose(
             + f": up to {needed / 1e6:,.1f} MB"
         )
     return Cache(groups, folder) if fits or was else Cache(0)
+
+
+def _share(model: Model, variables: Tree, preprocessing: Preprocessing, groups: int) -> float:
+    """Of the forward pass, by XLA's count, that the first groups take; runs nothing."""
+    image = jax.ShapeDtypeStruct((1, *preprocessing.height_width, 3), jnp.float32)
+
+    def counted(stop: int | None) -> float:
+        run = functools.partial(model.apply, train=False, stop=stop)
+        analysis: Any = jax.jit(run).lower(variables, image).cost_analysis()
+        return float(analysis.get("flops", 0.0))
+
+    return counted(groups) / counted(None)
 
 
 def prefix_output(
@@ -258,7 +274,7 @@ def cached(
 
         compute(source, keep)
         return CachedSource(groups, features, np.arange(len(source)), source.labels)
-    base, rows = _base(source)
+    base, rows = base_of(source)
     key = {
         "prefix": _digest_of_prefix(model, variables, groups),
         "model": repr(_without_head(model)),
@@ -318,14 +334,6 @@ def _fill(
             f"cannot keep features in {entry} ({error.strerror or error}); make room, or set cache"
             " to memory or off"
         ) from error
-
-
-def _base(source: Source) -> tuple[Source, np.ndarray]:
-    """The data set that a source is a part of, and its images' rows there."""
-    rows = np.arange(len(source))
-    while isinstance(source, Subset):
-        rows, source = source.indices[rows], source.source
-    return source, rows
 
 
 def _without_head(model: Model) -> Model:

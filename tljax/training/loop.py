@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from tljax.data import (
     fingerprint,
     skipped_message,
     train_batches,
+)
+from tljax.data import (
+    views as data_views,
 )
 from tljax.errors import InputError
 from tljax.models import NORMALISATIONS, ImageSize, Model, parameter_count, registry
@@ -155,13 +158,17 @@ def fit(
             checkpoints.clear_unfinished()
             if usable := newest_usable(workdir):
                 resumed, best_saved = usable
+        seen, as_seen = train, preprocessing  # what an epoch shows, and how it is brought to size
+        if opt.views is not None:
+            seen = data_views(train, preprocessing, opt.augment, opt.crop_area, opt.views)
+            as_seen = replace(preprocessing, crop_ratio=1.0)
         cache = feature_cache.choose(
             opt.cache,
             model,
             plan,
             preprocessing,
-            [source for source in (train, val, test) if source is not None],
-            augmented=_images_change(opt),
+            [source for source in (seen, val, test) if source is not None],
+            images_change=_images_change(opt),
             on_disk=workdir is not None,
             was=resumed.extra["made_by"]["config"]["cached_groups"] if resumed else None,
             tell=bool(progress),
@@ -191,23 +198,24 @@ def fit(
         key = jax.random.key(opt.seed)
 
         # --- what the leading frozen groups make of the images, once
-        def after_frozen_groups(source: Source) -> Source:
+        def after_frozen_groups(source: Source, preprocessing: Preprocessing) -> Source:
             given = (model, initial, preprocessing, source, leave_if_preempted)
             return cache.through(*given) if cache.groups else source
 
-        seen_by_training = after_frozen_groups(train)
-        seen_by_validation = None if val is None else after_frozen_groups(val)
+        seen_by_training = after_frozen_groups(seen, as_seen)
+        seen_by_validation = None if val is None else after_frozen_groups(val, preprocessing)
 
         # --- data: an endless, seeded, resumable stream
         if isinstance(seen_by_training, CachedSource):
-            batches = seen_by_training.shuffled(opt.batch_size, opt.seed)
+            batches = seen_by_training.shuffled(opt.batch_size, opt.seed, opt.views or 1)
         else:
             batches = train_batches(
-                train,
-                preprocessing,
+                seen,
+                as_seen,
                 batch_size=opt.batch_size,
                 seed=opt.seed,
-                augment=opt.augment,
+                views=opt.views or 1,
+                augment=opt.augment if opt.views is None else "none",
                 crop_area=opt.crop_area,
                 num_workers=opt.num_workers,
                 on_error=opt.on_error,
@@ -381,7 +389,7 @@ def fit(
         }
         if test is not None:
             _log.debug("phase evaluation, test")
-            final = evaluation_of(best.variables, after_frozen_groups(test))
+            final = evaluation_of(best.variables, after_frozen_groups(test, preprocessing))
             examples = best.step * opt.batch_size
             writer.write("test", best.step, examples=examples, **_reported(final))
             summary |= {
@@ -436,7 +444,8 @@ def check_fit(
 
 def _images_change(opt: TrainingOptions) -> bool:
     """Whether one place in the data may hold another image in the next epoch."""
-    return opt.augment != "none" or opt.on_error != "fail"
+    drawn_anew = opt.augment != "none" and opt.views is None
+    return drawn_anew or opt.on_error != "fail"
 
 
 def _learning_rates(opt: TrainingOptions, steps: int) -> np.ndarray:

@@ -39,6 +39,9 @@ class TrainingOptions:
       cache: of the output of the leading frozen groups, where images are not augmented: `memory`,
         `disk`, `off`, or `auto`: disk for a run with a workdir, else memory, if it fits.
       augment: `none`, `crop` (random-resized) or `crop_flip`.
+      views: augmented views of each image, drawn once and the same for every seed; epoch e shows
+        view e modulo `views`. What frozen groups make of them can be kept. None: every epoch draws
+        anew.
       crop_area: smallest and largest share of the image that a random crop covers.
       eval_every: in steps; None: once an epoch.
       checkpoint_every: in steps; None: whenever evaluated.
@@ -65,6 +68,7 @@ class TrainingOptions:
     accumulate: int | None = None
     cache: str = "auto"
     augment: str = "none"
+    views: int | None = None
     crop_area: tuple[float, float] = (0.08, 1.0)
     eval_every: int | None = None
     checkpoint_every: int | None = None
@@ -90,7 +94,7 @@ class TrainingOptions:
         check_known("on_error", self.on_error, ON_ERROR)
         for name in ("batch_size", "epochs", "steps", "clip_norm"):
             self._check(name, "a finite number above 0", lambda value: value > 0)
-        for name in ("accumulate", "eval_every", "checkpoint_every", "log_every", "keep"):
+        for name in ("accumulate", "views", "eval_every", "checkpoint_every", "log_every", "keep"):
             self._check(name, "above 0", lambda value: value > 0)
         for name in ("lr", "weight_decay", "num_workers", "warmup"):
             self._check(name, "a finite number, not negative", lambda value: value >= 0)
@@ -99,6 +103,11 @@ class TrainingOptions:
         self._check("decayed", "a regular expression", _is_regex)
         self._check("crop_area", "two shares, smallest and largest, above 0 and up to 1", _is_area)
         self._check("milestones", "shares of the steps, between 0 and 1", _are_shares)
+        if self.views is not None and self.augment == "none":
+            raise InputError(
+                f"views is {self.views}, but augment is none, so that all of them would be the"
+                " same; set augment, or leave views out"
+            )
 
     def _check(self, name: str, wanted: str, is_right: Callable[[Any], bool]) -> None:
         """Raises InputError unless the field is None, or finite and right."""
