@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tljax.errors import InputError, printable
 from tljax.preemption import EXIT_CODE as PREEMPTED
 from tljax.preemption import Preempted, sigterm_raises
 
+_CALLED = time.monotonic()  # the time to the first step counts from here
 _CONFIG_HELP = (
     "a config file, e.g. configs/fine_tune.py; any field of it can be overridden by"
     " --config.FIELD=VALUE, e.g. --config.lr=0.03 --config.data=folder:PETS"
@@ -28,7 +30,13 @@ def train(args: argparse.Namespace, overrides: list[str]) -> None:
     from tljax.analysis.summary import print_result
     from tljax.training import experiment
 
-    result = experiment.run(config, Path(args.workdir), accept_changes=args.accept_changes)
+    result = experiment.run(
+        config,
+        Path(args.workdir),
+        accept_changes=args.accept_changes,
+        profile=args.profile,
+        called=_CALLED,
+    )
     print_result(result.summary)
 
 
@@ -141,6 +149,12 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="go on with a run although versions, code or devices are not those it began with; its"
         " result names them",
+    )
+
+    train_parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="write a trace of a few steps into DIR/profile, for TensorBoard or ui.perfetto.dev",
     )
 
     evaluate_parser = command(evaluate)

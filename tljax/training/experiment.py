@@ -300,11 +300,17 @@ def load_data(config: ml_collections.ConfigDict) -> Dataset:
 
 
 def run(
-    config: ml_collections.ConfigDict, workdir: Path, *, accept_changes: bool = False
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    *,
+    accept_changes: bool = False,
+    profile: bool = False,
+    called: float | None = None,
 ) -> Result:
     """`tljax train`: trains what the config says in `workdir`, going on where it stopped.
 
-    A run that is done is not run again: its result is read, and its test images are not.
+    A run that is done is not run again: its result is read, and its test images are not. The
+    arguments are those of `fit`.
 
     Raises:
       InputError: for whatever the user can mend; what the workdir held is still there.
@@ -324,7 +330,14 @@ def run(
             summary = _read_if_there(workdir / "result.json", dict)
             rows = read_rows(workdir / "metrics.jsonl")
             return Result(summary, best_variables(workdir), rows)
-    return fit_config(config, workdir, accept_changes=accept_changes, progress=True)
+    return fit_config(
+        config,
+        workdir,
+        accept_changes=accept_changes,
+        progress=True,
+        profile=profile,
+        called=called,
+    )
 
 
 def fit_config(
@@ -333,6 +346,8 @@ def fit_config(
     *,
     accept_changes: bool = False,
     progress: bool = False,
+    profile: bool = False,
+    called: float | None = None,
 ) -> Result:
     """Trains what the config says, in memory, or in a workdir: a new or the same config's."""
     has_source = config.init_from is not None and config.scenario != "from_scratch"
@@ -379,6 +394,8 @@ def fit_config(
             about=about,
             accept_changes=accept_changes,
             progress=progress,
+            profile=profile,
+            called=called,
             **asdict(experiment.options),
         )
 

@@ -48,6 +48,7 @@ from tljax.training.environment import environment, versions
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.feature_cache import CachedSource
 from tljax.training.options import HARMLESS, TrainingOptions
+from tljax.training.profiling import Profiler
 from tljax.training.progress import TrainingProgress
 from tljax.training.step import optimizer, train_step
 from tljax.training.workdir import (
@@ -100,6 +101,8 @@ def fit(
     about: Mapping[str, Any] | None = None,
     accept_changes: bool = False,
     progress: bool = True,
+    profile: bool = False,
+    called: float | None = None,
     **options: Any,
 ) -> Result:
     """Trains under `plan`, keeps the best weights on `val`, touches `test` once, at the end.
@@ -121,6 +124,9 @@ def fit(
       accept_changes: whether a run may go on under other versions, code or devices than it began
         with. Its result then names them, and may differ from that of a run without the change.
       progress: whether to show progress on stderr.
+      profile: whether to write a trace of a few steps into the workdir's `profile`.
+      called: `time.monotonic()` when the user asked for the run, from which the time to its first
+        step counts; None: now.
       **options: fields of `TrainingOptions`.
 
     Raises:
@@ -128,6 +134,7 @@ def fit(
         another run, or a loss that is not finite.
       Preempted: if SIGTERM came; with a workdir, the run is saved.
     """
+    called = called or time.monotonic()
     opt = TrainingOptions(**options)
     train, val, test = (None if s is None else as_source(s) for s in (train, val, test))
     workdir = None if workdir is None else Path(workdir)
@@ -331,6 +338,9 @@ def fit(
 
         # --- the loop
         step = first_step
+        profiler = Profiler(workdir / "profile" if workdir and profile else None, step + 1)
+        opened.callback(profiler.close)
+        timing = {"first_step_seconds": 0.0, "input_wait_seconds": 0.0}
 
         def validation_is_due() -> bool:
             return val is not None and (step % eval_interval == 0 or step == total_steps)
@@ -347,10 +357,20 @@ def fit(
                 while step < total_steps:
                     leave_if_preempted()
                     _log.debug("phase step, step %d", step + 1)
+                    profiler.before(step + 1)
+                    waits_from = time.monotonic()
+                    batch = next(batches)
+                    if step > first_step:  # the first one starts the reader
+                        timing["input_wait_seconds"] += time.monotonic() - waits_from
                     state, step_metrics = step_fn(
-                        state, frozen, next(batches), key, learning_rates[step], weight_decay
+                        state, frozen, batch, key, learning_rates[step], weight_decay
                     )
                     step += 1
+                    if step == first_step + 1:
+                        jax.block_until_ready(step_metrics)
+                        timing["first_step_seconds"] = time.monotonic() - called
+                        bar.tell_first_step(timing["first_step_seconds"])
+                    profiler.after(step, step_metrics)
                     unfetched.append((step, step_metrics))
                     bar.update(step)
                     if step % opt.log_every == 0 or validation_is_due() or step == total_steps:
@@ -412,6 +432,8 @@ def fit(
         }
         _log.debug("phase write")
         if workdir is not None:
+            rounded = {name: round(seconds, 3) for name, seconds in timing.items()}
+            write_atomically(workdir / "timing.json", json.dumps(rounded, indent=2) + "\n")
             write_atomically(workdir / "result.json", json.dumps(summary, indent=2) + "\n")
         return Result(summary, best.variables, writer.rows)
 

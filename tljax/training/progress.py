@@ -61,6 +61,11 @@ class TrainingProgress:
         if self._live:
             self._bar.stop()
 
+    def tell_first_step(self, seconds: float) -> None:
+        """Says how long it took from the command to the end of the first step."""
+        if self._live or self._lines:
+            console.print(f"the first step was done {seconds:.1f} s after the command")
+
     def update(self, step: int, **values: float) -> None:
         """Shows that `step` steps are done; `values` are e.g. `loss` or `val_accuracy`."""
         if not self._began and step > self._start:  # the first step compiles: time from its end on
