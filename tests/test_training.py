@@ -332,6 +332,23 @@ def test_options_may_be_numpy_scalars(digits):
     assert json.loads(json.dumps(result.summary))["seed"] == 3
 
 
+def test_a_trace_of_steps_and_times_are_in_the_workdir(tiny_config, tmp_path):
+    """Also of a run that is shorter than what is traced; and the numbers are the same."""
+    results = {}
+    for steps in (3, 10):
+        for profile in (True, False):
+            workdir = tmp_path / f"{steps}_{profile}"
+            result = experiment.run(tiny_config(steps=steps), workdir, profile=profile)
+            traces = list((workdir / "profile").rglob("*.xplane.pb"))
+            assert len(traces) == int(profile)
+            assert set(json.loads((workdir / "timing.json").read_text())) == {
+                "first_step_seconds",
+                "input_wait_seconds",
+            }
+            results[profile] = without_time(result.summary)
+        assert results[True] == results[False]
+
+
 def test_the_result_has_the_public_fields(tiny_config, tmp_path):
     experiment.run(tiny_config(), tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
