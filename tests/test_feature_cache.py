@@ -12,7 +12,7 @@ import tljax
 from tests.soak.campaign import compare
 from tests.watched import Watched
 from tljax import data as data_lib
-from tljax.data import Preprocessing, views
+from tljax.data import Preprocessing, fixed_views
 from tljax.errors import InputError
 from tljax.models import init
 from tljax.training import feature_cache
@@ -220,7 +220,7 @@ def test_the_images_are_read_once(start, digits):
 def test_each_view_is_computed_once_and_shown_in_turn(start, digits, tmp_path):
     """Three views, 50 images: features are those of the images shown without a cache."""
     model, variables = start
-    shown = views(digits.train, PREPROCESSING, "crop", (0.3, 1.0), 3)
+    shown = fixed_views(digits.train, PREPROCESSING, "crop", (0.3, 1.0), 3)
     count = len(digits.train)
     images = data_lib.train_batches(shown, PREPROCESSING, batch_size=16, seed=0, views=3)
     features = cached(start, shown).shuffled(16, 0, views=3)
@@ -241,7 +241,9 @@ def test_each_view_is_computed_once_and_shown_in_turn(start, digits, tmp_path):
 def test_views_are_the_same_for_every_part_and_seed(digits):
     whole = digits.test
     part = data_lib.Subset(whole, [7, 3])
-    of_whole, of_part = (views(s, PREPROCESSING, "crop_flip", (0.3, 1.0), 2) for s in (whole, part))
+    of_whole, of_part = (
+        fixed_views(s, PREPROCESSING, "crop_flip", (0.3, 1.0), 2) for s in (whole, part)
+    )
     for view in range(2):
         for row, image in enumerate((7, 3)):
             np.testing.assert_array_equal(

@@ -10,7 +10,7 @@ from tljax.data.images import Unreadable, decode, skipped_message
 from tljax.data.pipeline import ON_ERROR, eval_batches, train_batches
 from tljax.data.sources import ArraySource, Dataset, Source, Subset, as_source, fingerprint
 from tljax.data.transforms import Preprocessing, normalise
-from tljax.data.views import views
+from tljax.data.views import fixed_views
 
 __all__ = [
     "ON_ERROR",
@@ -25,9 +25,9 @@ __all__ = [
     "decode",
     "eval_batches",
     "fingerprint",
+    "fixed_views",
     "load",
     "normalise",
     "skipped_message",
     "train_batches",
-    "views",
 ]

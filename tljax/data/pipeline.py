@@ -58,7 +58,7 @@ def train_batches(
         must then be importable, and guarded by `if __name__ == "__main__"`.
       on_error: What to do about an image that cannot be read: `fail`, or `skip`, which takes the
         next one of the source that can be read instead, after the last the first.
-      views: If above 1, the source is `tljax.data.views` of the images: see `shuffled`.
+      views: If above 1, the source is `tljax.data.fixed_views` of the images: see `shuffled`.
 
     Returns:
       An iterator over {"image": uint8 (b, s, s, 3), "label": int32 (b,)} that can be resumed.

@@ -53,7 +53,7 @@ class Views(Source):
         return digest(fingerprint(self._source), repr(made_by))
 
 
-def views(
+def fixed_views(
     source: Source,
     preprocessing: Preprocessing,
     augment: str,

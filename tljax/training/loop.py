@@ -25,11 +25,9 @@ from tljax.data import (
     Source,
     as_source,
     fingerprint,
+    fixed_views,
     skipped_message,
     train_batches,
-)
-from tljax.data import (
-    views as data_views,
 )
 from tljax.errors import InputError
 from tljax.models import NORMALISATIONS, ImageSize, Model, parameter_count, registry
@@ -167,7 +165,7 @@ def fit(
                 resumed, best_saved = usable
         seen, as_seen = train, preprocessing  # what an epoch shows, and how it is brought to size
         if opt.views is not None:
-            seen = data_views(train, preprocessing, opt.augment, opt.crop_area, opt.views)
+            seen = fixed_views(train, preprocessing, opt.augment, opt.crop_area, opt.views)
             as_seen = replace(preprocessing, crop_ratio=1.0)
         cache = feature_cache.choose(
             opt.cache,
