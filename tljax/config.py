@@ -1,7 +1,8 @@
 """The fields of every config, with their defaults; a page under `configs/` sets what it changes."""
 
-import importlib.util
+import importlib.machinery
 import re
+import types
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -129,15 +130,22 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     return values.config
 
 
+class _Page(importlib.machinery.SourceFileLoader):
+    """Leaves no compiled file beside the page, whose folder is the user's."""
+
+    def set_data(self, *_: object, **__: object) -> None:
+        pass
+
+
 def _page(file: Path, argument: str | None) -> ml_collections.ConfigDict:
     if not file.is_file():
         raise InputError(f"there is no config file '{file}'; give the path of one, see configs/")
-    spec = importlib.util.spec_from_file_location("tljax_config_page", file)
-    if spec is None or spec.loader is None:
+    if file.suffix not in importlib.machinery.SOURCE_SUFFIXES:
         raise InputError(f"'{file}' is not a Python file; give a config page, see configs/")
-    page = importlib.util.module_from_spec(spec)
+    loader = _Page("tljax_config_page", str(file))
+    page = types.ModuleType(loader.name)
     try:
-        spec.loader.exec_module(page)
+        loader.exec_module(page)
         config = page.get_config(argument)
     except InputError:
         raise
