@@ -64,7 +64,8 @@ class TrainingProgress:
     def tell_first_step(self, seconds: float) -> None:
         """Says how long it took from the command to the end of the first step."""
         if self._live or self._lines:
-            console.print(f"the first step was done {seconds:.1f} s after the command")
+            first = self._start + 1
+            console.print(f"step {first}/{self._steps}  done {seconds:.1f} s after the command")
 
     def update(self, step: int, **values: float) -> None:
         """Shows that `step` steps are done; `values` are e.g. `loss` or `val_accuracy`."""
