@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.models.arithmetic import convolve, max_pool
+from tljax.models.batch_norm import BatchNorm
 from tljax.models.groups import Groups, Modes, cut, per_group
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
@@ -44,7 +45,7 @@ class ConvNorm(nn.Module):
             conv_general_dilated=convolve,
             name="conv",
         )(x)
-        return nn.BatchNorm(
+        return BatchNorm(
             use_running_average=not batch_statistics,
             momentum=0.9,
             epsilon=self.batch_norm_eps,

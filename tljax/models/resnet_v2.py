@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.models.arithmetic import convolve, max_pool
+from tljax.models.batch_norm import BatchNorm
 from tljax.models.groups import Groups, Modes, cut, per_group
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
@@ -231,7 +232,7 @@ class ResNetV2(nn.Module):
     def _norm(self, batch_statistics: bool) -> Callable[..., nn.Module]:
         if self.normalisation == "batch":
             return functools.partial(
-                nn.BatchNorm,
+                BatchNorm,
                 use_running_average=not batch_statistics,
                 momentum=0.9,
                 epsilon=self.norm_eps,

@@ -1,0 +1,106 @@
+"""A step of fine-tuning a ViT written by hand in plain JAX: no modules, no plan, no optax.
+
+What it leaves out is what tljax adds: whatever tljax's step costs more is tljax's. It multiplies
+matrices in the same forms, since those are a matter of XLA and not of the framework.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import tljax
+from benchmarks import jobs
+from benchmarks.jobs import Network
+from tljax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+
+Params = dict[str, Any]
+HEADS, EPS = 6, 1e-6
+
+
+def dense(p: Params, x: jax.Array) -> jax.Array:
+    rows = x.reshape(-1, x.shape[-1]) @ p["kernel"]
+    return rows.reshape(*x.shape[:-1], -1) + p["bias"]
+
+
+def norm(p: Params, x: jax.Array) -> jax.Array:
+    mean = x.mean(-1, keepdims=True)
+    variance = jnp.maximum((x * x).mean(-1, keepdims=True) - mean * mean, 0.0)
+    return (x - mean) * (jax.lax.rsqrt(variance + EPS) * p["scale"]) + p["bias"]
+
+
+def block(p: Params, x: jax.Array) -> jax.Array:
+    n, t, d = x.shape
+    qkv = dense(p["attn"]["qkv"], norm(p["norm1"], x))
+    q, k, v = qkv.reshape(n, t, 3, HEADS, d // HEADS).transpose(2, 0, 3, 1, 4)
+    weights = jax.nn.softmax((q * (d // HEADS) ** -0.5) @ k.swapaxes(-2, -1))
+    y = (weights @ v).transpose(0, 2, 1, 3).reshape(n, t, d)
+    x = x + dense(p["attn"]["proj"], y) * p["ls1"]["gamma"]
+    y = jax.nn.gelu(dense(p["mlp"]["fc1"], norm(p["norm2"], x)), approximate=False)
+    return x + dense(p["mlp"]["fc2"], y) * p["ls2"]["gamma"]
+
+
+def logits(p: Params, images: jax.Array) -> jax.Array:
+    x = (images.astype(jnp.float32) / 255 - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+    kernel = p["embed"]["patch"]["kernel"]
+    side, n = kernel.shape[0], x.shape[0]
+    rows, columns = x.shape[1] // side, x.shape[2] // side
+    x = x.reshape(n, rows, side, columns, side, 3).transpose(0, 1, 3, 2, 4, 5)
+    flat = {"kernel": kernel.reshape(-1, kernel.shape[-1]), "bias": p["embed"]["patch"]["bias"]}
+    x = dense(flat, x.reshape(n, rows * columns, -1))
+    token = jnp.broadcast_to(p["embed"]["cls_token"], (n, 1, x.shape[-1]))
+    x = jnp.concatenate([token, x], axis=1) + p["embed"]["pos_embed"]
+    for b in range(sum(name.startswith("block") for name in p)):
+        x = block(p[f"block{b}"], x)
+    return dense(p["head"], norm(p["norm"], x[:, 0]))
+
+
+def loss(p: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits(p, images)), labels[:, None], axis=1)
+    return -chosen.mean()
+
+
+def step_function(network: Network, folder: Path, batch: int, parts: int) -> Any:
+    """A function that takes one step of SGD with momentum, and waits for it.
+
+    The batch goes through the network in `parts`, their gradients added up. Its attribute
+    `compiled` is the program.
+    """
+    _, variables, _ = tljax.load(
+        network.name,
+        init_from=jobs.weights_of(network, folder),
+        num_classes=jobs.CLASSES,
+        image_size=network.pixels,
+    )
+
+    def gradient(p: Params, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, Params]:
+        if parts == 1:
+            return jax.value_and_grad(loss)(p, images, labels)
+
+        def add(total: Any, part: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(p, *part)), None
+
+        split = [x.reshape(parts, -1, *x.shape[1:]) for x in (images, labels)]
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, p))
+        total, _ = jax.lax.scan(add, zero, split)
+        return jax.tree.map(lambda x: x / parts, total)
+
+    def step(p: Params, velocity: Params, images: jax.Array, labels: jax.Array) -> Any:
+        value, g = gradient(p, images, labels)
+        velocity = jax.tree.map(lambda v, g: jobs.MOMENTUM * v + g, velocity, g)
+        p = jax.tree.map(lambda p, v: p - jobs.LEARNING_RATE * v, p, velocity)
+        return p, velocity, value
+
+    images, labels = (jnp.asarray(x) for x in jobs.images_of(network.pixels, batch))
+    params = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables["params"])
+    velocity = jax.tree.map(jnp.zeros_like, params)
+    program = jax.jit(step, donate_argnums=(0, 1)).lower(params, velocity, images, labels).compile()
+
+    def run() -> None:
+        nonlocal params, velocity
+        params, velocity, value = program(params, velocity, images, labels)
+        jax.block_until_ready((params, value))
+
+    run.compiled = program  # type: ignore[attr-defined]
+    return run

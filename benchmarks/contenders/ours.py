@@ -1,0 +1,235 @@
+"""tljax, as its users call it."""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import tljax
+from benchmarks import jobs
+from benchmarks.jobs import Job, Network
+from benchmarks.timing import median_seconds, timed
+from tljax.analysis.cost import group_flops
+from tljax.training import micro_batches
+from tljax.training import state as state_lib
+from tljax.training.step import optimizer, predict_step, train_step
+
+
+def plan_of(scenario: str, groups: Any, k: int) -> tljax.TransferPlan:
+    """The plan of a job's scenario."""
+    if scenario == "freeze_first":
+        return tljax.freeze_first(groups, k)
+    if scenario == "fine_tune":
+        return tljax.fine_tune(groups, backbone=jobs.BACKBONE_RATE)
+    return {
+        "feature_extraction": tljax.feature_extraction,
+        "from_scratch": tljax.from_scratch,
+    }[scenario](groups)
+
+
+def job(job: Job, folder: Path, epochs: int, images: int | None = None) -> dict[str, Any]:
+    """The training, the cache of frozen groups built inside it; `images`: fewer than the job's."""
+    network = job.network
+    train = jobs.images_of(network.pixels, images or job.images)
+    model, variables, preprocessing = _load(network, folder)
+    plan = plan_of(job.scenario, model.groups, network.k)
+    keeps = plan.frozen_prefix(variables["params"]) > 0
+    seconds, result = timed(
+        lambda: tljax.fit(
+            model,
+            variables,
+            plan,
+            train,
+            None,
+            preprocessing=preprocessing,
+            batch_size=jobs.BATCH,
+            epochs=epochs,
+            lr=jobs.LEARNING_RATE,
+            momentum=jobs.MOMENTUM,
+            schedule="constant",
+            log_every=len(train[1]) // jobs.BATCH,
+            cache="memory" if keeps else "off",
+            progress=False,
+        )
+    )
+    losses = [row["loss"] for row in result.history if row["event"] == "train"]
+    return {"seconds": seconds, "epochs": epochs, "loss": losses[-1]}
+
+
+def forward(network: Network, folder: Path, batch: int) -> dict[str, float]:
+    """Seconds in which a batch is classified."""
+    model, variables, preprocessing = _load(network, folder)
+    step = predict_step(model, preprocessing)
+    given = {"image": jnp.asarray(jobs.images_of(network.pixels, batch)[0])}
+    seconds = median_seconds(lambda: jax.block_until_ready(step(variables, given)))
+    return {"seconds": seconds, "flops": batch * sum(group_flops(model, variables, network.pixels))}
+
+
+def step(network: Network, folder: Path, batch: int, scenario: str) -> dict[str, float]:
+    """Seconds of one step of training, from images."""
+    run = step_function(network, folder, batch, scenario)
+    return {"seconds": median_seconds(run)}
+
+
+def step_function(
+    network: Network, folder: Path, batch: int, scenario: str, accumulate: int | None = None
+) -> Any:
+    """A function that takes one step of tljax's training and waits for it.
+
+    Its attribute `compiled` is the program.
+    """
+    model, variables, preprocessing = _load(network, folder)
+    plan = plan_of(scenario, model.groups, network.k)
+    tx = optimizer(plan, "sgd", ".*kernel", jobs.MOMENTUM, None)
+    state, frozen = state_lib.create(plan, variables, tx)
+    accumulate = accumulate or micro_batches.suited_to_training(
+        model, plan, network.pixels, batch, 0
+    )
+    compiled = train_step(model, plan, preprocessing, tx, 0, accumulate)
+    images, labels = jobs.images_of(network.pixels, batch)
+    rest = (
+        frozen,
+        {"image": jnp.asarray(images), "label": jnp.asarray(labels)},
+        jax.random.key(0),
+        np.float32(jobs.LEARNING_RATE),
+        np.float32(0.0),
+    )
+    program = compiled.lower(state, *rest).compile()
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = program(state, *rest)
+        jax.block_until_ready((state, metrics))
+
+    run.compiled = program  # type: ignore[attr-defined]
+    return run
+
+
+def growth(
+    network: Network, folder: Path, pixels: int, images: int, epochs: int, k: int
+) -> dict[str, float]:
+    """Seconds of a training that freezes the first k groups, beside what the law says.
+
+    `forwards` are forward passes of the whole network that the law allows it: each image once
+    through the frozen share phi, and each step 3 (1 - phi) an image.
+    """
+    network = replace(network, pixels=pixels)
+    model, variables, preprocessing = _load(network, folder)
+    plan = tljax.freeze_first(model.groups, k)
+
+    def fit(count: int, epochs: int) -> None:
+        tljax.fit(
+            model,
+            variables,
+            plan,
+            jobs.images_of(pixels, count),
+            None,
+            preprocessing=preprocessing,
+            batch_size=jobs.BATCH,
+            epochs=epochs,
+            lr=jobs.LEARNING_RATE,
+            cache="memory" if k else "off",
+            progress=False,
+        )
+
+    fit(jobs.BATCH, 1)  # compiles
+    seconds, _ = timed(lambda: fit(images, epochs))
+    counts = group_flops(model, variables, pixels)
+    phi = sum(counts[:k]) / sum(counts)
+    step = predict_step(model, preprocessing)
+    given = {"image": jnp.asarray(jobs.images_of(pixels, jobs.BATCH)[0])}
+    forward_seconds = median_seconds(lambda: jax.block_until_ready(step(variables, given)), 3.0)
+    return {
+        "seconds": seconds,
+        "forwards": images * (phi + 3 * (1 - phi) * epochs),
+        "forward_seconds": forward_seconds / jobs.BATCH,
+    }
+
+
+def start(folder: Path, scenario: str) -> dict[str, float]:
+    """Seconds from the command `tljax train` to the end of its first step, DINOv2-small, 224 px."""
+    network = jobs.NETWORKS["vit_small"]
+    with tempfile.TemporaryDirectory() as workdir:
+        command = [sys.executable, "-m", "tljax.cli", "train", "--workdir", workdir]
+        command += [
+            f"--config=configs/{scenario}.py",
+            "--config.data=embedded:digits",
+            f"--config.model={network.name}",
+            f"--config.init_from={jobs.weights_of(network, folder)}",
+            f"--config.image_size={network.pixels}",
+            "--config.train_size=20",
+            "--config.val_fraction=0.01",
+            "--config.batch_size=8",
+            "--config.steps=1",
+        ]
+        seconds, _ = timed(lambda: subprocess.run(command, check=True, capture_output=True))
+        timing = json.loads((Path(workdir) / "timing.json").read_text())
+    return {"seconds": timing["first_step_seconds"], "whole_command": seconds}
+
+
+def against_minimal(network: Network, folder: Path, pairs: int = 20) -> dict[str, float]:
+    """tljax's step over a minimal one in plain JAX: FLOPs, bytes, and seconds in turn.
+
+    FLOPs and bytes are XLA's of a batch of 4 in one part, since it counts a loop's body once; the
+    time is that of a batch of 4, too, and of the job's batch in parts, as tljax takes it.
+    """
+    from benchmarks.contenders import minimal_jax
+
+    model, *_ = _load(network, folder)
+    plan = tljax.from_scratch(model.groups)
+    parts = micro_batches.suited_to_training(model, plan, network.pixels, jobs.BATCH)
+    found: dict[str, float] = {}
+    for label, batch, n in (("batch 4", 4, 1), (f"batch {jobs.BATCH}", jobs.BATCH, parts)):
+        one = step_function(network, folder, batch, "from_scratch", n)
+        other = minimal_jax.step_function(network, folder, batch, n)
+        if n == 1:
+            costs = [run.compiled.cost_analysis() for run in (one, other)]
+            for name in ("flops", "bytes accessed"):
+                found[name] = costs[0][name] / costs[1][name]
+        for run in (one, other):
+            run()
+        ratios = [timed(one)[0] / timed(other)[0] for _ in range(pairs)]
+        found[f"seconds, {label}"] = statistics.median(ratios)
+    return found
+
+
+def warm_epoch(network: Network, folder: Path, images: int) -> dict[str, float]:
+    """Seconds of an epoch of S1 whose features are on disk: twenty epochs, less what one takes."""
+    model, variables, preprocessing = _load(network, folder)
+    train = jobs.images_of(network.pixels, images)
+
+    def fit(epochs: int) -> None:
+        tljax.fit(
+            model,
+            variables,
+            tljax.feature_extraction(model.groups),
+            train,
+            None,
+            preprocessing=preprocessing,
+            batch_size=jobs.BATCH,
+            epochs=epochs,
+            lr=jobs.LEARNING_RATE,
+            cache="disk",
+            progress=False,
+        )
+
+    fit(1)  # which fills it
+    few, many = (timed(lambda n=n: fit(n))[0] for n in (1, 21))
+    return {"seconds": (many - few) / 20}
+
+
+def _load(network: Network, folder: Path) -> tuple[Any, Any, Any]:
+    return tljax.load(
+        network.name,
+        init_from=jobs.weights_of(network, folder),
+        num_classes=jobs.CLASSES,
+        image_size=network.pixels,
+    )

@@ -1,0 +1,163 @@
+"""PyTorch with timm, frozen by `requires_grad=False`, as most people fine-tune."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file
+from timm.models.resnet import BasicBlock, ResNet
+
+from benchmarks import jobs
+from benchmarks.jobs import Job, Network
+from benchmarks.timing import median_seconds
+from tljax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def job(
+    job: Job, folder: Path, epochs: int, by_hand: bool = False, compiled: bool = False
+) -> dict[str, Any]:
+    """The training, up to `epochs` epochs of it; `epoch_seconds` says what each took.
+
+    Args:
+      by_hand: S1 with features computed once before, by somebody who thinks of it.
+      compiled: through `torch.compile`.
+    """
+    images, labels = jobs.images_of(job.network.pixels, job.images)
+    model = build(job.network, folder)
+    began = time.perf_counter()
+    parameters = freeze(model, job)
+    groups = [{"params": p, "lr": rate * jobs.LEARNING_RATE} for p, rate in parameters]
+    optimizer = torch.optim.SGD(groups, momentum=jobs.MOMENTUM)
+    pixels, targets = torch.from_numpy(images), torch.from_numpy(labels).long()
+    network = torch.compile(model) if compiled else model
+    if by_hand:
+        network = model.get_classifier()
+        with torch.no_grad():
+            seen = torch.cat(
+                [
+                    model.forward_head(model.forward_features(prepared(part)), pre_logits=True)
+                    for part in pixels.split(jobs.BATCH)
+                ]
+            )
+    epoch_seconds, loss = [], torch.zeros(())
+    for epoch in range(epochs):
+        start = time.perf_counter()
+        generator = torch.Generator().manual_seed(epoch)
+        for rows in torch.randperm(len(targets), generator=generator).split(jobs.BATCH):
+            given = seen[rows] if by_hand else prepared(pixels[rows])
+            loss = _step(network, optimizer, given, targets[rows].to(DEVICE))
+        loss.item()  # waits
+        epoch_seconds.append(time.perf_counter() - start)
+    seconds = time.perf_counter() - began
+    return {
+        "seconds": seconds,
+        "epochs": epochs,
+        "epoch_seconds": epoch_seconds,
+        "loss": float(loss),
+    }
+
+
+def forward(network: Network, folder: Path, batch: int, form: str = "plain") -> dict[str, float]:
+    """Seconds in which a batch is classified; `form`: plain, channels_last or compiled."""
+    model = build(network, folder).eval()
+    images = prepared(torch.from_numpy(jobs.images_of(network.pixels, batch)[0]))
+    model, images = _in_form(model, images, form)
+
+    def run() -> None:
+        with torch.inference_mode():
+            model(images).sum().item()
+
+    return {"seconds": median_seconds(run)}
+
+
+def step(
+    network: Network, folder: Path, batch: int, scenario: str, form: str = "plain"
+) -> dict[str, float]:
+    """Seconds of one step of training, from images."""
+    model = build(network, folder)
+    parameters = freeze(model, Job(network, scenario, batch, 1))
+    groups = [{"params": p, "lr": rate * jobs.LEARNING_RATE} for p, rate in parameters]
+    optimizer = torch.optim.SGD(groups, momentum=jobs.MOMENTUM)
+    images, labels = jobs.images_of(network.pixels, batch)
+    given = prepared(torch.from_numpy(images))
+    targets = torch.from_numpy(labels).long().to(DEVICE)
+    model, given = _in_form(model, given, form)
+    return {"seconds": median_seconds(lambda: _step(model, optimizer, given, targets).item())}
+
+
+def build(network: Network, folder: Path) -> Any:
+    """timm's network with the same weights, and a head of zeros."""
+    if network.name == "resnet10_32":
+        model = ResNet(BasicBlock, (1, 1, 1, 1), jobs.CLASSES, channels=(16, 32, 64, 128))
+        model.conv1 = torch.nn.Conv2d(3, 16, 3, 2, 1, bias=False)
+        model.bn1, model.maxpool = torch.nn.BatchNorm2d(16), torch.nn.Identity()
+        model.layer1[0] = BasicBlock(16, 16)
+    else:
+        size = {"img_size": network.pixels} if "vit" in network.name else {}
+        model = timm.create_model(network.name, num_classes=jobs.CLASSES, **size)
+    state = load_file(jobs.weights_of(network, folder))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + unexpected
+    assert not wrong, wrong
+    return model.to(DEVICE)
+
+
+def freeze(model: Any, job: Job) -> list[tuple[list[Any], float]]:
+    """Freezes what the scenario freezes, BatchNorm included; (parameters, rate) of the rest."""
+    stages = _stages(model)
+    first = {"feature_extraction": len(stages) - 1, "freeze_first": job.network.k}
+    model.train()
+    for stage in stages[: first.get(job.scenario, 0)]:
+        for module in stage:
+            if isinstance(module, torch.nn.Parameter):
+                module.requires_grad = False
+            else:
+                module.eval()
+                module.requires_grad_(False)
+    head = list(model.get_classifier().parameters())
+    theirs = {id(p) for p in head}
+    body = [p for p in model.parameters() if p.requires_grad and id(p) not in theirs]
+    rate = jobs.BACKBONE_RATE if job.scenario == "fine_tune" else 1.0
+    return [(body, rate), (head, 1.0)] if body else [(head, 1.0)]
+
+
+def _stages(model: Any) -> list[list[Any]]:
+    """tljax's groups, input first."""
+    if hasattr(model, "blocks"):
+        embed = [model.patch_embed, model.cls_token, model.pos_embed]
+        blocks = [[block] for block in model.blocks]
+        blocks[-1] += [model.norm, model.fc_norm]
+        return [embed, *blocks, [model.get_classifier()]]
+    layers = (model.layer1, model.layer2, model.layer3, model.layer4)
+    blocks = [[block] for layer in layers for block in layer]
+    return [[model.conv1, model.bn1], *blocks, [model.get_classifier()]]
+
+
+def prepared(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (n, h, w, 3) to normalised float32 (n, 3, h, w)."""
+    x = images.to(DEVICE).permute(0, 3, 1, 2).float().div_(255)
+    mean, std = (
+        torch.tensor(v, device=DEVICE).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return (x - mean) / std
+
+
+def _in_form(model: Any, images: torch.Tensor, form: str) -> tuple[Any, torch.Tensor]:
+    if form == "channels_last":
+        return (
+            model.to(memory_format=torch.channels_last),
+            images.to(memory_format=torch.channels_last),
+        )
+    return (torch.compile(model) if form == "compiled" else model), images
+
+
+def _step(model: Any, optimizer: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    optimizer.zero_grad()
+    loss = torch.nn.functional.cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()

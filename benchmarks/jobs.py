@@ -1,0 +1,117 @@
+"""What is timed: the same images, weights, batches and epochs for every contender.
+
+| job | scenario | images | epochs |
+|---|---|---|---|
+| S1 | feature extraction: a new head on frozen features | 256 | 10 |
+| S2 | freeze first: all but the last blocks and the head are frozen | 256 | 10 |
+| S3 | from scratch | 64 | 1 |
+| S4 | fine-tune: everything moves, the backbone at a tenth of the rate | 64 | 1 |
+
+Batches of 32, SGD with momentum, float32, no augmentation. Images lie in memory as uint8, of the
+network's size, so that reading and resizing are nobody's; each contender normalises them itself.
+"""
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+BATCH = 32
+CLASSES = 10
+LEARNING_RATE = 0.01
+MOMENTUM = 0.9
+BACKBONE_RATE = 0.1  # S4: of the learning rate
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that every contender has.
+
+    Attributes:
+      name: in tljax.
+      pixels: side of its images.
+      k: groups that S2 freezes.
+    """
+
+    name: str
+    pixels: int
+    k: int
+
+
+NETWORKS = {
+    "vit_small": Network("vit_small_patch14_dinov2", 224, k=10),
+    "resnet50": Network("resnet50", 224, k=14),
+    "resnet10": Network("resnet10_32", 32, k=3),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, whole: from images and weights in memory to trained weights."""
+
+    network: Network
+    scenario: str
+    images: int
+    epochs: int
+
+
+_SCENARIOS = {
+    "S1": ("feature_extraction", 256, 10),
+    "S2": ("freeze_first", 256, 10),
+    "S3": ("from_scratch", 64, 1),
+    "S4": ("fine_tune", 64, 1),
+}
+JOBS = {
+    f"{network}/{label}": Job(NETWORKS[network], *_SCENARIOS[label])
+    for network in NETWORKS
+    for label in _SCENARIOS
+}
+
+
+@functools.cache
+def images_of(pixels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(images uint8 (count, pixels, pixels, 3), labels int32 (count,)): real photographs' pixels.
+
+    Tiles of ten photographs, enlarged; what they show does not matter to the time they take.
+    """
+    from PIL import Image
+
+    from tljax.data import load
+
+    tiles = load("embedded:textures").train
+    chosen = np.random.default_rng(0).choice(len(tiles), count, replace=count > len(tiles))
+    images = [
+        Image.fromarray(tiles[int(i)]["image"]).resize((pixels, pixels), Image.Resampling.BICUBIC)
+        for i in chosen
+    ]
+    return np.stack(images), tiles.labels[chosen].astype(np.int32)
+
+
+def weights_of(network: Network, folder: Path) -> Path:
+    """A file of the network's weights under timm's names, made once.
+
+    DINOv2's own where `TLJAX_CHECKPOINTS` holds them, else random ones: they decide no time.
+    """
+    from safetensors.numpy import save_file
+
+    import tljax
+    from tljax.checkpoints import rules
+    from tljax.checkpoints.export import family_of
+
+    path = folder / f"{network.name}_{network.pixels}.safetensors"
+    if not path.exists():
+        source = Path(os.environ.get("TLJAX_CHECKPOINTS", "")) / "dinov2_small_hf.safetensors"
+        known = source.is_file() and network.name == "vit_small_patch14_dinov2"
+        model, variables, _ = tljax.load(
+            network.name,
+            init_from=source if known else None,
+            num_classes=CLASSES,
+            image_size=network.pixels,
+        )
+        tensors = rules.unconvert(
+            family_of("timm", network.name, model), model, rules.flatten(variables)
+        )
+        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
+    return path
