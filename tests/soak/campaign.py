@@ -77,8 +77,9 @@ def compare(straight: Path, killed: Path) -> list[str]:
         del result["wall_seconds"]
     if results[0] != results[1]:
         found.append(f"result.json: {results}")
-    if (straight / "metrics.jsonl").read_bytes() != (killed / "metrics.jsonl").read_bytes():
-        found.append("metrics.jsonl")
+    for name in ("metrics.jsonl", "predictions.npz"):
+        if (straight / name).read_bytes() != (killed / name).read_bytes():
+            found.append(name)
     before, after = (Checkpoints(w / "checkpoints") for w in (straight, killed))
     if not {before.steps()[0], results[0]["best_step"]} <= set(after.steps()):
         found.append(f"checkpoints: {before.steps()} and {after.steps()}")

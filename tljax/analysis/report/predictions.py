@@ -1,0 +1,362 @@
+"""What a setting takes for what, how sure it is, and where it is most surely wrong."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tljax import data as data_lib
+from tljax.analysis import statistics
+from tljax.analysis.calibration import BINS, Reliability, reliability
+from tljax.analysis.report.figures import COLOURS, INK, Gallery, percent_axis
+from tljax.analysis.report.labels import Places, differing, plain, shown
+from tljax.analysis.report.page import table
+from tljax.analysis.report.runs import Collection, Setting, best
+from tljax.analysis.report.words import count, percent, percent_interval, words
+from tljax.data import Source, Task
+from tljax.errors import InputError
+from tljax.training.answers import Answers
+
+_MATRIX = 25  # classes at most, or a matrix cannot be read
+_WRITTEN = 12  # classes at most, or the numbers in it cannot
+_LISTED = 20  # classes, or pairs of them, in a table
+_MISTAKES = 12
+_SIDE = 96  # pixels of a thumbnail at most
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """One task of a setting, by seed.
+
+    Attributes:
+      task: whose classes.
+      setting, among: the setting, and among how many on this data it was the best on validation.
+      answers: of each seed, within the task.
+    """
+
+    task: Task
+    setting: Setting
+    among: int
+    answers: Mapping[int, Answers]
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """int (classes, classes): images by true and by predicted class, summed over seeds."""
+        size = len(self.task.class_names)
+        total = np.zeros((size, size), np.int64)
+        for answers in self.answers.values():
+            np.add.at(total, (answers.labels, answers.predicted), 1)
+        return total
+
+
+def predictions_section(runs: Collection, names: Places, gallery: Gallery) -> str:
+    """A part for each task of each data set whose runs keep their answers."""
+    parts = []
+    for data in sorted({setting.place.data for setting in runs.settings}):
+        rivals = [
+            setting
+            for setting in runs.settings
+            if setting.place.data == data and all(r.answers for r in setting.runs.values())
+        ]
+        if rivals:
+            chosen = best(rivals)
+            first_class = 0
+            for task in chosen.setting.first.tasks:
+                span = (first_class, first_class + len(task.class_names))
+                first_class = span[1]
+                answers = {
+                    seed: run.answers.within(*span)
+                    for seed, run in chosen.setting.runs.items()
+                    if run.answers is not None
+                }
+                answered = _Answered(task, chosen.setting, chosen.among, answers)
+                parts.append(_part(answered, rivals, names, gallery))
+    if not parts:
+        return ""
+    every = "\n".join(parts)
+    return f"""<section>
+<h2>Predictions on test images</h2>
+<p>Of one setting for each data set: the one with the highest mean validation accuracy. They were
+kept when the run tested its best weights; the test images were not classified again.</p>
+{every}
+</section>"""
+
+
+def _part(answered: _Answered, rivals: Sequence[Setting], names: Places, gallery: Gallery) -> str:
+    setting, task = answered.setting, answered.task
+    several = len(setting.first.tasks) > 1
+    title = names.data(setting.place.data)
+    heading = f"{shown(task.name)} (together with others)" if several else shown(title)
+    what = [words(setting.scenario), shown(setting.place.model)]
+    what += [f"{setting.place.train_size:,} training images", differing(setting, rivals)]
+    said = ", ".join(text for text in what if text)
+    among = f", the best of {count(answered.among, 'setting')} on validation"
+    confusion = answered.confusion
+    alt = plain(task.name if several else title)
+    reliabilities = {
+        seed: reliability(a.confidences, a.predicted == a.labels)
+        for seed, a in answered.answers.items()
+    }
+    ece = statistics.mean_interval([r.ece for r in reliabilities.values()])
+    matrix = ""
+    if len(confusion) <= _MATRIX:
+        matrix = f"""<figure>
+<h4>Confusion matrix</h4>
+{_matrix(confusion, task.class_names, alt, gallery)}
+<figcaption><p>Row: true class; column: predicted class; per cent of the row, over all
+seeds.</p></figcaption>
+</figure>"""
+    return f"""<h3>{heading}</h3>
+<p>{said}{among if answered.among > 1 else ""}; {count(len(setting.runs), "seed")}.</p>
+<div class="panels">
+{matrix}
+<figure>
+<h4>Reliability</h4>
+{_diagram(list(reliabilities.values()), alt, gallery)}
+<figcaption><p>Expected calibration error {percent_interval(ece)} points: the mean distance between
+confidence and accuracy over {BINS} equal-width bins, weighted by their images (Guo et al. 2017).
+Below the diagonal the network is surer than it is right. Bars below: the share of images in each
+bin.</p></figcaption>
+</figure>
+</div>
+{_classes(answered, confusion)}
+{_confusions(confusion, task.class_names)}
+{_mistakes(answered)}"""
+
+
+def _matrix(confusion: np.ndarray, class_names: Sequence[str], alt: str, gallery: Gallery) -> str:
+    from matplotlib.patches import Rectangle
+
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    size = len(confusion)
+
+    def paint(axes: Any) -> None:
+        for row, column in zip(*np.nonzero(confusion), strict=True):
+            share = float(shares[row, column])
+            right = bool(row == column)
+            colour = COLOURS["fine_tune" if right else "feature_extraction"]
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(
+                Rectangle(corner, 1, 1, facecolor=colour, alpha=0.15 + 0.75 * share, linewidth=0)
+            )
+            if size <= _WRITTEN and share >= 0.005:
+                text = f"{100 * share:.0f}"
+                axes.text(column, row, text, ha="center", va="center", fontsize=9, color=INK)
+        short = [_shortened(name) for name in class_names]
+        fontsize = 10 if size <= _WRITTEN else 7
+        turned = any(len(name) > 2 for name in short)
+        axes.set_xticks(range(size), short, fontsize=fontsize, rotation=90 if turned else 0)
+        axes.set_yticks(range(size), short, fontsize=fontsize)
+        axes.set_xlim(-0.5, size - 0.5)
+        axes.set_ylim(size - 0.5, -0.5)
+        axes.tick_params(length=0)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+
+    longest = max(len(_shortened(name)) for name in class_names)
+    margin = 0.12 + 0.011 * longest
+    place = (margin, margin, 0.97 - margin, 0.97 - margin)
+    name = f"confusion_{len(gallery.pngs)}"
+    return gallery.draw(name, f"Confusion matrix of {alt}", paint, (5, 5), place)
+
+
+def _diagram(parts: Sequence[Reliability], alt: str, gallery: Gallery) -> str:
+    counts = np.sum([part.counts for part in parts], axis=0)
+    safe = np.where(counts > 0, counts, np.nan)
+    confidence = np.nansum([p.confidence * p.counts for p in parts], axis=0) / safe
+    accuracy = np.nansum([p.accuracy * p.counts for p in parts], axis=0) / safe
+
+    def paint(axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        middles = (np.arange(len(counts)) + 0.5) / len(counts)
+        axes.bar(
+            middles,
+            0.25 * counts / counts.sum(),
+            width=0.8 / len(counts),
+            color=INK,
+            alpha=0.25,
+            linewidth=0,
+        )
+        filled = counts > 0
+        axes.plot(
+            confidence[filled], accuracy[filled], "o-", color=COLOURS["fine_tune"], linewidth=1.8
+        )
+        axes.set_xlim(0, 1.02)
+        ticks = np.linspace(0, 1, 6)
+        axes.set_xticks(ticks, [f"{100 * tick:.0f}" for tick in ticks])
+        axes.set_xlabel("confidence, %")
+        percent_axis(axes, "accuracy, %")
+
+    name = f"reliability_{len(gallery.pngs)}"
+    return gallery.draw(name, f"Reliability diagram of {alt}", paint)
+
+
+def _classes(answered: _Answered, confusion: np.ndarray) -> str:
+    """Accuracy of each class, with its interval over seeds; of many classes the worst."""
+    names = answered.task.class_names
+    by_seed: list[dict[int, float]] = [{} for _ in names]
+    for seed, answers in answered.answers.items():
+        totals = np.bincount(answers.labels, minlength=len(names))
+        right = answers.labels[answers.labels == answers.predicted]
+        rights = np.bincount(right, minlength=len(names))
+        for label in np.flatnonzero(totals).tolist():
+            by_seed[label][seed] = float(rights[label] / totals[label])
+    present = [label for label in range(len(names)) if by_seed[label]]
+    means = {label: float(np.mean(list(by_seed[label].values()))) for label in present}
+    listed = sorted(present, key=lambda label: means[label])[:_LISTED]
+    if len(present) <= _LISTED:
+        listed = present
+    rows = []
+    for label in listed:
+        wrong = confusion[label].copy()
+        wrong[label] = 0
+        interval = statistics.mean_interval(list(by_seed[label].values()))
+        images = round(confusion[label].sum() / len(by_seed[label]))
+        taken = "&#8211;"
+        if wrong.any():
+            taken = f"{shown(names[wrong.argmax()])} ({percent(wrong.max() / wrong.sum())})"
+        bar = f'<span class="bar" style="--share:{100 * means[label]:.1f}%"></span>'
+        rows.append([shown(names[label]), f"{images:,}", percent_interval(interval) + bar, taken])
+    entries = table(["class", "images", "accuracy, %", "most taken for (of its mistakes)"], rows)
+    worst = f", the {len(listed)} worst of {len(present):,}" if len(listed) < len(present) else ""
+    return f"<h4>Accuracy by class{worst}</h4>\n{entries}"
+
+
+def _confusions(confusion: np.ndarray, names: Sequence[str]) -> str:
+    """In place of a matrix that nobody could read: the commonest mistakes."""
+    if len(confusion) <= _MATRIX:
+        return ""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_LISTED]
+    pairs = [divmod(int(place), len(names)) for place in order if wrong.flat[place]]
+    rows = [
+        [
+            shown(names[true]),
+            shown(names[predicted]),
+            f"{wrong[true, predicted]:,}",
+            percent(wrong[true, predicted] / confusion[true].sum()),
+        ]
+        for true, predicted in pairs
+    ]
+    entries = table(["true class", "taken for", "times, all seeds", "of the class"], rows)
+    return f"<h4>Most frequent confusions</h4>\n{entries}" if rows else ""
+
+
+# ---------------------------------------------------------------------------------- mistakes
+
+
+@dataclass(frozen=True)
+class _Mistake:
+    """A test image and its most confident wrong answer."""
+
+    image: int
+    label: int
+    predicted: int
+    confidence: float
+    seeds: int
+
+
+def _mistakes(answered: _Answered) -> str:
+    """The images whose wrong answers are the most confident, each once."""
+    found: dict[int, _Mistake] = {}
+    total = 0
+    for answers in answered.answers.values():
+        wrong = np.flatnonzero(answers.labels != answers.predicted)
+        total += len(wrong)
+        for i in wrong:
+            image = int(answers.images[i])
+            here = _Mistake(
+                image,
+                int(answers.labels[i]),
+                int(answers.predicted[i]),
+                float(answers.confidences[i]),
+                1,
+            )
+            before = found.get(image)
+            surer = before is None or here.confidence > before.confidence
+            kept = here if surer or before is None else before
+            seeds = 1 + (before.seeds if before else 0)
+            found[image] = _Mistake(image, kept.label, kept.predicted, kept.confidence, seeds)
+    if not found:
+        return "<p>No test image was mistaken.</p>"
+    order = sorted(found.values(), key=lambda m: (-m.confidence, m.image))[:_MISTAKES]
+    source, why = _test_images(answered)
+    items = "\n".join(_shown_mistake(m, answered, source) for m in order)
+    note = f"<p>No pictures: {why}</p>" if source is None else ""
+    return f"""<h4>Most confident mistakes</h4>
+{note}<ul class="mistakes">
+{items}
+</ul>"""
+
+
+def _test_images(answered: _Answered) -> tuple[Source | None, str]:
+    """The images that the answers are to, or why they cannot be shown, as html."""
+    config = answered.setting.first.config
+    try:
+        source = data_lib.load(config["data"]).test
+    except InputError as error:
+        return None, shown(f"{error}"[:200])
+    first = 0
+    for task in answered.setting.first.tasks:
+        if task == answered.task:
+            break
+        first += len(task.class_names)
+    for answers in answered.answers.values():
+        fits = source is not None and answers.images.max() < len(source)
+        if (
+            source is None
+            or not fits
+            or (source.labels[answers.images] - first != answers.labels).any()
+        ):
+            return None, "the test images are not those that the run saw."
+    return source, ""
+
+
+def _shown_mistake(mistake: _Mistake, answered: _Answered, source: Source | None) -> str:
+    names = answered.task.class_names
+    true, predicted = names[mistake.label], names[mistake.predicted]
+    picture = "" if source is None else _thumbnail(source, mistake.image, true, predicted)
+    seeds = f" in {mistake.seeds} of {len(answered.answers)} seeds"
+    where = _file_name(source, mistake.image)
+    return (
+        f"<li>{picture}<span>{shown(true)} taken for <b>{shown(predicted)}</b>, sure to"
+        f" {percent(mistake.confidence)}{seeds if len(answered.answers) > 1 else ''}"
+        f"<small>{where}</small></span></li>"
+    )
+
+
+def _file_name(source: Source | None, image: int) -> str:
+    if source is None:
+        return f"test image {image:,}"
+    base, rows = data_lib.base_of(source)
+    files = getattr(base, "files", None)
+    return f"test image {image:,}" if files is None else shown(files[rows[image]].name)
+
+
+def _thumbnail(source: Source, image: int, true: str, predicted: str) -> str:
+    """The image as a data URL: small ones as they are, others shrunk."""
+    try:
+        pixels = source[image]["image"]
+    except InputError:
+        return '<span class="gone">cannot be read</span>'
+    picture = Image.fromarray(pixels)
+    small = max(picture.size) <= _SIDE
+    if not small:
+        picture.thumbnail((_SIDE, _SIDE))
+    content = io.BytesIO()
+    picture.save(content, "PNG" if small else "JPEG", quality=85)
+    kind = "png" if small else "jpeg"
+    encoded = base64.b64encode(content.getvalue()).decode()
+    alt = escape(f"Test image {image}: {plain(true)}, taken for {plain(predicted)}")
+    return f'<img src="data:image/{kind};base64,{encoded}" alt="{alt}">'
+
+
+def _shortened(name: str) -> str:
+    line = plain(name)
+    return line if len(line) <= 14 else f"{line[:12]}..."
