@@ -1,17 +1,16 @@
 """Test accuracy by scenario and size, and against k."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tljax.analysis import statistics
 from tljax.analysis.report.benefits import paired
 from tljax.analysis.report.curves import round_numbers
 from tljax.analysis.report.figures import (
     COLOURS,
     DASHES,
-    INK,
     MARKS,
     Gallery,
     legend,
@@ -21,6 +20,7 @@ from tljax.analysis.report.labels import Places, differing, plain, shown
 from tljax.analysis.report.page import table
 from tljax.analysis.report.runs import Chosen, Collection, Place, Setting, best
 from tljax.analysis.report.words import count, percent_interval, verdict, words
+from tljax.analysis.statistics import Interval
 from tljax.transfer.scenarios import SCENARIOS
 
 _Rows = Mapping[Place, Mapping[str, Chosen]]
@@ -28,7 +28,9 @@ _Rows = Mapping[Place, Mapping[str, Chosen]]
 
 def accuracy_section(runs: Collection, names: Places, gallery: Gallery) -> str:
     """The table of all places and scenarios, and a figure for each target."""
-    rows = {place: runs.at(place) for place in runs.places}
+    rows = {place: runs.at(place) for place in runs.places if not runs.is_joint(place)}
+    if not rows:
+        return ""
     scenarios = [s for s in SCENARIOS if any(s in row for row in rows.values())]
     lead = any(len(row) > 1 for row in rows.values())
     entries = table(
@@ -61,7 +63,9 @@ def _entry(chosen: Chosen | None, row: Mapping[str, Chosen], runs: Collection) -
     if chosen is None:
         return "&#8211;"
     text = percent_interval(chosen.setting.test)
-    notes = [count(len(chosen.setting.runs), "seed")]
+    seeds = len(chosen.setting.runs)
+    usual = max(len(setting.runs) for setting in runs.settings)
+    notes = [] if seeds == usual else [count(seeds, "seed")]
     if chosen.setting is _ranked(row)[0].setting and len(row) > 1:
         text = f"<strong>{text}</strong>"
         notes.insert(0, '<span class="best">&#9733; highest</span>')
@@ -139,7 +143,8 @@ def _paint_sizes(axes: Any, places: Sequence[Place], rows: _Rows) -> None:
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_xlabel("training images")
-    percent_axis(axes, "test accuracy, %")
+    tests = [chosen.setting.test for place in places for chosen in rows[place].values()]
+    percent_axis(axes, "test accuracy, %", _floor(tests))
 
 
 def _paint_scenarios(axes: Any, places: Sequence[Place], rows: _Rows) -> None:
@@ -152,13 +157,20 @@ def _paint_scenarios(axes: Any, places: Sequence[Place], rows: _Rows) -> None:
     labels = [scenario.replace("_", "\n") for scenario in rows[place]]
     axes.set_xticks(range(len(labels)), labels, fontsize=10)
     axes.set_xlim(-0.6, len(labels) - 0.4)
-    percent_axis(axes, "test accuracy, % (dots: seeds)")
+    lowest = [chosen.setting.test for chosen in rows[place].values()]
+    percent_axis(axes, "test accuracy, % (dots: seeds)", _floor(lowest))
+
+
+def _floor(tests: Iterable[Interval]) -> float:
+    """Where an axis of accuracies begins: a fifth that lies below all intervals."""
+    lowest = min(test.mean - np.nan_to_num(test.half_width) for test in tests)
+    return max(0.0, math.floor(5 * (lowest - 0.02)) / 5)
 
 
 def _intervals(
     axes: Any,
     xs: Sequence[float],
-    tests: Sequence[statistics.Interval],
+    tests: Sequence[Interval],
     scenario: str,
     line: str,
 ) -> None:
@@ -205,8 +217,8 @@ def k_section(runs: Collection, names: Places, gallery: Gallery) -> str:
             _intervals(axes, list(chosen), tests, "freeze_first", "-")
             axes.set_xticks(list(chosen))
             axes.set_xlabel("k: groups frozen, from the input")
-            percent_axis(axes, "test accuracy, %")
-            axes.axhline(0, color=INK, linewidth=0)
+            level = [other.setting.test for other in others.values()]
+            percent_axis(axes, "test accuracy, %", _floor([*tests, *level]))
 
         name = f"{names.target(place)}, {place.train_size:,} images"
         drawing = gallery.draw(

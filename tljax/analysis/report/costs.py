@@ -95,18 +95,19 @@ def cost_section(runs: Collection, names: Places) -> str:
             rivals = [s for s in runs.settings if s.place == place and s.scenario == scenario]
             rows.append(
                 [
-                    f"{words(scenario)}<small>{names.html(place)} {differing(setting, rivals)}"
-                    "</small>",
+                    f"{words(scenario)}<small>"
+                    + ", ".join(filter(None, (names.html(place), differing(setting, rivals))))
+                    + "</small>",
                     f"{trained:,}<small>{percent(trained / total)} of {total:,}</small>",
                     f"{sum(forward) / 1e6:,.1f}",
                     f"{step / 1e6:,.1f}<small>{step / sum(forward):.2f} F</small>",
                     f"{seen:,}",
-                    f"{seen * step / 1e12:,.2f}",
+                    f"{seen * step / 1e9:,.1f}",
                     f"{float(np.mean(setting.values('wall_seconds'))):,.1f}",
                 ]
             )
     head = ["scenario", "trained parameters", "forward F, MFLOP", "training, MFLOP an image"]
-    entries = table([*head, "images seen", "training, TFLOP in all", "seconds"], rows)
+    entries = table([*head, "images seen", "training, GFLOP in all", "seconds"], rows)
     return f"""<section>
 <h2>Cost</h2>
 <p>Operations by XLA's count of the forward pass and the law of backward passes: activations from

@@ -118,8 +118,9 @@ def legend(scenarios: Iterable[str]) -> str:
 
 def percent_axis(axes: Any, title: str, low: float = 0.0) -> None:
     """The y axis of a figure of accuracies, with its title above it."""
-    levels = [level / 10 for level in range(11) if level % 2 == 0 and level / 10 >= low]
-    axes.set_ylim(low, 1.02)
+    step = 5 if low >= 0.75 else 10 if low >= 0.5 else 20
+    levels = [level / 100 for level in range(0, 101, step) if level >= 100 * low]
+    axes.set_ylim(low, 1 + 0.02 * (1 - low))
     axes.set_yticks(levels, [f"{100 * level:.0f}" for level in levels])
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
     axes.tick_params(length=3)

@@ -94,7 +94,11 @@ tbody th { font-weight: 600; min-width: 7.5rem; white-space: normal; }
 tbody th, thead th:first-child { position: sticky; left: 0; }
 tbody th { background: var(--paper); }
 .prose { display: block; min-width: 15rem; white-space: normal; }
-small { display: block; font-weight: 400; }
+small { display: block; font-weight: 400; white-space: normal; }
+@media (max-width: 30rem) {
+  th, td { padding: 0.35rem 0.5rem; }
+  tbody th { min-width: 6rem; max-width: 8rem; }
+}
 small span, .legend .best, .legend .textbook { display: inline-block; margin-right: 0.5rem; }
 .best { color: var(--best); }
 .textbook { color: var(--textbook); }
@@ -113,6 +117,7 @@ i.freeze_first { border-top: 3px dashed var(--freeze_first); }
 i.from_scratch { border-top: 4px solid var(--from_scratch); }
 i.fine_tune { border-top: 2px solid var(--fine_tune); }
 pre { margin: 0; padding: 0.6rem 0.9rem; background: var(--shade); }
+.panels + h3, .scroll + h3, ul + h3, p + h3 { margin-top: 2rem; }
 h4 { font-size: 0.95rem; margin: 1.25rem 0 0.25rem; }
 .frozen { color: var(--soft); }
 .bar { display: block; height: 0.3rem; margin-top: 0.2rem; min-width: 6rem; background:

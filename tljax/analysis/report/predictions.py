@@ -13,8 +13,8 @@ from PIL import Image
 from tljax import data as data_lib
 from tljax.analysis import statistics
 from tljax.analysis.calibration import BINS, Reliability, reliability
-from tljax.analysis.report.figures import COLOURS, INK, Gallery, percent_axis
-from tljax.analysis.report.labels import Places, differing, plain, shown
+from tljax.analysis.report.figures import COLOURS, INK, PAPER, Gallery, percent_axis
+from tljax.analysis.report.labels import Places, data_name, differing, plain, shown
 from tljax.analysis.report.page import table
 from tljax.analysis.report.runs import Collection, Setting, best
 from tljax.analysis.report.words import count, percent, percent_interval, words
@@ -91,9 +91,13 @@ def _part(answered: _Answered, rivals: Sequence[Setting], names: Places, gallery
     setting, task = answered.setting, answered.task
     several = len(setting.first.tasks) > 1
     title = names.data(setting.place.data)
-    heading = f"{shown(task.name)} (together with others)" if several else shown(title)
+    others = ", ".join(data_name(other.name) for other in setting.first.tasks if other != task)
+    heading = shown(title)
+    if several:
+        heading = f"{shown(data_name(task.name))}, trained together with {shown(others)}"
+    alike = [s for s in rivals if (s.place, s.scenario) == (setting.place, setting.scenario)]
     what = [words(setting.scenario), shown(setting.place.model)]
-    what += [f"{setting.place.train_size:,} training images", differing(setting, rivals)]
+    what += [f"{setting.place.train_size:,} training images", differing(setting, alike)]
     said = ", ".join(text for text in what if text)
     among = f", the best of {count(answered.among, 'setting')} on validation"
     confusion = answered.confusion
@@ -120,8 +124,8 @@ seeds.</p></figcaption>
 {_diagram(list(reliabilities.values()), alt, gallery)}
 <figcaption><p>Expected calibration error {percent_interval(ece)} points: the mean distance between
 confidence and accuracy over {BINS} equal-width bins, weighted by their images (Guo et al. 2017).
-Below the diagonal the network is surer than it is right. Bars below: the share of images in each
-bin.</p></figcaption>
+Below the diagonal the network is surer than it is right. The area of a dot grows with the images in
+its bin.</p></figcaption>
 </figure>
 </div>
 {_classes(answered, confusion)}
@@ -146,7 +150,8 @@ def _matrix(confusion: np.ndarray, class_names: Sequence[str], alt: str, gallery
             )
             if size <= _WRITTEN and share >= 0.005:
                 text = f"{100 * share:.0f}"
-                axes.text(column, row, text, ha="center", va="center", fontsize=9, color=INK)
+                ink = PAPER if share > 0.5 else INK
+                axes.text(column, row, text, ha="center", va="center", fontsize=9, color=ink)
         short = [_shortened(name) for name in class_names]
         fontsize = 10 if size <= _WRITTEN else 7
         turned = any(len(name) > 2 for name in short)
@@ -173,19 +178,11 @@ def _diagram(parts: Sequence[Reliability], alt: str, gallery: Gallery) -> str:
 
     def paint(axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
-        middles = (np.arange(len(counts)) + 0.5) / len(counts)
-        axes.bar(
-            middles,
-            0.25 * counts / counts.sum(),
-            width=0.8 / len(counts),
-            color=INK,
-            alpha=0.25,
-            linewidth=0,
-        )
         filled = counts > 0
-        axes.plot(
-            confidence[filled], accuracy[filled], "o-", color=COLOURS["fine_tune"], linewidth=1.8
-        )
+        xs, ys, shares = confidence[filled], accuracy[filled], counts[filled] / counts.sum()
+        colour = COLOURS["fine_tune"]
+        axes.plot(xs, ys, color=colour, linewidth=1, alpha=0.5)
+        axes.scatter(xs, ys, s=8 + 250 * shares, color=colour, linewidth=0, zorder=3, clip_on=False)
         axes.set_xlim(0, 1.02)
         ticks = np.linspace(0, 1, 6)
         axes.set_xticks(ticks, [f"{100 * tick:.0f}" for tick in ticks])
@@ -222,7 +219,9 @@ def _classes(answered: _Answered, confusion: np.ndarray) -> str:
             taken = f"{shown(names[wrong.argmax()])} ({percent(wrong.max() / wrong.sum())})"
         bar = f'<span class="bar" style="--share:{100 * means[label]:.1f}%"></span>'
         rows.append([shown(names[label]), f"{images:,}", percent_interval(interval) + bar, taken])
-    entries = table(["class", "images", "accuracy, %", "most taken for (of its mistakes)"], rows)
+    entries = table(
+        ["class", "images", "accuracy, %", "most taken for (share of its mistakes)"], rows
+    )
     worst = f", the {len(listed)} worst of {len(present):,}" if len(listed) < len(present) else ""
     return f"<h4>Accuracy by class{worst}</h4>\n{entries}"
 
@@ -322,12 +321,12 @@ def _shown_mistake(mistake: _Mistake, answered: _Answered, source: Source | None
     names = answered.task.class_names
     true, predicted = names[mistake.label], names[mistake.predicted]
     picture = "" if source is None else _thumbnail(source, mistake.image, true, predicted)
-    seeds = f" in {mistake.seeds} of {len(answered.answers)} seeds"
+    seeds = f", in {mistake.seeds} of {len(answered.answers)} seeds"
     where = _file_name(source, mistake.image)
     return (
-        f"<li>{picture}<span>{shown(true)} taken for <b>{shown(predicted)}</b>, sure to"
-        f" {percent(mistake.confidence)}{seeds if len(answered.answers) > 1 else ''}"
-        f"<small>{where}</small></span></li>"
+        f"<li>{picture}<span>{shown(true)} taken for <b>{shown(predicted)}</b>"
+        f"<small>{percent(mistake.confidence)} sure{seeds if len(answered.answers) > 1 else ''}"
+        f"<br>{where}</small></span></li>"
     )
 
 

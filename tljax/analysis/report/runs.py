@@ -144,6 +144,11 @@ class Collection:
         }
         return {name: best(settings) for name, settings in by_scenario.items() if settings}
 
+    def is_joint(self, place: Place) -> bool:
+        """Whether several tasks are learned there together."""
+        here = next(setting for setting in self.settings if setting.place == place)
+        return len(here.first.tasks) > 1
+
     @property
     def places(self) -> list[Place]:
         """By data, model, and size."""
