@@ -27,9 +27,9 @@ def runs(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("drift")
     for seed in (0, 1):
-        argv = [*config("from_scratch"), "--workdir", str(folder / str(seed)), "--config.steps=40"]
+        argv = [*config("from_scratch"), "--workdir", str(folder / str(seed)), "--config.steps=60"]
         argv += ["--config.data=embedded:digits", "--config.train_size=200", "--config.lr=0.1"]
-        argv += ["--config.batch_size=32", "--config.eval_every=20", f"--config.seed={seed}"]
+        argv += ["--config.batch_size=16", "--config.eval_every=30", f"--config.seed={seed}"]
         assert cli.main(["train", *argv]) == 0
     return [folder / "0", folder / "1"]
 

@@ -26,9 +26,12 @@ def print_drift(drifts: Sequence[Drift]) -> None:
     if drifts[0].refit is not None:
         refits = [drift.refit for drift in drifts if drift.refit is not None]
         rates = ", ".join(sorted({f"{refit.lr:g}" for refit in refits}))
+        before = drifts[0].run.result.get("train_size")
         console.print(
-            f"new heads: fitted on {refits[0].train_size:,} training images, trunk frozen, learning"
-            f" rate {rates} chosen among {len(LEARNING_RATES)} on validation images"
+            f"new heads: fitted on {refits[0].train_size:,} training images"
+            + (f" (the run: {before:,} of its own)" if before else "")
+            + f", trunk frozen, learning rate {rates} chosen among {len(LEARNING_RATES)} on"
+            " validation images"
         )
 
 
