@@ -11,10 +11,11 @@ from PIL import Image
 from tests.test_cli import run
 from tests.test_report import Elements
 from tljax.analysis.calibration import reliability
+from tljax.analysis.report.answered import Answered
 from tljax.analysis.report.figures import Gallery
 from tljax.analysis.report.labels import Places
 from tljax.analysis.report.of_runs import write_report
-from tljax.analysis.report.predictions import _Answered, _part
+from tljax.analysis.report.predictions import _part
 from tljax.analysis.report.runs import Place, Setting, collect, read_run
 from tljax.config import base
 from tljax.data import Task
@@ -131,7 +132,7 @@ def test_a_thousand_classes_are_summed_up(world):
     )
     some = Setting({0: read_run(world / "runs" / "tune0")})
     task = Task("imagenet", tuple(f"class {i}" for i in range(1000)))
-    answered = _Answered(task, some, 1, {0: answers})
+    answered = Answered(task, some, 1, {0: answers})
     part = _part(answered, [some], Places([Place("imagenet", "m", 1)]), Gallery())
     assert len(part) < 100_000
     assert "the 20 worst of 1,000" in part

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.test_cli import run
 from tljax import data as data_lib
+from tljax.config import base
 from tljax.data.datasets import split_spec
 from tljax.errors import InputError
 from tljax.training import experiment
@@ -21,9 +22,7 @@ SPEC = "embedded:digits,embedded:textures"
 
 @pytest.fixture(scope="module")
 def joint(tmp_path_factory):
-    """A run on both tasks, with the head of the second one frozen in no way."""
-    from tljax.config import base
-
+    """A short run on both tasks."""
     config = base()
     config.update(
         {

@@ -1,57 +1,23 @@
-"""What a setting takes for what, how sure it is, and where it is most surely wrong."""
+"""What a setting takes for what, and how sure it is."""
 
-import base64
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from tljax import data as data_lib
 from tljax.analysis import statistics
 from tljax.analysis.calibration import BINS, Reliability, reliability
+from tljax.analysis.report.answered import Answered
 from tljax.analysis.report.figures import COLOURS, INK, PAPER, Gallery, percent_axis
 from tljax.analysis.report.labels import Places, data_name, differing, plain, shown
+from tljax.analysis.report.mistakes import mistakes_part
 from tljax.analysis.report.page import table
 from tljax.analysis.report.runs import Collection, Setting, best
 from tljax.analysis.report.words import count, percent, percent_interval, words
-from tljax.data import Source, Task
-from tljax.errors import InputError
-from tljax.training.answers import Answers
 
 _MATRIX = 25  # classes at most, or a matrix cannot be read
 _WRITTEN = 12  # classes at most, or the numbers in it cannot
 _LISTED = 20  # classes, or pairs of them, in a table
-_MISTAKES = 12
-_SIDE = 96  # pixels of a thumbnail at most
-
-
-@dataclass(frozen=True)
-class _Answered:
-    """One task of a setting, by seed.
-
-    Attributes:
-      task: whose classes.
-      setting, among: the setting, and among how many on this data it was the best on validation.
-      answers: of each seed, within the task.
-    """
-
-    task: Task
-    setting: Setting
-    among: int
-    answers: Mapping[int, Answers]
-
-    @property
-    def confusion(self) -> np.ndarray:
-        """int (classes, classes): images by true and by predicted class, summed over seeds."""
-        size = len(self.task.class_names)
-        total = np.zeros((size, size), np.int64)
-        for answers in self.answers.values():
-            np.add.at(total, (answers.labels, answers.predicted), 1)
-        return total
 
 
 def predictions_section(runs: Collection, names: Places, gallery: Gallery) -> str:
@@ -74,7 +40,7 @@ def predictions_section(runs: Collection, names: Places, gallery: Gallery) -> st
                     for seed, run in chosen.setting.runs.items()
                     if run.answers is not None
                 }
-                answered = _Answered(task, chosen.setting, chosen.among, answers)
+                answered = Answered(task, chosen.setting, chosen.among, answers)
                 parts.append(_part(answered, rivals, names, gallery))
     if not parts:
         return ""
@@ -87,7 +53,7 @@ kept when the run tested its best weights; the test images were not classified a
 </section>"""
 
 
-def _part(answered: _Answered, rivals: Sequence[Setting], names: Places, gallery: Gallery) -> str:
+def _part(answered: Answered, rivals: Sequence[Setting], names: Places, gallery: Gallery) -> str:
     setting, task = answered.setting, answered.task
     several = len(setting.first.tasks) > 1
     title = names.data(setting.place.data)
@@ -130,7 +96,7 @@ its bin.</p></figcaption>
 </div>
 {_classes(answered, confusion)}
 {_confusions(confusion, task.class_names)}
-{_mistakes(answered)}"""
+{mistakes_part(answered)}"""
 
 
 def _matrix(confusion: np.ndarray, class_names: Sequence[str], alt: str, gallery: Gallery) -> str:
@@ -193,7 +159,7 @@ def _diagram(parts: Sequence[Reliability], alt: str, gallery: Gallery) -> str:
     return gallery.draw(name, f"Reliability diagram of {alt}", paint)
 
 
-def _classes(answered: _Answered, confusion: np.ndarray) -> str:
+def _classes(answered: Answered, confusion: np.ndarray) -> str:
     """Accuracy of each class, with its interval over seeds; of many classes the worst."""
     names = answered.task.class_names
     by_seed: list[dict[int, float]] = [{} for _ in names]
@@ -245,115 +211,6 @@ def _confusions(confusion: np.ndarray, names: Sequence[str]) -> str:
     ]
     entries = table(["true class", "taken for", "times, all seeds", "of the class"], rows)
     return f"<h4>Most frequent confusions</h4>\n{entries}" if rows else ""
-
-
-# ---------------------------------------------------------------------------------- mistakes
-
-
-@dataclass(frozen=True)
-class _Mistake:
-    """A test image and its most confident wrong answer."""
-
-    image: int
-    label: int
-    predicted: int
-    confidence: float
-    seeds: int
-
-
-def _mistakes(answered: _Answered) -> str:
-    """The images whose wrong answers are the most confident, each once."""
-    found: dict[int, _Mistake] = {}
-    total = 0
-    for answers in answered.answers.values():
-        wrong = np.flatnonzero(answers.labels != answers.predicted)
-        total += len(wrong)
-        for i in wrong:
-            image = int(answers.images[i])
-            here = _Mistake(
-                image,
-                int(answers.labels[i]),
-                int(answers.predicted[i]),
-                float(answers.confidences[i]),
-                1,
-            )
-            before = found.get(image)
-            surer = before is None or here.confidence > before.confidence
-            kept = here if surer or before is None else before
-            seeds = 1 + (before.seeds if before else 0)
-            found[image] = _Mistake(image, kept.label, kept.predicted, kept.confidence, seeds)
-    if not found:
-        return "<p>No test image was mistaken.</p>"
-    order = sorted(found.values(), key=lambda m: (-m.confidence, m.image))[:_MISTAKES]
-    source, why = _test_images(answered)
-    items = "\n".join(_shown_mistake(m, answered, source) for m in order)
-    note = f"<p>No pictures: {why}</p>" if source is None else ""
-    return f"""<h4>Most confident mistakes</h4>
-{note}<ul class="mistakes">
-{items}
-</ul>"""
-
-
-def _test_images(answered: _Answered) -> tuple[Source | None, str]:
-    """The images that the answers are to, or why they cannot be shown, as html."""
-    config = answered.setting.first.config
-    try:
-        source = data_lib.load(config["data"]).test
-    except InputError as error:
-        return None, shown(f"{error}"[:200])
-    first = 0
-    for task in answered.setting.first.tasks:
-        if task == answered.task:
-            break
-        first += len(task.class_names)
-    for answers in answered.answers.values():
-        fits = source is not None and answers.images.max() < len(source)
-        if (
-            source is None
-            or not fits
-            or (source.labels[answers.images] - first != answers.labels).any()
-        ):
-            return None, "the test images are not those that the run saw."
-    return source, ""
-
-
-def _shown_mistake(mistake: _Mistake, answered: _Answered, source: Source | None) -> str:
-    names = answered.task.class_names
-    true, predicted = names[mistake.label], names[mistake.predicted]
-    picture = "" if source is None else _thumbnail(source, mistake.image, true, predicted)
-    seeds = f", in {mistake.seeds} of {len(answered.answers)} seeds"
-    where = _file_name(source, mistake.image)
-    return (
-        f"<li>{picture}<span>{shown(true)} taken for <b>{shown(predicted)}</b>"
-        f"<small>{percent(mistake.confidence)} sure{seeds if len(answered.answers) > 1 else ''}"
-        f"<br>{where}</small></span></li>"
-    )
-
-
-def _file_name(source: Source | None, image: int) -> str:
-    if source is None:
-        return f"test image {image:,}"
-    base, rows = data_lib.base_of(source)
-    files = getattr(base, "files", None)
-    return f"test image {image:,}" if files is None else shown(files[rows[image]].name)
-
-
-def _thumbnail(source: Source, image: int, true: str, predicted: str) -> str:
-    """The image as a data URL: small ones as they are, others shrunk."""
-    try:
-        pixels = source[image]["image"]
-    except InputError:
-        return '<span class="gone">cannot be read</span>'
-    picture = Image.fromarray(pixels)
-    small = max(picture.size) <= _SIDE
-    if not small:
-        picture.thumbnail((_SIDE, _SIDE))
-    content = io.BytesIO()
-    picture.save(content, "PNG" if small else "JPEG", quality=85)
-    kind = "png" if small else "jpeg"
-    encoded = base64.b64encode(content.getvalue()).decode()
-    alt = escape(f"Test image {image}: {plain(true)}, taken for {plain(predicted)}")
-    return f'<img src="data:image/{kind};base64,{encoded}" alt="{alt}">'
 
 
 def _shortened(name: str) -> str:
