@@ -206,6 +206,10 @@ def predict(*words):
     return ["predict", "--workdir", "runs/good", *words]
 
 
+def report(*words, output="new.html"):
+    return ["report", *words, "--output", output]
+
+
 def convert(source, *more, output="new.safetensors"):
     return ["convert", source, "--model", "resnet18", "--output", output, *more]
 
@@ -266,6 +270,8 @@ ROWS = {
     "no parts": (field("accumulate=0"), "accumulate is 0"),
     "parts that batch statistics do not have": (field("accumulate=2"), "statistics of the batch"),
     "a flag that is neither true nor false": (field("remat=perhaps"), "config.remat"),
+    "the same data twice": (field("data=embedded:digits,embedded:digits"), "twice"),
+    "a second data set that is not there": (field("data=embedded:digits,folder:nope"), "nope"),
     "an unknown cache": (field("cache=ram"), "cache"),
     "a cache of images that change": (
         [
@@ -390,6 +396,27 @@ ROWS = {
     "evaluate: damaged checkpoints": (evaluate("damaged"), "is damaged"),
     "evaluate: other classes": (evaluate("good", "--data", "embedded:glyphs"), "classes"),
     "evaluate: no such data": (evaluate("good", "--data", "folder:data/nope"), "does not exist"),
+    "evaluate: a head for no data": (evaluate("good", "--refit_head"), "give them with --data"),
+    "evaluate: an unknown task": (evaluate("good", "--task", "embedded:digit"), "embedded:digits"),
+    "evaluate: an unknown task on other data": (
+        evaluate("good", "--data", "embedded:digits_shifted", "--task", "cats"),
+        "no task 'cats'",
+    ),
+    # --- report
+    "report: no such folder": (report("runs/nope"), "no workdir"),
+    "report: a folder without runs": (report("data/good"), "no workdir"),
+    "report: a run that is not done": (report("runs/unfinished"), "none of the 1 runs is done"),
+    "report: a result that is a list": (report("runs/list result"), "result.json"),
+    "report: rows that are torn": (report("runs/torn rows"), "line 1 of"),
+    "report: rows of something else": (report("runs/odd rows"), "metrics.jsonl"),
+    "report: a config of an unknown model": (report("runs/other model"), "resnet05"),
+    "report: output of another kind": (report("runs/good", output="r.pdf"), ".html"),
+    "report: output in no folder": (report("runs/good", output="no/r.html"), "make it first"),
+    "report: figures in a file": (
+        report("runs/good", "--png", "runs/file"),
+        "give another folder with --png",
+    ),
+    "report: figures in no folder": (report("runs/good", "--png", "no/figures"), "make it first"),
     # --- predict
     "predict: no such image": (predict("files/nope.png"), "nope.png"),
     "predict: a folder without images": (predict("data/empty"), "holds no images"),
@@ -407,6 +434,7 @@ ROWS = {
         "folder",
     ),
     "predict: output in /proc": (predict("files/x.png", "--output", "/proc/p.csv"), "/proc/p.csv"),
+    "predict: an unknown task": (predict("files/x.png", "--task", "cats"), "no task 'cats'"),
     "predict: a mistyped option": (predict("files/x.png", "--outptu=p.csv"), "--outptu"),
     # --- convert, export, plan, demo, models
     "convert: no such file": (convert("files/nope.npz"), "nope.npz"),
@@ -423,6 +451,13 @@ ROWS = {
     "export: an unknown format": (
         ["export", "--workdir", "runs/good", "--format", "tim", "--output", "x.safetensors"],
         "timm",
+    ),
+    "export: a task of no run": (
+        [
+            *("export", "--init_from", "files/other.safetensors", "--model", "resnet18"),
+            *("--task", "cats", "--format", "timm", "--output", "x.safetensors"),
+        ],
+        "--task goes with --workdir",
     ),
     "export: neither workdir nor weights": (
         ["export", "--format", "timm", "--output", "x.safetensors"],

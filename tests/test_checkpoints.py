@@ -236,7 +236,7 @@ def test_the_classes_of_a_run_are_its_own(photo_folder, tiny_config, tmp_path):
     experiment.fit_config(config, tmp_path / "run")
     (photo_folder / "cats").rename(photo_folder / "tigers")
     with pytest.raises(InputError, match=r"dogs, tigers, but .* trained on cats, dogs"):
-        experiment.evaluate_workdir(tmp_path / "run", None, "test")
+        experiment.evaluate_workdir(tmp_path / "run", "test")
     kept = tiny_config(scenario="fine_tune", data=f"folder:{photo_folder}", train_size=None)
     kept.update({"head_init": "pretrained", "init_from": str(tmp_path / "run")})
     with pytest.raises(InputError, match="dogs, tigers, but"):

@@ -203,7 +203,7 @@ def test_load_refuses_what_cannot_be(options, sentence):
         (
             "embedded:digit",
             "unknown embedded data 'digit' (did you mean 'digits'?): use one of embedded:digits, "
-            "embedded:textures, embedded:glyphs",
+            "embedded:digits_shifted, embedded:textures, embedded:glyphs",
         ),
     ],
 )
@@ -216,7 +216,7 @@ def test_unknown_data(spec, sentence):
 # ------------------------------------------------------------------------------ embedded
 
 
-@pytest.mark.parametrize("name", ["digits", "textures", "glyphs"])
+@pytest.mark.parametrize("name", ["digits", "digits_shifted", "textures", "glyphs"])
 def test_embedded_data_sets(name):
     dataset = data.load(f"embedded:{name}")
     assert dataset.name == f"embedded:{name}"

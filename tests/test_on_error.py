@@ -65,11 +65,13 @@ def test_the_numbers_are_those_of_the_images_that_can_be_read(damaged, tiny_conf
     clean = without_bad(damaged, tmp_path)
     config = tiny_config(data=f"folder:{clean}", train_size=None, steps=4)
     experiment.run(config, tmp_path / "run")
-    right, *_ = experiment.evaluate_workdir(tmp_path / "run", None, "test")
+    trained = experiment.read_workdir(tmp_path / "run")
+    right = experiment.evaluate_trained(trained, None, "test").evaluation
     config_path = tmp_path / "run" / "config.json"
     kept = json.loads(config_path.read_text()) | {"on_error": "skip"}
     config_path.write_text(json.dumps(kept))
-    skipping, *_ = experiment.evaluate_workdir(tmp_path / "run", f"folder:{damaged}", "test")
+    trained = experiment.read_workdir(tmp_path / "run")
+    skipping = experiment.evaluate_trained(trained, f"folder:{damaged}", "test").evaluation
     assert skipping.count == right.count == 14
     assert skipping.accuracy == right.accuracy
     assert skipping.loss == pytest.approx(right.loss, rel=1e-6)

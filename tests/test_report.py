@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tljax.analysis import report, statistics
-from tljax.analysis.report import Run
+from tljax.analysis import statistics
+from tljax.analysis.report import demo as report
+from tljax.analysis.report.demo import Run
 from tljax.transfer.scenarios import SCENARIOS
 
 PRESCRIBED = {

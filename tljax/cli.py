@@ -41,12 +41,23 @@ def train(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Evaluate the best weights of a workdir on its test data, or on other data."""
+    """Evaluate the best weights of workdirs on their test data, or on data that have shifted."""
     _no_overrides(overrides)
+    workdirs = [Path(workdir) for workdir in args.workdir]
+    if args.data is not None:
+        from tljax.analysis.drift_table import print_drift
+        from tljax.training import drift
+
+        print_drift(drift.measure(workdirs, args.data, args.split, args.task, args.refit_head))
+        return
+    if args.refit_head:
+        raise InputError("--refit_head fits a head to shifted data; give them with --data")
     from tljax.analysis.summary import print_evaluation
     from tljax.training import experiment
 
-    print_evaluation(*experiment.evaluate_workdir(Path(args.workdir), args.data, args.split))
+    for workdir in workdirs:
+        for evaluated in experiment.evaluate_workdir(workdir, args.split, args.task):
+            print_evaluation(evaluated)
 
 
 def predict(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -57,7 +68,7 @@ def predict(args: argparse.Namespace, overrides: list[str]) -> None:
 
     output = Path(args.output) if args.output is not None else None
     paths = [Path(path) for path in args.paths]
-    rows = prediction.predict_files(Path(args.workdir), paths, output, args.on_error)
+    rows = prediction.predict_files(Path(args.workdir), paths, output, args.on_error, args.task)
     if output is None:
         print_predictions(rows)
     else:
@@ -78,6 +89,8 @@ def export(args: argparse.Namespace, overrides: list[str]) -> None:
     _no_overrides(overrides)
     if (args.workdir is None) == (args.init_from is None):
         raise InputError("export takes either --workdir, or --init_from with --model; give one")
+    if args.task is not None and args.workdir is None:
+        raise InputError("--task goes with --workdir, and names one of the run's tasks")
     if (args.model is None) != (args.init_from is None):
         raise InputError("--model goes with --init_from, and names the network in it; give both")
     from tljax.analysis.summary import print_written
@@ -85,7 +98,7 @@ def export(args: argparse.Namespace, overrides: list[str]) -> None:
 
     output = Path(args.output)
     if args.workdir is not None:
-        written = publishing.export_workdir(Path(args.workdir), args.format, output)
+        written = publishing.export_workdir(Path(args.workdir), args.format, output, args.task)
     else:
         written = publishing.export_checkpoint(args.init_from, args.model, args.format, output)
     print_written(written)
@@ -97,6 +110,16 @@ def plan(args: argparse.Namespace, overrides: list[str]) -> None:
     from tljax.analysis.plan_table import print_plan
 
     print_plan(config, args.compile)
+
+
+def report(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Write one page about finished runs: accuracy, curves, mistakes, calibration, plans, cost."""
+    _no_overrides(overrides)
+    from tljax.analysis.report.of_runs import write_report
+
+    png = Path(args.png) if args.png is not None else None
+    runs = write_report([Path(folder) for folder in args.folders], Path(args.output), png)
+    print(f"wrote {printable(args.output)}: {runs:,} runs")
 
 
 def demo(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -157,13 +180,32 @@ def build_parser() -> argparse.ArgumentParser:
         help="write a trace of a few steps into DIR/profile, for TensorBoard or ui.perfetto.dev",
     )
 
-    evaluate_parser = command(evaluate)
-    evaluate_parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="of a run of `tljax train`"
+    task_help = "which one, if the run was trained on several; its name as in config.data"
+    evaluate_parser = command(
+        evaluate,
+        epilog="example: tljax evaluate --workdir runs/pets --data folder:PETS_AT_NIGHT"
+        " --refit_head",
     )
     evaluate_parser.add_argument(
-        "--data", metavar="DATA", help="folder:PATH or embedded:NAME; default: what it trained on"
+        "--workdir",
+        required=True,
+        nargs="+",
+        metavar="DIR",
+        help="of runs of `tljax train`; with --data, runs that differ in their seed are averaged",
     )
+    evaluate_parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help="folder:PATH or embedded:NAME, of the same classes, to see how much accuracy drops on"
+        " it; default: what it trained on",
+    )
+    evaluate_parser.add_argument(
+        "--refit_head",
+        action="store_true",
+        help="with --data: also fit a new head on its training images, the rest frozen, to see what"
+        " that recovers",
+    )
+    evaluate_parser.add_argument("--task", metavar="NAME", help=task_help)
     evaluate_parser.add_argument(
         "--split", choices=("test", "val", "train"), default="test", help="default: test"
     )
@@ -190,6 +232,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="fail",
         help="what to do about an image that cannot be read; default: fail",
     )
+    predict_parser.add_argument("--task", metavar="NAME", help=task_help)
 
     convert_parser = command(
         convert,
@@ -212,6 +255,7 @@ def build_parser() -> argparse.ArgumentParser:
     export_parser.add_argument(
         "--workdir", metavar="DIR", help="of a run of `tljax train`, whose best weights are taken"
     )
+    export_parser.add_argument("--task", metavar="NAME", help=task_help)
     export_parser.add_argument(
         "--init_from", metavar="SOURCE", help="instead of --workdir: any checkpoint"
     )
@@ -244,6 +288,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     models_parser.add_argument(
         "--csv", action="store_true", help="print every column, with the figures' sources, as CSV"
+    )
+
+    report_parser = command(
+        report, epilog="example: tljax report runs/pets runs/sweep --output pets.html"
+    )
+    report_parser.add_argument(
+        "folders", nargs="+", metavar="DIR", help="workdirs, and folders that hold some"
+    )
+    report_parser.add_argument(
+        "--output", required=True, metavar="FILE.html", help="the page, which needs no other file"
+    )
+    report_parser.add_argument(
+        "--png",
+        metavar="DIR",
+        help="for the figures as PNG files; default: FILE_figures beside the page",
     )
 
     demo_parser = command(demo)

@@ -21,7 +21,9 @@ def base() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     # What to learn from.
-    config.data = "embedded:digits"  # embedded:NAME or folder:PATH
+    # embedded:NAME or folder:PATH; or several, with commas between: tasks that share the trunk,
+    # each with a head of its own, whose images are mixed in every batch.
+    config.data = "embedded:digits"
     config.train_size = config_dict.placeholder(int)  # training images in all; None: all there are
     config.train_per_class = config_dict.placeholder(int)  # or so many of each class
     config.val_fraction = 0.2  # of the training images, where the data has no validation split

@@ -77,8 +77,10 @@ def compare(straight: Path, killed: Path) -> list[str]:
         del result["wall_seconds"]
     if results[0] != results[1]:
         found.append(f"result.json: {results}")
-    if (straight / "metrics.jsonl").read_bytes() != (killed / "metrics.jsonl").read_bytes():
-        found.append("metrics.jsonl")
+    for name in ("metrics.jsonl", "predictions.npz"):  # the latter only where there was a test
+        contents = [w / name for w in (straight, killed)]
+        if len({path.read_bytes() if path.exists() else None for path in contents}) > 1:
+            found.append(name)
     before, after = (Checkpoints(w / "checkpoints") for w in (straight, killed))
     if not {before.steps()[0], results[0]["best_step"]} <= set(after.steps()):
         found.append(f"checkpoints: {before.steps()} and {after.steps()}")

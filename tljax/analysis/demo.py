@@ -23,7 +23,7 @@ from rich.progress import TextColumn
 from rich.table import Table
 
 from tljax import config as config_lib
-from tljax.analysis.report import CellRow, Run, cell_table, finding, write_report
+from tljax.analysis.report.demo import CellRow, Run, cell_table, finding, write_report
 from tljax.errors import InputError
 from tljax.training import experiment
 from tljax.training.progress import console as stderr

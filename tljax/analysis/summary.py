@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from tljax.errors import printable
-from tljax.training.evaluation import Evaluation
+from tljax.training.experiment import Evaluated
 from tljax.training.publishing import Written
 
 
@@ -25,6 +25,13 @@ def print_result(summary: dict[str, Any]) -> None:
             f" {summary['naive_accuracy']:.4f})",
             soft_wrap=True,
         )
+    for name, task in summary.get("tasks", {}).items():
+        if task.get("test_accuracy") is not None:
+            console.print(
+                f"  {escape(printable(name))}: test accuracy {task['test_accuracy']:.4f} on"
+                f" {task['test_size']:,} images (naive {task['naive_accuracy']:.4f})",
+                soft_wrap=True,
+            )
     if summary["val_accuracy"] is not None:
         console.print(
             f"best validation accuracy {summary['val_accuracy']:.4f} on {summary['val_size']:,}"
@@ -38,13 +45,14 @@ def print_result(summary: dict[str, Any]) -> None:
     )
 
 
-def print_evaluation(evaluation: Evaluation, naive: float, data: str, split: str) -> None:
+def print_evaluation(evaluated: Evaluated) -> None:
     """One line: accuracies, loss, and the naive accuracy on the same images."""
+    evaluation = evaluated.evaluation
     Console(highlight=False).print(
         f"[bold]accuracy {evaluation.accuracy:.4f}[/] (balanced"
         f" {evaluation.balanced_accuracy:.4f}), loss {evaluation.loss:.4f} on"
-        f" {evaluation.count:,} images of {escape(printable(data))} ({split}); naive baseline"
-        f" {naive:.4f}",
+        f" {evaluation.count:,} images of {escape(printable(evaluated.data))} ({evaluated.split});"
+        f" naive baseline {evaluated.naive:.4f}",
         soft_wrap=True,
     )
 

@@ -1,14 +1,23 @@
 """Images in, batches out.
 
-`sources` says what data is, `datasets` finds it by name (`embedded`, `folder`), `transforms`
-brings images to the form a checkpoint expects, `views` draws augmented ones once, and `pipeline`
-serves batches.
+`sources` says what data is, `datasets` finds it by name (`embedded`, `folder`), `joint` makes one
+data set of several, `transforms` brings images to the form a checkpoint expects, `views` draws
+augmented ones once, and `pipeline` serves batches.
 """
 
-from tljax.data.datasets import class_names, load
+from tljax.data.datasets import class_names, load, tasks
 from tljax.data.images import Unreadable, decode, skipped_message
+from tljax.data.joint import Task, names_of_all
 from tljax.data.pipeline import ON_ERROR, eval_batches, train_batches
-from tljax.data.sources import ArraySource, Dataset, Source, Subset, as_source, fingerprint
+from tljax.data.sources import (
+    ArraySource,
+    Dataset,
+    Source,
+    Subset,
+    as_source,
+    base_of,
+    fingerprint,
+)
 from tljax.data.transforms import Preprocessing, normalise
 from tljax.data.views import fixed_views
 
@@ -19,15 +28,19 @@ __all__ = [
     "Preprocessing",
     "Source",
     "Subset",
+    "Task",
     "Unreadable",
     "as_source",
+    "base_of",
     "class_names",
     "decode",
     "eval_batches",
     "fingerprint",
     "fixed_views",
     "load",
+    "names_of_all",
     "normalise",
     "skipped_message",
+    "tasks",
     "train_batches",
 ]

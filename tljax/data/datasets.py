@@ -1,10 +1,16 @@
-"""From a name such as `embedded:digits` or `folder:PATH` to a data set with its three splits."""
+"""From a name such as `embedded:digits` or `folder:PATH` to a data set with its three splits.
 
+Several names, with commas between them, are the tasks of one trunk: `embedded:digits,folder:PATH`.
+"""
+
+import functools
+import re
 from dataclasses import replace
 
 import numpy as np
 
 from tljax.data import embedded, folder
+from tljax.data.joint import Task, join, names_of_all
 from tljax.data.sources import Dataset, Source, Subset
 from tljax.data.splits import carve, random_ranks, stratified_order
 from tljax.errors import InputError, did_you_mean
@@ -27,11 +33,12 @@ def load(
     stratified by class: at least one of every class that has two. What is left is then
     subsampled, so validation images are the same for every training size. With one
     seed smaller training sets are contained in larger ones. Test images never depend on the seed.
+    Each of several data sets is treated as it would be alone.
 
     Args:
-      spec: `embedded:NAME` or `folder:PATH`.
-      train_size: Training images in all, in the proportions of the classes; None keeps all. May
-        be less than the number of classes.
+      spec: `embedded:NAME` or `folder:PATH`, or several of them with commas between.
+      train_size: Training images in all (of each, if several), in the proportions of the classes;
+        None keeps all. May be less than the number of classes.
       train_per_class: Training images of each class, instead of `train_size`.
       val_fraction: Between 0 and 1, both excluded; not used if the data has its own validation.
       seed: Of the validation split and the subsample; not negative.
@@ -47,6 +54,16 @@ def load(
         raise InputError(f"val_fraction is {val_fraction}; set it between 0 and 1, both excluded")
     if seed < 0:
         raise InputError(f"seed is {seed}; set it to 0 or more")
+    names = split_spec(spec)
+    if len(names) > 1:
+        each = functools.partial(
+            load,
+            train_size=train_size,
+            train_per_class=train_per_class,
+            val_fraction=val_fraction,
+            seed=seed,
+        )
+        return join([replace(each(name), name=name) for name in names])
     origin, rest = _origin(spec)
     dataset = origin.load(rest)
     val_rng, subset_rng = (np.random.default_rng((seed, purpose)) for purpose in range(2))
@@ -73,8 +90,33 @@ def class_names(spec: str) -> tuple[str, ...]:
     Raises:
       InputError: The data cannot be found.
     """
-    origin, rest = _origin(spec)
-    return origin.class_names(rest)
+    return names_of_all(tasks(spec))
+
+
+def tasks(spec: str) -> tuple[Task, ...]:
+    """The data sets that a spec names, and their classes; reads no image.
+
+    Raises:
+      InputError: One of them cannot be found.
+    """
+    found = []
+    for name in split_spec(spec):
+        origin, rest = _origin(name)
+        found.append(Task(name, origin.class_names(rest)))
+    return tuple(found)
+
+
+def split_spec(spec: str) -> list[str]:
+    """The names in a spec; a comma ends one only where another begins, so a path may hold some.
+
+    Raises:
+      InputError: One of them is there twice.
+    """
+    names = re.split(rf",(?=(?:{'|'.join(_ORIGINS)}):)", spec)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"the data names '{twice}' twice; name each data set once")
+    return names
 
 
 def _origin(spec: str):

@@ -2,6 +2,7 @@
 
 All images are uint8 (32, 32, 3):
 - digits: scikit-learn's 1,797 handwritten digits, 500 of them for testing;
+- digits_shifted: the same digits as a worse camera might see them, askew, pale and noisy;
 - textures: tiles of ten of scikit-image's photographs;
 - glyphs: letters drawn from matplotlib's fonts.
 """
@@ -86,6 +87,29 @@ def _digits() -> tuple[Source, Source]:
     return ArraySource(images[train], labels[train]), ArraySource(images[test], labels[test])
 
 
+def _digits_shifted() -> tuple[Source, Source]:
+    """The digits turned by up to 25 degrees, on a lighter ground with less contrast and noise.
+
+    Image i of a split is changed by random numbers of its own, the same in every process.
+    """
+    shifted = []
+    for split, source in enumerate(_digits()):
+        images = [
+            _shift(source[i]["image"][..., 0], np.random.default_rng((split, i)))
+            for i in range(len(source))
+        ]
+        shifted.append(ArraySource(np.stack(images), source.labels))
+    return shifted[0], shifted[1]
+
+
+def _shift(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A grey image (h, w), uint8, changed in all these ways."""
+    angle = rng.uniform(-25, 25)
+    turned = Image.fromarray(image).rotate(angle, Image.Resampling.BILINEAR)
+    pixels = 40 + np.asarray(turned, np.float64) * 0.6 + rng.normal(0, 15, image.shape)
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
 def _upscale(image: np.ndarray) -> np.ndarray:
     resized = Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
     return np.asarray(resized)
@@ -129,6 +153,7 @@ def _glyphs() -> tuple[Source, Source]:
 _Builder = Callable[[], tuple[Source, Source]]
 _REGISTRY: dict[str, tuple[tuple[str, ...], _Builder]] = {
     "digits": (tuple("0123456789"), _digits),
+    "digits_shifted": (tuple("0123456789"), _digits_shifted),
     "textures": (tuple(_PHOTOGRAPHS), _textures),
     "glyphs": (CLASSES, _glyphs),
 }

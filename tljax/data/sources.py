@@ -37,13 +37,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Named splits that share one list of classes; `val` and `test` may be absent (None)."""
+    """Named splits that share one list of classes; `val` and `test` may be absent (None).
+
+    Of several data sets in one, `parts` are these; see `tljax.data.joint`.
+    """
 
     name: str
     class_names: tuple[str, ...]
     train: Source
     val: Source | None = None
     test: Source | None = None
+    parts: tuple["Dataset", ...] = ()
 
     @property
     def num_classes(self) -> int:

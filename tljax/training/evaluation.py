@@ -1,8 +1,8 @@
 """Accuracies and loss over a whole source, and the naive baseline to hold them against."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -10,8 +10,10 @@ import numpy as np
 from tljax.data import Preprocessing, Source, eval_batches
 from tljax.errors import InputError
 from tljax.models import Model
+from tljax.training.answers import Answers
 from tljax.training.feature_cache import CachedSource
 from tljax.training.step import eval_step
+from tljax.training.tasks import spans
 from tljax.transfer.partition import Tree
 
 
@@ -27,6 +29,8 @@ class Evaluation:
       count: number of images.
       class_counts: number of images of each class.
       skipped: names of images that could not be read and are in none of these numbers.
+      tasks: the same for each of several tasks; empty if there is one.
+      answers: to every image, if they were asked for.
     """
 
     accuracy: float
@@ -35,6 +39,8 @@ class Evaluation:
     count: int
     class_counts: tuple[int, ...]
     skipped: tuple[str, ...] = ()
+    tasks: tuple["Evaluation", ...] = ()
+    answers: Answers | None = None
 
 
 def evaluate(
@@ -45,6 +51,8 @@ def evaluate(
     batch_size: int,
     *,
     on_error: str = "fail",
+    tasks: Sequence[int] = (),
+    with_answers: bool = False,
     between_batches: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Evaluates every image of `source` exactly once; the last batch is padded and masked.
@@ -53,42 +61,84 @@ def evaluate(
       model, variables: what to evaluate.
       source, preprocessing, batch_size: on what; images, or what frozen groups made of them.
       on_error: what to do about an image that cannot be read: `fail`, or `skip`.
+      tasks: numbers of classes of several tasks, within each of which its images are evaluated.
+      with_answers: whether to keep them, image by image.
       between_batches: called before each batch; what it raises ends the evaluation.
 
     Raises:
       InputError: if an image cannot be read, or, with `skip`, not one can.
     """
     if isinstance(source, CachedSource):
-        step = eval_step(model, preprocessing, source.groups)
+        step = eval_step(model, preprocessing, source.groups, tuple(tasks), with_answers)
         batches = source.in_order(batch_size)
     else:
-        step = eval_step(model, preprocessing)
+        step = eval_step(model, preprocessing, 0, tuple(tasks), with_answers)
         batches = eval_batches(source, preprocessing, batch_size=batch_size, on_error=on_error)
-    parts = []
+    parts, answers, masks = [], [], []
     with closing(iter(batches)) as reader:
         for batch in reader:
             between_batches()
-            parts.append(step(variables, batch))
+            sums, given = step(variables, batch)
+            parts.append(sums)
+            if with_answers:
+                answers.append(jax.device_get(given))
+                masks.append(batch["mask"])
     # On the host in float64: a float32 sum over a large test set would lose images.
     totals = jax.tree.map(
         lambda *values: np.sum(values, axis=0, dtype=np.float64), *jax.device_get(parts)
     )
-    correct, count = totals["correct"], totals["count"]
-    present = count > 0
-    if not present.any():
-        raise InputError(f"none of the {len(source)} images can be read; check the data")
-    return Evaluation(
-        accuracy=float(correct.sum() / count.sum()),
-        balanced_accuracy=float(np.mean(correct[present] / count[present])),
-        loss=float(totals["loss"] / count.sum()),
-        count=int(count.sum()),
-        class_counts=tuple(int(n) for n in count),
+    of_tasks = spans(tasks) if len(tasks) > 1 else []
+    for first, end in of_tasks or [(0, len(totals["count"]))]:
+        if not totals["count"][first:end].any():
+            images = int(np.sum((source.labels >= first) & (source.labels < end)))
+            raise InputError(f"none of the {images} images can be read; check the data")
+    return replace(
+        _evaluation(totals),
         skipped=batches.skipped,
+        tasks=tuple(
+            _evaluation({name: total[first:end] for name, total in totals.items()})
+            for first, end in of_tasks
+        ),
+        answers=_answers(source, masks, answers) if with_answers else None,
     )
 
 
-def naive_accuracy(train: Source, evaluation: Evaluation) -> float:
-    """Accuracy, on the images of an evaluation, of always answering training's commonest class."""
+def _evaluation(totals: dict[str, np.ndarray]) -> Evaluation:
+    """From sums by class."""
+    correct, count = totals["correct"], totals["count"]
+    present = count > 0
+    return Evaluation(
+        accuracy=float(correct.sum() / count.sum()),
+        balanced_accuracy=float(np.mean(correct[present] / count[present])),
+        loss=float(totals["loss"].sum() / count.sum()),
+        count=int(count.sum()),
+        class_counts=tuple(int(n) for n in count),
+    )
+
+
+def _answers(
+    source: Source, masks: Sequence[np.ndarray], answers: Sequence[dict[str, np.ndarray]]
+) -> Answers:
+    """What the batches gave, without their filling."""
+    images = np.flatnonzero(np.concatenate(masks))
+    predicted = np.concatenate([batch["predicted"] for batch in answers])[images]
+    probabilities = np.concatenate([batch["probabilities"] for batch in answers])[images]
+    return Answers(
+        images=images.astype(np.int32),
+        labels=source.labels[images].astype(np.int32),
+        predicted=predicted.astype(np.int32),
+        probabilities=probabilities.astype(np.float16),
+        confidences=probabilities[np.arange(len(images)), predicted].astype(np.float32),
+    )
+
+
+def naive_accuracy(train: Source, evaluation: Evaluation, tasks: Sequence[int] = ()) -> float:
+    """Accuracy, on the images of an evaluation, of always answering training's commonest class.
+
+    Of several tasks, with `tasks` classes: the commonest one of the image's own task.
+    """
     counts = evaluation.class_counts
-    majority = int(np.bincount(train.labels, minlength=len(counts)).argmax())
-    return counts[majority] / evaluation.count
+    trained_on = np.bincount(train.labels, minlength=len(counts))
+    commonest = [first + int(trained_on[first:end].argmax()) for first, end in spans(tasks)]
+    commonest = commonest or [int(trained_on.argmax())]
+    return sum(counts[label] for label in commonest) / evaluation.count

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import types
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from tljax import checkpoints
 from tljax import config as config_lib
 from tljax import data as data_lib
 from tljax.checkpoints.fitting import RESAMPLINGS
-from tljax.data import Dataset
+from tljax.data import Dataset, Task, names_of_all
 from tljax.errors import InputError, check_known
 from tljax.files import parse_json
 from tljax.models import ImageSize, Model, Preprocessing, registry
@@ -24,6 +25,7 @@ from tljax.training.checkpointing import best_variables, has_checkpoint
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.loop import Result, check_fit, fit, new_variables
 from tljax.training.options import HARMLESS, HEAD_INITS, OPTION_NAMES, TrainingOptions
+from tljax.training.tasks import spans, with_head_of
 from tljax.training.workdir import (
     differences,
     locked,
@@ -49,8 +51,18 @@ class Experiment:
     model: Model
     plan: TransferPlan
     preprocessing: Preprocessing
-    class_names: tuple[str, ...]
+    tasks: tuple[Task, ...]
     options: TrainingOptions
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of all tasks, in the order of the logits."""
+        return names_of_all(self.tasks)
+
+    @property
+    def task_sizes(self) -> dict[str, int]:
+        """Number of classes of each task by its name."""
+        return {task.name: len(task.class_names) for task in self.tasks}
 
 
 @dataclass(frozen=True)
@@ -58,32 +70,42 @@ class Trained:
     """What a workdir holds.
 
     Attributes:
+      workdir: where it lies.
       config: resolved.
       experiment: what it made of the config.
       variables: the best weights.
       result: the fields of `result.json`; empty while the run is not done.
     """
 
+    workdir: Path
     config: ml_collections.ConfigDict
     experiment: Experiment
     variables: Tree
     result: dict[str, Any]
 
 
-def prepare(
-    config: ml_collections.ConfigDict, class_names: tuple[str, ...] | None = None
-) -> Experiment:
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation, the naive accuracy on the same images, and which images they are."""
+
+    evaluation: Evaluation
+    naive: float
+    data: str
+    split: str
+
+
+def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = None) -> Experiment:
     """Builds model, plan and preprocessing; reads no image and no weight.
 
     Args:
       config: may be unresolved.
-      class_names: of its data, if they are known; None: the data is asked.
+      tasks: that its data is for, if they are known; None: the data is asked.
     """
-    class_names = class_names or data_lib.class_names(config.data)
+    tasks = tasks or data_lib.tasks(config.data)
     check_known("dtype", config.dtype, _DTYPES)
     model = registry.create(
         config.model,
-        num_classes=len(class_names),
+        num_classes=sum(len(task.class_names) for task in tasks),
         drop_path=config.drop_path,
         dtype=_DTYPES[config.dtype],
         remat=config.remat,
@@ -109,7 +131,7 @@ def prepare(
     options = {name: config[name] for name in OPTION_NAMES}
     if config.head_init == "pretrained":  # the plan keeps it: there is no new head to draw
         del options["head_init"]
-    return Experiment(model, plan, preprocessing, class_names, TrainingOptions(**options))
+    return Experiment(model, plan, preprocessing, tasks, TrainingOptions(**options))
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -376,7 +398,7 @@ def fit_config(
     check_fit(experiment.model, experiment.plan, experiment.options, size, *splits)
     with locked(workdir):
         if workdir is not None:
-            _keep_classes(workdir, experiment.class_names)
+            _keep_classes(workdir, experiment.tasks)
             write_atomically(workdir / "config.json", resolved.to_json(indent=2) + "\n")
         about = {
             "scenario": resolved.scenario,
@@ -390,6 +412,7 @@ def fit_config(
             experiment.plan,
             *splits,
             preprocessing=experiment.preprocessing,
+            tasks=experiment.task_sizes if len(experiment.tasks) > 1 else None,
             workdir=workdir,
             about=about,
             accept_changes=accept_changes,
@@ -400,30 +423,28 @@ def fit_config(
         )
 
 
-def evaluate_workdir(
-    workdir: Path, data: str | None, split: str
-) -> tuple[Evaluation, float, str, str]:
-    """`tljax evaluate`: the best weights of a workdir on a split of its data, or of other data.
+def evaluate_workdir(workdir: Path, split: str, task: str | None = None) -> list[Evaluated]:
+    """`tljax evaluate`: the best weights of a workdir on a split of its data.
 
-    Returns:
-      (evaluation, naive accuracy on the same images, data, split).
+    Of a run of several tasks each is evaluated on its own data, or the one named alone.
 
     Raises:
-      InputError: if it is not a trained workdir, or the data has other classes.
+      InputError: if it is not a trained workdir, or its data have other classes by now.
     """
-    trained = read_workdir(workdir)
-    config, experiment, variables = trained.config, trained.experiment, trained.variables
-    if data is None:
-        dataset = load_data(config)
-    else:
-        dataset = data_lib.load(data, val_fraction=config.val_fraction, seed=config.seed)
-    _check_classes(dataset.class_names, experiment.class_names, data or config.data, workdir)
+    names = [task] if task is not None else [known.name for known in tasks_of(workdir)]
+    return [evaluate_trained(read_workdir(workdir, name), None, split) for name in names]
+
+
+def evaluate_trained(trained: Trained, data: str | None, split: str) -> Evaluated:
+    """The weights of one task on a split of its data, or of other data of the same classes."""
+    config, experiment = trained.config, trained.experiment
+    dataset = same_classes(trained, data)
     source = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
     if source is None:
         raise InputError(f"'{data or config.data}' has no {split} images; choose another --split")
     evaluation = evaluate(
         experiment.model,
-        variables,
+        trained.variables,
         source,
         experiment.preprocessing,
         config.batch_size,
@@ -432,19 +453,90 @@ def evaluate_workdir(
     if evaluation.skipped:
         _log.warning(data_lib.skipped_message(evaluation.skipped))
     naive = naive_accuracy(dataset.train, evaluation)
-    return evaluation, naive, data or config.data, split
+    return Evaluated(evaluation, naive, data or config.data, split)
 
 
-def read_workdir(workdir: Path) -> Trained:
+def same_classes(trained: Trained, data: str | None) -> Dataset:
+    """The data of a run of one task, or other data, if it has the same classes; else InputError."""
+    config = trained.config
+    if data is None:
+        dataset = load_data(config)
+    else:
+        dataset = data_lib.load(data, val_fraction=config.val_fraction, seed=config.seed)
+    known = trained.experiment.class_names
+    _check_classes(dataset.class_names, known, data or config.data, trained.workdir)
+    return dataset
+
+
+def read_workdir(workdir: Path, task: str | None = None) -> Trained:
     """The best weights of a workdir, and what they are; its data is not needed.
 
+    Of a run of several tasks this is what a run of `task` alone would have left.
+
     Raises:
-      InputError: if it is not a workdir, or holds no weights.
+      InputError: if it is not a workdir, or holds no weights; or if it has several tasks and none
+        of them is named.
     """
     config = read_config(workdir)
     result = _read_if_there(workdir / "result.json", dict) or {}
-    experiment = prepare(config, _classes(workdir))
-    return Trained(config, experiment, best_variables(workdir), result)
+    tasks = tasks_of(workdir)
+    whole = Trained(workdir, config, prepare(config, tasks), best_variables(workdir), result)
+    if task is None and len(tasks) == 1:
+        return whole
+    names = [known.name for known in tasks]
+    if task is None:
+        raise InputError(
+            f"'{workdir}' was trained on several tasks ({', '.join(names)}); choose one with --task"
+        )
+    check_known("task", task, names)
+    return _alone(whole, names.index(task)) if len(tasks) > 1 else whole
+
+
+def _alone(whole: Trained, number: int) -> Trained:
+    """Of a run of several tasks, the one of that number."""
+    experiment, config = whole.experiment, whole.config.copy_and_resolve_references()
+    task = experiment.tasks[number]
+    span = spans(list(experiment.task_sizes.values()))[number]
+    model, variables = with_head_of(experiment.model, whole.variables, *span)
+    config.data = task.name
+    result = {name: value for name, value in whole.result.items() if name != "tasks"}
+    result |= whole.result.get("tasks", {}).get(task.name, {})
+    return Trained(
+        whole.workdir,
+        config,
+        replace(experiment, model=model, tasks=(task,)),
+        variables,
+        result | ({"data": task.name} if result else {}),
+    )
+
+
+def tasks_of(workdir: Path) -> tuple[Task, ...]:
+    """The tasks that a workdir was trained on, or is to be; a folder of images may change later.
+
+    Raises:
+      InputError: if it is not a workdir.
+    """
+    config = read_config(workdir)
+    return _kept_tasks(workdir, config.data) or data_lib.tasks(config.data)
+
+
+def task_for(workdir: Path, data: str) -> str | None:
+    """Which of a run's tasks other data are for: the one of the same classes; None: there is one.
+
+    Raises:
+      InputError: if none has these classes, or several have them.
+    """
+    tasks, classes = tasks_of(workdir), data_lib.class_names(data)
+    if len(tasks) == 1:
+        return None
+    fitting = [task.name for task in tasks if task.class_names == classes]
+    if len(fitting) != 1:
+        why = f"those of {' and '.join(fitting)}" if fitting else "those of none of its tasks"
+        raise InputError(
+            f"'{data}' has the classes {_shorten(classes)}, {why} in '{workdir}'; choose one of"
+            f" {', '.join(task.name for task in tasks)} with --task, or other data"
+        )
+    return fitting[0]
 
 
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -474,21 +566,35 @@ def _check_start(
     plan.initialise(registry.abstract_variables(experiment.model, size), variables)
     source = _workdir(config.init_from) if variables is not None else None
     if source is not None and plan.init[-1] == "pretrained":
-        before = _classes(source) or experiment.class_names
-        _check_classes(experiment.class_names, before, config.data, source)
+        before = _kept_tasks(source, config.data) or experiment.tasks
+        _check_classes(experiment.class_names, names_of_all(before), config.data, source)
 
 
-def _keep_classes(workdir: Path, names: tuple[str, ...]) -> None:
-    """Writes down which logit is which class; a folder of images may change after the run."""
-    before = _classes(workdir) if has_checkpoint(workdir) else None
-    _check_classes(names, before or names, "the data", workdir)
-    write_atomically(workdir / _CLASSES, json.dumps(names) + "\n")
+def _keep_classes(workdir: Path, tasks: tuple[Task, ...]) -> None:
+    """Writes down which logit is which class; a folder of images may change after the run.
+
+    A list of names, or, of several tasks, a list for each by its name.
+    """
+    data = tasks[0].name if len(tasks) == 1 else ""
+    before = _kept_tasks(workdir, data) if has_checkpoint(workdir) else None
+    _check_classes(names_of_all(tasks), names_of_all(before or tasks), "the data", workdir)
+    content: Any = tasks[0].class_names
+    if len(tasks) > 1:
+        content = {task.name: task.class_names for task in tasks}
+    write_atomically(workdir / _CLASSES, json.dumps(content) + "\n")
 
 
-def _classes(workdir: Path) -> tuple[str, ...] | None:
-    """The classes that a workdir was trained on, in the order of its logits, if it says so."""
-    names = _read_if_there(workdir / _CLASSES, list)
-    return tuple(names) if names else None
+def _kept_tasks(workdir: Path, data: str) -> tuple[Task, ...] | None:
+    """The tasks that a workdir was trained on, in the order of its logits, if it says so.
+
+    Args:
+      workdir: of a run.
+      data: the name of its task, if it has one.
+    """
+    content = _read_if_there(workdir / _CLASSES, list | dict)
+    if isinstance(content, list):
+        content = {data: content}
+    return tuple(Task(name, tuple(names)) for name, names in content.items()) if content else None
 
 
 def _check_classes(
@@ -501,7 +607,7 @@ def _check_classes(
         )
 
 
-def _read_if_there(path: Path, kind: type) -> Any:
+def _read_if_there(path: Path, kind: type | types.UnionType) -> Any:
     """The content of a JSON file of a workdir, which has to be of a kind; None if there is none."""
     try:
         content = parse_json(path.read_bytes())

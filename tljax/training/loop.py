@@ -34,6 +34,8 @@ from tljax.models import NORMALISATIONS, ImageSize, Model, parameter_count, regi
 from tljax.preemption import Preempted, sigterm_waits
 from tljax.training import feature_cache, micro_batches
 from tljax.training import state as state_lib
+from tljax.training.answers import FILE as ANSWERS
+from tljax.training.answers import packed
 from tljax.training.checkpointing import (
     Checkpoint,
     Checkpoints,
@@ -49,6 +51,7 @@ from tljax.training.options import HARMLESS, TrainingOptions
 from tljax.training.profiling import Profiler
 from tljax.training.progress import TrainingProgress
 from tljax.training.step import optimizer, train_step
+from tljax.training.tasks import by_task
 from tljax.training.workdir import (
     MetricsWriter,
     differences,
@@ -95,6 +98,7 @@ def fit(
     test: Any = None,
     *,
     preprocessing: Preprocessing | None = None,
+    tasks: Mapping[str, int] | None = None,
     workdir: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
     accept_changes: bool = False,
@@ -116,6 +120,9 @@ def fit(
         weights count as the best; without `test` there is no test accuracy.
       preprocessing: image size and normalisation that the weights expect; None: the size of the
         first training image, and ImageNet's mean and standard deviation.
+      tasks: of several that share the trunk, name and number of classes, in the order of their
+        labels, which are numbered through; see `tljax.training.tasks`. Every image counts the same
+        in the loss and in the accuracy that is maximised; each task's own accuracy is reported too.
       workdir: where to keep metrics, checkpoints and the result; if it holds a checkpoint, training
         goes on from there, whatever `variables` says. None: nothing is written.
       about: further fields of `result.json`, e.g. the names of scenario and data.
@@ -134,6 +141,7 @@ def fit(
     """
     called = called or time.monotonic()
     opt = TrainingOptions(**options)
+    task_sizes = tuple((tasks or {}).values())
     train, val, test = (None if s is None else as_source(s) for s in (train, val, test))
     workdir = None if workdir is None else Path(workdir)
     if preprocessing is None:
@@ -179,7 +187,9 @@ def fit(
             tell=bool(progress),
         )
         if workdir is not None:
-            made_by = _made_by(model, plan, preprocessing, opt, cache.groups, train, val, test)
+            made_by = _made_by(
+                model, plan, preprocessing, opt, tasks, cache.groups, train, val, test
+            )
         if workdir is not None and resumed is not None:
             changes = _accepted_changes(resumed, made_by, workdir, accept_changes)
 
@@ -198,7 +208,7 @@ def fit(
         accumulate = opt.accumulate or micro_batches.suited_to_training(
             model, plan, size, opt.batch_size, cache.groups
         )
-        step_fn = train_step(model, plan, preprocessing, tx, cache.groups, accumulate)
+        step_fn = train_step(model, plan, preprocessing, tx, cache.groups, accumulate, task_sizes)
         weight_decay = np.float32(opt.weight_decay)
         key = jax.random.key(opt.seed)
 
@@ -282,7 +292,7 @@ def fit(
             writer.write("train", last_step, examples=last_step * opt.batch_size, **means, lr=rate)
             bar.update(last_step, loss=means["loss"])
 
-        def evaluation_of(current: Tree, source: Source) -> Evaluation:
+        def evaluation_of(current: Tree, source: Source, answers: bool = False) -> Evaluation:
             evaluation = evaluate(
                 model,
                 current,
@@ -290,6 +300,8 @@ def fit(
                 preprocessing,
                 opt.batch_size,
                 on_error=opt.on_error,
+                tasks=task_sizes,
+                with_answers=answers,
                 between_batches=leave_if_preempted,
             )
             skipped.update(evaluation.skipped)
@@ -302,7 +314,7 @@ def fit(
             _log.debug("phase evaluation, step %d", step)
             evaluation = evaluation_of(state_lib.variables_of(state, frozen), seen_by_validation)
             check_finite("validation", step, evaluation.loss)
-            values = _reported(evaluation)
+            values = _reported(evaluation, tasks)
             writer.write("val", step, examples=step * opt.batch_size, **values)
             bar.update(step, val_accuracy=evaluation.accuracy)
             rank = validation_rank(values)
@@ -405,18 +417,25 @@ def fit(
             "total_parameters": parameter_count(best.variables["params"]),
             "examples_seen": total_steps * opt.batch_size,
         }
+        final: Evaluation | None = None
         if test is not None:
             _log.debug("phase evaluation, test")
-            final = evaluation_of(best.variables, after_frozen_groups(test, preprocessing))
+            seen_by_test = after_frozen_groups(test, preprocessing)
+            final = evaluation_of(best.variables, seen_by_test, answers=workdir is not None)
             examples = best.step * opt.batch_size
-            writer.write("test", best.step, examples=examples, **_reported(final))
+            writer.write("test", best.step, examples=examples, **_reported(final, tasks))
             summary |= {
                 "test_size": final.count,
                 "test_accuracy": final.accuracy,
                 "test_balanced_accuracy": final.balanced_accuracy,
                 "test_loss": final.loss,
-                "naive_accuracy": naive_accuracy(train, final),
+                "naive_accuracy": naive_accuracy(train, final, task_sizes),
             }
+            if workdir is not None and final.answers is not None:
+                write_atomically(workdir / ANSWERS, packed(final.answers))
+        if len(task_sizes) > 1:
+            validation = validations.get(best.step, {}).get("tasks")
+            summary["tasks"] = by_task(tasks or {}, train, val, validation, final)
         if opt.on_error == "skip":
             summary["skipped_images"] = sorted(skipped.union(batches.skipped))
             if summary["skipped_images"]:
@@ -500,6 +519,7 @@ def _made_by(
     plan: TransferPlan,
     preprocessing: Preprocessing,
     opt: TrainingOptions,
+    tasks: Mapping[str, int] | None,
     cached_groups: int,
     *sources: Source | None,
 ) -> dict[str, Any]:
@@ -508,6 +528,7 @@ def _made_by(
         "config": {
             **asdict(opt),
             "cached_groups": cached_groups,
+            **({"tasks": list(tasks.items())} if tasks else {}),
             "model": repr(model),
             "plan": plan.to_json(),
             "preprocessing": asdict(preprocessing),
@@ -554,12 +575,16 @@ def _accepted_changes(
     return [*resumed.extra["changes"], *new]
 
 
-def _reported(evaluation: Evaluation) -> dict[str, float]:
-    return {
+def _reported(evaluation: Evaluation, tasks: Mapping[str, int] | None = None) -> dict[str, Any]:
+    reported: dict[str, Any] = {
         "accuracy": evaluation.accuracy,
         "balanced_accuracy": evaluation.balanced_accuracy,
         "loss": evaluation.loss,
     }
+    if evaluation.tasks:
+        parts = zip(tasks or (), evaluation.tasks, strict=True)
+        reported["tasks"] = {name: _reported(part) for name, part in parts}
+    return reported
 
 
 def _validated(rows: Sequence[Mapping[str, Any]], step: int) -> bool:

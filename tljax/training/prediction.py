@@ -65,6 +65,7 @@ def predict_files(
     paths: Sequence[Path],
     output: Path | None = None,
     on_error: str = "fail",
+    task: str | None = None,
 ) -> list[tuple[Path, str, float]]:
     """`tljax predict`: classifies images with the best weights of a workdir.
 
@@ -73,6 +74,7 @@ def predict_files(
       paths: image files, and folders, which are searched with all that is in them.
       output: CSV file to write: `file`, `prediction`, `probability`, then each class's probability.
       on_error: what to do about an image that cannot be read: `fail`, or `skip`, which warns.
+      task: which one's classes to answer with, if the run has several.
 
     Returns:
       (file, predicted class, its probability) of each image that could be read.
@@ -85,7 +87,7 @@ def predict_files(
     if output is not None:
         writable_file(output, ".csv")
     files = list(dict.fromkeys(file for path in paths for file in _image_files(path)))
-    trained = experiment.read_workdir(workdir)
+    trained = experiment.read_workdir(workdir, task)
     exp = trained.experiment
     predictions = predict(
         exp.model,

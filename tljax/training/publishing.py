@@ -59,15 +59,17 @@ def convert(source: str, model_name: str, output: Path) -> Written:
     return Written(output, len(checkpoint.filled), checkpoint.family.name)
 
 
-def export_workdir(workdir: Path, format: str, output: Path) -> Written:
+def export_workdir(workdir: Path, format: str, output: Path, task: str | None = None) -> Written:
     """`tljax export --workdir`: a run's best weights under PyTorch's names, and their card.
+
+    Of a run of several tasks: with the head of `task`.
 
     Raises:
       InputError: if it is not a trained workdir, the format has no such network, or the output
         cannot be written.
     """
     writable_file(output, _SUFFIX)
-    trained = experiment.read_workdir(workdir)
+    trained = experiment.read_workdir(workdir, task)
     exp, result = trained.experiment, trained.result
     described = Export(
         trained.config.model,

@@ -18,6 +18,7 @@ from tljax.data import Preprocessing, normalise
 from tljax.models import Model
 from tljax.training import micro_batches
 from tljax.training.state import TrainState
+from tljax.training.tasks import within_task
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree, merge
 
@@ -31,6 +32,7 @@ def loss_and_gradient(
     preprocessing: Preprocessing,
     start: int = 0,
     accumulate: int = 1,
+    tasks: tuple[int, ...] = (),
 ) -> Callable[..., tuple[Metrics, Tree, Tree]]:
     """The differentiable half of a step.
 
@@ -40,6 +42,7 @@ def loss_and_gradient(
       accumulate: parts that the batch goes through the network in, gradients being added up; a
         divisor of its size. Without BatchNorm of batch statistics, or randomness, a matter of
         speed and memory alone.
+      tasks: numbers of classes of several tasks; see `tljax.training.tasks`.
 
     Returns:
       A function (trained, statistics, frozen, batch, key) -> (metrics, gradient, new statistics).
@@ -63,6 +66,7 @@ def loss_and_gradient(
             mutable=["batch_stats"],
         )
         updated, _ = plan.partition_statistics(changed.get("batch_stats", {}), params)
+        logits = within_task(logits, batch["label"], tasks)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
         accuracy = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
         return loss, ({"loss": loss, "accuracy": accuracy}, updated)
@@ -116,14 +120,15 @@ def train_step(
     tx: optax.GradientTransformation,
     start: int = 0,
     accumulate: int = 1,
+    tasks: tuple[int, ...] = (),
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The compiled step.
+    """The compiled step; the arguments are those of `loss_and_gradient`, and its optimizer.
 
     Returns:
       A function (state, frozen, batch, key, learning_rate, weight_decay) -> (state, metrics), which
       consumes the state. `key` is the run's; the step's own is folded in from `state.step`.
     """
-    compute = loss_and_gradient(model, plan, preprocessing, start, accumulate)
+    compute = loss_and_gradient(model, plan, preprocessing, start, accumulate, tasks)
 
     def step(
         state: TrainState,
@@ -147,26 +152,40 @@ def train_step(
 
 
 @functools.cache
-def eval_step(model: Model, preprocessing: Preprocessing, start: int = 0) -> Callable[..., Metrics]:
+def eval_step(
+    model: Model,
+    preprocessing: Preprocessing,
+    start: int = 0,
+    tasks: tuple[int, ...] = (),
+    with_answers: bool = False,
+) -> Callable[..., tuple[Metrics, Metrics]]:
     """The compiled evaluation of one batch.
 
+    Args:
+      model, preprocessing, start, tasks: as of `loss_and_gradient`.
+      with_answers: whether to give the second part of the result.
+
     Returns:
-      A function (variables, batch) -> sums over the batch's images with `mask` 1: of `loss` (nats),
-      and by class (num_classes,) of `correct` and `count`.
+      A function (variables, batch) -> (sums over the batch's images with `mask` 1, by class
+      (num_classes,), of `loss` in nats, `correct` and `count`; for each image `predicted` (n,), the
+      class with the largest logit, and `probabilities` (n, num_classes), or nothing).
     """
 
-    def step(variables: Tree, batch: Batch) -> Metrics:
-        logits = _logits(model, preprocessing, variables, batch, start)
+    def step(variables: Tree, batch: Batch) -> tuple[Metrics, Metrics]:
         label, mask = batch["label"], batch["mask"]
+        logits = _logits(model, preprocessing, variables, batch, start)
+        logits = within_task(logits, label, tasks)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        correct = jnp.argmax(logits, -1) == label
+        predicted = jnp.argmax(logits, -1)
         by_class = functools.partial(jax.ops.segment_sum, num_segments=logits.shape[-1])
         # where, not *: a padded image may give a loss that is not finite
-        return {
-            "loss": jnp.sum(jnp.where(mask > 0, losses, 0.0)),
-            "correct": by_class(correct * mask, label),
+        sums = {
+            "loss": by_class(jnp.where(mask > 0, losses, 0.0), label),
+            "correct": by_class((predicted == label) * mask, label),
             "count": by_class(mask, label),
         }
+        answers = {"predicted": predicted, "probabilities": jax.nn.softmax(logits)}
+        return sums, answers if with_answers else {}
 
     return jax.jit(step)
 

@@ -35,11 +35,16 @@ class TensorBoard:
     def write(self, row: Mapping[str, Any]) -> None:
         """Mirrors a row of `metrics.jsonl`; it is in the file when this returns."""
         for name, value in row.items():
-            if name not in ("event", "step"):
-                summary = scalar(f"{row['event']}/{name}", value)
-                event = Event(wall_time=time.time(), step=row["step"], summary=summary)
-                self._writer.write_event(event)
+            if name not in ("event", "step", "tasks"):
+                self._write(row["step"], f"{row['event']}/{name}", value)
+        for number, values in enumerate(row.get("tasks", {}).values(), 1):
+            for name, value in values.items():  # by number: a task's name is no tag
+                self._write(row["step"], f"{row['event']}/task_{number}/{name}", value)
         self._writer.flush()
+
+    def _write(self, step: int, tag: str, value: float) -> None:
+        event = Event(wall_time=time.time(), step=step, summary=scalar(tag, value))
+        self._writer.write_event(event)
 
     def close(self) -> None:
         self._writer.close()

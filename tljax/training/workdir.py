@@ -19,7 +19,8 @@ from tljax.training.tensorboard import TensorBoard
 class MetricsWriter:
     """Keeps the rows of a run in memory and, if it has a workdir, in its files.
 
-    A row is {"event": "train" | "val" | "test", "step", "examples", ...}.
+    A row is {"event": "train" | "val" | "test", "step", "examples", ...}; where there are several
+    tasks, "tasks" holds a `val` or `test` row's values for each by its name.
 
     Args:
       workdir: None keeps the rows in memory alone.
@@ -52,7 +53,7 @@ class MetricsWriter:
                     self._tensorboard.write(row)
         self._path, self._file = path, path.open("ab")
 
-    def write(self, event: str, step: int, **values: float) -> None:
+    def write(self, event: str, step: int, **values: Any) -> None:
         """Appends one row; it is in the file when this returns."""
         row = {"event": event, "step": step, **values}
         self.rows.append(row)
@@ -130,10 +131,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that it is either the old one or the whole new one."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that it is either the old one or the whole new one; text as UTF-8."""
+    encoded = content if isinstance(content, bytes) else content.encode()
     with _writing(path), replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(encoded)
 
 
 @contextlib.contextmanager

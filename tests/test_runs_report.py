@@ -1,0 +1,175 @@
+"""`tljax report`: what its page says of runs, whatever their classes are called; calibration."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.test_cli import run
+from tests.test_report import Elements
+from tljax.analysis.calibration import reliability
+from tljax.analysis.report.answered import Answered
+from tljax.analysis.report.figures import Gallery
+from tljax.analysis.report.labels import Places
+from tljax.analysis.report.of_runs import write_report
+from tljax.analysis.report.predictions import _part
+from tljax.analysis.report.runs import Place, Setting, collect, read_run
+from tljax.config import base
+from tljax.data import Task
+from tljax.training import experiment
+from tljax.training.answers import Answers
+
+CLASSES = ("<script>alert(1)", "a\nb", "\u202eevil", "$x$ &amp; \"q'")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Two seeds of three scenarios on images with hostile names; a setting of another rate."""
+    root = tmp_path_factory.mktemp("report")
+    rng = np.random.default_rng(0)
+    for name in CLASSES:
+        (root / "photos" / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = rng.integers(0, 255, (40, 40, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(root / "photos" / name / f"<b>{i}\u202e.png")
+    base_fields = {"data": f"folder:{root / 'photos'}", "model": "vit_micro_patch4_32"}
+    base_fields |= {"batch_size": 8, "steps": 4, "eval_every": 2, "augment": "none"}
+
+    def train(name, **fields):
+        config = base()
+        config.update(base_fields | fields)
+        experiment.run(config, root / "runs" / name)
+
+    for seed in (0, 1):
+        train(f"scratch{seed}", scenario="from_scratch", seed=seed)
+        source = str(root / "runs" / "scratch0")
+        train(f"tune{seed}", scenario="fine_tune", seed=seed, init_from=source)
+        for k in (4, 5):
+            train(f"k{k}_{seed}", scenario="freeze_first", k=k, seed=seed, init_from=source)
+    train("tune_fast", scenario="fine_tune", init_from=source, lr=0.02)
+    shutil.copytree(root / "runs" / "tune0", root / "runs" / "dying")
+    (root / "runs" / "dying" / "result.json").unlink()
+    return root
+
+
+def test_the_page_asks_for_nothing_and_obeys_no_name(world, tmp_path, capsys):
+    output = tmp_path / "r.html"
+    code, out, err = run(capsys, "report", world / "runs", "--output", output)
+    assert (code, err) == (0, ""), err
+    assert "9 runs" in out
+    page = output.read_text(encoding="ascii")
+    elements = Elements(page)
+    assert not {tag for tag, _ in elements.tags} & {"script", "link", "iframe", "object", "b0"}
+    assert "<script" not in page
+    assert "\\u202eevil" in elements.text
+    assert "a\\nb" in elements.text
+    assert "http:" not in page
+    assert "https:" not in page
+    for tag, attributes in elements.tags:
+        assert not any(name.startswith("on") for name in attributes)
+        assert attributes.get("src", "data:image/png").startswith("data:image/")
+        if tag in ("svg", "img"):
+            assert attributes.get("alt") or attributes.get("aria-label")
+    ids = [attributes["id"] for _, attributes in elements.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert any(tag == "img" for tag, _ in elements.tags)
+    for section in ("three benefits", "Accuracy against k", "Confusion matrix", "Reliability"):
+        assert section in elements.text
+    assert "Several tasks" not in elements.text
+    assert "1 run not done and left out" in elements.text
+    pngs = sorted((tmp_path / "r_figures").iterdir())
+    assert {path.suffix for path in pngs} == {".png"}
+    assert len(pngs) == page.count("<svg")
+    assert all(Image.open(path).size[0] > 300 for path in pngs)
+
+
+def test_validation_decides_and_it_is_said_among_how_many(world):
+    runs = collect([world / "runs"])
+    (place,) = runs.places
+    chosen = runs.at(place)["fine_tune"]
+    rivals = [setting for setting in runs.settings if setting.scenario == "fine_tune"]
+    assert chosen.among == len(rivals) == 2
+    assert chosen.setting.validation == max(setting.validation for setting in rivals)
+    assert sorted(len(setting.runs) for setting in rivals) == [1, 2]
+
+
+def test_the_same_workdir_given_twice_counts_once(world, tmp_path):
+    output, figures = tmp_path / "r.html", tmp_path / "png"
+    one = world / "runs" / "tune0"
+    assert write_report([one, world / "runs" / "tune1", one], output, figures) == 2
+    text = Elements(output.read_text()).text
+    assert "Accuracy against k" not in text
+    assert "against from scratch :" not in text
+    first = output.read_bytes()
+    assert write_report([one, world / "runs" / "tune1", one], output, figures) == 2
+    assert output.read_bytes() == first
+
+
+def test_images_that_are_gone_leave_the_rest_of_the_page(world, tmp_path):
+    away = (world / "photos").rename(world / "elsewhere")
+    try:
+        write_report([world / "runs" / "tune0"], tmp_path / "r.html")
+    finally:
+        away.rename(world / "photos")
+    elements = Elements((tmp_path / "r.html").read_text())
+    assert "No pictures:" in elements.text
+    assert not any(tag == "img" for tag, _ in elements.tags)
+
+
+def test_a_thousand_classes_are_summed_up(world):
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(1000), 3).astype(np.int32)
+    predicted = np.where(rng.random(3000) < 0.6, labels, rng.integers(0, 1000, 3000))
+    answers = Answers(
+        np.arange(3000, dtype=np.int32),
+        labels,
+        predicted.astype(np.int32),
+        np.zeros((3000, 1000), np.float16),
+        rng.random(3000).astype(np.float32),
+    )
+    some = Setting({0: read_run(world / "runs" / "tune0")})
+    task = Task("imagenet", tuple(f"class {i}" for i in range(1000)))
+    answered = Answered(task, some, 1, {0: answers})
+    part = _part(answered, [some], Places([Place("imagenet", "m", 1)]), Gallery())
+    assert len(part) < 100_000
+    assert "the 20 worst of 1,000" in part
+    assert "Most frequent confusions" in part
+    assert "Confusion matrix" not in part
+
+
+def test_calibration_errors_worked_out_by_hand():
+    # two answers in (14/15, 1], one of them right; two in (7/15, 8/15], both right
+    confidences = np.array([1.0, 0.96, 0.5, 0.5])
+    right = np.array([True, False, True, True])
+    expected = 0.5 * abs(0.5 - 0.98) + 0.5 * abs(1 - 0.5)
+    assert reliability(confidences, right).ece == pytest.approx(expected)
+    edges = reliability(np.array([0.2, 0.2000001, 0.0, 1.0]), np.ones(4, bool), bins=5)
+    assert edges.counts.tolist() == [2, 1, 0, 0, 1]
+
+
+def test_a_network_that_knows_how_sure_to_be_has_a_small_error():
+    rng = np.random.default_rng(0)
+    confidences = rng.uniform(0.2, 1, 50_000)
+    assert reliability(confidences, rng.random(50_000) < confidences).ece < 0.01
+    assert reliability(confidences, rng.random(50_000) < confidences**2).ece > 0.05
+
+
+def test_a_result_that_is_damaged_is_named(world, tmp_path, capsys):
+    workdir = shutil.copytree(world / "runs" / "tune0", tmp_path / "run")
+    result = json.loads((workdir / "result.json").read_text())
+    output = tmp_path / "r.html"
+    for wrong in ({"test_accuracy": None}, {"scenario": 5}, {"plan": []}):
+        (workdir / "result.json").write_text(json.dumps(result | wrong))
+        code, _, err = run(capsys, "report", workdir, "--output", output)
+        assert code == 2
+        assert re.search(r"cannot read \S+result.json", err)
+    (workdir / "result.json").write_text(json.dumps(result))
+    (workdir / "predictions.npz").write_bytes(b"PK not an archive")
+    code, _, err = run(capsys, "report", workdir, "--output", output)
+    assert code == 2
+    assert "predictions.npz" in err
+    assert not output.exists()
+    assert not (tmp_path / "r_figures").exists()

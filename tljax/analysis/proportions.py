@@ -1,0 +1,48 @@
+"""Intervals of accuracies over images, for when there is one run and so no seeds to go by.
+
+They say how much another sample of test images might move the number, not how much another
+training run might.
+"""
+
+import math
+from typing import NamedTuple
+
+from scipy import special
+
+
+class Bounds(NamedTuple):
+    """A confidence interval."""
+
+    low: float
+    high: float
+
+
+def wilson(share: float, count: int, confidence: float = 0.95) -> Bounds:
+    """Wilson's score interval for a share of `count` images.
+
+    (p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), z the normal quantile. E. B. Wilson,
+    "Probable inference, the law of succession, and statistical inference", 1927.
+    """
+    z = float(special.ndtri((1 + confidence) / 2))
+    centre = share + z * z / (2 * count)
+    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return Bounds(max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
+
+
+def newcombe(
+    share_a: float, count_a: int, share_b: float, count_b: int, confidence: float = 0.95
+) -> Bounds:
+    """Newcombe's interval for a - b, two shares of different images.
+
+    From the Wilson intervals (l, u) of both: d - sqrt((a - l_a)^2 + (u_b - b)^2) to
+    d + sqrt((u_a - a)^2 + (b - l_b)^2). Of the same images it is wider than need be. R. G.
+    Newcombe, "Interval estimation for the difference between independent proportions", 1998,
+    method 10.
+    """
+    a, b = wilson(share_a, count_a, confidence), wilson(share_b, count_b, confidence)
+    difference = share_a - share_b
+    return Bounds(
+        difference - math.hypot(share_a - a.low, b.high - share_b),
+        difference + math.hypot(a.high - share_a, share_b - b.low),
+    )

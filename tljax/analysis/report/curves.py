@@ -1,0 +1,148 @@
+"""Learning curves of the scenarios on one target, with the three benefits of transfer marked."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tljax.analysis import statistics
+from tljax.analysis.report.benefits import HasCurve
+from tljax.analysis.report.figures import COLOURS, DASHES, INK, PAPER, REFERENCE, percent_axis
+
+
+@dataclass(frozen=True)
+class MeanCurve:
+    """Validation accuracy over the seeds of a scenario, at the evaluations that all seeds have."""
+
+    means: list[tuple[int, float]]
+    lowest: list[float]
+    highest: list[float]
+
+
+def mean_curve(runs: Iterable[HasCurve]) -> MeanCurve:
+    curves = [dict(run.curve) for run in runs]
+    examples = sorted(set.intersection(*(set(curve) for curve in curves)))
+    accuracy = np.array([[curve[x] for x in examples] for curve in curves])
+    return MeanCurve(
+        means=list(zip(examples, accuracy.mean(axis=0).tolist(), strict=True)),
+        lowest=accuracy.min(axis=0).tolist(),
+        highest=accuracy.max(axis=0).tolist(),
+    )
+
+
+def paint_curves(axes: Any, curves: Mapping[str, MeanCurve], chosen: str | None) -> None:
+    """Learning curves by scenario; with the benefits of `chosen` against from scratch, if given."""
+    for scenario, curve in curves.items():
+        _draw_curve(axes, scenario, curve)
+    _scale_axes(axes, [x for curve in curves.values() for x, _ in curve.means])
+    if chosen is not None:
+        _annotate(axes, curves[chosen].means, curves[REFERENCE].means)
+
+
+def _draw_curve(axes: Any, scenario: str, curve: MeanCurve) -> None:
+    examples, means = zip(*curve.means, strict=True)
+    colour, is_reference = COLOURS[scenario], scenario == REFERENCE
+    axes.fill_between(examples, curve.lowest, curve.highest, color=colour, alpha=0.13, linewidth=0)
+    axes.plot(
+        examples,
+        means,
+        color=colour,
+        linestyle=DASHES[scenario],
+        linewidth=2.8 if is_reference else 1.9,
+        zorder=2 if is_reference else 3,  # thick below thin: both show where they coincide
+    )
+
+
+def _scale_axes(axes: Any, examples: Sequence[int]) -> None:
+    """Per cent against images: linear up to the first evaluation, then logarithmic."""
+    first, last = min((x for x in examples if x > 0), default=1), max(examples)
+    axes.set_xscale("symlog", linthresh=first, linscale=0.4)
+    axes.set_xlim(0, max(last, first))
+    ticks = [0, *round_numbers(first, last)]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+    percent_axis(axes, "validation accuracy, %")
+    axes.set_xlabel("training images seen")
+
+
+def round_numbers(low: int, high: int, most: int = 5) -> list[int]:
+    """At most `most` of 1, 2, 5, 10, 20, 50, ... from `low` to `high`, evenly picked."""
+    powers = range(len(str(high)))
+    numbers = [m * 10**p for p in powers for m in (1, 2, 5) if low <= m * 10**p <= high]
+    stride = math.ceil(len(numbers) / most)
+    return numbers[::-1][:: max(stride, 1)][::-1]
+
+
+def _annotate(axes: Any, transfer: statistics.Curve, scratch: statistics.Curve) -> None:
+    """Arrows from scratch to transfer: 1 start, 2 images to the threshold, 3 asymptote."""
+    first = statistics.first_evaluation(transfer, scratch)
+    starts = [statistics.accuracy_at(curve, first) for curve in (scratch, transfer)]
+    _arrow(axes, (first, starts[0]), (first, starts[1]))
+    _badge(axes, "1", (first, sum(starts) / 2), (-11, 0))
+
+    theta = statistics.threshold(scratch)
+    late = statistics.examples_to_threshold(scratch, theta)
+    early = statistics.examples_to_threshold(transfer, theta)
+    if late:
+        axes.axhline(theta, color=INK, linewidth=0.8, linestyle=(0, (1, 3)))
+        if early is not None:
+            _arrow(axes, (late, theta), (early, theta))
+        _badge(axes, "2", (late, theta), (9, -9))
+
+    beside = axes.get_yaxis_transform()  # x in widths of the axes, y in accuracy
+    ends = [statistics.asymptote(curve) for curve in (scratch, transfer)]
+    _arrow(axes, (1.02, ends[0]), (1.02, ends[1]), beside)
+    _badge(axes, "3", (1.02, sum(ends) / 2), (14, 0), beside)
+
+
+_NO_ARROW = 0.015  # in accuracy; along the other axis one image is far more
+
+
+def _arrow(
+    axes: Any, tail: tuple[float, float], head: tuple[float, float], coordinates: Any = "data"
+) -> None:
+    """An arrow, unless it would be shorter than its own head: the badge marks the place."""
+    if abs(head[0] - tail[0]) + abs(head[1] - tail[1]) < _NO_ARROW:
+        return
+    axes.annotate(
+        "",
+        xy=head,
+        xytext=tail,
+        xycoords=coordinates,
+        textcoords=coordinates,
+        arrowprops={
+            "arrowstyle": "-|>",
+            "color": INK,
+            "linewidth": 1.1,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        },
+        annotation_clip=False,
+        zorder=5,
+    )
+
+
+def _badge(
+    axes: Any,
+    number: str,
+    at: tuple[float, float],
+    offset: tuple[float, float],
+    coordinates: Any = "data",
+) -> None:
+    """A number in a disc, `offset` points away from what it stands for."""
+    axes.annotate(
+        number,
+        xy=at,
+        xytext=offset,
+        xycoords=coordinates,
+        textcoords="offset points",
+        color=PAPER,
+        fontsize=9,
+        ha="center",
+        va="center",
+        bbox={"boxstyle": "circle,pad=0.2", "facecolor": INK, "edgecolor": PAPER},
+        annotation_clip=False,
+        zorder=6,
+    )
