@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from tljax.analysis import statistics
+from tljax.analysis import benefits, statistics
+from tljax.analysis.benefits import Benefits, Bound, RatioInterval
 from tljax.analysis.statistics import Interval
 from tljax.training.workdir import write_atomically
 from tljax.transfer.scenarios import SCENARIOS
@@ -315,18 +316,18 @@ dotted line is the threshold of the slope, {_SHARE} of the from-scratch asymptot
 def _curve_panel(row: CellRow, cell: _Cell, prefix: str) -> str:
     curves = {scenario: _mean_curve(by_seed.values()) for scenario, by_seed in cell.items()}
     transfers = [scenario for scenario in cell if scenario != REFERENCE]
-    chosen = max(transfers, key=lambda s: statistics.asymptote(curves[s].means))
+    chosen = max(transfers, key=lambda s: benefits.asymptote(curves[s].means))
     legend = "".join(
         f'<span><i class="{scenario}"></i>{_words(scenario)}</span>' for scenario in cell
     )
-    benefits = "".join(f"<li>{text}</li>" for text in _benefit_sentences(cell, chosen, curves))
+    bought = "".join(f"<li>{text}</li>" for text in _benefit_sentences(cell, chosen, curves))
     title = f"{_place(row)}, {row.train_size:,} training images"
     return f"""<figure>
 <h3>{title}</h3>
 {_draw(curves, chosen, prefix, f"Learning curves of {row.target}, {row.size}")}
 <figcaption><p class="legend">{legend}</p>
 <p>{_words(chosen).capitalize()} against from scratch:</p>
-<ol>{benefits}</ol></figcaption>
+<ol>{bought}</ol></figcaption>
 </figure>"""
 
 
@@ -334,16 +335,17 @@ def _benefit_sentences(
     cell: _Cell, chosen: str, curves: Mapping[str, "_MeanCurve"]
 ) -> tuple[str, str, str]:
     """Start, slope and asymptote in words that follow their sign, as html."""
-    start, _, asymptote = _benefits(cell, chosen)
+    bought = _benefits(cell, chosen)
+    start, asymptote = bought.higher_start, bought.higher_asymptote
     transfer, scratch = curves[chosen].means, curves[REFERENCE].means
-    theta = statistics.threshold(scratch)
-    first = statistics.first_evaluation(transfer, scratch)
+    theta = benefits.threshold(scratch)
+    first = benefits.first_evaluation(transfer, scratch)
     return (
         f"<b>{_comparative(start.mean)} start</b>: {_points(start)} after {first:,} images"
         f" ({_verdict(start)})",
         _slope_sentence(
-            statistics.examples_to_threshold(transfer, theta),
-            statistics.examples_to_threshold(scratch, theta),
+            benefits.examples_to_threshold(transfer, theta),
+            benefits.examples_to_threshold(scratch, theta),
             _percent(theta),
         ),
         f"<b>{_comparative(asymptote.mean)} asymptote</b>: {_points(asymptote)}"
@@ -395,24 +397,21 @@ its interval in brackets.</p>
 </section>"""
 
 
-def _benefits(cell: _Cell, scenario: str) -> tuple[Interval, list[float | None], Interval]:
-    """Start, speed-ups seed by seed, and asymptote of a scenario against from scratch."""
-    curves = [(transfer.curve, scratch.curve) for transfer, scratch in _twins(cell, scenario)]
-    return (
-        statistics.mean_interval([statistics.higher_start(*pair) for pair in curves]),
-        [statistics.speedup(*pair) for pair in curves],
-        statistics.mean_interval([statistics.higher_asymptote(*pair) for pair in curves]),
-    )
+def _benefits(cell: _Cell, scenario: str) -> Benefits:
+    """Of a scenario, against from scratch."""
+    twins = _twins(cell, scenario)
+    transfer, scratch = ({pair[side].seed: pair[side].curve for pair in twins} for side in (0, 1))
+    return benefits.benefits(transfer, scratch)
 
 
 def _benefit_entries(cell: _Cell, scenario: str) -> tuple[str, str, str]:
     if scenario == REFERENCE:
         return ("reference",) * 3
-    start, speedups, asymptote = _benefits(cell, scenario)
+    bought = _benefits(cell, scenario)
     return (
-        _signed_interval(start),
-        _speedup_interval(speedups),
-        _signed_interval(asymptote),
+        _signed_interval(bought.higher_start),
+        _ratio_interval(bought.time_ratio),
+        _signed_interval(bought.higher_asymptote),
     )
 
 
@@ -576,16 +575,16 @@ def _round_numbers(low: int, high: int, most: int = 5) -> list[int]:
     return numbers[::-1][:: max(stride, 1)][::-1]
 
 
-def _annotate(axes: Any, transfer: statistics.Curve, scratch: statistics.Curve) -> None:
+def _annotate(axes: Any, transfer: benefits.Curve, scratch: benefits.Curve) -> None:
     """Arrows from scratch to transfer: 1 start, 2 images to the threshold, 3 asymptote."""
-    first = statistics.first_evaluation(transfer, scratch)
-    starts = [statistics.accuracy_at(curve, first) for curve in (scratch, transfer)]
+    first = benefits.first_evaluation(transfer, scratch)
+    starts = [benefits.accuracy_at(curve, first) for curve in (scratch, transfer)]
     _arrow(axes, (first, starts[0]), (first, starts[1]))
     _badge(axes, "1", (first, sum(starts) / 2), (-11, 0))
 
-    theta = statistics.threshold(scratch)
-    late = statistics.examples_to_threshold(scratch, theta)
-    early = statistics.examples_to_threshold(transfer, theta)
+    theta = benefits.threshold(scratch)
+    late = benefits.examples_to_threshold(scratch, theta)
+    early = benefits.examples_to_threshold(transfer, theta)
     if late:
         axes.axhline(theta, color=_INK, linewidth=0.8, linestyle=(0, (1, 3)))
         if early is not None:
@@ -593,7 +592,7 @@ def _annotate(axes: Any, transfer: statistics.Curve, scratch: statistics.Curve) 
         _badge(axes, "2", (late, theta), (9, -9))
 
     beside = axes.get_yaxis_transform()  # x in widths of the axes, y in accuracy
-    ends = [statistics.asymptote(curve) for curve in (scratch, transfer)]
+    ends = [benefits.asymptote(curve) for curve in (scratch, transfer)]
     _arrow(axes, (1.02, ends[0]), (1.02, ends[1]), beside)
     _badge(axes, "3", (1.02, sum(ends) / 2), (14, 0), beside)
 
@@ -665,7 +664,7 @@ def _inline(svg: str, prefix: str, label: str) -> str:
 
 # ------------------------------------------------------------------------- words and numbers
 
-_SHARE = f"{100 * statistics.THRESHOLD_SHARE:.0f}&#160;%"
+_SHARE = f"{100 * benefits.THRESHOLD_SHARE:.0f}&#160;%"
 
 
 def _words(scenario: str) -> str:
@@ -726,21 +725,21 @@ def _two_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
-def _speedup_interval(speedups: Sequence[float | None]) -> str:
-    """The geometric mean of ratios and its interval, or why there is none."""
-    reached = [ratio for ratio in speedups if ratio is not None]
-    if len(reached) < len(speedups):
-        missing = len(speedups) - len(reached)
-        return f"never reached in {missing} of {_count(len(speedups), 'seed')}"
-    if any(math.isnan(ratio) for ratio in reached):
-        return "scratch learned nothing"
-    if any(math.isinf(ratio) for ratio in reached):
-        return _ratio(math.inf)
-    mean, half_width = statistics.mean_interval([math.log(ratio) for ratio in reached])
-    if math.isnan(half_width):
-        return _ratio(math.exp(mean))
-    low, high = math.exp(mean - half_width), math.exp(mean + half_width)
-    return f"{_ratio(math.exp(mean))} ({_two_digits(low)} to {_two_digits(high)})"
+_BOUNDS: dict[Bound, str] = {"exact": "", "at least": "at least ", "at most": "at most "}
+
+
+def _ratio_interval(ratio: RatioInterval) -> str:
+    """The geometric mean of a ratio and its interval, or how far it is known."""
+    mean, ends = ratio.interval.mean, ratio.interval
+    if math.isnan(mean):
+        count = ratio.undetermined or ratio.censored
+        return f"undetermined in {count} of {_count(ratio.seeds, 'seed')}"
+    text = f"{_BOUNDS[ratio.bound]}{_ratio(mean)}"
+    if ratio.censored:
+        return f"{text} (a bound in {ratio.censored} of {_count(ratio.seeds, 'seed')})"
+    if math.isnan(ends.low):
+        return text
+    return f"{text} ({_two_digits(ends.low)} to {_two_digits(ends.high)})"
 
 
 # ---------------------------------------------------------------------------------- the page
