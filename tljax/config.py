@@ -89,6 +89,7 @@ def base() -> ml_collections.ConfigDict:
 
     # What is kept.
     config.eval_every = config_dict.placeholder(int)  # steps; None: an epoch
+    config.eval_dense = False  # also after 1, 2, 4, 8, ... steps up to there, to see the start
     config.checkpoint_every = config_dict.placeholder(int)  # steps; None: at every evaluation
     config.log_every = 10
     config.keep = 1

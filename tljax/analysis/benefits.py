@@ -2,8 +2,8 @@
 
 Twins share data, budget, tuning effort and seed; one starts from the source's weights, the other
 from random ones. A curve is a list of (images seen, validation accuracy in 0..1), one pair an
-evaluation: two or more, the first one before training. `benefits` compares the twins of every seed; the other
-functions are its parts, first of one curve, then of a pair, then over seeds.
+evaluation: two or more, the first one before training. `benefits` compares the twins of every
+seed; the other functions are its parts, first of one curve, then of a pair, then over seeds.
 
 Let a_T(t) and a_S(t) be the accuracies of the transfer and of the scratch curve after t images.
 
