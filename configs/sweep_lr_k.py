@@ -4,6 +4,10 @@ r"""Small target, unlike the source: how many groups to freeze, and how fast to 
         --config.init_from=runs/glyphs
 
 runs/glyphs is the source model of configs/from_scratch.py.
+
+Expected: 36 runs; of 12 configurations k=2, lr=0.3 has the highest mean validation accuracy, 0.615
++-0.104, and test accuracy 0.554 +-0.127 (95 % t intervals over three seeds); naive baseline 0.108;
+104 s on two busy CPU cores.
 """
 
 from tljax.config import base

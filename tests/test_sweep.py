@@ -189,6 +189,7 @@ def test_the_choice_is_made_on_validation_over_complete_configurations(tmp_path)
     }
     (chosen,) = select(read_runs(made_up(tmp_path, results)))
     assert chosen.overrides == {"lr": 0.2}
+    assert chosen.varying == ("lr",)
     assert (chosen.validation.mean, chosen.test.mean) == pytest.approx((0.7, 0.6))
     assert (chosen.among, chosen.incomplete) == (2, 2)
 

@@ -129,8 +129,7 @@ def load_sweep(
       overrides: of every run.
 
     Returns:
-      (config, runs): the values are those that the config's fields take, in the order of the
-      fields.
+      (config, runs): the values are those that the config's fields take, by name.
 
     Raises:
       InputError: as `load`, or if the page has no sweep, or it yields no dicts, unknown fields,
@@ -167,7 +166,7 @@ def load_sweep(
 
 
 def _values(config: ml_collections.ConfigDict, values: object, where: str) -> dict[str, Any]:
-    """A run's values, of the fields' types and in their order."""
+    """A run's values, of the fields' types and in the order of their names."""
     if not isinstance(values, Mapping):
         raise InputError(f"{where} is a {type(values).__name__}, not a dict of fields; mend it")
     set_ = config.copy_and_resolve_references()

@@ -53,6 +53,7 @@ class Selection:
     Attributes:
       place: task, and whatever else the choice was made separately for.
       overrides: of the configuration, without `place`.
+      varying: of these, the fields in which configurations of the place differ.
       names: of its runs.
       validation, test: its accuracies over seeds; no other configuration's test is looked at.
       among: how many configurations the choice was among.
@@ -61,6 +62,7 @@ class Selection:
 
     place: dict[str, Any]
     overrides: dict[str, Any]
+    varying: tuple[str, ...]
     names: tuple[str, ...]
     validation: Interval
     test: Interval | None
@@ -142,6 +144,7 @@ def select(runs: Sequence[SweepRun], by: Sequence[str] = ()) -> list[Selection]:
             Selection(
                 place=json.loads(place_text),
                 overrides=json.loads(best),
+                varying=_varying([json.loads(rest) for rest in configurations]),
                 names=tuple(run.name for run in complete[best]),
                 validation=validation[best],
                 test=mean_interval(tests) if tests else None,
@@ -149,7 +152,18 @@ def select(runs: Sequence[SweepRun], by: Sequence[str] = ()) -> list[Selection]:
                 incomplete=len(configurations) - len(complete),
             )
         )
-    return chosen
+    fields = dict.fromkeys(name for selection in chosen for name in selection.place)
+    return sorted(chosen, key=lambda s: [_rank(s.place.get(name)) for name in fields])
+
+
+def _varying(configurations: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    names = sorted({name for configuration in configurations for name in configuration})
+    first = configurations[0]
+    return tuple(
+        name
+        for name in names
+        if any((name in c, c.get(name)) != (name in first, first.get(name)) for c in configurations)
+    )
 
 
 def write_results(path: Path, runs: Sequence[SweepRun], chosen: Sequence[Selection]) -> None:

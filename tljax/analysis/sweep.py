@@ -304,11 +304,15 @@ def _selection_table(chosen: Sequence[Selection]) -> Table:
     table.add_column("test of it", justify="right")
     table.add_column("chosen among", justify="right")
     for selection in chosen:
-        sets = ", ".join(f"{name}={value}" for name, value in selection.overrides.items())
+        sets = ", ".join(
+            f"{name}={selection.overrides[name]}"
+            for name in selection.varying
+            if name in selection.overrides
+        )
         left_out = f" ({selection.incomplete} left out)" if selection.incomplete else ""
         table.add_row(
             *(escape(printable(selection.place.get(name, ""))) for name in places),
-            escape(printable(sets)) or "(the page as it is)",
+            escape(printable(sets)),
             _score(selection.validation),
             "" if selection.test is None else _score(selection.test),
             f"{selection.among}{left_out}",
