@@ -210,6 +210,10 @@ def report(*words, output="new.html"):
     return ["report", *words, "--output", output]
 
 
+def sweep(*more, name="sweep_lr_k", workdir="new"):
+    return ["sweep", "--config", str(CONFIGS / f"{name}.py"), "--workdir", workdir, *more]
+
+
 def convert(source, *more, output="new.safetensors"):
     return ["convert", source, "--model", "resnet18", "--output", output, *more]
 
@@ -282,6 +286,7 @@ ROWS = {
     ),
     "no views": (field("views=0", "augment=crop"), "views is 0"),
     "views that are all the same": (field("views=2", "augment=none"), "augment is none"),
+    "denseness that is neither true nor false": (field("eval_dense=2"), "config.eval_dense"),
     "an unknown scenario": (field("scenario=finetune"), "fine_tune"),
     "unknown statistics": (field("statistics=own"), "statistics"),
     "an unknown dtype": (field("dtype=float8"), "dtype"),
@@ -473,6 +478,16 @@ ROWS = {
     "plan: no batch": (
         ["plan", "--config", str(CONFIGS / "from_scratch.py"), "--config.batch_size=0"],
         "batch_size is 0",
+    ),
+    "sweep: a page without one": (sweep(name="from_scratch"), "has no sweep()"),
+    "sweep: no such page": (sweep(name="nope"), "there is no config file"),
+    "sweep: a shard beyond the last": (sweep("--shard", "2/2"), "--shard is '2/2'"),
+    "sweep: a choice by what is no field": (sweep("--by", "k,lrr"), "did you mean 'lr'?"),
+    "sweep: what it sets is overridden": (sweep("--config.k=2"), "so does --config.k"),
+    "sweep: no source": (sweep("--config.init_from=data/empty"), "in the run k=1,lr=0.03,seed=0"),
+    "sweep: a file as workdir": (
+        sweep("--config.init_from=runs/good", workdir="runs/file"),
+        "runs/file",
     ),
     "demo: no seeds": (["demo", "--seeds", "0", "--workdir", "new"], "--seeds is 0"),
     "demo: a file as workdir": (["demo", "--workdir", "runs/file"], "runs/file"),

@@ -108,6 +108,17 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
     assert campaign.differences == []
 
 
+def test_evaluations_that_are_dense_at_the_start_resume_as_well(train, tmp_path):
+    dense = {"eval_every": 8, "eval_dense": True, "checkpoint_every": 5}
+    train(tmp_path / "straight", **dense)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", images=16 * 7, **dense)  # with rows after its last checkpoint
+    result = train(tmp_path / "killed", **dense)
+    validated = [row["step"] for row in result.history if row["event"] == "val"]
+    assert validated == [0, 1, 2, 4, 8, 12]
+    assert compare(tmp_path / "straight", tmp_path / "killed") == []
+
+
 def test_sigterm_saves_at_once_and_in_the_middle_of_an_interval(train, straight, tmp_path):
     """The step that is under way is taken and saved, though no checkpoint is due there."""
 

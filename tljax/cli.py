@@ -122,6 +122,21 @@ def report(args: argparse.Namespace, overrides: list[str]) -> None:
     print(f"wrote {printable(args.output)}: {runs:,} runs")
 
 
+def sweep(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Run every run of a config page's sweep(), and choose on validation accuracy."""
+    from tljax.analysis.sweep import parse_shard, run_sweep
+
+    run_sweep(
+        args.config,
+        overrides,
+        Path(args.workdir),
+        shard=parse_shard(args.shard),
+        by=args.by.split(",") if args.by else (),
+        accept_changes=args.accept_changes,
+        stop_at_errors=args.debug,
+    )
+
+
 def demo(args: argparse.Namespace, overrides: list[str]) -> None:
     """Run the four scenarios on embedded data, offline, and write a report."""
     _no_overrides(overrides)
@@ -303,6 +318,44 @@ def build_parser() -> argparse.ArgumentParser:
         "--png",
         metavar="DIR",
         help="for the figures as PNG files; default: FILE_figures beside the page",
+    )
+
+    sweep_parser = command(
+        sweep,
+        epilog="example: tljax sweep --config configs/sweep_lr_k.py --workdir runs/sweep"
+        " --config.init_from=runs/glyphs; the same command again skips what is done and goes on"
+        " with what was interrupted",
+    )
+    sweep_parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help="a config file with a sweep() beside get_config, that yields a dict of fields for"
+        " each run; --config.FIELD=VALUE holds for every run",
+    )
+    sweep_parser.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="gets runs/NAME, a workdir for each run, and results.csv, a row for each run",
+    )
+    sweep_parser.add_argument(
+        "--shard",
+        default="0/1",
+        metavar="I/N",
+        help="do every N-th run from the I-th on, e.g. 0/2 here and 1/2 on another machine;"
+        " results.csv has whatever lies in DIR/runs",
+    )
+    sweep_parser.add_argument(
+        "--by",
+        metavar="FIELD,...",
+        help="choose a best configuration for each value of these fields; for each data set and"
+        " size it is done anyway",
+    )
+    sweep_parser.add_argument(
+        "--accept_changes",
+        action="store_true",
+        help="go on with runs that began under other versions, code or devices, as `train` does",
     )
 
     demo_parser = command(demo)

@@ -1,16 +1,22 @@
 """The fields of every config, with their defaults; a page under `configs/` sets what it changes."""
 
 import importlib.machinery
+import itertools
 import re
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import ml_collections
+import numpy as np
 from absl import flags
 from ml_collections import config_dict, config_flags
 
 from tljax.errors import InputError, did_you_mean, printable
+
+_MOST_RUNS = 10_000  # of a sweep: more are an endless loop rather than a plan
+_T = TypeVar("_T")
 
 
 def base() -> ml_collections.ConfigDict:
@@ -91,6 +97,7 @@ def base() -> ml_collections.ConfigDict:
 
     # What is kept.
     config.eval_every = config_dict.placeholder(int)  # steps; None: an epoch
+    config.eval_dense = False  # also after 1, 2, 4, 8, ... steps up to there, to see the start
     config.checkpoint_every = config_dict.placeholder(int)  # steps; None: at every evaluation
     config.log_every = 10
     config.keep = 1
@@ -109,10 +116,88 @@ def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     Raises:
       InputError: if the file is missing or broken, a field does not exist, or a value does not fit.
     """
-    file, _, argument = path.partition(":")
-    config = _page(Path(file), argument or None)
+    file, argument = _split(path)
+    return _config(_page(file), file, argument, overrides)
+
+
+def load_sweep(
+    path: str, overrides: Sequence[str] = ()
+) -> tuple[ml_collections.ConfigDict, list[dict[str, Any]]]:
+    """The config of a page, with overrides, and what its `sweep()` sets in it, run by run.
+
+    Args:
+      path: a page that has a `sweep()` beside `get_config`; it yields a dict {field: value} for
+        each run. `FILE:ARG` passes an argument to both.
+      overrides: of every run.
+
+    Returns:
+      (config, runs): the values are those that the config's fields take, by name.
+
+    Raises:
+      InputError: as `load`, or if the page has no sweep, or it yields no dicts, unknown fields,
+        values that do not fit, no run, the same run twice, or a field that is overridden as well.
+    """
+    file, argument = _split(path)
+    page = _page(file)
+    config = _config(page, file, argument, overrides)
+    if not hasattr(page, "sweep"):
+        raise InputError(
+            f"the config file '{file}' has no sweep() beside get_config; add one that yields a"
+            " dict of fields for each run, see configs/sweep_lr_k.py"
+        )
+    given = () if argument is None else (argument,)
+    yielded = _ask(file, lambda: list(itertools.islice(page.sweep(*given), _MOST_RUNS + 1)))
+    if not 0 < len(yielded) <= _MOST_RUNS:
+        count = f"more than {_MOST_RUNS:,}" if yielded else "no"
+        raise InputError(f"sweep() of {file} yields {count} runs; mend it")
+    fixed = {match[1] for word in overrides if (match := _OVERRIDE.match(word))}
+    runs: dict[str, dict[str, Any]] = {}
+    for number, values in enumerate(yielded, 1):
+        run = _values(config, values, f"run {number} of sweep() in {file}")
+        if both := sorted(fixed & run.keys()):
+            raise InputError(
+                f"sweep() of {file} sets {both[0]}, and so does --config.{both[0]}; leave one out"
+            )
+        if repr(run) in runs:
+            raise InputError(
+                f"run {number} of sweep() in {file}, {printable(run)}, repeats an earlier one;"
+                " leave it out"
+            )
+        runs[repr(run)] = run
+    return config, list(runs.values())
+
+
+def _values(config: ml_collections.ConfigDict, values: object, where: str) -> dict[str, Any]:
+    """A run's values, of the fields' types and in the order of their names."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where} is a {type(values).__name__}, not a dict of fields; mend it")
+    set_ = config.copy_and_resolve_references()
+    for name, value in values.items():
+        if not isinstance(name, str) or name not in config:
+            hint = did_you_mean(str(name), config.keys())
+            raise InputError(
+                f"{where} sets '{printable(name)}', which is no config field{hint}; the fields are"
+                " listed in tljax.config"
+            )
+        try:
+            set_[name] = value.item() if isinstance(value, np.generic) else value
+        except (TypeError, ValueError, OverflowError):
+            raise InputError(
+                f"{where} sets {name} to {printable(repr(value))}, which is not of its type; mend"
+                " it"
+            ) from None
+    return {name: set_[name] for name in base() if name in values}
+
+
+_OVERRIDE = re.compile(r"--?config\.([^=]+)")
+
+
+def _config(
+    page: Any, file: Path, argument: str | None, overrides: Sequence[str]
+) -> ml_collections.ConfigDict:
+    config = complete(_ask(file, lambda: page.get_config(argument)), str(file))
     for word in overrides:
-        match = re.match(r"--?config\.([^=]+)", word)
+        match = _OVERRIDE.match(word)
         if word.startswith("-") and not match and not re.match(r"-[\d.]", word):  # a number
             raise InputError(f"unknown argument '{word}'; overrides look like --config.lr=0.03")
         if match and match[1] not in config:
@@ -139,16 +224,27 @@ class _Page(importlib.machinery.SourceFileLoader):
         pass
 
 
-def _page(file: Path, argument: str | None) -> ml_collections.ConfigDict:
+def _split(path: str) -> tuple[Path, str | None]:
+    file, _, argument = path.partition(":")
+    return Path(file), argument or None
+
+
+def _page(file: Path) -> Any:
+    """The module that a page is."""
     if not file.is_file():
         raise InputError(f"there is no config file '{file}'; give the path of one, see configs/")
     if file.suffix not in importlib.machinery.SOURCE_SUFFIXES:
         raise InputError(f"'{file}' is not a Python file; give a config page, see configs/")
     loader = _Page("tljax_config_page", str(file))
     page = types.ModuleType(loader.name)
+    _ask(file, lambda: loader.exec_module(page))
+    return page
+
+
+def _ask(file: Path, question: Callable[[], _T]) -> _T:
+    """What a page answers; whatever else it does is the user's to mend."""
     try:
-        loader.exec_module(page)
-        config = page.get_config(argument)
+        return question()
     except InputError:
         raise
     except (Exception, SystemExit) as error:
@@ -156,7 +252,6 @@ def _page(file: Path, argument: str | None) -> ml_collections.ConfigDict:
         raise InputError(
             f"the config file '{file}' fails with {type(error).__name__}: {reason}; mend the file"
         ) from error
-    return complete(config, str(file))
 
 
 def complete(config: object, where: str) -> ml_collections.ConfigDict:

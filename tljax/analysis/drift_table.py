@@ -87,7 +87,7 @@ def _print_several(drifts: Sequence[Drift], console: Console) -> None:
     why = _no_interval(drifts)
     if why is None:
         intervals = [statistics.mean_interval(values) for values in columns.values()]
-        cells = [f"{mean:.4f} ±{half_width:.4f}" for mean, half_width in intervals]
+        cells = [f"{i.mean:.4f} ±{i.half_width:.4f}" for i in intervals]
         table.add_section()
         table.add_row("[bold]mean ± 95 % t interval over seeds[/]", "", *cells)
     width = None if console.is_terminal else 200

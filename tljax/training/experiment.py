@@ -326,6 +326,7 @@ def run(
     workdir: Path,
     *,
     accept_changes: bool = False,
+    progress: bool = True,
     profile: bool = False,
     called: float | None = None,
 ) -> Result:
@@ -337,29 +338,51 @@ def run(
     Raises:
       InputError: for whatever the user can mend; what the workdir held is still there.
     """
-    if has_checkpoint(workdir) and (workdir / "config.json").exists():
-        begun = read_config(workdir)
-        config = config.copy_and_resolve_references()
-        for field in _PREPROCESSING_FIELDS:  # without asking the source, if it is gone
-            config[field] = begun[field] if config[field] is None else config[field]
-        before, now = json.loads(begun.to_json()), json.loads(resolve(config).to_json())
-        for field in HARMLESS:
-            before[field] = now[field]  # if it differs, `fit` says so
-        remedy = "use a new workdir, or the config it was made with"
-        refuse_changes("config", differences(before, now), workdir, remedy)
-        if (workdir / "result.json").exists():
-            _log.warning("'%s' holds a run that is done: this is its result", workdir)
-            summary = _read_if_there(workdir / "result.json", dict)
-            rows = read_rows(workdir / "metrics.jsonl")
-            return Result(summary, best_variables(workdir), rows)
+    config = as_begun(config, workdir)
+    if is_begun(workdir) and (workdir / "result.json").exists():
+        _log.warning("'%s' holds a run that is done: this is its result", workdir)
+        summary = read_result(workdir) or {}
+        rows = read_rows(workdir / "metrics.jsonl")
+        return Result(summary, best_variables(workdir), rows)
     return fit_config(
         config,
         workdir,
         accept_changes=accept_changes,
-        progress=True,
+        progress=progress,
         profile=profile,
         called=called,
     )
+
+
+def is_begun(workdir: Path) -> bool:
+    """Whether a run has begun in this workdir."""
+    return has_checkpoint(workdir) and (workdir / "config.json").exists()
+
+
+def as_begun(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.ConfigDict:
+    """The config, where it is silent as the run in the workdir began, if one did.
+
+    Raises:
+      InputError: if that run has another config.
+    """
+    if not is_begun(workdir) and read_result(workdir) is None:
+        return config
+    begun = read_config(workdir)
+    config = config.copy_and_resolve_references()
+    for field in _PREPROCESSING_FIELDS:  # without asking the source, if it is gone
+        config[field] = begun[field] if config[field] is None else config[field]
+    before, now = json.loads(begun.to_json()), json.loads(resolve(config).to_json())
+    for field in HARMLESS:
+        before[field] = now[field]  # if it differs, `fit` says so
+    remedy = "use a new workdir, or the config it was made with"
+    refuse_changes("config", differences(before, now), workdir, remedy)
+    return config
+
+
+def read_result(workdir: Path) -> dict[str, Any] | None:
+    """The fields of `result.json`; None while the run is not done."""
+    content: dict[str, Any] | None = _read_if_there(workdir / "result.json", dict)
+    return content
 
 
 def fit_config(
@@ -478,7 +501,7 @@ def read_workdir(workdir: Path, task: str | None = None) -> Trained:
         of them is named.
     """
     config = read_config(workdir)
-    result = _read_if_there(workdir / "result.json", dict) or {}
+    result = read_result(workdir) or {}
     tasks = tasks_of(workdir)
     whole = Trained(workdir, config, prepare(config, tasks), best_variables(workdir), result)
     if task is None and len(tasks) == 1:

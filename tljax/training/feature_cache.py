@@ -37,7 +37,7 @@ from tljax.transfer.partition import Tree
 
 _ROWS = "features.npy"
 _FILLED = "filled.npy"
-_BATCH = 32  # images that are computed at once
+_BATCH = 32  # images that are computed at once; the last batch is padded: one program for all
 _DISK_SHARE = 0.5  # of what is free, that an entry may take
 _MEMORY_SHARE = 0.25  # of what the machine has
 
@@ -240,21 +240,10 @@ def cached(
       InputError: if an image cannot be read, or the disk is full.
     """
     output = prefix_output(model, variables, preprocessing, groups)
-
-    @jax.jit
-    def prefix(variables: Tree, images: jax.Array) -> jax.Array:
-        def run(images: jax.Array) -> jax.Array:
-            x = normalise(images, preprocessing)
-            result: Any = model.apply(variables, x, train=False, stop=groups)
-            return result.astype(jnp.float32)
-
-        size = preprocessing.image_size
-        parts = micro_batches.suited(model, size, len(images), stop=groups)
-        return micro_batches.in_parts(run, parts, images)
+    prefix = _prefix(model, preprocessing, groups)
 
     def compute(source: Source, store: Callable[[int, np.ndarray], None]) -> None:
-        batch_size = min(_BATCH, len(source))
-        batches = eval_batches(source, preprocessing, batch_size=batch_size)
+        batches = eval_batches(source, preprocessing, batch_size=_BATCH)
         with closing(iter(batches)) as reader, progress_bar() as bar:
             done = 0
             task = bar.add_task("caching frozen groups", total=len(source))
@@ -287,6 +276,25 @@ def cached(
     entry = folder / name
     _fill(entry, key, (len(base), *output.shape), base, rows, compute)
     return CachedSource(groups, np.load(entry / _ROWS, mmap_mode="r"), rows, source.labels)
+
+
+@functools.cache
+def _prefix(
+    model: Model, preprocessing: Preprocessing, groups: int
+) -> Callable[[Tree, np.ndarray], jax.Array]:
+    """The compiled first groups: (variables, images uint8) -> float32, one row an image."""
+
+    def prefix(variables: Tree, images: jax.Array) -> jax.Array:
+        def run(images: jax.Array) -> jax.Array:
+            x = normalise(images, preprocessing)
+            result: Any = model.apply(variables, x, train=False, stop=groups)
+            return result.astype(jnp.float32)
+
+        size = preprocessing.image_size
+        parts = micro_batches.suited(model, size, len(images), stop=groups)
+        return micro_batches.in_parts(run, parts, images)
+
+    return jax.jit(prefix)
 
 
 def _fill(

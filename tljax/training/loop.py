@@ -353,7 +353,7 @@ def fit(
         timing = {"first_step_seconds": 0.0, "input_wait_seconds": 0.0}
 
         def validation_is_due() -> bool:
-            return val is not None and (step % eval_interval == 0 or step == total_steps)
+            return val is not None and opt.evaluates_after(step, len(train))
 
         def checkpoint_is_due() -> bool:
             return step % (opt.checkpoint_every or eval_interval) == 0 or step == total_steps

@@ -43,7 +43,8 @@ class TrainingOptions:
         view e modulo `views`. What frozen groups make of them can be kept. None: every epoch draws
         anew.
       crop_area: smallest and largest share of the image that a random crop covers.
-      eval_every: in steps; None: once an epoch.
+      eval_every: in steps; None: once an epoch. Step 0 is evaluated too.
+      eval_dense: whether steps 1, 2, 4, 8, ... below `eval_every` are evaluated as well.
       checkpoint_every: in steps; None: whenever evaluated.
       log_every: steps between two `train` rows.
       keep: newest checkpoints to keep, beside the best one.
@@ -71,6 +72,7 @@ class TrainingOptions:
     views: int | None = None
     crop_area: tuple[float, float] = (0.08, 1.0)
     eval_every: int | None = None
+    eval_dense: bool = False
     checkpoint_every: int | None = None
     log_every: int = 10
     keep: int = 1
@@ -125,8 +127,18 @@ class TrainingOptions:
         return max(1, math.ceil(self.epochs * train_size / self.batch_size))
 
     def evaluation_interval(self, train_size: int) -> int:
-        """Steps between two evaluations."""
+        """Steps between two evaluations, but for the dense ones at the start."""
         return self.eval_every or max(1, math.ceil(train_size / self.batch_size))
+
+    def evaluates_after(self, step: int, train_size: int) -> bool:
+        """Whether the weights after `step` steps are evaluated: a matter of the step alone."""
+        interval = self.evaluation_interval(train_size)
+        is_power_of_two = step & (step - 1) == 0
+        return (
+            step % interval == 0
+            or step == self.total_steps(train_size)
+            or (self.eval_dense and step < interval and is_power_of_two)
+        )
 
 
 def _is_regex(text: str) -> bool:

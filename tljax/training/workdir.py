@@ -16,6 +16,10 @@ from tljax.files import parse_json, replacing
 from tljax.training.tensorboard import TensorBoard
 
 
+class InUse(InputError):
+    """Another process holds the workdir."""
+
+
 class MetricsWriter:
     """Keeps the rows of a run in memory and, if it has a workdir, in its files.
 
@@ -157,7 +161,8 @@ def locked(workdir: Path | None) -> Iterator[None]:
     May be nested in one thread. `None` holds nothing.
 
     Raises:
-      InputError: if a live run holds it, or nothing can be written there.
+      InUse: if a live run holds it.
+      InputError: if nothing can be written there.
     """
     if workdir is None:
         yield
@@ -168,7 +173,7 @@ def locked(workdir: Path | None) -> Iterator[None]:
         try:
             held.enter_context(lock)
         except Timeout:
-            raise InputError(
+            raise InUse(
                 f"'{workdir}' is in use by {_holder(path)}; wait for it to end, or choose another"
                 " --workdir"
             ) from None

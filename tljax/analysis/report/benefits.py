@@ -1,10 +1,12 @@
 """The three benefits of transfer between runs and their from-scratch twins, in words."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from tljax.analysis import benefits as measures
 from tljax.analysis import statistics
+from tljax.analysis.benefits import Benefits, Bound, RatioInterval
 from tljax.analysis.report.figures import REFERENCE
 from tljax.analysis.report.words import (
     comparative,
@@ -21,7 +23,7 @@ from tljax.analysis.statistics import Interval
 if TYPE_CHECKING:
     from tljax.analysis.report.curves import MeanCurve
 
-SHARE = f"{100 * statistics.THRESHOLD_SHARE:.0f}&#160;%"
+SHARE = f"{100 * measures.THRESHOLD_SHARE:.0f}&#160;%"
 
 
 class HasCurve(Protocol):
@@ -54,16 +56,17 @@ def benefit_sentences(
     cell: Cell[HasCurve], chosen: str, curves: Mapping[str, "MeanCurve"]
 ) -> tuple[str, str, str]:
     """Start, slope and asymptote in words that follow their sign, as html."""
-    start, _, asymptote = benefits(cell, chosen)
+    bought = benefits(cell, chosen)
+    start, asymptote = bought.higher_start, bought.higher_asymptote
     transfer, scratch = curves[chosen].means, curves[REFERENCE].means
-    theta = statistics.threshold(scratch)
-    first = statistics.first_evaluation(transfer, scratch)
+    theta = measures.threshold(scratch)
+    first = measures.first_evaluation(transfer, scratch)
     return (
         f"<b>{comparative(start.mean)} start</b>: {points(start)} after {first:,} images"
         f" ({verdict(start)})",
         _slope_sentence(
-            statistics.examples_to_threshold(transfer, theta),
-            statistics.examples_to_threshold(scratch, theta),
+            measures.examples_to_threshold(transfer, theta),
+            measures.examples_to_threshold(scratch, theta),
             percent(theta),
         ),
         f"<b>{comparative(asymptote.mean)} asymptote</b>: {points(asymptote)}"
@@ -86,40 +89,37 @@ def _slope_sentence(transfer: float | None, scratch: float | None, theta: str) -
     )
 
 
-def benefits(cell: Cell[HasCurve], scenario: str) -> tuple[Interval, list[float | None], Interval]:
-    """Start, speed-ups seed by seed, and asymptote of a scenario against from scratch."""
-    curves = [(transfer.curve, scratch.curve) for transfer, scratch in twins(cell, scenario)]
-    return (
-        statistics.mean_interval([statistics.higher_start(*pair) for pair in curves]),
-        [statistics.speedup(*pair) for pair in curves],
-        statistics.mean_interval([statistics.higher_asymptote(*pair) for pair in curves]),
-    )
+def benefits(cell: Cell[HasCurve], scenario: str) -> Benefits:
+    """Of a scenario, against from scratch."""
+    pairs = twins(cell, scenario)
+    transfer, scratch = ({n: pair[side].curve for n, pair in enumerate(pairs)} for side in (0, 1))
+    return measures.benefits(transfer, scratch)
 
 
 def benefit_entries(cell: Cell[HasCurve], scenario: str) -> tuple[str, str, str]:
     """Start, slope and asymptote of a scenario against from scratch, as entries of a table."""
     if scenario == REFERENCE:
         return ("reference",) * 3
-    start, speedups, asymptote = benefits(cell, scenario)
+    bought = benefits(cell, scenario)
     return (
-        signed_interval(start),
-        speedup_interval(speedups),
-        signed_interval(asymptote),
+        signed_interval(bought.higher_start),
+        ratio_interval(bought.time_ratio),
+        signed_interval(bought.higher_asymptote),
     )
 
 
-def speedup_interval(speedups: Sequence[float | None]) -> str:
-    """The geometric mean of ratios and its interval, or why there is none."""
-    reached = [speedup for speedup in speedups if speedup is not None]
-    if len(reached) < len(speedups):
-        missing = len(speedups) - len(reached)
-        return f"never reached in {missing} of {count(len(speedups), 'seed')}"
-    if any(math.isnan(speedup) for speedup in reached):
-        return "scratch learned nothing"
-    if any(math.isinf(speedup) for speedup in reached):
-        return ratio(math.inf)
-    mean, half_width = statistics.mean_interval([math.log(speedup) for speedup in reached])
-    if math.isnan(half_width):
-        return ratio(math.exp(mean))
-    low, high = math.exp(mean - half_width), math.exp(mean + half_width)
-    return f"{ratio(math.exp(mean))} ({two_digits(low)} to {two_digits(high)})"
+_BOUNDS: dict[Bound, str] = {"exact": "", "at least": "at least ", "at most": "at most "}
+
+
+def ratio_interval(over_seeds: RatioInterval) -> str:
+    """The geometric mean of a ratio and its interval, or how far it is known."""
+    mean, ends = over_seeds.interval.mean, over_seeds.interval
+    if math.isnan(mean):
+        unknown = over_seeds.undetermined or over_seeds.censored
+        return f"undetermined in {unknown} of {count(over_seeds.seeds, 'seed')}"
+    text = f"{_BOUNDS[over_seeds.bound]}{ratio(mean)}"
+    if over_seeds.censored:
+        return f"{text} (a bound in {over_seeds.censored} of {count(over_seeds.seeds, 'seed')})"
+    if math.isnan(ends.low):
+        return text
+    return f"{text} ({two_digits(ends.low)} to {two_digits(ends.high)})"

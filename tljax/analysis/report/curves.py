@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tljax.analysis import statistics
+from tljax.analysis import benefits
 from tljax.analysis.report.benefits import HasCurve
 from tljax.analysis.report.figures import COLOURS, DASHES, INK, PAPER, REFERENCE, percent_axis
 
@@ -75,16 +75,16 @@ def round_numbers(low: int, high: int, most: int = 5) -> list[int]:
     return numbers[::-1][:: max(stride, 1)][::-1]
 
 
-def _annotate(axes: Any, transfer: statistics.Curve, scratch: statistics.Curve) -> None:
+def _annotate(axes: Any, transfer: benefits.Curve, scratch: benefits.Curve) -> None:
     """Arrows from scratch to transfer: 1 start, 2 images to the threshold, 3 asymptote."""
-    first = statistics.first_evaluation(transfer, scratch)
-    starts = [statistics.accuracy_at(curve, first) for curve in (scratch, transfer)]
+    first = benefits.first_evaluation(transfer, scratch)
+    starts = [benefits.accuracy_at(curve, first) for curve in (scratch, transfer)]
     _arrow(axes, (first, starts[0]), (first, starts[1]))
     _badge(axes, "1", (first, sum(starts) / 2), (-11, 0))
 
-    theta = statistics.threshold(scratch)
-    late = statistics.examples_to_threshold(scratch, theta)
-    early = statistics.examples_to_threshold(transfer, theta)
+    theta = benefits.threshold(scratch)
+    late = benefits.examples_to_threshold(scratch, theta)
+    early = benefits.examples_to_threshold(transfer, theta)
     if late:
         axes.axhline(theta, color=INK, linewidth=0.8, linestyle=(0, (1, 3)))
         if early is not None:
@@ -92,7 +92,7 @@ def _annotate(axes: Any, transfer: statistics.Curve, scratch: statistics.Curve) 
         _badge(axes, "2", (late, theta), (9, -9))
 
     beside = axes.get_yaxis_transform()  # x in widths of the axes, y in accuracy
-    ends = [statistics.asymptote(curve) for curve in (scratch, transfer)]
+    ends = [benefits.asymptote(curve) for curve in (scratch, transfer)]
     _arrow(axes, (1.02, ends[0]), (1.02, ends[1]), beside)
     _badge(axes, "3", (1.02, sum(ends) / 2), (14, 0), beside)
 

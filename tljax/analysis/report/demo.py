@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tljax.analysis import statistics
+from tljax.analysis.benefits import asymptote
 from tljax.analysis.report.benefits import SHARE, Cell, benefit_entries, benefit_sentences, paired
 from tljax.analysis.report.curves import mean_curve, paint_curves
 from tljax.analysis.report.figures import REFERENCE, Gallery, legend
@@ -292,7 +293,7 @@ dotted line is the threshold of the slope, {SHARE} of the from-scratch asymptote
 def _curve_panel(row: CellRow, cell: _Cell, gallery: Gallery) -> str:
     curves = {scenario: mean_curve(by_seed.values()) for scenario, by_seed in cell.items()}
     transfers = [scenario for scenario in cell if scenario != REFERENCE]
-    chosen = max(transfers, key=lambda s: statistics.asymptote(curves[s].means))
+    chosen = max(transfers, key=lambda s: asymptote(curves[s].means))
     benefits = "".join(f"<li>{text}</li>" for text in benefit_sentences(cell, chosen, curves))
     title = f"{_place(row)}, {row.train_size:,} training images"
     drawing = gallery.draw(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tljax.analysis import statistics
+from tljax.analysis.benefits import asymptote
 from tljax.analysis.report.benefits import SHARE, benefit_entries, benefit_sentences, twins
 from tljax.analysis.report.curves import mean_curve, paint_curves
 from tljax.analysis.report.figures import REFERENCE, Gallery, legend
@@ -51,7 +51,7 @@ def _has_curve(by_seed: Mapping[int, Run]) -> bool:
 def _panel(place: Place, cell: _Cell, names: Places, gallery: Gallery) -> str:
     curves = {scenario: mean_curve(by_seed.values()) for scenario, by_seed in cell.items()}
     paired = [scenario for scenario in cell if _is_paired(cell, scenario)]
-    chosen = max(paired, key=lambda s: statistics.asymptote(curves[s].means), default=None)
+    chosen = max(paired, key=lambda s: asymptote(curves[s].means), default=None)
     text = ""
     if chosen is not None:
         sentences = "".join(f"<li>{s}</li>" for s in benefit_sentences(cell, chosen, curves))

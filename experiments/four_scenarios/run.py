@@ -1,0 +1,347 @@
+"""The four scenarios by size and similarity of the target, for a ResNet and a ViT, with benefits.
+
+    python experiments/four_scenarios/run.py             # everything: sources, pilot, study, tables
+    python experiments/four_scenarios/run.py --tables    # the tables and the figure alone
+
+From the repository's root. The runs lie in runs/four_scenarios; the same command goes on where it
+stopped. pilot.csv, results.csv and curves.csv hold their numbers; table.md, benefits.md and
+results.png are made from these.
+"""
+
+import argparse
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import config as page  # beside this file
+import matplotlib
+import numpy as np
+
+from tljax import config as config_lib
+from tljax.analysis.benefits import Benefits, RatioInterval, benefits
+from tljax.analysis.results import read_runs
+from tljax.analysis.statistics import Interval, mean_interval, paired_difference
+from tljax.analysis.sweep import run_sweep
+from tljax.cli import use_compilation_cache
+from tljax.training import experiment
+from tljax.training.workdir import read_rows, write_atomically
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+HERE = Path(__file__).parent
+ROOT = Path("runs/four_scenarios")
+MODELS = list(page.RATES)
+SCENARIOS = list(page.RATES[MODELS[0]])
+COLUMNS = ("model", "target", "size", "scenario", "k", "lr", "seed", "steps", "val_accuracy")
+COLUMNS += ("test_accuracy", "naive_accuracy", "trainable_parameters", "wall_seconds")
+
+
+class Arm(NamedTuple):
+    """A scenario, with its k, on one target at one size."""
+
+    model: str
+    target: str
+    size: int
+    scenario: str
+    k: int | None
+
+
+class Cell(NamedTuple):
+    """What scenarios are compared on."""
+
+    model: str
+    target: str
+    size: int
+
+    def arm(self, scenario: str, k: int | None = None) -> Arm:
+        return Arm(*self, scenario, k)
+
+    @property
+    def prescribed(self) -> str:
+        """The textbook's scenario."""
+        similar = page.TARGETS[self.target] == "similar"
+        if self.size in page.SMALL:
+            return "feature_extraction" if similar else "freeze_first"
+        return "fine_tune" if similar else "from_scratch"
+
+
+CELLS = [Cell(m, t, size) for m in MODELS for t in page.TARGETS for size in page.STEPS]
+
+
+class Study:
+    """The numbers of all runs, by arm and seed."""
+
+    def __init__(self, results: Path, curves: Path):
+        self.validation: dict[Arm, dict[int, float]] = {}
+        self.test: dict[Arm, dict[int, float]] = {}
+        self.naive: dict[Cell, float] = {}
+        self.curves: dict[Arm, dict[int, list[tuple[float, float]]]] = {}
+        for row in _read(results):
+            arm, seed = _arm(row), int(row["seed"])
+            self.validation.setdefault(arm, {})[seed] = float(row["val_accuracy"])
+            self.test.setdefault(arm, {})[seed] = float(row["test_accuracy"])
+            self.naive[Cell(*arm[:3])] = float(row["naive_accuracy"])
+        for row in _read(curves):
+            points = self.curves.setdefault(_arm(row), {}).setdefault(int(row["seed"]), [])
+            points.append((float(row["examples"]), float(row["val_accuracy"])))
+
+    def chosen(self, cell: Cell) -> dict[str, Arm]:
+        """One arm a scenario; k has the highest mean validation accuracy of its four."""
+        arms = {scenario: cell.arm(scenario) for scenario in SCENARIOS}
+        of_k = [cell.arm("freeze_first", k) for k in page.K]
+        arms["freeze_first"] = max(of_k, key=lambda arm: np.mean(_values(self.validation[arm])))
+        return arms
+
+    def score(self, arm: Arm) -> Interval:
+        """Test accuracy over seeds."""
+        return mean_interval(_values(self.test[arm]))
+
+    def gain(self, a: Arm, b: Arm) -> Interval:
+        """Test accuracy of a above b, paired by seed."""
+        return paired_difference(_values(self.test[a]), _values(self.test[b]))
+
+    def benefits(self, arm: Arm) -> Benefits:
+        """Over its from-scratch twins."""
+        twin = arm._replace(scenario="from_scratch", k=None)
+        return benefits(self.curves[arm], self.curves[twin], self.test[arm], self.test[twin])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tables", action="store_true", help="run nothing; use what is in *.csv")
+    if not parser.parse_args().tables:
+        use_compilation_cache()
+        for model in MODELS:
+            _run(model)
+        _collect()
+    study = Study(HERE / "results.csv", HERE / "curves.csv")
+    write_atomically(HERE / "table.md", table(study))
+    write_atomically(HERE / "benefits.md", benefits_table(study))
+    figure(study).savefig(HERE / "results.png", dpi=110, bbox_inches="tight")
+    print((HERE / "table.md").read_text())
+    print((HERE / "benefits.md").read_text())
+
+
+# ----------------------------------------------------------------------------------- the runs
+
+
+def _run(model: str) -> None:
+    name = f"{HERE / 'config.py'}:{model}"
+    source = ROOT / model / "source"
+    if experiment.read_result(source) is None:
+        experiment.run(config_lib.load(f"{name}/source"), source)
+    for part in ("pilot", "study"):
+        run_sweep(f"{name}/{part}", [], ROOT / model / part)
+    for scenario, rate in page.RATES[model].items():
+        best = _best_rate(model, scenario)
+        if rate != best:
+            print(f"{model}, {scenario}: here the pilot would choose {best}, the study has {rate}")
+
+
+def _best_rate(model: str, scenario: str) -> float:
+    """The pilot's choice: the highest validation accuracy, averaged over the targets."""
+    of_rate: dict[float, list[float]] = {}
+    for run in read_runs(ROOT / model / "pilot" / "runs"):
+        if run.overrides["scenario"] == scenario:
+            accuracy = run.summary.get("val_accuracy", 0.0)
+            of_rate.setdefault(run.overrides["lr"], []).append(accuracy)
+    return max(of_rate, key=lambda rate: np.mean(of_rate[rate]))
+
+
+def _collect() -> None:
+    """Copies the numbers of the runs beside this file."""
+    for part in ("pilot", "study"):
+        rows, points = [], []
+        for model in MODELS:
+            folder = ROOT / model / part / "runs"
+            for run in read_runs(folder):
+                target = run.overrides["data"].removeprefix("embedded:")
+                row = {**run.overrides, **run.summary, "target": target, "model": model}
+                row["size"] = run.overrides["train_size"]
+                rows.append({name: row.get(name) for name in COLUMNS})
+                for evaluation in read_rows(folder / run.name / "metrics.jsonl"):
+                    if evaluation["event"] == "val":
+                        point = {name: row.get(name) for name in (*Arm._fields, "seed")}
+                        point["examples"] = evaluation["examples"]
+                        point["val_accuracy"] = round(evaluation["accuracy"], 6)
+                        points.append(point)
+        _write(HERE / ("pilot.csv" if part == "pilot" else "results.csv"), rows)
+        if part == "study":
+            _write(HERE / "curves.csv", points)
+
+
+def _write(path: Path, rows: Sequence[dict]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _arm(row: dict[str, str]) -> Arm:
+    k = int(row["k"]) if row["k"] else None
+    return Arm(row["model"], row["target"], int(row["size"]), row["scenario"], k)
+
+
+def _values(by_seed: dict[int, float]) -> list[float]:
+    return [by_seed[seed] for seed in page.SEEDS]
+
+
+# --------------------------------------------------------------------------------- the tables
+
+
+def table(study: Study) -> str:
+    """Test accuracies, the textbook's scenario and the winner, with intervals."""
+    head = ["model", "target", "images", "naive", *map(_words, SCENARIOS), "textbook", "highest"]
+    head += ["over the next", "over the textbook's"]
+    rows = []
+    for cell in CELLS:
+        arms = study.chosen(cell)
+        scores = {scenario: study.score(arm) for scenario, arm in arms.items()}
+        best, second, *_ = sorted(scores, key=lambda s: -round(scores[s].mean, 12))
+        texts = {scenario: _score(score) for scenario, score in scores.items()}
+        texts["freeze_first"] += f" (k={arms['freeze_first'].k})"
+        texts[best] = f"**{texts[best]}**"
+        behind = "" if best == cell.prescribed else _gain(study, arms[best], arms[cell.prescribed])
+        rows.append(
+            [
+                *(cell.model, cell.target, f"{cell.size:,}", f"{study.naive[cell]:.3f}"),
+                *(texts[scenario] for scenario in SCENARIOS),
+                *(_words(cell.prescribed), _words(best)),
+                *(f"{_gain(study, arms[best], arms[second])} ({_words(second)})", behind),
+            ]
+        )
+    return _markdown(head, rows)
+
+
+def _gain(study: Study, a: Arm, b: Arm) -> str:
+    gain = study.gain(a, b)
+    return f"{gain.mean:+.3f} ±{gain.half_width:.3f}{'' if gain.excludes_zero else ' (includes 0)'}"
+
+
+def benefits_table(study: Study) -> str:
+    """What each transfer bought over its twins from scratch."""
+    head = ["model", "target", "images", "scenario", "higher start", "rate ratio", "time ratio"]
+    head += ["higher asymptote", "total reward", "transfer ratio", "error above scratch"]
+    rows = []
+    for cell in CELLS:
+        for scenario, arm in study.chosen(cell).items():
+            if scenario == "from_scratch":
+                continue
+            bought = study.benefits(arm)
+            k = f" (k={arm.k})" if arm.k is not None else ""
+            harm = " **negative transfer**" if bought.is_negative_transfer else ""
+            rows.append(
+                [
+                    *(cell.model, cell.target, f"{cell.size:,}", f"{_words(scenario)}{k}"),
+                    _signed(bought.higher_start),
+                    *map(_ratio, (bought.rate_ratio, bought.time_ratio)),
+                    *map(_signed, (bought.higher_asymptote, bought.total_reward)),
+                    _signed(bought.transfer_ratio),
+                    f"{_signed(bought.negative_transfer_gap)}{harm}",
+                ]
+            )
+    return _markdown(head, rows)
+
+
+def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _words(scenario: str) -> str:
+    return scenario.replace("_", " ")
+
+
+def _score(interval: Interval) -> str:
+    return f"{interval.mean:.3f} ±{interval.half_width:.3f}"
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.mean:+.3f} ±{interval.half_width:.3f}"
+
+
+def _ratio(ratio: RatioInterval) -> str:
+    mean = ratio.interval
+    if ratio.undetermined or np.isnan(mean.mean):
+        return f"undetermined in {ratio.undetermined or ratio.censored} of {ratio.seeds}"
+    if ratio.censored:
+        return f"{ratio.bound} {mean.mean:.2f} ({ratio.censored} of {ratio.seeds} are bounds)"
+    return f"{mean.mean:.2f} [{mean.low:.2f}, {mean.high:.2f}]"
+
+
+# --------------------------------------------------------------------------------- the figure
+
+COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
+    "feature_extraction": "#d55e00",
+    "freeze_first": "#009e73",
+    "from_scratch": "#1c1f23",
+    "fine_tune": "#0072b2",
+}
+
+
+def figure(study: Study) -> plt.Figure:
+    """A row a model; per target the accuracy by size, then by the number of frozen groups."""
+    chart, axes = plt.subplots(
+        len(MODELS), 2 * len(page.TARGETS), figsize=(15, 3.4 * len(MODELS)), layout="constrained"
+    )
+    for row, model in zip(axes, MODELS, strict=True):
+        for column, target in enumerate(page.TARGETS):
+            _by_size(row[column], study, model, target)
+            _by_k(row[column + len(page.TARGETS)], study, model, target)
+        row[0].set_ylabel(f"{model}\ntest accuracy")
+    axes[0][0].legend(frameon=False, fontsize=8, loc="lower right")
+    axes[0][len(page.TARGETS)].legend(frameon=False, fontsize=8, loc="lower left", title="images")
+    return chart
+
+
+def _by_size(axis: plt.Axes, study: Study, model: str, target: str) -> None:
+    for number, scenario in enumerate(SCENARIOS):
+        scores = [
+            study.score(study.chosen(Cell(model, target, size))[scenario]) for size in page.STEPS
+        ]
+        axis.errorbar(
+            [size * (1 + 0.04 * (number - 1.5)) for size in page.STEPS],  # side by side
+            [score.mean for score in scores],
+            [score.half_width for score in scores],
+            marker="o",
+            markersize=3.5,
+            capsize=2,
+            color=COLOURS[scenario],
+            label=_words(scenario),
+        )
+    axis.set_xscale("log")
+    axis.set_xticks(list(page.STEPS), [f"{size:,}" for size in page.STEPS], minor=False)
+    axis.set_xticks([], minor=True)
+    axis.set_xlabel("training images")
+    axis.set_title(f"{target} ({page.TARGETS[target]} to glyphs)", fontsize=10)
+
+
+def _by_k(axis: plt.Axes, study: Study, model: str, target: str) -> None:
+    shades = ("#9ecae1", "#6baed6", "#2171b5", "#08306b")
+    for size, shade in zip(page.STEPS, shades, strict=True):
+        cell = Cell(model, target, size)
+        scores = [study.score(cell.arm("freeze_first", k)) for k in page.K]
+        axis.errorbar(
+            page.K,
+            [score.mean for score in scores],
+            [score.half_width for score in scores],
+            marker="o",
+            markersize=3.5,
+            capsize=2,
+            color=shade,
+            label=f"{size:,}",
+        )
+    axis.set_xticks(page.K)
+    axis.set_xlabel("k: groups frozen, from the input")
+    axis.set_title(f"{target}: freeze first, by k", fontsize=10)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""A sweep: nothing is compiled twice, nothing is lost, and the choice is made on validation."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from tests.soak.campaign import ROOT, compare
+from tljax import cli
+from tljax.analysis.results import read_runs, select, write_results
+from tljax.analysis.sweep import parse_shard, plan_runs, run_name
+from tljax.errors import InputError
+
+pytestmark = pytest.mark.xdist_group("sweep")
+
+# Two runs that are done, and two that diverge.
+PAGE = """
+from tljax.config import base
+
+def get_config(arg=None):
+    config = base()
+    config.update({
+        "scenario": "from_scratch", "augment": "crop", "train_size": 40, "batch_size": 16,
+        "steps": 5, "eval_every": 4, "eval_dense": True, "log_every": 2,
+    })
+    return config
+
+def sweep():
+    for lr in (0.05, 1e38):
+        for seed in (0, 1):
+            yield {"lr": lr, "seed": seed}
+"""
+NAMES = [f"lr={lr},seed={seed}" for lr in ("0.05", "1e38") for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "page.py"
+    path.write_text(PAGE)
+    return path
+
+
+def argv(page, workdir, *more):
+    return ["sweep", "--config", str(page), "--workdir", str(workdir), *more]
+
+
+@pytest.fixture(scope="module")
+def straight(page, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("sweep") / "straight"
+    assert cli.main(argv(page, workdir)) == 2, "two runs diverge"
+    return workdir
+
+
+def rows(workdir):
+    """Of results.csv, time apart."""
+    with (workdir / "results.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    for row in table:
+        del row["wall_seconds"]
+    return table
+
+
+def same_runs(a, b):
+    return rows(a) == rows(b) and not [
+        difference
+        for name in NAMES[:2]
+        for difference in compare(a / "runs" / name, b / "runs" / name)
+    ]
+
+
+def test_one_row_a_run_and_a_failure_does_not_stop_the_others(straight):
+    table = rows(straight)
+    assert [row["name"] for row in table] == NAMES
+    assert [row["status"] for row in table] == ["done", "done", "failed", "failed"]
+    for row in table[:2]:
+        result = json.loads((straight / "runs" / row["name"] / "result.json").read_text())
+        for name in ("val_accuracy", "test_accuracy", "best_step", "trainable_parameters"):
+            assert row[name] == str(result[name])
+        assert (row["selected"], row["selected_among"]) == ("True", "1")
+    for row in table[2:]:
+        assert "lower lr" in row["error"]
+        assert (row["selected"], row["val_accuracy"]) == ("False", "")
+
+
+def test_shards_make_the_whole_and_compile_nothing_again(page, straight, tmp_path, capsys):
+    assert cli.main(argv(page, tmp_path, "--shard", "0/2")) == 2
+    assert [row["name"] for row in rows(tmp_path)] == NAMES[::2]
+    assert cli.main(argv(page, tmp_path, "--shard", "1/2")) == 2
+    assert same_runs(straight, tmp_path)
+    out = capsys.readouterr().out
+    assert out.count("programs compiled: 0 for 2 runs\n") == 2, "all of them were for `straight`"
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+    assert cli.main(argv(page, tmp_path)) == 2
+    out, err = capsys.readouterr()
+    assert "4 runs: 0 done" in out
+    assert "2 were done before, 2 failed" in out
+    assert re.search(r"^tljax: 2 of 4 runs failed: lr=1e38,seed=0 \(and 1 more\): ", err, re.M)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize(("sent", "code"), [("SIGKILL", -signal.SIGKILL), ("SIGTERM", 75)])
+def test_killed_in_the_middle_and_continued(sent, code, page, straight, tmp_path):
+    workdir = tmp_path / "killed"
+    own = ["step", "8", "0", sent, str(tmp_path / "phases")]  # the third step of the second run
+    died = subprocess.run(
+        [sys.executable, "-m", "tests.soak.victim", *own, "--", *argv(page, workdir)],
+        cwd=ROOT,
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir},
+        capture_output=True,
+        text=True,
+    )
+    assert died.returncode == code, died.stderr
+    assert (workdir / "runs" / NAMES[0] / "result.json").exists()
+    assert not (workdir / "runs" / NAMES[1] / "result.json").exists()
+    assert not (workdir / "runs" / NAMES[2]).exists()
+    assert cli.main(argv(page, workdir)) == 2
+    assert same_runs(straight, workdir)
+
+
+def test_another_config_is_refused_before_anything_runs(page, straight, capsys):
+    before = {path: path.stat().st_mtime_ns for path in straight.rglob("*")}
+    assert cli.main(argv(page, straight, "--config.steps=6")) == 2
+    assert "in the run lr=0.05,seed=0: " in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in straight.rglob("*")} == before
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+def test_names_say_what_a_run_sets_and_are_safe():
+    assert run_name({"data": "embedded:digits", "k": None, "lr": 1e-5, "remat": True}) == (
+        "data=embedded+digits,k=None,lr=1e-05,remat=True"
+    )
+    assert run_name({}) == "default"
+    strange = [".*/kernel", "../../etc", "a\nb", "=cmd|'/C calc'!A0", "é", "A", "a", "x" * 300, ""]
+    strange += ["a:b", "a+b", "a:b:c", "a b", "-", "--", "."]
+    names = [run_name({"train": text, "seed": 0}) for text in strange]
+    assert len({name.lower() for name in names}) == len(strange)
+    for name in names:
+        assert re.fullmatch(r"[A-Za-z0-9._,=+~-]{1,120}", name)
+        assert name.startswith("train=")
+    assert run_name({"crop_area": (0.5, 1.0)}) != run_name({"crop_area": (0.5, 1.0, 1.0)})
+
+
+def test_a_run_keeps_its_name_when_others_join(page, tmp_path):
+    longer = tmp_path / "page.py"
+    longer.write_text(PAGE.replace("(0, 1)", "(0, 1, 2)"))
+    names = {run.name for run in plan_runs(str(page), [])}
+    assert names < {run.name for run in plan_runs(str(longer), [])}
+
+
+@pytest.mark.parametrize("text", ["2/2", "-1/2", "0/0", "1", "a/b", "0/2/3", ""])
+def test_a_shard_that_is_none(text):
+    with pytest.raises(InputError, match=r"e\.g\. 0/2 and 1/2"):
+        parse_shard(text)
+
+
+# --- the choice -------------------------------------------------------------------------------
+
+
+def made_up(folder, results, **more):
+    """Runs as a sweep leaves them: {(lr, seed): (validation, test) or a reason}."""
+    for (lr, seed), result in results.items():
+        overrides = {"lr": lr, "seed": seed, **more}
+        run = folder / run_name(overrides)
+        run.mkdir(parents=True)
+        (run / "overrides.json").write_text(json.dumps(overrides))
+        if isinstance(result, str):
+            (run / "failed.json").write_text(json.dumps({"error": result}))
+        elif result is not None:
+            values = {"val_accuracy": result[0], "test_accuracy": result[1], "plan": {"x": 1}}
+            (run / "result.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_the_choice_is_made_on_validation_over_complete_configurations(tmp_path):
+    results = {
+        **{(0.1, 0): (0.6, 0.9), (0.1, 1): (0.6, 0.9)},  # the best test
+        **{(0.2, 0): (0.8, 0.5), (0.2, 1): (0.6, 0.7)},  # the best validation
+        **{(0.3, 0): (0.9, 0.9), (0.3, 1): "it diverged"},
+        **{(0.4, 0): (0.9, 0.9), (0.4, 1): None},  # not done yet
+    }
+    (chosen,) = select(read_runs(made_up(tmp_path, results)))
+    assert chosen.overrides == {"lr": 0.2}
+    assert chosen.varying == ("lr",)
+    assert (chosen.validation.mean, chosen.test.mean) == pytest.approx((0.7, 0.6))
+    assert (chosen.among, chosen.incomplete) == (2, 2)
+
+
+def test_tasks_are_never_compared_and_other_fields_on_demand(tmp_path):
+    made_up(tmp_path, {(0.1, 0): (0.9, 0.9), (0.2, 0): (0.8, 0.8)}, data="embedded:digits")
+    made_up(tmp_path, {(0.1, 0): (0.3, 0.9), (0.2, 0): (0.4, 0.8)}, data="embedded:textures")
+    runs = read_runs(tmp_path)
+    assert [(s.place, s.overrides) for s in select(runs)] == [
+        ({"data": "embedded:digits"}, {"lr": 0.1}),
+        ({"data": "embedded:textures"}, {"lr": 0.2}),
+    ]
+    assert [s.among for s in select(runs, by=["lr"])] == [1] * 4
+
+
+def test_text_is_data_in_the_table(tmp_path):
+    formula = '=HYPERLINK("http://x")\n,"'
+    runs = read_runs(made_up(tmp_path / "runs", {(0.1, 0): formula, (0.2, 0): None}, train="-x"))
+    write_results(tmp_path / "results.csv", runs, select(runs))
+    (row,) = csv.DictReader((tmp_path / "results.csv").open(newline=""))
+    assert row["error"] == "'" + formula.replace("\n", "\\n")
+    assert row["train"] == "'-x"
+    assert row["lr"] == "0.1"
+
+
+# --- slips ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "fragment"),
+    [
+        ("yield {'lrr': 1}", "did you mean 'lr'?"),
+        ("yield {'lr': 'fast'}", "sets lr to 'fast'"),
+        ("yield {3: 1}", "'3', which is no config field"),
+        ("yield 'lr'", "run 1 of sweep() in"),
+        ("return", "NoneType"),
+        ("yield from []", "yields no runs"),
+        ("yield {'lr': 1}; yield {'lr': 1.0}", "repeats an earlier one"),
+        ("while True: yield {}", "more than 10,000 runs"),
+        ("yield {'lr': 1}; 1 / 0", "ZeroDivisionError"),
+        ("yield {'steps': 5}", "sets steps, and so does --config.steps"),
+        ("yield {'lr': -1.0}", "in the run lr=-1.0: lr is -1.0"),
+        ("yield {'data': 'embedded:digit'}", "'digits'"),
+        ("yield {'scenario': 'freeze_first', 'k': 9, 'init_from': 'x'}", "in the run "),
+    ],
+)
+def test_a_slip_in_a_sweep_is_one_sentence_and_nothing_is_written(body, fragment, tmp_path, capsys):
+    path = tmp_path / "page.py"
+    path.write_text(f"{PAGE[: PAGE.index('def sweep')]}def sweep():\n    {body}\n")
+    assert cli.main([*argv(path, tmp_path / "new"), "--config.steps=3"]) == 2
+    (told,) = capsys.readouterr().err.splitlines()
+    assert fragment in told
+    assert not (tmp_path / "new").exists()
+
+
+def test_numpy_values_are_values(tmp_path):
+    path = tmp_path / "page.py"
+    body = "import numpy as np\n    for lr in np.logspace(-2, -1, 2): yield {'lr': lr}"
+    path.write_text(f"{PAGE[: PAGE.index('def sweep')]}def sweep():\n    {body}\n")
+    assert [run.name for run in plan_runs(str(path), [])] == ["lr=0.01", "lr=0.1"]
+
+
+@pytest.mark.parametrize("name", ["sweep_lr_k"])
+def test_the_pages_of_configs_plan_their_runs(name):
+    runs = plan_runs(str(Path(ROOT) / "configs" / f"{name}.py"), [])
+    assert len(runs) > 1

@@ -1,0 +1,357 @@
+"""What transfer bought: a learning curve against that of its from-scratch twin.
+
+Twins share data, budget, tuning effort and seed; one starts from the source's weights, the other
+from random ones. A curve is a list of (images seen, validation accuracy in 0..1), one pair an
+evaluation: two or more, the first one before training. `benefits` compares the twins of every
+seed; the other functions are its parts, first of one curve, then of a pair, then over seeds.
+
+Let a_T(t) and a_S(t) be the accuracies of the transfer and of the scratch curve after t images.
+
+Sources: L. Torrey and J. Shavlik, "Transfer learning", 2009 (higher start, higher slope, higher
+asymptote); M. Taylor and P. Stone, "Transfer learning for reinforcement learning domains: a
+survey", 2009 (jumpstart, asymptotic performance, total reward, transfer ratio, time to threshold);
+Z. Wang et al., "Characterizing and avoiding negative transfer", 2019 (negative transfer gap).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import optimize
+
+from tljax.analysis.statistics import Interval, mean_interval
+
+Curve = Sequence[tuple[float, float]]
+Bound = Literal["exact", "at least", "at most"]
+THRESHOLD_SHARE = 0.9  # of the scratch curve's asymptote
+WINDOW = 3  # evaluations that make an asymptote
+
+
+class Ratio(NamedTuple):
+    """A ratio of one pair; above 1 transfer is faster.
+
+    Attributes:
+      value: nan if the curves do not determine it.
+      bound: whether that is the ratio, or all that is known is a bound of it, because a curve
+        ended before it got there.
+    """
+
+    value: float
+    bound: Bound = "exact"
+
+
+@dataclass(frozen=True)
+class RatioInterval:
+    """The geometric mean of a ratio over seeds.
+
+    Attributes:
+      interval: a mean_interval of the logarithms, brought back. Of a bound the mean alone; nan
+        if some seed does not determine its ratio, or if bounds of both kinds meet.
+      bound: of the mean; "at least" if it is that for some seeds, and exact for the others.
+      seeds: how many.
+      censored: of those, how many give only a bound.
+      undetermined: of those, how many give nothing at all.
+    """
+
+    interval: Interval
+    bound: Bound
+    seeds: int
+    censored: int
+    undetermined: int
+
+
+@dataclass(frozen=True)
+class Benefits:
+    """The benefits of transfer over all seeds, each paired by seed.
+
+    Differences are transfer - scratch, in accuracy. One of which `excludes_zero` is true is clear
+    at the level of its interval; nothing corrects for looking at several.
+
+    Attributes:
+      seeds: that both have.
+      jumpstart: at step 0; about 0 where the head is new, whatever the features are worth.
+      higher_start: at the first evaluation after step 0.
+      rate_ratio: of the rates of approach to the asymptote, T / S.
+      time_ratio: of the images to the threshold, S / T.
+      higher_asymptote: of the last evaluations.
+      total_reward: of the mean accuracy over the budget, which is the area under the curve divided
+        by its length.
+      transfer_ratio: of the areas, (A_T - A_S) / A_S.
+      negative_transfer_gap: error_T - error_S.
+    """
+
+    seeds: int
+    jumpstart: Interval
+    higher_start: Interval
+    rate_ratio: RatioInterval
+    time_ratio: RatioInterval
+    higher_asymptote: Interval
+    total_reward: Interval
+    transfer_ratio: Interval
+    negative_transfer_gap: Interval
+
+    @property
+    def is_negative_transfer(self) -> bool:
+        """Whether transfer did harm: the whole interval of the gap lies above 0."""
+        return self.negative_transfer_gap.low > 0
+
+
+def benefits(
+    transfer: Mapping[int, Curve],
+    scratch: Mapping[int, Curve],
+    transfer_accuracy: Mapping[int, float] | None = None,
+    scratch_accuracy: Mapping[int, float] | None = None,
+    *,
+    theta: float | None = None,
+    window: int = WINDOW,
+) -> Benefits:
+    """All benefits, over the seeds that both sides have.
+
+    Args:
+      transfer, scratch: curves by seed.
+      transfer_accuracy, scratch_accuracy: test accuracies by seed, whose errors make the negative
+        transfer gap; None: the curves' asymptotes do.
+      theta: accuracy that the curves race to; None: `threshold` of each seed's scratch curve.
+      window: evaluations that make an asymptote.
+
+    Raises:
+      ValueError: if no seed has both curves, and both accuracies where they are given.
+    """
+    sides = (transfer, scratch, transfer_accuracy, scratch_accuracy)
+    seeds = sorted(set.intersection(*(set(side) for side in sides if side is not None)))
+    if not seeds:
+        raise ValueError("no seed has both a transfer and a scratch curve")
+
+    def over(measure: Callable[[Curve, Curve], float]) -> Interval:
+        return mean_interval([measure(transfer[seed], scratch[seed]) for seed in seeds])
+
+    def ratio_over(measure: Callable[[Curve, Curve], Ratio]) -> RatioInterval:
+        return geometric_mean([measure(transfer[seed], scratch[seed]) for seed in seeds])
+
+    if transfer_accuracy is None or scratch_accuracy is None:
+        gap = over(lambda t, s: -higher_asymptote(t, s, window))
+    else:
+        gap = mean_interval([scratch_accuracy[seed] - transfer_accuracy[seed] for seed in seeds])
+    return Benefits(
+        seeds=len(seeds),
+        jumpstart=over(jumpstart),
+        higher_start=over(higher_start),
+        rate_ratio=ratio_over(rate_ratio),
+        time_ratio=ratio_over(lambda t, s: time_ratio(t, s, theta)),
+        higher_asymptote=over(lambda t, s: higher_asymptote(t, s, window)),
+        total_reward=over(total_reward),
+        transfer_ratio=over(transfer_ratio),
+        negative_transfer_gap=gap,
+    )
+
+
+# --------------------------------------------------------------------------------- of one curve
+
+
+def accuracy_at(curve: Curve, examples: float) -> float:
+    """The curve's accuracy after so many images, linear between two evaluations."""
+    return float(np.interp(examples, [x for x, _ in curve], [accuracy for _, accuracy in curve]))
+
+
+def asymptote(curve: Curve, window: int = WINDOW) -> float:
+    """Where a curve ends: the mean accuracy of its last `window` evaluations after step 0."""
+    trained = curve[1:] or curve
+    return float(np.mean([accuracy for _, accuracy in trained[-window:]]))
+
+
+def examples_to_threshold(curve: Curve, theta: float) -> float | None:
+    """Time to threshold: min{t : a(t) >= theta} in images seen, None if the curve never gets there.
+
+    t is an evaluation, so the resolution is the interval between evaluations.
+    """
+    return next((examples for examples, accuracy in curve if accuracy >= theta), None)
+
+
+def area(curve: Curve, until: float) -> float:
+    """Total reward: the integral of a(t) from 0 to `until`, in images; linear between evaluations.
+
+    A curve that ends before goes on at its last accuracy.
+    """
+    examples = sorted({0.0, until, *(x for x, _ in curve if x < until)})
+    return float(np.trapezoid([accuracy_at(curve, x) for x in examples], examples))
+
+
+class Approach(NamedTuple):
+    """a(t) = asymptote - (asymptote - start) exp(-t / tau), tau in images.
+
+    `bound` says whether tau is known, or only that it is "at most" or "at least" so much.
+    """
+
+    start: float
+    asymptote: float
+    tau: float
+    bound: Bound
+
+
+def exponential_approach(curve: Curve) -> Approach | None:
+    """The least-squares exponential approach to an asymptote.
+
+    For each tau the other two parameters are a linear regression, so the fit searches along tau
+    alone, between two ends: with tau below t_1 / 3 the first evaluation after step 0 has 95 % of
+    the rise behind it, so tau is "at most" that; above the last t less than 63 % of the rise is
+    in view, so tau is "at least" that.
+
+    Returns:
+      None if the curve does not rise by twice the standard deviation of what the fit leaves over,
+      or has fewer than four points: then it says nothing of a rate.
+    """
+    examples, accuracy = (np.array(column, float) for column in zip(*curve, strict=True))
+    if len(examples) < 4:
+        return None
+    ends = (math.log(examples[1] / 3), math.log(examples[-1]))
+
+    def regression(log_tau: float) -> tuple[np.ndarray, float]:
+        decay = np.exp(-examples / math.exp(log_tau))
+        design = np.stack([1 - decay, decay], axis=1)  # of the asymptote, of the start
+        found, *_ = np.linalg.lstsq(design, accuracy)
+        return found, float(np.sum((design @ found - accuracy) ** 2))
+
+    grid = np.linspace(*ends, 64)  # the sum of squares may have more than one valley
+    best = int(np.argmin([regression(x)[1] for x in grid]))
+    around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
+    log_tau = float(
+        optimize.minimize_scalar(
+            lambda x: regression(x)[1], bounds=around, method="bounded", options={"xatol": 1e-9}
+        ).x
+    )
+    (end, start), left_over = regression(log_tau)
+    if end - start <= 2 * math.sqrt(left_over / (len(examples) - 3)) + 1e-9:
+        return None
+    bound: Bound = "exact"
+    if log_tau - ends[0] < 1e-3:
+        bound = "at most"
+    elif ends[1] - log_tau < 1e-3:
+        bound = "at least"
+    return Approach(float(start), float(end), math.exp(log_tau), bound)
+
+
+# ----------------------------------------------------------------------------------- of a pair
+
+
+def jumpstart(transfer: Curve, scratch: Curve) -> float:
+    """Jumpstart: a_T(0) - a_S(0), in accuracy (Taylor & Stone).
+
+    A classifier's new head is at chance there, so `higher_start` tells more.
+    """
+    return transfer[0][1] - scratch[0][1]
+
+
+def first_evaluation(transfer: Curve, scratch: Curve) -> float:
+    """Images seen when both curves have been evaluated once after step 0."""
+    return max(curve[min(1, len(curve) - 1)][0] for curve in (transfer, scratch))
+
+
+def higher_start(transfer: Curve, scratch: Curve) -> float:
+    """Higher start: a_T(t1) - a_S(t1), in accuracy, at the first evaluation t1 after step 0.
+
+    With `eval_dense` that is after one step: behind a head of zeros the backbone's first gradient
+    is zero, so that step fits the head alone, and what differs is what the features are worth.
+    """
+    start = first_evaluation(transfer, scratch)
+    return accuracy_at(transfer, start) - accuracy_at(scratch, start)
+
+
+def higher_asymptote(transfer: Curve, scratch: Curve, window: int = WINDOW) -> float:
+    """Asymptotic performance: asymptote(a_T) - asymptote(a_S), in accuracy."""
+    return asymptote(transfer, window) - asymptote(scratch, window)
+
+
+def threshold(scratch: Curve) -> float:
+    """The accuracy theta that both curves of a pair race to: 90 % of scratch's asymptote.
+
+    Scratch reaches it by construction; at the asymptote itself, noise would decide the race.
+    """
+    return THRESHOLD_SHARE * asymptote(scratch)
+
+
+def time_ratio(transfer: Curve, scratch: Curve, theta: float | None = None) -> Ratio:
+    """Higher slope, by time to threshold: t_S / t_T, both `examples_to_threshold`.
+
+    A curve that ends without getting there would take at least as long as it lasted: the ratio is
+    "at least" that where it is scratch, "at most" where it is transfer. Transfer that is there
+    before training took at most until the first evaluation after it.
+
+    Args:
+      theta: None: `threshold(scratch)`.
+
+    Returns:
+      An undetermined ratio if neither curve gets there, or if scratch is there before it trains
+      (it learned nothing, so there is no race).
+    """
+    theta = threshold(scratch) if theta is None else theta
+    early, late = (examples_to_threshold(curve, theta) for curve in (transfer, scratch))
+    if late == 0 or (early is None and late is None):
+        return Ratio(math.nan)
+    if early is None:
+        assert late is not None
+        return Ratio(late / transfer[-1][0], "at most")
+    bound: Bound = "exact" if early and late is not None else "at least"
+    return Ratio((late or scratch[-1][0]) / (early or transfer[1][0]), bound)
+
+
+def rate_ratio(transfer: Curve, scratch: Curve) -> Ratio:
+    """Higher slope, by rate: (1 / tau_T) / (1 / tau_S) of their `exponential_approach`.
+
+    A tau that is only bounded gives a bound of the ratio. Unlike the time to a threshold, this
+    compares each curve with its own asymptote: a curve that ends low may still get there fast.
+    """
+    fits = exponential_approach(transfer), exponential_approach(scratch)
+    if fits[0] is None or fits[1] is None:
+        return Ratio(math.nan)
+    quotient = fits[1].tau / fits[0].tau
+    opposite: dict[Bound, Bound] = {"at least": "at most", "at most": "at least", "exact": "exact"}
+    bounds = {opposite[fits[0].bound], fits[1].bound} - {"exact"}
+    if len(bounds) == 2:
+        return Ratio(math.nan)
+    return Ratio(quotient, next(iter(bounds), "exact"))
+
+
+def total_reward(transfer: Curve, scratch: Curve) -> float:
+    """Total reward: (A_T - A_S) / t_end, the difference in mean accuracy over the budget.
+
+    A is the `area` under a curve up to t_end, where the longer one ends.
+    """
+    until = _budget(transfer, scratch)
+    return (area(transfer, until) - area(scratch, until)) / until
+
+
+def transfer_ratio(transfer: Curve, scratch: Curve) -> float:
+    """Transfer ratio: (A_T - A_S) / A_S, of the areas under the curves (Taylor & Stone)."""
+    until = _budget(transfer, scratch)
+    return area(transfer, until) / area(scratch, until) - 1
+
+
+def _budget(transfer: Curve, scratch: Curve) -> float:
+    return max(transfer[-1][0], scratch[-1][0])
+
+
+# ---------------------------------------------------------------------------------- over seeds
+
+
+def geometric_mean(ratios: Sequence[Ratio]) -> RatioInterval:
+    """The mean of ratios over seeds: exp of the mean of their logarithms.
+
+    If some are "at least", so is their mean, and no interval is claimed; the same for "at most".
+
+    Raises:
+      ValueError: if there are none.
+    """
+    undetermined = sum(math.isnan(ratio.value) for ratio in ratios)
+    bounds = {ratio.bound for ratio in ratios} - {"exact"}
+    censored = sum(ratio.bound != "exact" for ratio in ratios)
+    counts = (len(ratios), censored, undetermined)
+    if undetermined or len(bounds) > 1:
+        return RatioInterval(Interval(math.nan, math.nan, math.nan), "exact", *counts)
+    logs = mean_interval([math.log(ratio.value) for ratio in ratios])
+    if bounds:
+        nothing = Interval(math.exp(logs.mean), math.nan, math.nan)
+        return RatioInterval(nothing, next(iter(bounds)), *counts)
+    ends = (math.exp(x) for x in (logs.mean, logs.low, logs.high))
+    return RatioInterval(Interval(*ends), "exact", *counts)
