@@ -40,6 +40,22 @@ def parse(text: str) -> dict[str, int]:
     return {axis: named.get(axis, 1) for axis in AXES}
 
 
+def sizes(text: str, devices: int) -> dict[str, int]:
+    """As `parse`, with so many devices shared out.
+
+    Raises:
+      InputError: if that is not possible.
+    """
+    wanted = parse(text)
+    fixed = int(np.prod([size for size in wanted.values() if size > 0]))
+    if devices % fixed or (-1 not in wanted.values() and fixed != devices):
+        raise InputError(
+            f"mesh is '{text}', which does not fit the number of devices, {devices}; set it to"
+            " data:-1, or to sizes whose product that is"
+        )
+    return {axis: devices // fixed if size < 0 else size for axis, size in wanted.items()}
+
+
 def build(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
     """The mesh of that form over all devices; None if there is one.
 
@@ -47,16 +63,9 @@ def build(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh | None
       InputError: if it is of another form, or for another number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes, count = parse(text), len(devices)
-    fixed = int(np.prod([size for size in sizes.values() if size > 0]))
-    if count % fixed or (-1 not in sizes.values() and fixed != count):
-        raise InputError(
-            f"mesh is '{text}', which does not fit the number of devices, {count}; set it to"
-            " data:-1, or to sizes whose product that is"
-        )
-    if count == 1:
+    shape = tuple(sizes(text, len(devices)).values())
+    if len(devices) == 1:
         return None
-    shape = tuple(count // fixed if size < 0 else size for size in sizes.values())
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 

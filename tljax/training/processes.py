@@ -84,7 +84,8 @@ def join(
                 " free port"
             ) from error
     if jax.distributed.is_initialized() and not is_first():
-        logging.getLogger("tljax").setLevel(logging.ERROR)  # one warning of each kind is enough
+        # one warning of each kind is enough
+        logging.getLogger("tljax").addFilter(lambda record: record.levelno != logging.WARNING)
 
 
 def _check(coordinator_address: str, num_processes: int, process_id: int) -> None:
@@ -179,7 +180,7 @@ def array_of_first(array: np.ndarray) -> np.ndarray:
     """
     content = np.ascontiguousarray(array)
     received = multihost_utils.broadcast_one_to_all(content.reshape(-1).view(np.uint8))
-    return np.asarray(received).view(content.dtype).reshape(content.shape)
+    return np.asarray(received).view(content.dtype).reshape(array.shape)
 
 
 def _from_first(content: bytes) -> bytes:
