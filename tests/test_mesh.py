@@ -4,13 +4,13 @@ Steps agree to the order of sums, evaluations to the last bit, and a job of seve
 was killed, preempted or continued by another number of them ends as it should.
 """
 
+import functools
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -28,11 +28,12 @@ from tljax.training.workdir import read_rows
 pytestmark = pytest.mark.xdist_group("mesh")  # their fixtures are dear
 
 RUN = [
-    *("--config", str(ROOT / "configs/from_scratch.py"), "--config.data=embedded:digits"),
-    *("--config.model=vit_micro_patch4_32", "--config.train_size=40", "--config.steps=8"),
-    *("--config.eval_every=4", "--config.checkpoint_every=2", "--config.batch_size=16"),
-    *("--config.log_every=1", "--config.head_init=random", "--config.augment=crop"),
+    *("--config.data=embedded:digits", "--config.model=vit_micro_patch4_32"),
+    *("--config.train_size=40", "--config.steps=8", "--config.batch_size=16"),
+    *("--config.eval_every=4", "--config.checkpoint_every=2", "--config.log_every=1"),
+    *("--config.head_init=random", "--config.augment=none"),  # features are kept
 ]
+PAGE = str(ROOT / "configs/freeze_first.py")
 
 
 def environment(devices=1):
@@ -112,10 +113,31 @@ def test_the_axes_sizes_multiply_to_the_number_of_devices(text, devices, sizes):
         assert tuple(mesh_lib.sizes(text, devices).values()) == sizes
 
 
+@pytest.mark.parametrize(("batch", "parts", "multiple"), [(12, None, 8), (24, 2, 16)])
+def test_a_batch_that_devices_cannot_share_is_refused(batch, parts, multiple):
+    mesh = jax.sharding.AbstractMesh((8, 1), mesh_lib.AXES)
+    with pytest.raises(InputError, match=f"batch_size is {batch}, .* a multiple of {multiple}"):
+        mesh_lib.check_batch(mesh, batch, parts)
+
+
 # --- processes ------------------------------------------------------------------------------------
 
 
-def launch(count, workdir, *more, strike=None):
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """What all runs here have in common: weights to start from too."""
+    source = tmp_path_factory.mktemp("source") / "run"
+    scratch = ["--config.scenario=from_scratch", "--config.steps=1", "--config.train_size=40"]
+    experiment.run(config_lib.load(PAGE, [*RUN, *scratch]), source)
+    return [*RUN, "--config.k=1", f"--config.init_from={source}"]
+
+
+@pytest.fixture(scope="module")
+def launch(settings):
+    return functools.partial(launch_with, settings)
+
+
+def launch_with(settings, count, workdir, *more, strike=None):
     """A job of so many processes, of which `strike` = (number, signal, phase, occurrence) is hit.
 
     Returns:
@@ -131,8 +153,15 @@ def launch(count, workdir, *more, strike=None):
             _, name, phase, occurrence = strike
             log = str(workdir.with_suffix(".phases"))
             program = ["tests.soak.victim", phase, str(occurrence), "0", name, log, "--"]
-        together = ["--coordinator_address", address, "--num_processes", str(count)]
-        command = [sys.executable, "-m", *program, "train", *RUN, "--workdir", str(workdir)]
+        together = [
+            "--workdir",
+            str(workdir),
+            "--coordinator_address",
+            address,
+            "--num_processes",
+            str(count),
+        ]
+        command = [sys.executable, "-m", *program, "train", "--config", PAGE, *settings]
         processes.append(
             subprocess.Popen(
                 [*command, *together, "--process_id", str(number), *more],
@@ -147,27 +176,27 @@ def launch(count, workdir, *more, strike=None):
     return [(p.returncode, e) for p, e in zip(processes, errors, strict=True)]
 
 
-def succeed(*args, **kwargs):
-    for code, error in launch(*args, **kwargs):
+def succeed(ends):
+    for code, error in ends:
         assert code == 0, error
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def straight(launch, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("two") / "straight"
-    succeed(2, workdir)
+    succeed(launch(2, workdir))
     return workdir
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
+def killed(launch, tmp_path_factory):
     """A job of two processes, the second of which was killed in a step: (workdir, what became)."""
     workdir = tmp_path_factory.mktemp("two") / "killed"
     return workdir, launch(2, workdir, strike=(1, "SIGKILL", "step", 6))
 
 
 @pytest.fixture(scope="module")
-def preempted(killed):
+def preempted(launch, killed):
     """The same job, run again, and then preempted; whoever goes on does so in a copy."""
     workdir, _ = killed
     return workdir, launch(2, workdir, strike=(1, "SIGTERM", "step", 2))
@@ -179,11 +208,6 @@ def row(workdir, event, step):
     )
 
 
-def go_on_alone(workdir):
-    config = config_lib.load(RUN[1], RUN[2:])
-    return experiment.run(config, workdir, accept_changes=True)
-
-
 def assert_tested_as_by_one_device(workdir):
     result = json.loads((workdir / "result.json").read_text())
     evaluation, *_ = experiment.evaluate_workdir(workdir, None, "test")
@@ -191,8 +215,8 @@ def assert_tested_as_by_one_device(workdir):
     return result
 
 
-def test_two_processes_do_what_one_does(straight, tmp_path):
-    config = config_lib.load(RUN[1], [*RUN[2:], "--config.steps=1"])
+def test_two_processes_do_what_one_does(settings, straight):
+    config = config_lib.load(PAGE, [*settings, "--config.steps=1"])
     alone = experiment.fit_config(config)
     first = row(straight, "train", 1)
     assert first["loss"] == pytest.approx(alone.history[1]["loss"], rel=1e-5)
@@ -217,19 +241,21 @@ def test_sigterm_to_one_makes_all_save_the_same_step_and_leave(preempted):
     assert Checkpoints(workdir / "checkpoints").steps()[0] < 8
 
 
-def test_killed_and_preempted_it_ends_with_the_same_bits(preempted, straight, tmp_path):
+def test_killed_and_preempted_it_ends_with_the_same_bits(launch, preempted, straight, tmp_path):
     workdir = shutil.copytree(preempted[0], tmp_path / "copy")
-    succeed(2, workdir)
+    succeed(launch(2, workdir))
     assert compare(straight, workdir) == []
 
 
-def test_another_number_of_processes_goes_on_if_that_is_accepted(preempted, tmp_path):
+def test_another_number_of_processes_goes_on_if_that_is_accepted(
+    launch, settings, preempted, tmp_path
+):
     four, one = (shutil.copytree(preempted[0], tmp_path / name) for name in ("four", "one"))
-    refused = launch(4, four)
-    assert [code for code, _ in refused] == [2] * 4
-    assert all("processes was 2 and is 4" in error for _, error in refused)
-    succeed(4, four, "--accept_changes", "--config.mesh=data:2,fsdp:2")
-    go_on_alone(one)
+    succeed(launch(4, four, "--accept_changes", "--config.mesh=data:2,fsdp:2"))
+    config = config_lib.load(PAGE, settings)
+    with pytest.raises(InputError, match="processes was 2 and is 1"):
+        experiment.run(config, one)
+    experiment.run(config, one, accept_changes=True)
     step = Checkpoints(preempted[0] / "checkpoints").steps()[0] + 1
     for name in ("loss", "grad_norm"):
         a, b = row(four, "train", step)[name], row(one, "train", step)[name]
@@ -237,22 +263,3 @@ def test_another_number_of_processes_goes_on_if_that_is_accepted(preempted, tmp_
     result = assert_tested_as_by_one_device(four)
     assert result["mesh"] == {"data": 2, "fsdp": 2}
     assert len(result["changes"]) == 3  # devices, mesh, processes
-
-
-def test_features_of_frozen_groups_serve_several_processes(tmp_path):
-    more = ["--config.scenario=freeze_first", "--config.k=1", "--config.augment=none"]
-    more += ["--config.steps=2", f"--config.init_from={straight_source(tmp_path)}"]
-    succeed(2, tmp_path / "two", *more)
-    config = config_lib.load(RUN[1], [*RUN[2:], *more])
-    alone = experiment.run(config, tmp_path / "one")
-    assert row(tmp_path / "two", "val", 0) == alone.history[0]
-    assert row(tmp_path / "two", "train", 1)["loss"] == pytest.approx(
-        alone.history[1]["loss"], rel=1e-5
-    )
-    assert_tested_as_by_one_device(tmp_path / "two")
-
-
-def straight_source(folder):
-    config = config_lib.load(RUN[1], [*RUN[2:], "--config.steps=1"])
-    experiment.run(config, folder / "source")
-    return Path(folder / "source")

@@ -7,8 +7,8 @@ by a copy that stopped or a bit that flipped. Therefore a checkpoint carries the
 content, which is compared whenever it is read.
 
 Of several processes the first one reads and writes. What it writes, all bring together on their
-hosts before: Orbax wants all of them to call it. What it reads, it sends to the others. So a
-checkpoint does not show how many devices or processes there were, and any number can go on from it.
+hosts before; what it reads, it sends to the others. So a checkpoint does not show how many devices
+or processes there were, any number can go on from it, and only one machine has to see the workdir.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
+from jax.experimental import multihost_utils
 
 from tljax.errors import InputError
 from tljax.training import mesh as mesh_lib
@@ -116,27 +117,34 @@ class Checkpoints:
                 return described | {_DIGEST: _digest(jax.device_get(content), described)}
 
             described = processes.first_says(describe)
-            try:
-                # Not asynchronous: on CPU Orbax may read the buffers that the next step overwrites.
-                with _quietly():
-                    ocp.save_checkpointables(folder.absolute(), content, custom_metadata=described)
-            except Exception as error:
-                if processes.is_loss(error):
-                    raise
-                for _ in range(5):  # Orbax's threads may still be at it
-                    if processes.is_first():
-                        self.clear_unfinished()
-                    time.sleep(0.1)
-                raise InputError(
-                    f"cannot save the checkpoint {folder} ({_why_not_saved(error)}); make room or"
-                    " mend that, and run the same command again: it goes on from the last"
-                    " checkpoint"
-                ) from error
+            if not processes.is_first():
+                # What the first one's Orbax asks all processes, although it is told to go alone:
+                # the SHA-256 of the folder's name, and whether it is the same everywhere.
+                multihost_utils.broadcast_one_to_all(np.zeros(32, np.uint8))
+                multihost_utils.process_allgather(np.zeros((), np.int32))
+            processes.first_says(lambda: self._write(folder, content, described))
         if processes.is_first():
             kept = {*self.steps()[:keep], step, best_step}
             for other in self.steps():
                 if other not in kept:
                     self._remove(other)
+
+    def _write(self, folder: Path, content: Tree, described: dict[str, Any]) -> None:
+        try:
+            # Not asynchronous: on CPU Orbax may read the buffers that the next step overwrites.
+            with _quietly(), _alone():
+                ocp.save_checkpointables(folder.absolute(), content, custom_metadata=described)
+        except Exception as error:
+            if processes.is_loss(error):
+                raise
+            for _ in range(5):  # Orbax's threads may still be at it
+                self.clear_unfinished()
+                time.sleep(0.1)
+            raise InputError(
+                f"cannot save the checkpoint {folder} ({_why_not_saved(error)}); make room or"
+                " mend that, and run the same command again: it goes on from the last"
+                " checkpoint"
+            ) from error
 
     def read(self, step: int) -> Checkpoint:
         """Reads a checkpoint to the host.
@@ -403,7 +411,9 @@ def _alone() -> ocp.Context:
     """Where Orbax does not wait for other processes."""
     context = ocp.Context()
     if processes.count() > 1:
-        context.multiprocessing.active_processes = {processes.FIRST}
+        me = jax.process_index()
+        context.multiprocessing.primary_host = me
+        context.multiprocessing.active_processes = {me}
     return context
 
 
