@@ -127,8 +127,8 @@ def test_a_batch_that_devices_cannot_share_is_refused(batch, parts, multiple):
 def settings(tmp_path_factory):
     """What all runs here have in common: weights to start from too."""
     source = tmp_path_factory.mktemp("source") / "run"
-    scratch = ["--config.scenario=from_scratch", "--config.steps=1", "--config.train_size=40"]
-    experiment.run(config_lib.load(PAGE, [*RUN, *scratch]), source)
+    page = str(ROOT / "configs/from_scratch.py")
+    experiment.run(config_lib.load(page, [*RUN, "--config.steps=1"]), source)
     return [*RUN, "--config.k=1", f"--config.init_from={source}"]
 
 

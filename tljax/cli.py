@@ -97,9 +97,19 @@ def export(args: argparse.Namespace, overrides: list[str]) -> None:
 def plan(args: argparse.Namespace, overrides: list[str]) -> None:
     """Print what a config would train, freeze and cost; starts no training, needs no weights."""
     config = _config(args.config, overrides)
+    if args.max_batch and args.target is None:
+        raise InputError("--max-batch is of a TPU slice; name one with --target")
+    if args.target is not None:
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")  # with libtpu here, it would look for a TPU
     from tljax.analysis.plan_table import print_plan
 
     print_plan(config, args.compile)
+    if args.target is not None:
+        from tljax.analysis.target import print_target
+
+        print_target(config, args.target, args.max_batch)
 
 
 def demo(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -247,6 +257,16 @@ def build_parser() -> argparse.ArgumentParser:
 
     plan_parser.add_argument(
         "--compile", action="store_true", help="also compile the step, for its peak memory (slow)"
+    )
+
+    plan_parser.add_argument(
+        "--target",
+        metavar="SLICE",
+        help="also compile the step for a TPU slice, e.g. v5e:2x4 or v4:2x2x1, which need not be"
+        " there: memory, collectives, least time (a minute or so; needs the extra `tpu`)",
+    )
+    plan_parser.add_argument(
+        "--max-batch", action="store_true", help="also search the largest batch that fits --target"
     )
 
     models_parser = command(models, epilog="example: tljax models 'vit_small*dinov2*'")
