@@ -25,6 +25,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 SHORT = ["--config.steps=2", "--config.eval_every=2", "--config.batch_size=8"]
 SCRATCH = ["train", "--config", str(CONFIGS / "from_scratch.py"), "--workdir", "new", *SHORT]
 DIGITS = [*SCRATCH, "--config.train_size=20"]
+TOGETHER = ["--coordinator_address", "localhost:1", "--num_processes", "2"]
 TUNE = ["train", "--config", str(CONFIGS / "fine_tune.py"), "--workdir", "new", *SHORT]
 PHOTOS = "--config.data=folder:data/good"
 
@@ -244,6 +245,12 @@ ROWS = {
     "no value": (field("lr"), "lr"),
     "a mistyped flag": ([*DIGITS, "--confg.lr=1"], "unknown argument '--confg.lr=1'"),
     "a flag file": ([*DIGITS, "--flagfile=/nope"], "unknown argument"),
+    "a process without others": ([*DIGITS, "--num_processes", "2"], "belong together"),
+    "an address without a port": (
+        [*DIGITS, *TOGETHER, "--process_id", "1", "--coordinator_address", "localhost"],
+        "HOST:PORT",
+    ),
+    "a process too many": ([*DIGITS, *TOGETHER, "--process_id", "2"], "--process_id is 2 of"),
     "a stray word": ([*DIGITS, "fast"], "unknown argument 'fast'"),
     # --- values
     "a negative learning rate": (field("lr=-1"), "lr is -1.0"),
@@ -287,6 +294,9 @@ ROWS = {
     "no views": (field("views=0", "augment=crop"), "views is 0"),
     "views that are all the same": (field("views=2", "augment=none"), "augment is none"),
     "denseness that is neither true nor false": (field("eval_dense=2"), "config.eval_dense"),
+    "no mesh": (field("mesh=eight"), "mesh is 'eight'"),
+    "a mesh of other devices": (field("mesh=data:3"), "number of devices, 1"),
+    "two axes for what is left": (field("mesh=data:-1,fsdp:-1"), "one of them -1"),
     "an unknown scenario": (field("scenario=finetune"), "fine_tune"),
     "unknown statistics": (field("statistics=own"), "statistics"),
     "an unknown dtype": (field("dtype=float8"), "dtype"),

@@ -507,6 +507,15 @@ def test_same_seed_same_batches(closing, augment):
         assert not same(batch, next(other))
 
 
+def test_a_row_is_the_same_whoever_reads_it(closing, photo_folder):
+    source = data.load(f"folder:{photo_folder}").train
+    whole = closing(train(source, augment="crop_flip"))
+    parts = [closing(train(source, augment="crop_flip", rows=np.array(r))) for r in ([0, 2], [3])]
+    for batch in itertools.islice(whole, 5):
+        for part, rows in zip(parts, ([0, 2], [3]), strict=True):
+            assert same({key: batch[key][rows] for key in ("image", "label")}, next(part))
+
+
 def test_resuming_equals_never_having_stopped(closing):
     digits = data.load("embedded:digits", train_size=10).train
     batches = closing(train(digits, augment="crop_flip"))

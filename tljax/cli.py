@@ -1,7 +1,7 @@
 """The `tljax` command: one thin function a subcommand.
 
 Exit codes: 0 done; 2 something that the user can mend, said in one sentence on stderr; 75 stopped
-by SIGTERM, run the same command again; 130 Ctrl-C.
+by SIGTERM, or by the end of another process of the job: run the same command again; 130 Ctrl-C.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tljax.errors import InputError, printable
 from tljax.preemption import EXIT_CODE as PREEMPTED
-from tljax.preemption import Preempted, sigterm_raises
+from tljax.preemption import LostProcess, Preempted, sigterm_raises
 
 _CALLED = time.monotonic()  # the time to the first step counts from here
 _CONFIG_HELP = (
@@ -28,16 +28,19 @@ def train(args: argparse.Namespace, overrides: list[str]) -> None:
     """Train by a config; run the same command again to go on where it stopped."""
     config = _config(args.config, overrides)
     from tljax.analysis.summary import print_result
-    from tljax.training import experiment
+    from tljax.training import experiment, processes
 
-    result = experiment.run(
-        config,
-        Path(args.workdir),
-        accept_changes=args.accept_changes,
-        profile=args.profile,
-        called=_CALLED,
-    )
-    print_result(result.summary)
+    processes.join(args.coordinator_address, args.num_processes, args.process_id)
+    with processes.losses_told():
+        result = experiment.run(
+            config,
+            Path(args.workdir),
+            accept_changes=args.accept_changes,
+            profile=args.profile,
+            called=_CALLED,
+        )
+    if processes.is_first():
+        print_result(result.summary)
 
 
 def evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -107,9 +110,19 @@ def export(args: argparse.Namespace, overrides: list[str]) -> None:
 def plan(args: argparse.Namespace, overrides: list[str]) -> None:
     """Print what a config would train, freeze and cost; starts no training, needs no weights."""
     config = _config(args.config, overrides)
+    if args.max_batch and args.target is None:
+        raise InputError("--max-batch is of a TPU slice; name one with --target")
+    if args.target is not None:
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")  # with libtpu here, it would look for a TPU
     from tljax.analysis.plan_table import print_plan
 
     print_plan(config, args.compile)
+    if args.target is not None:
+        from tljax.analysis.target import print_target
+
+        print_target(config, args.target, args.max_batch)
 
 
 def report(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -194,6 +207,17 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write a trace of a few steps into DIR/profile, for TensorBoard or ui.perfetto.dev",
     )
+
+    together = train_parser.add_argument_group(
+        "several processes",
+        "Run the same command on every machine, each with a --process_id of its own; not needed on"
+        " TPU VMs, which know each other.",
+    )
+    together.add_argument(
+        "--coordinator_address", metavar="HOST:PORT", help="a free port of process 0's machine"
+    )
+    together.add_argument("--num_processes", type=int, metavar="N", help="how many there are")
+    together.add_argument("--process_id", type=int, metavar="I", help="of this one: 0 to N - 1")
 
     task_help = "which one, if the run was trained on several; its name as in config.data"
     evaluate_parser = command(
@@ -294,6 +318,16 @@ def build_parser() -> argparse.ArgumentParser:
         "--compile", action="store_true", help="also compile the step, for its peak memory (slow)"
     )
 
+    plan_parser.add_argument(
+        "--target",
+        metavar="SLICE",
+        help="also compile the step for a TPU slice, e.g. v5e:2x4 or v4:2x2x1, which need not be"
+        " there: memory, collectives, least time (a minute or so; needs the extra `tpu`)",
+    )
+    plan_parser.add_argument(
+        "--max-batch", action="store_true", help="also search the largest batch that fits --target"
+    )
+
     models_parser = command(models, epilog="example: tljax models 'vit_small*dinov2*'")
     models_parser.add_argument(
         "pattern",
@@ -371,6 +405,15 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the `tljax` command; returns the exit code."""
     args, overrides = build_parser().parse_known_args(argv)
+    code = _run(args, overrides)
+    if code and args.command == "train":
+        from tljax.training import processes
+
+        processes.leave(code)
+    return code
+
+
+def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     try:
         use_compilation_cache()
         with _warnings_shown(), sigterm_raises():
@@ -395,7 +438,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         what = printable(str(error).split(" (set")[0])
         print(f"tljax: {what}; unset JAX_PLATFORMS, or set it to what is there", file=sys.stderr)
         return 2
-    except Preempted as error:
+    except (Preempted, LostProcess) as error:
         print(f"tljax: {error}", file=sys.stderr)
         return PREEMPTED
     except KeyboardInterrupt:

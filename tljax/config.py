@@ -102,6 +102,11 @@ def base() -> ml_collections.ConfigDict:
     config.log_every = 10
     config.keep = 1
 
+    # Devices: the batch is spread over all of them; weights and optimizer state are cut into as
+    # many pieces as fsdp says. The axes' product is the number of devices, -1 what is left of it:
+    # data:-1, fsdp:-1, data:4,fsdp:2
+    config.mesh = "data:-1"
+
     config.seed = 0
     return config.lock()
 

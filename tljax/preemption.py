@@ -18,6 +18,10 @@ class Preempted(Exception):
     """SIGTERM came; what was to be saved is saved."""
 
 
+class LostProcess(Exception):
+    """Another process of this job has ended, and this one cannot go on without it."""
+
+
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
     """Inside, SIGTERM raises `Preempted` wherever the program is: there is nothing to save."""

@@ -40,6 +40,7 @@ def train_batches(
     num_workers: int = 0,
     on_error: str = "fail",
     views: int = 1,
+    rows: np.ndarray | None = None,
 ) -> "TrainBatches":
     """Shuffled batches without end.
 
@@ -59,6 +60,8 @@ def train_batches(
       on_error: What to do about an image that cannot be read: `fail`, or `skip`, which takes the
         next one of the source that can be read instead, after the last the first.
       views: If above 1, the source is `tljax.data.fixed_views` of the images: see `shuffled`.
+      rows: Which rows of every batch to read, where other processes read the others; None: all. A
+        row is the same whoever reads it.
 
     Returns:
       An iterator over {"image": uint8 (b, s, s, 3), "label": int32 (b,)} that can be resumed.
@@ -77,11 +80,19 @@ def train_batches(
 
     def read(indices: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
         skipped: list[str] = []
+        # An image's random numbers are its own, and not what those before it have left over: how
+        # many these take depends on their sizes, which a process that does not read them lacks.
+        seeds = rng.integers(2**63, size=len(indices))
+        if rows is not None:
+            indices, seeds = indices[rows], seeds[rows]
         if on_error == "fail":
             examples = [source[int(i)] for i in indices]
         else:
             examples = [_first_readable(source, int(i), skipped) for i in indices]
-        images = [transform(e["image"], preprocessing, rng, crop_area) for e in examples]
+        images = [
+            transform(e["image"], preprocessing, np.random.default_rng(seed), crop_area)
+            for e, seed in zip(examples, seeds, strict=True)
+        ]
         labels = [e["label"] for e in examples]
         batch = {"image": np.stack(images), "label": np.array(labels, np.int32)}
         return {**batch, SKIPPED: tuple(skipped)}
@@ -203,7 +214,12 @@ class TrainBatches(Iterator[Batch]):
 
 
 def eval_batches(
-    source: Source, preprocessing: Preprocessing, *, batch_size: int, on_error: str = "fail"
+    source: Source,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int,
+    on_error: str = "fail",
+    rows: np.ndarray | None = None,
 ) -> "EvalBatches":
     """Every image once, in order; the last batch is filled up with black images and masked.
 
@@ -212,6 +228,7 @@ def eval_batches(
       preprocessing: The size to bring them to.
       batch_size: Images a batch.
       on_error: What to do about an image that cannot be read: `fail`, or `skip`, which masks it.
+      rows: Which rows of every batch to read, where other processes read the others; None: all.
 
     Returns:
       An iterable, which may be gone through any number of times, over
@@ -224,17 +241,20 @@ def eval_batches(
     """
     _check_batch_size(batch_size)
     check_known("on_error", on_error, ON_ERROR)
+    places = np.arange(batch_size) if rows is None else rows
 
     def read(start: int) -> dict[str, Any]:
         batch: Batch = {
-            "image": np.zeros((batch_size, *preprocessing.height_width, 3), np.uint8),
-            "label": np.zeros(batch_size, np.int32),
-            "mask": np.zeros(batch_size, np.float32),
+            "image": np.zeros((len(places), *preprocessing.height_width, 3), np.uint8),
+            "label": np.zeros(len(places), np.int32),
+            "mask": np.zeros(len(places), np.float32),
         }
         skipped = []
-        for row, i in enumerate(range(start, min(start + batch_size, len(source)))):
+        for row, i in enumerate(start + places):
+            if i >= len(source):
+                continue
             try:
-                example = source[i]
+                example = source[int(i)]
             except Unreadable as error:
                 if on_error == "fail":
                     raise

@@ -5,6 +5,10 @@ optimizer's state, and what else the run needs to go on, as JSON. Orbax writes i
 and renames it, so that a killed save leaves nothing; what it does not notice is damage done later,
 by a copy that stopped or a bit that flipped. Therefore a checkpoint carries the SHA-256 of its own
 content, which is compared whenever it is read.
+
+Of several processes the first one reads and writes. What it writes, all bring together on their
+hosts before; what it reads, it sends to the others. So a checkpoint does not show how many devices
+or processes there were, any number can go on from it, and only one machine has to see the workdir.
 """
 
 import contextlib
@@ -21,10 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint.experimental.v1 as ocp
+from jax.experimental import multihost_utils
 
 from tljax.errors import InputError
+from tljax.training import mesh as mesh_lib
+from tljax.training import processes
 from tljax.training.workdir import read_rows
 from tljax.transfer.partition import Tree
 
@@ -54,6 +62,7 @@ class Checkpoint:
       variables: the model's.
       opt_state: dicts of arrays, whatever the structure that was saved; see `restore_like`.
       extra: what else was saved, JSON.
+      (In a process that was sent it, variables and opt_state are flat: name to array.)
     """
 
     step: int
@@ -96,29 +105,46 @@ class Checkpoints:
           InputError: if it cannot be written, e.g. to a full disk; older ones are still there.
         """
         folder = self.folder(step)
-        if not folder.exists():
+        if not processes.first_says(folder.exists):
             content = {"variables": variables, "opt_state": opt_state}
-            self._directory.mkdir(exist_ok=True)
-            self._check_room(folder, content)
-            described = json.loads(json.dumps(extra))
-            described[_DIGEST] = _digest(jax.device_get(content), described)
-            try:
-                # Not asynchronous: on CPU Orbax may read the buffers that the next step overwrites.
-                with _quietly():
-                    ocp.save_checkpointables(folder.absolute(), content, custom_metadata=described)
-            except Exception as error:
-                for _ in range(5):  # Orbax's threads may still be at it
-                    self.clear_unfinished()
-                    time.sleep(0.1)
-                raise InputError(
-                    f"cannot save the checkpoint {folder} ({_why_not_saved(error)}); make room or"
-                    " mend that, and run the same command again: it goes on from the last"
-                    " checkpoint"
-                ) from error
-        kept = {*self.steps()[:keep], step, best_step}
-        for other in self.steps():
-            if other not in kept:
-                self._remove(other)
+            if processes.count() > 1:
+                content = mesh_lib.on_host(content)
+
+            def describe() -> dict[str, Any]:
+                self._directory.mkdir(exist_ok=True)
+                self._check_room(folder, content)
+                described = json.loads(json.dumps(extra))
+                return described | {_DIGEST: _digest(jax.device_get(content), described)}
+
+            described = processes.first_says(describe)
+            if not processes.is_first():
+                # What the first one's Orbax asks all processes, although it is told to go alone:
+                # the SHA-256 of the folder's name, and whether it is the same everywhere.
+                multihost_utils.broadcast_one_to_all(np.zeros(32, np.uint8))
+                multihost_utils.process_allgather(np.zeros((), np.int32))
+            processes.first_says(lambda: self._write(folder, content, described))
+        if processes.is_first():
+            kept = {*self.steps()[:keep], step, best_step}
+            for other in self.steps():
+                if other not in kept:
+                    self._remove(other)
+
+    def _write(self, folder: Path, content: Tree, described: dict[str, Any]) -> None:
+        try:
+            # Not asynchronous: on CPU Orbax may read the buffers that the next step overwrites.
+            with _quietly(), _alone():
+                ocp.save_checkpointables(folder.absolute(), content, custom_metadata=described)
+        except Exception as error:
+            if processes.is_loss(error):
+                raise
+            for _ in range(5):  # Orbax's threads may still be at it
+                self.clear_unfinished()
+                time.sleep(0.1)
+            raise InputError(
+                f"cannot save the checkpoint {folder} ({_why_not_saved(error)}); make room or"
+                " mend that, and run the same command again: it goes on from the last"
+                " checkpoint"
+            ) from error
 
     def read(self, step: int) -> Checkpoint:
         """Reads a checkpoint to the host.
@@ -127,7 +153,7 @@ class Checkpoints:
           DamagedCheckpoint: if it is not what was saved, byte for byte.
         """
         folder, why = self.folder(step), None
-        with _quietly():
+        with _quietly(), _alone():
             try:
                 saved = ocp.checkpointables_metadata(folder.absolute())
                 arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved.metadata)
@@ -227,7 +253,59 @@ def has_checkpoint(workdir: Path | None) -> bool:
     return workdir is not None and bool(Checkpoints(workdir / "checkpoints").steps())
 
 
-def newest_usable(workdir: Path) -> tuple[Checkpoint, Checkpoint | None] | None:
+Usable = tuple[Checkpoint, Checkpoint | None] | None
+
+
+def newest_usable(workdir: Path) -> Usable:
+    """What `_newest_usable` finds; the first process looks, and sends it to the others."""
+    if processes.count() == 1:
+        return _newest_usable(workdir)
+    usable: Usable = None
+
+    def look() -> Any:
+        nonlocal usable
+        usable = _newest_usable(workdir)
+        return usable and [c and _described(c) for c in usable]
+
+    descriptions = processes.first_says(look)
+    if descriptions is None:
+        return None
+    pair = [
+        description and _sent(description, usable[i] if usable else None)
+        for i, description in enumerate(descriptions)
+    ]
+    return pair[0], pair[1]
+
+
+def _described(checkpoint: Checkpoint) -> dict[str, Any]:
+    """All of it but the content of its arrays, JSON."""
+    return {
+        "step": checkpoint.step,
+        "extra": checkpoint.extra,
+        **{
+            part: {name: (leaf.shape, str(leaf.dtype)) for name, leaf in _by_name(tree).items()}
+            for part, tree in _parts(checkpoint).items()
+        },
+    }
+
+
+def _sent(description: dict[str, Any], here: Checkpoint | None) -> Checkpoint:
+    """The first process's checkpoint, which is `here` in it."""
+    received = {}
+    for part in ("variables", "opt_state"):
+        arrays = _by_name(_parts(here)[part]) if here else {}
+        received[part] = {
+            name: processes.array_of_first(arrays.get(name, np.zeros(shape, jnp.dtype(dtype))))
+            for name, (shape, dtype) in description[part].items()
+        }
+    return Checkpoint(description["step"], **received, extra=description["extra"])
+
+
+def _parts(checkpoint: Checkpoint) -> dict[str, Tree]:
+    return {"variables": checkpoint.variables, "opt_state": checkpoint.opt_state}
+
+
+def _newest_usable(workdir: Path) -> Usable:
     """The checkpoint to go on from, and the one with the best weights up to there.
 
     Both must be whole: if a checkpoint is damaged, the run goes back to the newest one from which
@@ -327,6 +405,16 @@ def _why_not_saved(error: Exception) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _alone() -> ocp.Context:
+    """Where Orbax does not wait for other processes."""
+    context = ocp.Context()
+    if processes.count() > 1:
+        me = jax.process_index()
+        context.multiprocessing.primary_host = me
+        context.multiprocessing.active_processes = {me}
+    return context
 
 
 @contextlib.contextmanager

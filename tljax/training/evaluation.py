@@ -3,18 +3,24 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from tljax.data import Preprocessing, Source, eval_batches
 from tljax.errors import InputError
 from tljax.models import Model
+from tljax.training import mesh as mesh_lib
 from tljax.training.answers import Answers
 from tljax.training.feature_cache import CachedSource
+from tljax.training.processes import union
 from tljax.training.step import eval_step
 from tljax.training.tasks import spans
 from tljax.transfer.partition import Tree
+
+_MOST = 256  # images that a device evaluates at once
 
 
 @dataclass(frozen=True)
@@ -54,39 +60,51 @@ def evaluate(
     tasks: Sequence[int] = (),
     with_answers: bool = False,
     between_batches: Callable[[], None] = lambda: None,
+    mesh: Mesh | None = None,
 ) -> Evaluation:
     """Evaluates every image of `source` exactly once; the last batch is padded and masked.
 
+    The result does not depend on the number of devices, to the last bit: each of them takes whole
+    batches, of a size that does not depend on it either, and their sums are added in their order.
+
     Args:
       model, variables: what to evaluate.
-      source, preprocessing, batch_size: on what; images, or what frozen groups made of them.
+      source, preprocessing, batch_size: on what; images, or what frozen groups made of them. A
+        batch has at most 256 of them.
       on_error: what to do about an image that cannot be read: `fail`, or `skip`.
       tasks: numbers of classes of several tasks, within each of which its images are evaluated.
       with_answers: whether to keep them, image by image.
       between_batches: called before each batch; what it raises ends the evaluation.
+      mesh: that the variables lie on, see `tljax.training.mesh`.
 
     Raises:
       InputError: if an image cannot be read, or, with `skip`, not one can.
     """
+    batch_size = min(batch_size, _MOST)
+    at_once = batch_size * mesh_lib.size(mesh)
+    rows = mesh_lib.rows_here(mesh, at_once)
     if isinstance(source, CachedSource):
-        step = eval_step(model, preprocessing, source.groups, tuple(tasks), with_answers)
-        batches = source.in_order(batch_size)
+        step = eval_step(model, preprocessing, source.groups, tuple(tasks), with_answers, mesh)
+        batches = source.in_order(at_once, rows)
     else:
-        step = eval_step(model, preprocessing, 0, tuple(tasks), with_answers)
-        batches = eval_batches(source, preprocessing, batch_size=batch_size, on_error=on_error)
-    parts, answers, masks = [], [], []
+        step = eval_step(model, preprocessing, 0, tuple(tasks), with_answers, mesh)
+        batches = eval_batches(
+            source, preprocessing, batch_size=at_once, on_error=on_error, rows=rows
+        )
+    parts: list[Any] = []
+    answers: list[Any] = []
     with closing(iter(batches)) as reader:
         for batch in reader:
             between_batches()
-            sums, given = step(variables, batch)
+            sums, given = step(variables, mesh_lib.spread(mesh, batch, at_once))
             parts.append(sums)
-            if with_answers:
-                answers.append(jax.device_get(given))
-                masks.append(batch["mask"])
+            answers.append(jax.device_get(given))
+    parts = jax.device_get(parts)
+    if mesh is not None:  # without the batches that are nothing but filling
+        filled = -(-len(source) // batch_size)
+        parts, answers = _of_each(mesh, parts)[:filled], _of_each(mesh, answers)[:filled]
     # On the host in float64: a float32 sum over a large test set would lose images.
-    totals = jax.tree.map(
-        lambda *values: np.sum(values, axis=0, dtype=np.float64), *jax.device_get(parts)
-    )
+    totals = jax.tree.map(lambda *values: np.sum(values, axis=0, dtype=np.float64), *parts)
     of_tasks = spans(tasks) if len(tasks) > 1 else []
     for first, end in of_tasks or [(0, len(totals["count"]))]:
         if not totals["count"][first:end].any():
@@ -94,12 +112,12 @@ def evaluate(
             raise InputError(f"none of the {images} images can be read; check the data")
     return replace(
         _evaluation(totals),
-        skipped=batches.skipped,
+        skipped=union(batches.skipped),
         tasks=tuple(
             _evaluation({name: total[first:end] for name, total in totals.items()})
             for first, end in of_tasks
         ),
-        answers=_answers(source, masks, answers) if with_answers else None,
+        answers=_answers(source, answers) if with_answers else None,
     )
 
 
@@ -116,11 +134,18 @@ def _evaluation(totals: dict[str, np.ndarray]) -> Evaluation:
     )
 
 
-def _answers(
-    source: Source, masks: Sequence[np.ndarray], answers: Sequence[dict[str, np.ndarray]]
-) -> Answers:
+def _of_each(mesh: Mesh, results: Sequence[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    """The results of all devices' batches, in the batches' order."""
+    return [
+        {name: value[device] for name, value in result.items()}
+        for result in results
+        for device in range(mesh.size)
+    ]
+
+
+def _answers(source: Source, answers: Sequence[dict[str, np.ndarray]]) -> Answers:
     """What the batches gave, without their filling."""
-    images = np.flatnonzero(np.concatenate(masks))
+    images = np.flatnonzero(np.concatenate([batch["mask"] for batch in answers]))
     predicted = np.concatenate([batch["predicted"] for batch in answers])[images]
     probabilities = np.concatenate([batch["probabilities"] for batch in answers])[images]
     return Answers(

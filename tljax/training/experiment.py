@@ -21,6 +21,7 @@ from tljax.errors import InputError, check_known
 from tljax.files import parse_json
 from tljax.models import ImageSize, Model, Preprocessing, registry
 from tljax.models.preprocessing import parse_normalisation
+from tljax.training import processes
 from tljax.training.checkpointing import best_variables, has_checkpoint
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.loop import Result, check_fit, fit, new_variables
@@ -339,11 +340,10 @@ def run(
       InputError: for whatever the user can mend; what the workdir held is still there.
     """
     config = as_begun(config, workdir)
-    if is_begun(workdir) and (workdir / "result.json").exists():
+    done = processes.first_says(lambda: _done(workdir))
+    if done is not None:
         _log.warning("'%s' holds a run that is done: this is its result", workdir)
-        summary = read_result(workdir) or {}
-        rows = read_rows(workdir / "metrics.jsonl")
-        return Result(summary, best_variables(workdir), rows)
+        return Result(done[0], best_variables(workdir) if processes.is_first() else {}, done[1])
     return fit_config(
         config,
         workdir,
@@ -365,18 +365,32 @@ def as_begun(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections
     Raises:
       InputError: if that run has another config.
     """
-    if not is_begun(workdir) and read_result(workdir) is None:
+    before = processes.first_says(lambda: _begun(workdir))
+    if before is None:
         return config
-    begun = read_config(workdir)
     config = config.copy_and_resolve_references()
     for field in _PREPROCESSING_FIELDS:  # without asking the source, if it is gone
-        config[field] = begun[field] if config[field] is None else config[field]
-    before, now = json.loads(begun.to_json()), json.loads(resolve(config).to_json())
-    for field in HARMLESS:
+        config[field] = before[field] if config[field] is None else config[field]
+    now = json.loads(resolve(config).to_json())
+    for field in (*HARMLESS, "mesh"):
         before[field] = now[field]  # if it differs, `fit` says so
     remedy = "use a new workdir, or the config it was made with"
     refuse_changes("config", differences(before, now), workdir, remedy)
     return config
+
+
+def _begun(workdir: Path) -> dict[str, Any] | None:
+    """The config of the run that a workdir holds, JSON, if it holds one."""
+    if not is_begun(workdir) and read_result(workdir) is None:
+        return None
+    begun: dict[str, Any] = json.loads(read_config(workdir).to_json())
+    return begun
+
+
+def _done(workdir: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """The result and the rows of a workdir's run, if it is done."""
+    result = read_result(workdir) if is_begun(workdir) else None
+    return None if result is None else (result, read_rows(workdir / "metrics.jsonl"))
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
@@ -396,7 +410,7 @@ def fit_config(
 ) -> Result:
     """Trains what the config says, in memory, or in a workdir: a new or the same config's."""
     has_source = config.init_from is not None and config.scenario != "from_scratch"
-    begun = has_checkpoint(workdir)
+    begun = processes.first_says(lambda: has_checkpoint(workdir))
     if has_source and not begun:
         prepare(config)  # a slip in the config is found before anything is downloaded
         _fetch(config.init_from, config.model)  # what the file says of its images counts below
@@ -421,8 +435,7 @@ def fit_config(
     check_fit(experiment.model, experiment.plan, experiment.options, size, *splits)
     with locked(workdir):
         if workdir is not None:
-            _keep_classes(workdir, experiment.tasks)
-            write_atomically(workdir / "config.json", resolved.to_json(indent=2) + "\n")
+            processes.first_says(lambda: _keep(workdir, experiment.tasks, resolved))
         about = {
             "scenario": resolved.scenario,
             "model": resolved.model,
@@ -593,8 +606,8 @@ def _check_start(
         _check_classes(experiment.class_names, names_of_all(before), config.data, source)
 
 
-def _keep_classes(workdir: Path, tasks: tuple[Task, ...]) -> None:
-    """Writes down which logit is which class; a folder of images may change after the run.
+def _keep(workdir: Path, tasks: tuple[Task, ...], config: ml_collections.ConfigDict) -> None:
+    """Writes down the config, and which logit is which class, as a folder of images may change.
 
     A list of names, or, of several tasks, a list for each by its name.
     """
@@ -605,6 +618,7 @@ def _keep_classes(workdir: Path, tasks: tuple[Task, ...]) -> None:
     if len(tasks) > 1:
         content = {task.name: task.class_names for task in tasks}
     write_atomically(workdir / _CLASSES, json.dumps(content) + "\n")
+    write_atomically(workdir / "config.json", config.to_json(indent=2) + "\n")
 
 
 def _kept_tasks(workdir: Path, data: str) -> tuple[Task, ...] | None:

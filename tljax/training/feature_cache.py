@@ -29,7 +29,7 @@ from tljax.data.sources import base_of
 from tljax.errors import InputError
 from tljax.models import Model, registry
 from tljax.models.groups import leaf_paths
-from tljax.training import micro_batches
+from tljax.training import micro_batches, processes
 from tljax.training.environment import environment
 from tljax.training.progress import console, progress_bar
 from tljax.transfer import TransferPlan
@@ -64,20 +64,23 @@ class CachedSource(Source):
     def __getitem__(self, index: int, /) -> Any:
         return {"features": self.features[self.rows[index]], "label": int(self.labels[index])}
 
-    def shuffled(self, batch_size: int, seed: int, views: int = 1) -> TrainBatches:
+    def shuffled(
+        self, batch_size: int, seed: int, views: int = 1, rows: np.ndarray | None = None
+    ) -> TrainBatches:
         """As `train_batches` of the images, in the same order, with `features` for `image`."""
 
         def read(indices: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-            return {**self._batch(indices), SKIPPED: ()}
+            return {**self._batch(indices if rows is None else indices[rows]), SKIPPED: ()}
 
         made_from = {"images": len(self), "batch_size": batch_size, "seed": seed}
         return shuffled(len(self) // views, read, batch_size, seed, 0, made_from, views)
 
-    def in_order(self, batch_size: int) -> EvalBatches:
+    def in_order(self, batch_size: int, rows: np.ndarray | None = None) -> EvalBatches:
         """As `eval_batches` of the images, with `features` for `image`."""
+        places = np.arange(batch_size) if rows is None else rows
 
         def read(start: int) -> dict[str, Any]:
-            indices = np.arange(start, start + batch_size)
+            indices = start + places
             inside = indices < len(self)
             batch = self._batch(np.where(inside, indices, 0))
             return {**batch, "mask": inside.astype(np.float32), SKIPPED: ()}
@@ -166,6 +169,7 @@ def choose(
     needed = row * sum(len(source) for source in sources)
     folder = _home() if where == "disk" else None
     fits = needed <= _room(folder)
+    fits = all(processes.all_say(bool(fits)))  # each process keeps them for itself
     if not fits and kind != "auto" and was is None:
         raise InputError(
             f"cache is {kind}, but {needed:,} bytes of features do not fit (room for"
@@ -234,12 +238,14 @@ def cached(
       source: train, val or test.
       folder: of the entries; None: memory.
       between_batches: called before each batch; what it raises ends the computation, and what is
-        on the disk by then stays.
+        on the disk by then stays. Processes of one job do not wait for each other here: each
+        computes what it does not find, on one of its devices.
 
     Raises:
       InputError: if an image cannot be read, or the disk is full.
     """
     output = prefix_output(model, variables, preprocessing, groups)
+    variables = jax.device_put(variables)  # once, and not with every batch
     prefix = _prefix(model, preprocessing, groups)
 
     def compute(source: Source, store: Callable[[int, np.ndarray], None]) -> None:

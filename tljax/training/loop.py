@@ -32,7 +32,8 @@ from tljax.data import (
 from tljax.errors import InputError
 from tljax.models import NORMALISATIONS, ImageSize, Model, parameter_count, registry
 from tljax.preemption import Preempted, sigterm_waits
-from tljax.training import feature_cache, micro_batches
+from tljax.training import feature_cache, micro_batches, processes
+from tljax.training import mesh as mesh_lib
 from tljax.training import state as state_lib
 from tljax.training.answers import FILE as ANSWERS
 from tljax.training.answers import packed
@@ -53,9 +54,9 @@ from tljax.training.progress import TrainingProgress
 from tljax.training.step import optimizer, train_step
 from tljax.training.tasks import by_task
 from tljax.training.workdir import (
-    MetricsWriter,
     differences,
     locked,
+    open_metrics,
     refuse_changes,
     write_atomically,
 )
@@ -148,17 +149,28 @@ def fit(
         side = min(train[0]["image"].shape[:2])
         preprocessing = Preprocessing(side, *NORMALISATIONS["imagenet"])
     check_fit(model, plan, opt, preprocessing.image_size, train, val, test)
+    mesh = mesh_lib.build(opt.mesh)
+    writes = processes.is_first()
     with locked(workdir), sigterm_waits() as sigterm_came, ExitStack() as opened:
         total_steps = opt.total_steps(len(train))
         eval_interval = opt.evaluation_interval(len(train))
         learning_rates = _learning_rates(opt, total_steps)
 
+        preempted = Preempted(
+            "stopped by SIGTERM"
+            + ("; the same command goes on from what was saved" if workdir else "")
+        )
+        agreed_to_leave = processes.Agreement(sigterm_came)
+
         def leave_if_preempted() -> None:
+            """For all processes at once, where each of them has the same to save."""
+            if agreed_to_leave():
+                raise preempted
+
+        def leave_alone_if_preempted() -> None:
+            """Where there is nothing to save; the others of a job then notice."""
             if sigterm_came():
-                raise Preempted(
-                    "stopped by SIGTERM"
-                    + ("; the same command goes on from what was saved" if workdir else "")
-                )
+                raise preempted
 
         # --- a checkpoint in the workdir has precedence over the variables given
         checkpoints: Checkpoints | None = None
@@ -168,7 +180,7 @@ def fit(
         changes: list[str] = []
         if workdir is not None:
             checkpoints = Checkpoints(workdir / "checkpoints")
-            checkpoints.clear_unfinished()
+            processes.first_says(checkpoints.clear_unfinished)
             if usable := newest_usable(workdir):
                 resumed, best_saved = usable
         seen, as_seen = train, preprocessing  # what an epoch shows, and how it is brought to size
@@ -184,12 +196,13 @@ def fit(
             images_change=_images_change(opt),
             on_disk=workdir is not None,
             was=resumed.extra["made_by"]["config"]["cached_groups"] if resumed else None,
-            tell=bool(progress),
+            tell=progress and writes,
         )
         if workdir is not None:
             made_by = _made_by(
                 model, plan, preprocessing, opt, tasks, cache.groups, train, val, test
             )
+            _check_same(made_by)
         if workdir is not None and resumed is not None:
             changes = _accepted_changes(resumed, made_by, workdir, accept_changes)
 
@@ -206,23 +219,28 @@ def fit(
         tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm)
         state, frozen = state_lib.create(plan, initial, tx)
         accumulate = opt.accumulate or micro_batches.suited_to_training(
-            model, plan, size, opt.batch_size, cache.groups
+            model, plan, size, opt.batch_size // mesh_lib.size(mesh), cache.groups
         )
-        step_fn = train_step(model, plan, preprocessing, tx, cache.groups, accumulate, task_sizes)
+        step_fn = train_step(
+            model, plan, preprocessing, tx, cache.groups, accumulate, task_sizes, mesh
+        )
+        if mesh is not None:  # or one device would hold them beside its share
+            initial = jax.device_get(initial)
         weight_decay = np.float32(opt.weight_decay)
         key = jax.random.key(opt.seed)
 
         # --- what the leading frozen groups make of the images, once
         def after_frozen_groups(source: Source, preprocessing: Preprocessing) -> Source:
-            given = (model, initial, preprocessing, source, leave_if_preempted)
+            given = (model, initial, preprocessing, source, leave_alone_if_preempted)
             return cache.through(*given) if cache.groups else source
 
         seen_by_training = after_frozen_groups(seen, as_seen)
         seen_by_validation = None if val is None else after_frozen_groups(val, preprocessing)
 
-        # --- data: an endless, seeded, resumable stream
+        # --- data: an endless, seeded, resumable stream, of which each process reads its rows
+        rows = mesh_lib.rows_here(mesh, opt.batch_size)
         if isinstance(seen_by_training, CachedSource):
-            batches = seen_by_training.shuffled(opt.batch_size, opt.seed, opt.views or 1)
+            batches = seen_by_training.shuffled(opt.batch_size, opt.seed, opt.views or 1, rows)
         else:
             batches = train_batches(
                 seen,
@@ -234,6 +252,7 @@ def fit(
                 crop_area=opt.crop_area,
                 num_workers=opt.num_workers,
                 on_error=opt.on_error,
+                rows=rows,
             )
         opened.enter_context(closing(batches))
 
@@ -251,12 +270,13 @@ def fit(
             first_step, seconds_before = resumed.step, resumed.extra["wall_seconds"]
             unlogged = [(step, values) for step, values in resumed.extra["unlogged"]]
             skipped = set(resumed.extra["skipped"])
-        writer = MetricsWriter(workdir, resumed.extra["metrics"] if resumed else None)
+        state, frozen = mesh_lib.place(mesh, (state, frozen))
+        writer = open_metrics(workdir, resumed.extra["metrics"] if resumed else None)
         opened.enter_context(closing(writer))
         validated = best_row(writer.rows)
         if validated is not None and best_saved is not None:
-            weights = jax.device_put(best_saved.variables)
-            best = Best(best_saved.step, validation_rank(validated), weights)
+            weights = restore_like(registry.abstract_variables(model, size), best_saved.variables)
+            best = Best(best_saved.step, validation_rank(validated), mesh_lib.place(mesh, weights))
         began = time.monotonic()
 
         # --- pieces of the loop
@@ -303,6 +323,7 @@ def fit(
                 tasks=task_sizes,
                 with_answers=answers,
                 between_batches=leave_if_preempted,
+                mesh=mesh,
             )
             skipped.update(evaluation.skipped)
             return evaluation
@@ -324,6 +345,9 @@ def fit(
                 copied = state.replace(trained=trained, statistics=statistics)
                 best = Best(step, rank, state_lib.variables_of(copied, frozen))
 
+        def skipped_in_training() -> tuple[str, ...]:
+            return processes.union(batches.skipped) if opt.on_error == "skip" else ()
+
         def save(step: int) -> None:
             if checkpoints is not None:
                 fetch()
@@ -331,7 +355,7 @@ def fit(
                 extra = {
                     "made_by": made_by,
                     "changes": changes,
-                    "iterator": batches.get_state(),
+                    "iterator": batches.get_state() | {"skipped": skipped_in_training()},
                     "metrics": writer.position(step),
                     "unlogged": unlogged,
                     "skipped": sorted(skipped),
@@ -348,7 +372,8 @@ def fit(
 
         # --- the loop
         step = first_step
-        profiler = Profiler(workdir / "profile" if workdir and profile else None, step + 1)
+        traced = workdir is not None and profile and writes
+        profiler = Profiler(workdir / "profile" if workdir and traced else None, step + 1)
         opened.callback(profiler.close)
         timing = {"first_step_seconds": 0.0, "input_wait_seconds": 0.0}
 
@@ -358,7 +383,8 @@ def fit(
         def checkpoint_is_due() -> bool:
             return step % (opt.checkpoint_every or eval_interval) == 0 or step == total_steps
 
-        with TrainingProgress(first_step, total_steps, opt.batch_size, progress) as bar:
+        shown = progress and writes
+        with TrainingProgress(first_step, total_steps, opt.batch_size, shown) as bar:
             try:
                 if validation_is_due() and not _validated(writer.rows, step):
                     if resumed is None:
@@ -372,8 +398,9 @@ def fit(
                     batch = next(batches)
                     if step > first_step:  # the first one starts the reader
                         timing["input_wait_seconds"] += time.monotonic() - waits_from
+                    spread = mesh_lib.spread(mesh, batch, opt.batch_size)
                     state, step_metrics = step_fn(
-                        state, frozen, batch, key, learning_rates[step], weight_decay
+                        state, frozen, spread, key, learning_rates[step], weight_decay
                     )
                     step += 1
                     if step == first_step + 1:
@@ -396,8 +423,9 @@ def fit(
                 raise
             except Exception:
                 if sigterm_came():  # and perhaps reached a process that reads images first
-                    save(step)
-                    leave_if_preempted()
+                    if processes.count() == 1:  # or it takes all of them to save
+                        save(step)
+                    raise preempted from None
                 raise
         best = best or Best(total_steps, None, state_lib.variables_of(state, frozen))
 
@@ -431,28 +459,31 @@ def fit(
                 "test_loss": final.loss,
                 "naive_accuracy": naive_accuracy(train, final, task_sizes),
             }
-            if workdir is not None and final.answers is not None:
+            if workdir is not None and writes and final.answers is not None:
                 write_atomically(workdir / ANSWERS, packed(final.answers))
         if len(task_sizes) > 1:
             validation = validations.get(best.step, {}).get("tasks")
             summary["tasks"] = by_task(tasks or {}, train, val, validation, final)
         if opt.on_error == "skip":
-            summary["skipped_images"] = sorted(skipped.union(batches.skipped))
+            summary["skipped_images"] = sorted(skipped.union(skipped_in_training()))
             if summary["skipped_images"]:
                 _log.warning(skipped_message(summary["skipped_images"]))
         if changes:
             summary["changes"] = changes
+        if mesh is not None:
+            summary |= {"mesh": dict(mesh.shape), "processes": processes.count()}
         summary |= {
             "wall_seconds": round(seconds_before + time.monotonic() - began, 3),
             "devices": [str(device.device_kind) for device in jax.devices()],
             "versions": versions(),
         }
         _log.debug("phase write")
-        if workdir is not None:
+        if workdir is not None and writes:
             rounded = {name: round(seconds, 3) for name, seconds in timing.items()}
             write_atomically(workdir / "timing.json", json.dumps(rounded, indent=2) + "\n")
             write_atomically(workdir / "result.json", json.dumps(summary, indent=2) + "\n")
-        return Result(summary, best.variables, writer.rows)
+        variables = best.variables if mesh is None else mesh_lib.on_host(best.variables)
+        return Result(summary, variables, writer.rows)
 
 
 def check_fit(
@@ -467,6 +498,7 @@ def check_fit(
     registry.check_image_size(type(model).__name__, model, image_size)
     variables = registry.abstract_variables(model, image_size)
     micro_batches.check(opt.accumulate, plan, variables, opt.batch_size)
+    mesh_lib.check_batch(mesh_lib.build(opt.mesh), opt.batch_size, opt.accumulate)
     feature_cache.check(opt.cache, plan.frozen_prefix(variables["params"]), _images_change(opt))
     _learning_rates(opt, opt.total_steps(len(train)))
     for source in (train, *others):
@@ -537,9 +569,25 @@ def _made_by(
             split: None if source is None else fingerprint(source)
             for split, source in zip(("train", "val", "test"), sources, strict=True)
         },
-        "environment": environment(),
+        "environment": {**environment(), "processes": processes.count(), "mesh": opt.mesh},
     }
+    del made_by["config"]["mesh"]  # may change as devices do, if that is accepted
     return json.loads(json.dumps(made_by))
+
+
+def _check_same(made_by: Mapping[str, Any]) -> None:
+    """Raises InputError unless all processes are about to run the same."""
+    others = [
+        {**made, "environment": {**made["environment"], "host": None}}
+        for made in processes.all_say(made_by)
+    ]
+    for number, other in enumerate(others):
+        if differing := differences(others[0], other):
+            raise InputError(
+                f"process {number} is about to run something else than process 0"
+                f" ({'; '.join(differing.values())}); give all of them the same config, data and"
+                " code"
+            )
 
 
 def _accepted_changes(

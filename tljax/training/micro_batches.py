@@ -39,9 +39,19 @@ def in_parts(function: Callable[[Any], Any], parts: int, batch: Any) -> Any:
     return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), result)
 
 
-def split(parts: int, batch: Any) -> Any:
-    """Arrays (n, ...) as (parts, n / parts, ...)."""
-    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+def split(parts: int, batch: Any, devices: int = 1) -> Any:
+    """Arrays (n, ...) as (parts, n / parts, ...).
+
+    If each of several devices holds n / devices rows, every part takes as many from each.
+    """
+    if devices == 1:
+        return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+
+    def shared(x: jax.Array) -> jax.Array:
+        shares = x.reshape(devices, parts, -1, *x.shape[1:]).swapaxes(0, 1)
+        return shares.reshape(parts, -1, *x.shape[1:])
+
+    return jax.tree.map(shared, batch)
 
 
 def suited(

@@ -11,6 +11,7 @@ import numpy as np
 from tljax.data.pipeline import ON_ERROR
 from tljax.data.transforms import AUGMENTATIONS
 from tljax.errors import InputError, check_known
+from tljax.training import mesh
 from tljax.transfer.optimizer import OPTIMIZERS, SCHEDULES
 
 HEAD_INITS = ("zero", "random")
@@ -51,6 +52,7 @@ class TrainingOptions:
       num_workers: processes that read images; 0: threads of this one.
       on_error: what to do about an image that cannot be read: `fail` or `skip`.
       head_init: of a new head: `zero` or `random`.
+      mesh: sizes of the axes `data` and `fsdp` that the devices form: see `tljax.training.mesh`.
       seed: of new weights, data order, augmentation and dropout.
     """
 
@@ -79,6 +81,7 @@ class TrainingOptions:
     num_workers: int = 0
     on_error: str = "fail"
     head_init: str = "zero"
+    mesh: str = "data:-1"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -94,6 +97,7 @@ class TrainingOptions:
         check_known("cache", self.cache, CACHES)
         check_known("head_init", self.head_init, HEAD_INITS)
         check_known("on_error", self.on_error, ON_ERROR)
+        mesh.parse(self.mesh)
         for name in ("batch_size", "epochs", "steps", "clip_norm"):
             self._check(name, "a finite number above 0", lambda value: value > 0)
         for name in ("accumulate", "views", "eval_every", "checkpoint_every", "log_every", "keep"):

@@ -13,9 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tljax.data import Preprocessing, normalise
 from tljax.models import Model
+from tljax.training import mesh as mesh_lib
 from tljax.training import micro_batches
 from tljax.training.state import TrainState
 from tljax.training.tasks import within_task
@@ -33,6 +35,7 @@ def loss_and_gradient(
     start: int = 0,
     accumulate: int = 1,
     tasks: tuple[int, ...] = (),
+    mesh: Mesh | None = None,
 ) -> Callable[..., tuple[Metrics, Tree, Tree]]:
     """The differentiable half of a step.
 
@@ -43,6 +46,7 @@ def loss_and_gradient(
         divisor of its size. Without BatchNorm of batch statistics, or randomness, a matter of
         speed and memory alone.
       tasks: numbers of classes of several tasks; see `tljax.training.tasks`.
+      mesh: that the arguments lie on, see `tljax.training.mesh`.
 
     Returns:
       A function (trained, statistics, frozen, batch, key) -> (metrics, gradient, new statistics).
@@ -87,11 +91,15 @@ def loss_and_gradient(
                 return jax.tree.map(jnp.add, total, (gradient, metrics)), None
 
             keys = jax.random.split(key, accumulate)
-            parts = (micro_batches.split(accumulate, batch), keys)
+            shares = micro_batches.split(accumulate, batch, mesh_lib.size(mesh))
+            if mesh is not None:
+                shares = jax.lax.with_sharding_constraint(shares, mesh_lib.batch_sharding(mesh, 1))
+            parts = (shares, keys)
             nothing = jnp.zeros(())
             zero = (jax.tree.map(jnp.zeros_like, trained), {"loss": nothing, "accuracy": nothing})
             total, _ = jax.lax.scan(add, zero, parts)
             gradient, metrics = jax.tree.map(lambda value: value / accumulate, total)
+        gradient = mesh_lib.constrain(mesh, gradient)
         return {**metrics, "grad_norm": optax.global_norm(gradient)}, gradient, statistics
 
     return compute
@@ -121,6 +129,7 @@ def train_step(
     start: int = 0,
     accumulate: int = 1,
     tasks: tuple[int, ...] = (),
+    mesh: Mesh | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The compiled step; the arguments are those of `loss_and_gradient`, and its optimizer.
 
@@ -128,7 +137,7 @@ def train_step(
       A function (state, frozen, batch, key, learning_rate, weight_decay) -> (state, metrics), which
       consumes the state. `key` is the run's; the step's own is folded in from `state.step`.
     """
-    compute = loss_and_gradient(model, plan, preprocessing, start, accumulate, tasks)
+    compute = loss_and_gradient(model, plan, preprocessing, start, accumulate, tasks, mesh)
 
     def step(
         state: TrainState,
@@ -146,7 +155,8 @@ def train_step(
         )
         updates, opt_state = tx.update(gradient, opt_state, state.trained)
         trained = optax.apply_updates(state.trained, updates)
-        return TrainState(state.step + 1, trained, statistics, opt_state), metrics
+        state = TrainState(state.step + 1, trained, statistics, opt_state)
+        return mesh_lib.constrain(mesh, state), metrics
 
     return jax.jit(step, donate_argnums=0)
 
@@ -158,8 +168,9 @@ def eval_step(
     start: int = 0,
     tasks: tuple[int, ...] = (),
     with_answers: bool = False,
+    mesh: Mesh | None = None,
 ) -> Callable[..., tuple[Metrics, Metrics]]:
-    """The compiled evaluation of one batch.
+    """The compiled evaluation of one batch, or, on a mesh, of one batch on every device.
 
     Args:
       model, preprocessing, start, tasks: as of `loss_and_gradient`.
@@ -168,7 +179,10 @@ def eval_step(
     Returns:
       A function (variables, batch) -> (sums over the batch's images with `mask` 1, by class
       (num_classes,), of `loss` in nats, `correct` and `count`; for each image `predicted` (n,), the
-      class with the largest logit, and `probabilities` (n, num_classes), or nothing).
+      class with the largest logit, `probabilities` (n, num_classes) and its `mask`, or nothing). On
+      a mesh of d devices the batch holds d batches, one after the other, and the results have a
+      leading axis (d,). Each device runs the program that one alone would run, so that the numbers
+      are the same to the last bit.
     """
 
     def step(variables: Tree, batch: Batch) -> tuple[Metrics, Metrics]:
@@ -184,10 +198,20 @@ def eval_step(
             "correct": by_class((predicted == label) * mask, label),
             "count": by_class(mask, label),
         }
-        answers = {"predicted": predicted, "probabilities": jax.nn.softmax(logits)}
+        answers = {"predicted": predicted, "probabilities": jax.nn.softmax(logits), "mask": mask}
         return sums, answers if with_answers else {}
 
-    return jax.jit(step)
+    if mesh is None:
+        return jax.jit(step)
+
+    def step_of_each(variables: Tree, batch: Batch) -> tuple[Metrics, Metrics]:
+        return jax.tree.map(lambda value: value[None], step(variables, batch))
+
+    whole, spread = PartitionSpec(), PartitionSpec(mesh_lib.AXES)
+    on_each = jax.shard_map(
+        step_of_each, mesh=mesh, in_specs=(whole, spread), out_specs=spread, check_vma=False
+    )
+    return jax.jit(on_each, out_shardings=NamedSharding(mesh, whole))
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from tljax.errors import InputError
 from tljax.files import parse_json, replacing
+from tljax.training import processes
 from tljax.training.tensorboard import TensorBoard
 
 
@@ -101,6 +102,22 @@ class MetricsWriter:
         self.rows = [json.loads(line) for line in kept.splitlines()]
 
 
+def open_metrics(workdir: Path | None, position: Mapping[str, Any] | None) -> MetricsWriter:
+    """The writer of a run; of several processes the first one's, and the others keep its rows.
+
+    The arguments and errors are those of `MetricsWriter`.
+    """
+    writer = MetricsWriter(None)
+
+    def begin() -> list[dict[str, Any]]:
+        nonlocal writer
+        writer = MetricsWriter(workdir, position)
+        return writer.rows
+
+    writer.rows = processes.first_says(begin)
+    return writer
+
+
 def _is_validation_of(line: bytes, step: int) -> bool:
     try:
         row = parse_json(line)
@@ -158,7 +175,7 @@ def _writing(path: Path) -> Iterator[None]:
 def locked(workdir: Path | None) -> Iterator[None]:
     """Holds a workdir, made if need be, against other runs; the system lets go when we die.
 
-    May be nested in one thread. `None` holds nothing.
+    May be nested in one thread. `None` holds nothing. Of several processes the first holds it.
 
     Raises:
       InUse: if a live run holds it.
@@ -167,19 +184,23 @@ def locked(workdir: Path | None) -> Iterator[None]:
     if workdir is None:
         yield
         return
+    with contextlib.ExitStack() as held:
+        processes.first_says(lambda: _hold(workdir, held))
+        yield
+
+
+def _hold(workdir: Path, held: contextlib.ExitStack) -> None:
     path = writable(workdir) / ".lock"
     lock = FileLock(path.absolute(), timeout=0, is_singleton=True)
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(lock)
-        except Timeout:
-            raise InUse(
-                f"'{workdir}' is in use by {_holder(path)}; wait for it to end, or choose another"
-                " --workdir"
-            ) from None
-        if lock.lock_counter == 1:
-            _enter(workdir, path)
-        yield
+    try:
+        held.enter_context(lock)
+    except Timeout:
+        raise InUse(
+            f"'{workdir}' is in use by {_holder(path)}; wait for it to end, or choose another"
+            " --workdir"
+        ) from None
+    if lock.lock_counter == 1:
+        _enter(workdir, path)
 
 
 def _enter(workdir: Path, lock: Path) -> None:

@@ -1,0 +1,125 @@
+"""What eight devices make of a step and of an evaluation, beside what one of them does: JSON.
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.many_devices
+
+A process of its own, because the number of devices is settled when JAX starts.
+"""
+
+import dataclasses
+import json
+import sys
+
+import jax
+import numpy as np
+
+from tests.test_plan_laws import NETWORKS, PREPROCESSING, network
+from tljax import data as data_lib
+from tljax.training import mesh as mesh_lib
+from tljax.training import state as state_lib
+from tljax.training.evaluation import evaluate
+from tljax.training.step import loss_and_gradient, train_step
+from tljax.transfer import freeze_first, from_scratch
+
+BATCH = 32
+MESHES = ("data:8", "data:4,fsdp:2")
+CASES = {  # network, plan, parts of a batch
+    "resnet, all of it": ("resnet", from_scratch, 1),  # BatchNorm sees the whole batch
+    "resnet, first group frozen": ("resnet", lambda groups: freeze_first(groups, 1), 1),
+    "vit, first group frozen, in two parts": ("vit", lambda groups: freeze_first(groups, 1), 2),
+}
+
+
+def batch():
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.integers(0, 256, (BATCH, 32, 32, 3), np.uint8),
+        "label": rng.integers(0, 10, BATCH).astype(np.int32),
+    }
+
+
+def difference(a, b):
+    """The largest of any leaf, relative to the leaf's largest number."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.abs(x - y).max() / max(np.abs(x).max(), 1e-30)) for x, y in pairs)
+
+
+def bytes_on_each(tree):
+    found = dict.fromkeys(jax.devices(), 0)
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            found[shard.device] += shard.data.nbytes
+    return sorted(found.values())
+
+
+def moved_a_little(variables):
+    """A head of zeros, as new ones are, would tell nothing."""
+    return jax.tree.map(lambda leaf: leaf + 0.01, variables)
+
+
+def compare(name, build, parts):
+    model, variables = network(name)
+    model = model.clone(drop_path=0.0)  # whose masks differ if a batch comes in parts
+    plan = build(model.groups)
+    tx = plan.optimizer("adamw", learning_rate=0.0, clip_norm=1.0)
+    state, frozen = mesh_lib.on_host(state_lib.create(plan, moved_a_little(variables), tx))
+    key = jax.random.key(1)
+
+    def loss_and_its_gradient(mesh, parts):
+        at, fixed = mesh_lib.place(mesh, (state, frozen))
+        compute = jax.jit(loss_and_gradient(model, plan, PREPROCESSING, 0, parts, mesh=mesh))
+        images = mesh_lib.spread(mesh, batch(), BATCH)
+        metrics, gradient, _ = compute(at.trained, at.statistics, fixed, images, key)
+        return mesh_lib.on_host((metrics["loss"], gradient))
+
+    loss, gradient = loss_and_its_gradient(None, 1)
+    differences = {}
+    for text in MESHES:
+        its_loss, its_gradient = loss_and_its_gradient(mesh_lib.build(text), parts)
+        differences[text] = {
+            "loss": difference(loss, its_loss),
+            "gradient": difference(gradient, its_gradient),
+        }
+
+    mesh = mesh_lib.build(MESHES[-1])
+    at, fixed = mesh_lib.place(mesh, (state, frozen))
+    before = jax.tree.map(lambda leaf: leaf.sharding, at)
+    bytes_before = bytes_on_each((at, fixed))
+    step = train_step(model, plan, PREPROCESSING, tx, 0, parts, mesh=mesh)
+    at, _ = step(at, fixed, mesh_lib.spread(mesh, batch(), BATCH), key, 0.01, 1e-3)
+    slots = [leaf for leaf in jax.tree.leaves(at.opt_state) if leaf.ndim]
+    trained, _ = plan.partition(variables["params"])
+    return {
+        "differences": differences,
+        "stays": before == jax.tree.map(lambda leaf: leaf.sharding, at),
+        "slots": sorted(leaf.shape for leaf in slots),
+        "slots_wanted": sorted([leaf.shape for leaf in jax.tree.leaves(trained)] * 2),
+        "bytes": {
+            "before": bytes_before,
+            "after": bytes_on_each((at, fixed)),
+            "computed": mesh_lib.bytes_per_device(mesh, (state, frozen)),
+            "whole": sum(leaf.nbytes for leaf in jax.tree.leaves((state, frozen))),
+        },
+    }
+
+
+def evaluations(name):
+    model, variables = network(name)
+    variables = moved_a_little(variables)
+    val = data_lib.load("embedded:digits", train_size=50).val
+    found = {}
+    for text in (None, *MESHES):
+        mesh = None if text is None else mesh_lib.build(text)
+        at = mesh_lib.place(mesh, variables)
+        evaluation = evaluate(model, at, val, PREPROCESSING, 24, mesh=mesh)
+        found[text or "one"] = dataclasses.asdict(evaluation)
+    return found
+
+
+if __name__ == "__main__":
+    json.dump(
+        {
+            "steps": {case: compare(*CASES[case]) for case in CASES},
+            "evaluations": {name: evaluations(name) for name in NETWORKS},
+        },
+        sys.stdout,
+    )

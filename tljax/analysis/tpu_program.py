@@ -1,0 +1,239 @@
+"""Compiles the training step for a TPU slice, on a machine that has none.
+
+    python -m tljax.analysis.tpu_program < question.json > reports.jsonl
+
+A process of its own, whose environment tells libtpu that this is not a TPU VM; `tljax plan
+--target` starts it, see `tljax.analysis.target`. What is compiled is the step that `tljax train`
+would run there: gradient, clip, update, state donated, arrays laid out on the config's mesh.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tljax.analysis import cost
+from tljax.errors import InputError
+from tljax.models import registry
+from tljax.training import experiment
+from tljax.training import mesh as mesh_lib
+from tljax.training import state as state_lib
+from tljax.training.experiment import Experiment
+from tljax.training.step import optimizer, train_step
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
+_LARGEST = 2**22  # images: where the search for the largest batch ends
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of a step compiled for a slice; sizes in bytes, and all of it per chip.
+
+    Attributes:
+      batch_size: of the whole slice.
+      devices: chips.
+      fits: whether the program fits the chip's memory, by the compiler and by `memory`.
+      why: what the compiler said if it did not.
+      flops: of a step, by XLA's count.
+      bytes_accessed: of HBM in a step, by XLA's count.
+      arguments, outputs, temporaries, code: in HBM; outputs without those that take an argument's
+        place.
+      collectives: by kind, the number in the program, the bytes of their results, and the bytes
+        that a chip sends.
+      optimizer_state: shapes of the optimizer's arrays among the program's arguments.
+    """
+
+    batch_size: int
+    devices: int
+    fits: bool
+    why: str = ""
+    flops: float = 0.0
+    bytes_accessed: float = 0.0
+    arguments: int = 0
+    outputs: int = 0
+    temporaries: int = 0
+    code: int = 0
+    collectives: dict[str, tuple[int, int, int]] | None = None
+    optimizer_state: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def memory(self) -> int:
+        return self.arguments + self.outputs + self.temporaries + self.code
+
+
+def devices_of(target: str) -> list[Any]:
+    """The chips of a slice, e.g. `v5e:2x4`.
+
+    Raises:
+      InputError: if libtpu knows no such slice.
+    """
+    # v4 and v5p chips have two cores that work as one device, if that is asked for.
+    two_cores = target.startswith(("v4", "v5p"))
+    options = {"chip_config_name": "megacore"} if two_cores else {}
+    try:
+        return list(topologies.get_topology_desc(target, "tpu", **options).devices)
+    except Exception as error:
+        first_line = str(error).splitlines()[0]
+        raise InputError(
+            f"there is no TPU slice '{target}' ({first_line}); give one like v5e:2x4 or v4:2x2x1"
+        ) from None
+
+
+def mesh_of(text: str, devices: list[Any]) -> Mesh:
+    """The config's mesh; on one chip too, because the program is not for this machine."""
+    mesh = mesh_lib.build(text, devices)
+    return mesh or Mesh(np.array(devices).reshape(1, 1), mesh_lib.AXES)
+
+
+def arguments(exp: Experiment, mesh: Mesh, tx: Any, batch_size: int) -> tuple[Any, ...]:
+    """What the step is called with: abstract arrays, laid out on the mesh."""
+    size = exp.preprocessing.image_size
+    variables = registry.abstract_variables(exp.model, size)
+    state, frozen = jax.eval_shape(lambda v: state_lib.create(exp.plan, v, tx), variables)
+    *_, batch, key = cost.step_arguments(exp.plan, variables, size, batch_size)
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+
+    def laid_out(tree: Any, shardings: Any) -> Any:
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            tree,
+            shardings,
+        )
+
+    whole = NamedSharding(mesh, PartitionSpec())
+    state, frozen = laid_out((state, frozen), mesh_lib.parameter_shardings(mesh, (state, frozen)))
+    batch = laid_out(batch, dict.fromkeys(batch, mesh_lib.batch_sharding(mesh)))
+    key, rate, decay = laid_out((key, number, number), (whole, whole, whole))
+    return state, frozen, batch, key, rate, decay
+
+
+def compile_step(exp: Experiment, mesh: Mesh, batch_size: int, memory: int) -> Report:
+    """The report of one batch size, for chips with so many bytes of memory.
+
+    Raises:
+      InputError: if the batch cannot be shared by the devices.
+    """
+    opt = exp.options
+    parts = opt.accumulate or 1
+    mesh_lib.check_batch(mesh, batch_size, parts)
+    tx = optimizer(exp.plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm)
+    step: Any = train_step(exp.model, exp.plan, exp.preprocessing, tx, 0, parts, mesh=mesh)
+    given = arguments(exp, mesh, tx, batch_size)
+    try:
+        program = step.lower(*given).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        used = re.search(r"Used \S+ of \S+ \w+", str(error))
+        return Report(batch_size, int(mesh.size), False, used[0] if used else str(error)[:200])
+    analysis: Any = program.memory_analysis()
+    counted: Any = program.cost_analysis()
+    slots = [leaf.shape for leaf in jax.tree.leaves(program.in_avals[0][0].opt_state) if leaf.shape]
+    report = Report(
+        batch_size,
+        int(mesh.size),
+        fits=True,
+        flops=parts * cost.counted_flops(program),  # of a loop, one pass is counted
+        bytes_accessed=parts * float(counted.get("bytes accessed", 0.0)),
+        arguments=analysis.argument_size_in_bytes,
+        outputs=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+        temporaries=analysis.temp_size_in_bytes,
+        code=analysis.generated_code_size_in_bytes,
+        collectives=collectives(program.as_text(), int(mesh.size)),
+        optimizer_state=tuple(sorted(slots)),
+    )
+    if report.memory > memory:
+        return Report(**{**asdict(report), "fits": False, "why": "more than the chip has"})
+    return report
+
+
+def collectives(program: str, devices: int) -> dict[str, tuple[int, int, int]]:
+    """By kind: (number, bytes of results, bytes sent by a chip) in the text of a compiled program.
+
+    What a chip sends is counted for rings: of n chips that reduce or gather s bytes each sends
+    s (n - 1) / n, twice that for both. A loop's body counts once.
+    """
+    found = dict.fromkeys(COLLECTIVES, (0, 0, 0))
+    for line in program.splitlines():
+        match = re.search(rf"= (.+?) ({'|'.join(COLLECTIVES)})(-start)?\(", line)
+        if not match:
+            continue
+        kind = match[2]
+        sizes = [_size(dtype, shape) for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", match[1])]
+        shows_operand = match[3] and kind in ("all-gather", "collective-permute")
+        size = sizes[1] if shows_operand else sum(sizes)
+        n = _group(line, devices)
+        sent = {
+            "all-reduce": 2 * size * (n - 1) / n,
+            "reduce-scatter": size * (n - 1),  # its result is the n-th part
+            "collective-permute": size,
+        }.get(kind, size * (n - 1) / n)
+        number, total, moved = found[kind]
+        found[kind] = (number + 1, total + size, moved + int(sent))
+    return {kind: counts for kind, counts in found.items() if counts[0]}
+
+
+def _size(dtype: str, shape: str) -> int:
+    return _BYTES.get(dtype, 4) * int(np.prod([int(n) for n in shape.split(",") if n]))
+
+
+def _group(line: str, devices: int) -> int:
+    """How many chips take part in each instance of a collective."""
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(match[1])
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
+        return len(match[1].split(","))
+    return devices
+
+
+def largest_batch(exp: Experiment, mesh: Mesh, begin: Report, memory: int) -> Iterator[Report]:
+    """Reports on the way to the largest batch that fits: twice as many, then halfway between.
+
+    Args:
+      begin: of the batch to begin at.
+    """
+    unit = int(mesh.size) * (exp.options.accumulate or 1)
+    fitting, failing = 0, 0
+    report = begin
+    while True:
+        number = report.batch_size // unit
+        fitting, failing = (number, failing) if report.fits else (fitting, number)
+        if failing - fitting == 1 or fitting * unit > _LARGEST:
+            return
+        number = (fitting + failing) // 2 if failing else 2 * fitting
+        report = compile_step(exp, mesh, number * unit, memory)
+        yield report
+
+
+def answer(question: dict[str, Any]) -> Iterator[Report]:
+    """The report of the config's batch size; then, if asked, those of the search for the largest.
+
+    Args:
+      question: `config`, resolved; `class_names` of its data; `target`; `memory` of a chip in
+        bytes; `max_batch`, whether to search.
+    """
+    config = ml_collections.ConfigDict(question["config"])
+    exp = experiment.prepare(config, tuple(question["class_names"]))
+    mesh = mesh_of(config.mesh, devices_of(question["target"]))
+    report = compile_step(exp, mesh, config.batch_size, question["memory"])
+    yield report
+    if question["max_batch"]:
+        yield from largest_batch(exp, mesh, report, question["memory"])
+
+
+if __name__ == "__main__":
+    try:
+        for answered in answer(json.load(sys.stdin)):
+            print(json.dumps(asdict(answered)), flush=True)
+    except InputError as told:
+        print(json.dumps({"error": str(told)}), flush=True)
