@@ -296,8 +296,12 @@ def figure(study: Study) -> plt.Figure:
             _by_size(row[column], study, model, target)
             _by_k(row[column + len(page.TARGETS)], study, model, target)
         row[0].set_ylabel(f"{model}\ntest accuracy")
-    axes[0][0].legend(frameon=False, fontsize=8, loc="lower right")
-    axes[0][len(page.TARGETS)].legend(frameon=False, fontsize=8, loc="lower left", title="images")
+    for axis, place, title in (
+        (axes[0][0], "outside lower left", None),
+        (axes[0][-1], "outside lower right", "training images"),
+    ):
+        handles, labels = axis.get_legend_handles_labels()
+        chart.legend(handles, labels, loc=place, ncols=4, frameon=False, title=title)
     return chart
 
 
