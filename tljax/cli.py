@@ -20,7 +20,9 @@ from tljax.preemption import Preempted, sigterm_raises
 _CALLED = time.monotonic()  # the time to the first step counts from here
 _CONFIG_HELP = (
     "a config file, e.g. configs/fine_tune.py; any field of it can be overridden by"
-    " --config.FIELD=VALUE, e.g. --config.lr=0.03 --config.data=folder:PETS"
+    " --config.FIELD=VALUE, e.g. --config.lr=0.03 --config.data=folder:PETS; --config.data takes"
+    " embedded:NAME, folder:PATH, or tfds:NAME[/CONFIG][:VERSION] (TensorFlow Datasets), whose"
+    " splits may be chosen: '--config.data=tfds:cifar10?train=train[:80%%],val=train[80%%:]'"
 )
 
 
@@ -46,7 +48,10 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     from tljax.analysis.summary import print_evaluation
     from tljax.training import experiment
 
-    print_evaluation(*experiment.evaluate_workdir(Path(args.workdir), args.data, args.split))
+    evaluation = experiment.evaluate_workdir(
+        Path(args.workdir), args.data, args.split, args.data_dir
+    )
+    print_evaluation(*evaluation)
 
 
 def predict(args: argparse.Namespace, overrides: list[str]) -> None:
@@ -115,6 +120,15 @@ def models(args: argparse.Namespace, overrides: list[str]) -> None:
     print_models(args.pattern, args.csv)
 
 
+def prepare(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Download and prepare a data set of TensorFlow Datasets, as array_record."""
+    _no_overrides(overrides)
+    from tljax.data import tfds_prepare
+
+    folder, made = tfds_prepare.prepare(args.data, args.data_dir)
+    print(f"{'prepared' if made else 'there already:'} {printable(folder)}")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = argparse.ArgumentParser(
@@ -162,7 +176,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--workdir", required=True, metavar="DIR", help="of a run of `tljax train`"
     )
     evaluate_parser.add_argument(
-        "--data", metavar="DATA", help="folder:PATH or embedded:NAME; default: what it trained on"
+        "--data",
+        metavar="DATA",
+        help="folder:PATH, tfds:NAME or embedded:NAME; default: what it trained on",
+    )
+    evaluate_parser.add_argument(
+        "--data_dir", metavar="DIR", help="where tfds: data lies; default: where it lay in training"
     )
     evaluate_parser.add_argument(
         "--split", choices=("test", "val", "train"), default="test", help="default: test"
@@ -244,6 +263,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     models_parser.add_argument(
         "--csv", action="store_true", help="print every column, with the figures' sources, as CSV"
+    )
+
+    prepare_parser = command(
+        prepare,
+        epilog="example: tljax prepare tfds:oxford_iiit_pet --data_dir ~/data; needs the extra"
+        " `prepare`, i.e. TensorFlow, which training does not",
+    )
+    prepare_parser.add_argument(
+        "data",
+        metavar="tfds:NAME[/CONFIG][:VERSION]",
+        help="a data set that TFDS knows, or package.module.Builder for a builder of your own",
+    )
+    prepare_parser.add_argument(
+        "--data_dir", metavar="DIR", help="default: TFDS_DATA_DIR, or ~/tensorflow_datasets"
     )
 
     demo_parser = command(demo)

@@ -1,16 +1,18 @@
 """From a name such as `embedded:digits` or `folder:PATH` to a data set with its three splits."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from tljax.data import embedded, folder
+from tljax.data import embedded, folder, tfds
 from tljax.data.sources import Dataset, Source, Subset
 from tljax.data.splits import carve, random_ranks, stratified_order
 from tljax.errors import InputError, did_you_mean
 
 # Where data comes from: each module offers load(rest) -> Dataset and class_names(rest).
-_ORIGINS = {"embedded": embedded, "folder": folder}
+_ORIGINS = {"embedded": embedded, "folder": folder, "tfds": tfds}
+_WRITE = "write embedded:NAME, folder:PATH or tfds:NAME"
 
 
 def load(
@@ -20,6 +22,7 @@ def load(
     train_per_class: int | None = None,
     val_fraction: float = 0.2,
     seed: int = 0,
+    data_dir: str | None = None,
 ) -> Dataset:
     """Load a data set and settle its splits.
 
@@ -29,12 +32,14 @@ def load(
     seed smaller training sets are contained in larger ones. Test images never depend on the seed.
 
     Args:
-      spec: `embedded:NAME` or `folder:PATH`.
+      spec: `embedded:NAME`, `folder:PATH`, or `tfds:NAME[/CONFIG][:VERSION]`, with choices after
+        a `?` (see `tljax.data.tfds_spec`).
       train_size: Training images in all, in the proportions of the classes; None keeps all. May
         be less than the number of classes.
       train_per_class: Training images of each class, instead of `train_size`.
       val_fraction: Between 0 and 1, both excluded; not used if the data has its own validation.
       seed: Of the validation split and the subsample; not negative.
+      data_dir: Of `tfds:` alone: where prepared data sets lie; None: TFDS's own default.
 
     Raises:
       InputError: The data cannot be found or read, or has too few images for what is asked.
@@ -47,8 +52,7 @@ def load(
         raise InputError(f"val_fraction is {val_fraction}; set it between 0 and 1, both excluded")
     if seed < 0:
         raise InputError(f"seed is {seed}; set it to 0 or more")
-    origin, rest = _origin(spec)
-    dataset = origin.load(rest)
+    dataset = _ask(spec, "load", data_dir)
     val_rng, subset_rng = (np.random.default_rng((seed, purpose)) for purpose in range(2))
     if dataset.val is None:
         kept, carved = carve(dataset.train.labels, val_fraction, val_rng)
@@ -67,22 +71,25 @@ def load(
     return dataset
 
 
-def class_names(spec: str) -> tuple[str, ...]:
+def class_names(spec: str, data_dir: str | None = None) -> tuple[str, ...]:
     """Names of the classes in the order of their labels; reads no image.
 
     Raises:
       InputError: The data cannot be found.
     """
-    origin, rest = _origin(spec)
-    return origin.class_names(rest)
+    return _ask(spec, "class_names", data_dir)
 
 
-def _origin(spec: str):
+def _ask(spec: str, what: str, data_dir: str | None) -> Any:
+    """What `load` or `class_names` of the origin says."""
     scheme, colon, rest = spec.partition(":")
     if not colon or scheme not in _ORIGINS:
         hint = did_you_mean(scheme, _ORIGINS) if colon else ""
-        raise InputError(f"unknown data '{spec}'{hint}: write embedded:NAME or folder:PATH")
-    return _ORIGINS[scheme], rest
+        raise InputError(f"unknown data '{spec}'{hint}: {_WRITE}")
+    if data_dir is not None and scheme != "tfds":
+        raise InputError(f"data_dir is '{data_dir}', but {spec} is no tfds: data; unset data_dir")
+    function = getattr(_ORIGINS[scheme], what)
+    return function(rest, data_dir) if scheme == "tfds" else function(rest)
 
 
 def _first(source: Source, size: int, spec: str, rng: np.random.Generator) -> Subset:

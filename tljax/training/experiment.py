@@ -79,7 +79,7 @@ def prepare(
       config: may be unresolved.
       class_names: of its data, if they are known; None: the data is asked.
     """
-    class_names = class_names or data_lib.class_names(config.data)
+    class_names = class_names or data_lib.class_names(config.data, config.data_dir)
     check_known("dtype", config.dtype, _DTYPES)
     model = registry.create(
         config.model,
@@ -296,6 +296,7 @@ def load_data(config: ml_collections.ConfigDict) -> Dataset:
         train_per_class=config.train_per_class,
         val_fraction=config.val_fraction,
         seed=config.seed,
+        data_dir=config.data_dir,
     )
 
 
@@ -401,9 +402,15 @@ def fit_config(
 
 
 def evaluate_workdir(
-    workdir: Path, data: str | None, split: str
+    workdir: Path, data: str | None, split: str, data_dir: str | None = None
 ) -> tuple[Evaluation, float, str, str]:
     """`tljax evaluate`: the best weights of a workdir on a split of its data, or of other data.
+
+    Args:
+      workdir: of a run of `tljax train`.
+      data: None: what it was trained on.
+      split: train, val or test.
+      data_dir: where `tfds:` data lies; None: where the config says.
 
     Returns:
       (evaluation, naive accuracy on the same images, data, split).
@@ -413,10 +420,14 @@ def evaluate_workdir(
     """
     trained = read_workdir(workdir)
     config, experiment, variables = trained.config, trained.experiment, trained.variables
+    if data_dir is not None or (data is not None and not data.startswith("tfds:")):
+        config.data_dir = data_dir
     if data is None:
         dataset = load_data(config)
     else:
-        dataset = data_lib.load(data, val_fraction=config.val_fraction, seed=config.seed)
+        dataset = data_lib.load(
+            data, val_fraction=config.val_fraction, seed=config.seed, data_dir=config.data_dir
+        )
     _check_classes(dataset.class_names, experiment.class_names, data or config.data, workdir)
     source = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
     if source is None:
