@@ -8,6 +8,7 @@ original changes. Every machine of a job copies for itself.
 
 import hashlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -24,6 +25,9 @@ from tljax.errors import InputError
 from tljax.files import parse_json, replacing
 
 _AT_ONCE = 8  # files
+# It logs tracebacks of what it also raises.
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
+
 _VERSIONS = "copied.json"  # in a copy: which version of each file it holds
 
 

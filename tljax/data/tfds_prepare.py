@@ -62,7 +62,10 @@ def prepare(data: str, data_dir: str | None = None) -> tuple[Path, bool]:
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise InputError(f"cannot write to the folder {root}; choose another --data_dir")
     builder, urls = _builder(spec, root)
-    _check_network(spec, urls, Path(root))
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
+        _check_manual(spec, builder, Path(root))
+    else:
+        _check_network(spec, urls, Path(root))
     with _nothing_half_written(Path(root), builder.name):
         _run(spec, builder)
     return Path(builder.data_dir), True
@@ -103,6 +106,16 @@ def _run(spec: Spec, builder: Any) -> None:
         raise InputError(
             f"cannot prepare {spec}: {_first_line(error)}; mend that and run the same command again"
         ) from error
+
+
+def _check_manual(spec: Spec, builder: Any, root: Path) -> None:
+    folder = root / "downloads" / "manual"
+    if not folder.is_dir() or not any(folder.iterdir()):
+        what = " ".join(builder.MANUAL_DOWNLOAD_INSTRUCTIONS.split())
+        raise InputError(
+            f"{spec} wants files that are downloaded by hand; put them into {folder} (TFDS says:"
+            f" {what})"
+        )
 
 
 def _check_network(spec: Spec, urls: list[str], root: Path) -> None:
