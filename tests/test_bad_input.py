@@ -3,6 +3,7 @@
 All rows share one folder of broken things, in which no file is written by any of them.
 """
 
+import importlib.util
 import json
 import os
 import pickle
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from tests.tfds_builders import Plain, Shapes
 from tljax import cli
 from tljax.config import base
 
@@ -171,6 +173,8 @@ def world(tmp_path_factory):
         (root / "configs" / name).write_bytes(content)
     (root / "configs" / "folder.py").mkdir()
     make_data(root / "data")
+    for builder in (Shapes(data_dir=root / "tfds"), Plain(data_dir=root / "tfds", config="all")):
+        builder.download_and_prepare(file_format="array_record")
     make_files(root / "files")
     make_runs(root / "runs")
     (root / "folder.csv").mkdir()
@@ -192,6 +196,14 @@ def from_file(name):
 
 def data(name):
     return [*SCRATCH, f"--config.data=folder:data/{name}", "--config.epochs=3"]
+
+
+def records(spec):
+    return [*SCRATCH, f"--config.data=tfds:{spec}", "--config.data_dir=tfds"]
+
+
+def prepare(data, data_dir="new"):
+    return ["prepare", data, "--data_dir", data_dir]
 
 
 def rerun(name, *overrides):
@@ -323,7 +335,7 @@ ROWS = {
         "layer_decay",
     ),
     # --- data
-    "data without a scheme": (field("data=digits"), "write embedded:NAME or folder:PATH"),
+    "data without a scheme": (field("data=digits"), "write embedded:NAME, folder:PATH or"),
     "data of an unknown scheme": (field("data=foldr:x"), "did you mean 'folder'?"),
     "mistyped embedded data": (field("data=embedded:digit"), "'digits'"),
     "no such folder": (data("nope"), "does not exist"),
@@ -346,6 +358,74 @@ ROWS = {
     "a pickle named .png": (data("pickle"), "7.png"),
     "a link to nowhere": (data("link"), "No such file"),
     "names with newlines, tags and escapes": (data("strange"), r"<b>\x1b[31m\nclass/a\nb.png"),
+    # --- TensorFlow Datasets
+    "tfds: no name": (records(""), "names no data set"),
+    "tfds: what is not prepared": (
+        records("mnist"),
+        "run `tljax prepare tfds:mnist --data_dir tfds`",
+    ),
+    "tfds: a mistyped name": (records("shape"), "did you mean 'shapes'?"),
+    "tfds: a config that is not prepared": (
+        records("plain/half"),
+        "tfds:plain/half is not prepared",
+    ),
+    "tfds: a config of what has none": (records("shapes/large"), "tljax prepare tfds:shapes/large"),
+    "tfds: another version": (records("shapes:2.0.0"), "there is 1.0.0"),
+    "tfds: a version that is none": (records("shapes:1"), "there is 1.0.0"),
+    "tfds: spaces": (records("my shapes"), "names no data set"),
+    "tfds: a choice of nothing": (records("shapes?train="), "is no choice"),
+    "tfds: no choice": (records("shapes?"), "is no choice"),
+    "tfds: an unknown choice": (records("shapes?tests=test"), "did you mean 'test'?"),
+    "tfds: two choices": (records("shapes?train=train,train=test"), "chooses train twice"),
+    "tfds: a split that is not there": (
+        records("shapes?train=trian"),
+        "it has train (24), test (9)",
+    ),
+    "tfds: a slice that is none": (records("shapes?train=train[:]"), "train=train[:]"),
+    "tfds: a slice beyond the end": (records("shapes?train=train[:25]"), "train[:25]"),
+    "tfds: a slice of nothing": (records("shapes?train=train[5:5]"), "there is nothing in"),
+    "tfds: a slice that runs backwards": (
+        records("shapes?train=train[5:3]"),
+        "there is nothing in",
+    ),
+    "tfds: an image for training and testing": (
+        records("shapes?train=train[:12],test=train[11:]"),
+        "train[11] is in train=train[:12] and in test=train[11:]",
+    ),
+    "tfds: images twice": (records("shapes?train=train+train[:2]"), "share no image"),
+    "tfds: no train split": (records("plain"), "cannot read train=train of tfds:plain"),
+    "tfds: images without labels": (
+        records("plain?train=all_of_it,test=unlabelled"),
+        "unlabelled[0] has the label -1",
+    ),
+    "tfds: no such feature": (records("shapes?label=lable"), "did you mean 'label'?"),
+    "tfds: a label that is text": (records("shapes?label=name"), "does not hold class labels"),
+    "tfds: an image that is a label": (records("shapes?image=label"), "does not hold uint8 images"),
+    "tfds: no such module": (records("nowhere.Shapes"), "No module named 'nowhere'"),
+    "tfds: a class that is no builder": (records("pathlib.Path"), "is no builder of TFDS"),
+    "tfds: a folder that is none": (records("./data/good"), "it holds no dataset_info.json"),
+    "tfds: a file system that is none": (records("nope://x/y"), "cannot read nope://x/y"),
+    "data_dir of other data": (field("data_dir=tfds"), "unset data_dir"),
+    "evaluate: records that are not prepared": (
+        evaluate("good", "--data", "tfds:mnist", "--data_dir", "tfds"),
+        "run `tljax prepare tfds:mnist --data_dir tfds`",
+    ),
+    "prepare: other data": (prepare("folder:data/good"), "needs no preparation"),
+    "prepare: a folder": (prepare("tfds:./tfds/shapes/1.0.0"), "name the data set"),
+    "prepare: in a bucket": (prepare("tfds:mnist", "gs://bucket/data"), "gcloud storage rsync"),
+    "prepare: no such builder": (prepare("tfds:nowhere.Shapes"), "No module named 'nowhere'"),
+    "prepare: a version that is not there": (
+        prepare("tfds:tests.tfds_builders.Shapes:3.0.0"),
+        "cannot be loaded at version 3.0.0",
+    ),
+    "prepare: a config that is not there": (
+        prepare("tfds:tests.tfds_builders.Plain/third"),
+        "cannot prepare",
+    ),
+    "prepare: a file as data_dir": (
+        prepare("tfds:tests.tfds_builders.Shapes", "files/x.png"),
+        "choose another --data_dir",
+    ),
     # --- weights
     "no source": (TUNE, "init_from"),
     "an empty folder as source": ([*TUNE, "--config.init_from=data/empty"], "not a workdir"),
@@ -503,6 +583,10 @@ ROWS = {
     "demo: a file as workdir": (["demo", "--workdir", "runs/file"], "runs/file"),
     "models: a pattern of nothing": (["models", "resnet51"], "resnet51"),
 }
+
+
+if importlib.util.find_spec("tensorflow") is None:
+    ROWS["prepare: without TensorFlow"] = (prepare("tfds:mnist"), "constraints.txt '.[prepare]'")
 
 
 def tree(root):

@@ -194,11 +194,11 @@ def test_load_refuses_what_cannot_be(options, sentence):
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("digits", "unknown data 'digits': write embedded:NAME or folder:PATH"),
-        ("tfds:mnist", "unknown data 'tfds:mnist': write embedded:NAME or folder:PATH"),
+        ("digits", "unknown data 'digits': write embedded:NAME, folder:PATH or tfds:NAME"),
         (
             "foldr:x",
-            "unknown data 'foldr:x' (did you mean 'folder'?): write embedded:NAME or folder:PATH",
+            "unknown data 'foldr:x' (did you mean 'folder'?): write embedded:NAME, folder:PATH or "
+            "tfds:NAME",
         ),
         (
             "embedded:digit",

@@ -20,7 +20,9 @@ from tljax.preemption import LostProcess, Preempted, sigterm_raises
 _CALLED = time.monotonic()  # the time to the first step counts from here
 _CONFIG_HELP = (
     "a config file, e.g. configs/fine_tune.py; any field of it can be overridden by"
-    " --config.FIELD=VALUE, e.g. --config.lr=0.03 --config.data=folder:PETS"
+    " --config.FIELD=VALUE, e.g. --config.lr=0.03 --config.data=folder:PETS; --config.data takes"
+    " embedded:NAME, folder:PATH, or tfds:NAME[/CONFIG][:VERSION] (TensorFlow Datasets), whose"
+    " splits may be chosen: '--config.data=tfds:cifar10?train=train[:80%%],val=train[80%%:]'"
 )
 
 
@@ -51,7 +53,10 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
         from tljax.analysis.drift_table import print_drift
         from tljax.training import drift
 
-        print_drift(drift.measure(workdirs, args.data, args.split, args.task, args.refit_head))
+        drifts = drift.measure(
+            workdirs, args.data, args.split, args.task, args.refit_head, args.data_dir
+        )
+        print_drift(drifts)
         return
     if args.refit_head:
         raise InputError("--refit_head fits a head to shifted data; give them with --data")
@@ -59,7 +64,7 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     from tljax.training import experiment
 
     for workdir in workdirs:
-        for evaluated in experiment.evaluate_workdir(workdir, args.split, args.task):
+        for evaluated in experiment.evaluate_workdir(workdir, args.split, args.task, args.data_dir):
             print_evaluation(evaluated)
 
 
@@ -166,6 +171,15 @@ def models(args: argparse.Namespace, overrides: list[str]) -> None:
     print_models(args.pattern, args.csv)
 
 
+def prepare(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Download and prepare a data set of TensorFlow Datasets, as array_record."""
+    _no_overrides(overrides)
+    from tljax.data import tfds_prepare
+
+    folder, made = tfds_prepare.prepare(args.data, args.data_dir)
+    print(f"{'prepared' if made else 'there already:'} {printable(folder)}")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     parser = argparse.ArgumentParser(
@@ -235,8 +249,11 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate_parser.add_argument(
         "--data",
         metavar="DATA",
-        help="folder:PATH or embedded:NAME, of the same classes, to see how much accuracy drops on"
-        " it; default: what it trained on",
+        help="folder:PATH, tfds:NAME or embedded:NAME, of the same classes, to see how much"
+        " accuracy drops on it; default: what it trained on",
+    )
+    evaluate_parser.add_argument(
+        "--data_dir", metavar="DIR", help="where tfds: data lies; default: where it lay in training"
     )
     evaluate_parser.add_argument(
         "--refit_head",
@@ -390,6 +407,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--accept_changes",
         action="store_true",
         help="go on with runs that began under other versions, code or devices, as `train` does",
+    )
+
+    prepare_parser = command(
+        prepare,
+        epilog="example: tljax prepare tfds:oxford_iiit_pet --data_dir ~/data; needs the extra"
+        " `prepare`, i.e. TensorFlow, which training does not",
+    )
+    prepare_parser.add_argument(
+        "data",
+        metavar="tfds:NAME[/CONFIG][:VERSION]",
+        help="a data set that TFDS knows, or package.module.Builder for a builder of your own",
+    )
+    prepare_parser.add_argument(
+        "--data_dir", metavar="DIR", help="default: TFDS_DATA_DIR, or ~/tensorflow_datasets"
     )
 
     demo_parser = command(demo)

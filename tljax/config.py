@@ -27,9 +27,12 @@ def base() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
     # What to learn from.
-    # embedded:NAME or folder:PATH; or several, with commas between: tasks that share the trunk,
-    # each with a head of its own, whose images are mixed in every batch.
+    # embedded:NAME, folder:PATH, or tfds:NAME[/CONFIG][:VERSION], where splits may be chosen (quote
+    # it): 'tfds:cifar10?train=train[:80%],val=train[80%:]'; also ?image= and ?label= features.
+    # Or several, with commas between: tasks that share the trunk, each with a head of its own,
+    # whose images are mixed in every batch.
     config.data = "embedded:digits"
+    config.data_dir = config_dict.placeholder(str)  # of tfds: data, local or gs://; None: TFDS's
     config.train_size = config_dict.placeholder(int)  # training images in all; None: all there are
     config.train_per_class = config_dict.placeholder(int)  # or so many of each class
     config.val_fraction = 0.2  # of the training images, where the data has no validation split

@@ -180,7 +180,7 @@ def _check(runs: Sequence[Planned], workdir: Path) -> None:
         try:
             data = run.config.data
             if data not in tasks:
-                tasks[data] = data_lib.tasks(data)
+                tasks[data] = data_lib.tasks(data, run.config.data_dir)
             config = experiment.as_begun(run.config, workdir / "runs" / run.name)
             experiment.prepare(config, tasks[data])
         except InputError as error:

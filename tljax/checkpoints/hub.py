@@ -158,7 +158,7 @@ def _from_hub(address: str, sha256: str | None, md5: str | None) -> Path:
     found = _hub_cache(file)
     if isinstance(found, str):
         return Path(found)
-    if variable := _offline():
+    if variable := offline_variable():
         raise _forbidden(address, variable, "give init_from the path of a copy")
 
     import huggingface_hub
@@ -275,7 +275,7 @@ def _from_url(address: str, url: str, sha256: str | None, md5: str | None) -> Pa
     target = _cache_path(url)
     if target.exists():
         return target
-    if variable := _offline():
+    if variable := offline_variable():
         raise _forbidden(address, variable, f"put the file at '{target}'")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -434,7 +434,7 @@ def _progress(address: str) -> Progress:
 # Both -------------------------------------------------------------------------------------------
 
 
-def _offline() -> str:
+def offline_variable() -> str:
     """The variable that forbids the network, or an empty string."""
     for variable in OFFLINE_VARIABLES:
         if os.environ.get(variable, "").lower() in ("1", "true", "yes", "on"):

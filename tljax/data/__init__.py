@@ -1,8 +1,8 @@
 """Images in, batches out.
 
-`sources` says what data is, `datasets` finds it by name (`embedded`, `folder`), `joint` makes one
-data set of several, `transforms` brings images to the form a checkpoint expects, `views` draws
-augmented ones once, and `pipeline` serves batches.
+`sources` says what data is, `datasets` finds it by name (`embedded:`, `folder:`, `tfds:`), `joint`
+makes one data set of several, `transforms` brings images to the form a checkpoint expects, `views`
+draws augmented ones once, and `pipeline` serves batches.
 """
 
 from tljax.data.datasets import class_names, load, tasks

@@ -6,17 +6,19 @@ Several names, with commas between them, are the tasks of one trunk: `embedded:d
 import functools
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from tljax.data import embedded, folder
+from tljax.data import embedded, folder, tfds
 from tljax.data.joint import Task, join, names_of_all
 from tljax.data.sources import Dataset, Source, Subset
 from tljax.data.splits import carve, random_ranks, stratified_order
 from tljax.errors import InputError, did_you_mean
 
 # Where data comes from: each module offers load(rest) -> Dataset and class_names(rest).
-_ORIGINS = {"embedded": embedded, "folder": folder}
+_ORIGINS = {"embedded": embedded, "folder": folder, "tfds": tfds}
+_WRITE = "write embedded:NAME, folder:PATH or tfds:NAME"
 
 
 def load(
@@ -26,6 +28,7 @@ def load(
     train_per_class: int | None = None,
     val_fraction: float = 0.2,
     seed: int = 0,
+    data_dir: str | None = None,
 ) -> Dataset:
     """Load a data set and settle its splits.
 
@@ -36,12 +39,14 @@ def load(
     Each of several data sets is treated as it would be alone.
 
     Args:
-      spec: `embedded:NAME` or `folder:PATH`, or several of them with commas between.
+      spec: `embedded:NAME`, `folder:PATH`, or `tfds:NAME[/CONFIG][:VERSION]`, with choices after
+        a `?` (see `tljax.data.tfds_spec`); or several of them with commas between.
       train_size: Training images in all (of each, if several), in the proportions of the classes;
         None keeps all. May be less than the number of classes.
       train_per_class: Training images of each class, instead of `train_size`.
       val_fraction: Between 0 and 1, both excluded; not used if the data has its own validation.
       seed: Of the validation split and the subsample; not negative.
+      data_dir: Of `tfds:` alone: where prepared data sets lie; None: TFDS's own default.
 
     Raises:
       InputError: The data cannot be found or read, or has too few images for what is asked.
@@ -55,6 +60,7 @@ def load(
     if seed < 0:
         raise InputError(f"seed is {seed}; set it to 0 or more")
     names = split_spec(spec)
+    _check_data_dir(names, data_dir)
     if len(names) > 1:
         each = functools.partial(
             load,
@@ -63,9 +69,14 @@ def load(
             val_fraction=val_fraction,
             seed=seed,
         )
-        return join([replace(each(name), name=name) for name in names])
-    origin, rest = _origin(spec)
-    dataset = origin.load(rest)
+        places = [data_dir if _is_tfds(name) else None for name in names]
+        return join(
+            [
+                replace(each(name, data_dir=place), name=name)
+                for name, place in zip(names, places, strict=True)
+            ]
+        )
+    dataset = _ask(spec, "load", data_dir)
     val_rng, subset_rng = (np.random.default_rng((seed, purpose)) for purpose in range(2))
     if dataset.val is None:
         kept, carved = carve(dataset.train.labels, val_fraction, val_rng)
@@ -84,26 +95,24 @@ def load(
     return dataset
 
 
-def class_names(spec: str) -> tuple[str, ...]:
+def class_names(spec: str, data_dir: str | None = None) -> tuple[str, ...]:
     """Names of the classes in the order of their labels; reads no image.
 
     Raises:
       InputError: The data cannot be found.
     """
-    return names_of_all(tasks(spec))
+    return names_of_all(tasks(spec, data_dir))
 
 
-def tasks(spec: str) -> tuple[Task, ...]:
+def tasks(spec: str, data_dir: str | None = None) -> tuple[Task, ...]:
     """The data sets that a spec names, and their classes; reads no image.
 
     Raises:
       InputError: One of them cannot be found.
     """
-    found = []
-    for name in split_spec(spec):
-        origin, rest = _origin(name)
-        found.append(Task(name, origin.class_names(rest)))
-    return tuple(found)
+    names = split_spec(spec)
+    _check_data_dir(names, data_dir)
+    return tuple(Task(name, _ask(name, "class_names", data_dir)) for name in names)
 
 
 def split_spec(spec: str) -> list[str]:
@@ -119,12 +128,24 @@ def split_spec(spec: str) -> list[str]:
     return names
 
 
-def _origin(spec: str):
+def _is_tfds(name: str) -> bool:
+    return name.startswith("tfds:")
+
+
+def _check_data_dir(names: list[str], data_dir: str | None) -> None:
+    if data_dir is not None and not any(map(_is_tfds, names)):
+        spec = ",".join(names)
+        raise InputError(f"data_dir is '{data_dir}', but {spec} is no tfds: data; unset data_dir")
+
+
+def _ask(spec: str, what: str, data_dir: str | None) -> Any:
+    """What `load` or `class_names` of the origin says."""
     scheme, colon, rest = spec.partition(":")
     if not colon or scheme not in _ORIGINS:
         hint = did_you_mean(scheme, _ORIGINS) if colon else ""
-        raise InputError(f"unknown data '{spec}'{hint}: write embedded:NAME or folder:PATH")
-    return _ORIGINS[scheme], rest
+        raise InputError(f"unknown data '{spec}'{hint}: {_WRITE}")
+    function = getattr(_ORIGINS[scheme], what)
+    return function(rest, data_dir) if _is_tfds(spec) else function(rest)
 
 
 def _first(source: Source, size: int, spec: str, rng: np.random.Generator) -> Subset:

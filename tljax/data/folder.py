@@ -22,11 +22,10 @@ from typing import TypeVar
 import numpy as np
 
 from tljax.data.images import EXTENSIONS, decode
-from tljax.data.sources import Dataset, Example, Source, Subset
-from tljax.data.splits import carve
+from tljax.data.sources import Dataset, Example, Source
+from tljax.data.splits import carve_test
 from tljax.errors import InputError
 
-_TEST_FRACTION = 0.2
 _FINGERPRINTED = 2**28  # bytes of images that a fingerprint reads
 _AT_ONCE = 256  # files that a thread is given: one by one, handing them out takes longest
 _VAL_NAMES = ("val", "valid", "validation")
@@ -70,9 +69,7 @@ class FolderSource(Source):
 def load(path: str) -> Dataset:
     """List the images below `path`; none is decoded.
 
-    Where there is no test/, a fifth of each class is split off as test images. That split
-    belongs to the data: it does not depend on the seed of an experiment, and changes only
-    when files are added or removed.
+    Where there is no test/, a fifth of each class is split off as test images, always the same.
 
     Raises:
       InputError: The folder is missing, empty, may not be read, or is laid out in another way.
@@ -87,14 +84,7 @@ def load(path: str) -> Dataset:
         val = _read_if_present(root, _VAL_NAMES, classes)
         test = _read_if_present(root, ("test",), classes)
     if test is None:
-        rng = np.random.default_rng(0)
-        kept, carved = carve(train.labels, _TEST_FRACTION, rng)
-        if len(carved) == 0:
-            raise InputError(
-                f"{root} has one image a class, so none can be kept for testing; add images or a "
-                "test folder"
-            )
-        train, test = Subset(train, kept), Subset(train, carved)
+        train, test = carve_test(train, root, "a test folder")
     return Dataset(f"folder:{path}", classes, train, val, test)
 
 

@@ -48,11 +48,15 @@ def skipped_message(names: Collection[object]) -> str:
     return f"skipped {len(names)} images that cannot be read: {first}" + ", ..." * (len(names) > 5)
 
 
-def decode(source: str | os.PathLike | bytes) -> np.ndarray:
+def decode(source: str | os.PathLike | bytes, name: str | None = None) -> np.ndarray:
     """Decode a JPEG, PNG, WebP or BMP image, given as a path or as the bytes of a file.
 
     The image is turned as its EXIF orientation says. Grey, palette and CMYK images become RGB,
     16-bit grey is scaled to 8 bits, and transparent pixels are blended over white.
+
+    Args:
+      source: The path or the bytes.
+      name: What an error calls the image; None: its path, or the number of its bytes.
 
     Returns:
       uint8 (h, w, 3).
@@ -62,9 +66,9 @@ def decode(source: str | os.PathLike | bytes) -> np.ndarray:
         `PIL.Image.MAX_IMAGE_PIXELS` (a decompression bomb).
     """
     if isinstance(source, bytes):
-        name, data = f"of {len(source)} bytes", source
+        name, data = name or f"of {len(source)} bytes", source
     else:
-        name = os.fspath(source)
+        name = name or os.fspath(source)
         data = _read(Path(source), name)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:

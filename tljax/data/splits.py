@@ -2,6 +2,11 @@
 
 import numpy as np
 
+from tljax.data.sources import Source, Subset
+from tljax.errors import InputError
+
+_TEST_FRACTION = 0.2
+
 
 def random_ranks(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """int (n,): the place of each image in a random order of its own class, from 0.
@@ -51,3 +56,26 @@ def carve(
     taken = np.where(counts > 1, np.clip(np.rint(counts * fraction), 1, counts - 1), 0)
     carved = random_ranks(labels, rng) < taken[labels]
     return np.flatnonzero(~carved), np.flatnonzero(carved)
+
+
+def carve_test(train: Source, where: object, instead: str) -> tuple[Subset, Subset]:
+    """(train, test) of data that came without test images: a fifth of each class is for testing.
+
+    That split belongs to the data: it does not depend on the seed of an experiment, and changes
+    only when images are added or removed.
+
+    Args:
+      train: All images.
+      where: What to call the data.
+      instead: What a user may add or name instead.
+
+    Raises:
+      InputError: No class has two images.
+    """
+    kept, carved = carve(train.labels, _TEST_FRACTION, np.random.default_rng(0))
+    if len(carved) == 0:
+        raise InputError(
+            f"{where} has one image a class, so none can be kept for testing; add images or "
+            f"{instead}"
+        )
+    return Subset(train, kept), Subset(train, carved)

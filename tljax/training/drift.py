@@ -62,7 +62,12 @@ class Drift:
 
 
 def measure(
-    workdirs: Sequence[Path], data: str, split: str, task: str | None, refit: bool
+    workdirs: Sequence[Path],
+    data: str,
+    split: str,
+    task: str | None,
+    refit: bool,
+    data_dir: str | None = None,
 ) -> list[Drift]:
     """Evaluates the best weights of each workdir on shifted data.
 
@@ -72,16 +77,17 @@ def measure(
       split: of the shifted data.
       task: which one of the runs' tasks, if they have several.
       refit: whether to fit new heads as well, on the training images of `data`.
+      data_dir: where `tfds:` data lies; None: where the runs' configs say.
 
     Raises:
       InputError: if one is not a trained workdir, or the data has other classes.
     """
     drifts = []
     for workdir in workdirs:
-        name = experiment.task_for(workdir, data) if task is None else task
+        name = experiment.task_for(workdir, data, data_dir) if task is None else task
         trained = experiment.read_workdir(workdir, name)
-        shifted = experiment.evaluate_trained(trained, data, split)
-        dataset = experiment.same_classes(trained, data)
+        shifted = experiment.evaluate_trained(trained, data, split, data_dir)
+        dataset = experiment.same_classes(trained, data, data_dir)
         drifts.append(Drift(trained, shifted, refit_head(trained, dataset) if refit else None))
     return drifts
 

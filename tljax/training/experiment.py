@@ -102,7 +102,7 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
       config: may be unresolved.
       tasks: that its data is for, if they are known; None: the data is asked.
     """
-    tasks = tasks or data_lib.tasks(config.data)
+    tasks = tasks or data_lib.tasks(config.data, config.data_dir)
     check_known("dtype", config.dtype, _DTYPES)
     model = registry.create(
         config.model,
@@ -319,6 +319,7 @@ def load_data(config: ml_collections.ConfigDict) -> Dataset:
         train_per_class=config.train_per_class,
         val_fraction=config.val_fraction,
         seed=config.seed,
+        data_dir=config.data_dir,
     )
 
 
@@ -459,22 +460,32 @@ def fit_config(
         )
 
 
-def evaluate_workdir(workdir: Path, split: str, task: str | None = None) -> list[Evaluated]:
+def evaluate_workdir(
+    workdir: Path, split: str, task: str | None = None, data_dir: str | None = None
+) -> list[Evaluated]:
     """`tljax evaluate`: the best weights of a workdir on a split of its data.
 
     Of a run of several tasks each is evaluated on its own data, or the one named alone.
+
+    Args:
+      workdir: of a run of `tljax train`.
+      split: train, val or test.
+      task: of several.
+      data_dir: where `tfds:` data lies; None: where the config says.
 
     Raises:
       InputError: if it is not a trained workdir, or its data have other classes by now.
     """
     names = [task] if task is not None else [known.name for known in tasks_of(workdir)]
-    return [evaluate_trained(read_workdir(workdir, name), None, split) for name in names]
+    return [evaluate_trained(read_workdir(workdir, name), None, split, data_dir) for name in names]
 
 
-def evaluate_trained(trained: Trained, data: str | None, split: str) -> Evaluated:
+def evaluate_trained(
+    trained: Trained, data: str | None, split: str, data_dir: str | None = None
+) -> Evaluated:
     """The weights of one task on a split of its data, or of other data of the same classes."""
     config, experiment = trained.config, trained.experiment
-    dataset = same_classes(trained, data)
+    dataset = same_classes(trained, data, data_dir)
     source = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
     if source is None:
         raise InputError(f"'{data or config.data}' has no {split} images; choose another --split")
@@ -492,15 +503,20 @@ def evaluate_trained(trained: Trained, data: str | None, split: str) -> Evaluate
     return Evaluated(evaluation, naive, data or config.data, split)
 
 
-def same_classes(trained: Trained, data: str | None) -> Dataset:
+def same_classes(trained: Trained, data: str | None, data_dir: str | None = None) -> Dataset:
     """The data of a run of one task, or other data, if it has the same classes; else InputError."""
-    config = trained.config
-    if data is None:
+    config = trained.config.copy_and_resolve_references()
+    data = data or config.data
+    if data_dir is not None or not data.startswith("tfds:"):
+        config.data_dir = data_dir
+    if data == config.data:
         dataset = load_data(config)
     else:
-        dataset = data_lib.load(data, val_fraction=config.val_fraction, seed=config.seed)
+        dataset = data_lib.load(
+            data, val_fraction=config.val_fraction, seed=config.seed, data_dir=config.data_dir
+        )
     known = trained.experiment.class_names
-    _check_classes(dataset.class_names, known, data or config.data, trained.workdir)
+    _check_classes(dataset.class_names, known, data, trained.workdir)
     return dataset
 
 
@@ -553,16 +569,16 @@ def tasks_of(workdir: Path) -> tuple[Task, ...]:
       InputError: if it is not a workdir.
     """
     config = read_config(workdir)
-    return _kept_tasks(workdir, config.data) or data_lib.tasks(config.data)
+    return _kept_tasks(workdir, config.data) or data_lib.tasks(config.data, config.data_dir)
 
 
-def task_for(workdir: Path, data: str) -> str | None:
+def task_for(workdir: Path, data: str, data_dir: str | None = None) -> str | None:
     """Which of a run's tasks other data are for: the one of the same classes; None: there is one.
 
     Raises:
       InputError: if none has these classes, or several have them.
     """
-    tasks, classes = tasks_of(workdir), data_lib.class_names(data)
+    tasks, classes = tasks_of(workdir), data_lib.class_names(data, data_dir)
     if len(tasks) == 1:
         return None
     fitting = [task.name for task in tasks if task.class_names == classes]

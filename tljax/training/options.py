@@ -18,7 +18,7 @@ HEAD_INITS = ("zero", "random")
 CACHES = ("auto", "memory", "disk", "off")
 
 # What may be changed when a run goes on: no number of its result depends on it.
-HARMLESS = ("checkpoint_every", "keep", "num_workers")
+HARMLESS = ("checkpoint_every", "data_dir", "keep", "num_workers")
 
 
 @dataclass(frozen=True)

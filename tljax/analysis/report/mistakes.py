@@ -67,7 +67,7 @@ def _test_images(answered: Answered) -> tuple[Source | None, str]:
     """The images that the answers are to, or why they cannot be shown, as html."""
     config = answered.setting.first.config
     try:
-        source = data_lib.load(config["data"]).test
+        source = data_lib.load(config["data"], data_dir=config["data_dir"]).test
     except InputError as error:
         return None, shown(f"{error}"[:200])
     first = 0
