@@ -29,6 +29,7 @@ SCRATCH = ["train", "--config", str(CONFIGS / "from_scratch.py"), "--workdir", "
 DIGITS = [*SCRATCH, "--config.train_size=20"]
 TOGETHER = ["--coordinator_address", "localhost:1", "--num_processes", "2"]
 TUNE = ["train", "--config", str(CONFIGS / "fine_tune.py"), "--workdir", "new", *SHORT]
+PLAN = ["plan", "--config", str(CONFIGS / "from_scratch.py")]
 PHOTOS = "--config.data=folder:data/good"
 
 CONFIG_PAGES = {
@@ -306,6 +307,9 @@ ROWS = {
     "no views": (field("views=0", "augment=crop"), "views is 0"),
     "views that are all the same": (field("views=2", "augment=none"), "augment is none"),
     "denseness that is neither true nor false": (field("eval_dense=2"), "config.eval_dense"),
+    "no TPU slice": ([*PLAN, "--target", "v5e-8"], "there is no TPU slice 'v5e-8'"),
+    "a TPU of tomorrow": ([*PLAN, "--target", "v9:2x2"], "v4, v5e, v5p, v6e"),
+    "the largest batch of nothing": ([*PLAN, "--max-batch"], "--target"),
     "no mesh": (field("mesh=eight"), "mesh is 'eight'"),
     "a mesh of other devices": (field("mesh=data:3"), "number of devices, 1"),
     "two axes for what is left": (field("mesh=data:-1,fsdp:-1"), "one of them -1"),

@@ -120,13 +120,14 @@ def plan(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.target is not None:
         import jax
 
+        from tljax.analysis.target import check, print_target
+
+        check(args.target)
         jax.config.update("jax_platforms", "cpu")  # with libtpu here, it would look for a TPU
     from tljax.analysis.plan_table import print_plan
 
     print_plan(config, args.compile)
     if args.target is not None:
-        from tljax.analysis.target import print_target
-
         print_target(config, args.target, args.max_batch)
 
 

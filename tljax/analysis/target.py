@@ -70,6 +70,21 @@ def chip_of(target: str) -> Chip:
     return CHIPS[match[1]]
 
 
+def check(target: str) -> Chip:
+    """The chip of a slice, which can be compiled for here.
+
+    Raises:
+      InputError: if there is no such chip, or libtpu is not installed.
+    """
+    chip = chip_of(target)
+    if find_spec("libtpu") is None:
+        raise InputError(
+            "to compile for a TPU takes its compiler, which also runs without one; install it with"
+            " pip install -c constraints.txt '.[tpu]'"
+        )
+    return chip
+
+
 def reports(
     config: ml_collections.ConfigDict, target: str, max_batch: bool = False
 ) -> Iterator[Report]:
@@ -79,12 +94,7 @@ def reports(
       InputError: if libtpu is not installed, or there is no such slice, or the config does not fit
         it.
     """
-    chip = chip_of(target)
-    if find_spec("libtpu") is None:
-        raise InputError(
-            "to compile for a TPU takes its compiler, which also runs without one; install it with"
-            " pip install -c constraints.txt '.[tpu]'"
-        )
+    chip = check(target)
     resolved = experiment.resolve(config)
     question = {
         "config": json.loads(resolved.to_json()),
@@ -138,7 +148,7 @@ def print_target(config: ml_collections.ConfigDict, target: str, max_batch: bool
     Raises:
       InputError: see `reports`.
     """
-    chip = chip_of(target)
+    chip = check(target)
     width = None if Console().is_terminal else 120
     console = Console(highlight=False, soft_wrap=True, width=width)
     best: Report | None = None

@@ -10,7 +10,7 @@ would run there: gradient, clip, update, state donated, arrays laid out on the c
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -50,7 +50,8 @@ class Report:
         place.
       collectives: by kind, the number in the program, the bytes of their results, and the bytes
         that a chip sends.
-      optimizer_state: shapes of the optimizer's arrays among the program's arguments.
+      optimizer_state: shapes, as they lie on a chip, of the optimizer's arrays among the program's
+        parameters.
     """
 
     batch_size: int
@@ -138,7 +139,7 @@ def compile_step(exp: Experiment, mesh: Mesh, batch_size: int, memory: int) -> R
         return Report(batch_size, int(mesh.size), False, used[0] if used else str(error)[:200])
     analysis: Any = program.memory_analysis()
     counted: Any = program.cost_analysis()
-    slots = [leaf.shape for leaf in jax.tree.leaves(program.in_avals[0][0].opt_state) if leaf.shape]
+    text = program.as_text()
     report = Report(
         batch_size,
         int(mesh.size),
@@ -149,8 +150,8 @@ def compile_step(exp: Experiment, mesh: Mesh, batch_size: int, memory: int) -> R
         outputs=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
         temporaries=analysis.temp_size_in_bytes,
         code=analysis.generated_code_size_in_bytes,
-        collectives=collectives(program.as_text(), int(mesh.size)),
-        optimizer_state=tuple(sorted(slots)),
+        collectives=collectives(text, int(mesh.size)),
+        optimizer_state=optimizer_state(text),
     )
     if report.memory > memory:
         return Report(**{**asdict(report), "fits": False, "why": "more than the chip has"})
@@ -183,6 +184,13 @@ def collectives(program: str, devices: int) -> dict[str, tuple[int, int, int]]:
     return {kind: counts for kind, counts in found.items() if counts[0]}
 
 
+def optimizer_state(program: str) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the optimizer's arrays among a compiled program's parameters, sorted."""
+    entry = program[program.index("\nENTRY ") :]
+    shapes = re.findall(r"\w+\[([\d,]+)\]\S* parameter\(.*op_name=\"state\.opt_state", entry)
+    return tuple(sorted(tuple(int(n) for n in shape.split(",")) for shape in shapes))
+
+
 def _size(dtype: str, shape: str) -> int:
     return _BYTES.get(dtype, 4) * int(np.prod([int(n) for n in shape.split(",") if n]))
 
@@ -196,13 +204,14 @@ def _group(line: str, devices: int) -> int:
     return devices
 
 
-def largest_batch(exp: Experiment, mesh: Mesh, begin: Report, memory: int) -> Iterator[Report]:
+def largest_batch(compiled: Callable[[int], Report], begin: Report, unit: int) -> Iterator[Report]:
     """Reports on the way to the largest batch that fits: twice as many, then halfway between.
 
     Args:
+      compiled: the report of a batch size.
       begin: of the batch to begin at.
+      unit: what a batch has to be a multiple of.
     """
-    unit = int(mesh.size) * (exp.options.accumulate or 1)
     fitting, failing = 0, 0
     report = begin
     while True:
@@ -211,7 +220,7 @@ def largest_batch(exp: Experiment, mesh: Mesh, begin: Report, memory: int) -> It
         if failing - fitting == 1 or fitting * unit > _LARGEST:
             return
         number = (fitting + failing) // 2 if failing else 2 * fitting
-        report = compile_step(exp, mesh, number * unit, memory)
+        report = compiled(number * unit)
         yield report
 
 
@@ -225,10 +234,15 @@ def answer(question: dict[str, Any]) -> Iterator[Report]:
     config = ml_collections.ConfigDict(question["config"])
     exp = experiment.prepare(config, tuple(question["class_names"]))
     mesh = mesh_of(config.mesh, devices_of(question["target"]))
-    report = compile_step(exp, mesh, config.batch_size, question["memory"])
+
+    def compiled(batch_size: int) -> Report:
+        return compile_step(exp, mesh, batch_size, question["memory"])
+
+    report = compiled(config.batch_size)
     yield report
     if question["max_batch"]:
-        yield from largest_batch(exp, mesh, report, question["memory"])
+        unit = int(mesh.size) * (exp.options.accumulate or 1)
+        yield from largest_batch(compiled, report, unit)
 
 
 if __name__ == "__main__":
