@@ -8,7 +8,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 export TLJAX_CHECKPOINTS ?= $(wildcard ../shared/checkpoints)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format lock parity soak fuzz clean
+.PHONY: help install demo test lint format lock parity bench soak fuzz clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ parity: $(VENV)/.test  ## compare every family with its original (installs PyTor
 	$(PIP_INSTALL) -e '.[parity]'
 	$(BIN)/python -m tests.parity.make_references
 	$(BIN)/python -m tests.parity.round_trip
+
+bench: $(VENV)/.test  ## speed beside timm, Keras and a minimal JAX step (installs the same; hours)
+	$(PIP_INSTALL) -e '.[parity]'
+	$(BIN)/python -m benchmarks
 
 soak: $(VENV)/.test  ## kill runs in every phase, and compare them with runs that nobody killed (half an hour)
 	$(BIN)/python -m tests.soak
