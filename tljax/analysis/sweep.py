@@ -23,7 +23,6 @@ from rich.progress import TextColumn
 from rich.table import Table
 
 from tljax import config as config_lib
-from tljax import data as data_lib
 from tljax.analysis.results import (
     FAILED,
     OVERRIDES,
@@ -178,11 +177,9 @@ def _check(runs: Sequence[Planned], workdir: Path) -> None:
     class_names: dict[str, tuple[str, ...]] = {}
     for run in runs:
         try:
-            data = run.config.data
-            if data not in class_names:
-                class_names[data] = data_lib.class_names(data)
             config = experiment.as_begun(run.config, workdir / "runs" / run.name)
-            experiment.prepare(config, class_names[data])
+            data = str(config.data)  # whose classes are asked for once
+            class_names[data] = experiment.prepare(config, class_names.get(data)).class_names
         except InputError as error:
             raise InputError(f"in the run {run.name}: {error}") from None
 
@@ -207,12 +204,13 @@ def _run_all(
             except InUse:
                 tally.elsewhere.append(run.name)
                 told = "left to the process that is at it"
-            last = f"{told}  programs compiled: {compilations.count}"
-            bar.update(task, advance=1, last=escape(last))
-            if told and not stderr.is_terminal:
-                counted_ones = number - len(tally.skipped)
-                left = (time.monotonic() - began) / counted_ones * (len(runs) - number)
-                line = f"{number}/{len(runs)}  {run.name}: {last}  ETA {left:.0f} s"
+            compiled = f"programs compiled: {compilations.count}"
+            failed = run.name in tally.failed
+            bar.update(task, advance=1, last=compiled if failed else escape(f"{told}  {compiled}"))
+            if told and (failed or not stderr.is_terminal):
+                tried = number - len(tally.skipped)
+                left = (time.monotonic() - began) / tried * (len(runs) - number)
+                line = f"{number}/{len(runs)}  {run.name}: {told}  {compiled}  ETA {left:.0f} s"
                 stderr.print(line, soft_wrap=True, markup=False)
             if time.monotonic() - written > _WRITE_EVERY:
                 _write(workdir, by)
