@@ -10,7 +10,7 @@ uniform, exponential and lognormal values, and normal ones of which one in ten f
 | percentile     | .686-.762  | .764-.839  | .844-.922  | .891-.939  | .925-.939  |
 
 So a handful of seeds gets Student's t; from `BOOTSTRAP_FROM` on the BCa bootstrap covers as well
-as t within two points, and follows the skew of the values, so that it need not be symmetric.
+as t within about two points, and follows the skew of the values, so that it need not be symmetric.
 """
 
 import math

@@ -178,11 +178,9 @@ def _check(runs: Sequence[Planned], workdir: Path) -> None:
     tasks: dict[str, tuple[data_lib.Task, ...]] = {}
     for run in runs:
         try:
-            data = run.config.data
-            if data not in tasks:
-                tasks[data] = data_lib.tasks(data, run.config.data_dir)
             config = experiment.as_begun(run.config, workdir / "runs" / run.name)
-            experiment.prepare(config, tasks[data])
+            data = str(config.data)  # whose classes are asked for once
+            tasks[data] = experiment.prepare(config, tasks.get(data)).tasks
         except InputError as error:
             raise InputError(f"in the run {run.name}: {error}") from None
 
@@ -207,12 +205,13 @@ def _run_all(
             except InUse:
                 tally.elsewhere.append(run.name)
                 told = "left to the process that is at it"
-            last = f"{told}  programs compiled: {compilations.count}"
-            bar.update(task, advance=1, last=escape(last))
-            if told and not stderr.is_terminal:
-                counted_ones = number - len(tally.skipped)
-                left = (time.monotonic() - began) / counted_ones * (len(runs) - number)
-                line = f"{number}/{len(runs)}  {run.name}: {last}  ETA {left:.0f} s"
+            compiled = f"programs compiled: {compilations.count}"
+            failed = run.name in tally.failed
+            bar.update(task, advance=1, last=compiled if failed else escape(f"{told}  {compiled}"))
+            if told and (failed or not stderr.is_terminal):
+                tried = number - len(tally.skipped)
+                left = (time.monotonic() - began) / tried * (len(runs) - number)
+                line = f"{number}/{len(runs)}  {run.name}: {told}  {compiled}  ETA {left:.0f} s"
                 stderr.print(line, soft_wrap=True, markup=False)
             if time.monotonic() - written > _WRITE_EVERY:
                 _write(workdir, by)

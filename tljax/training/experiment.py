@@ -664,7 +664,7 @@ def _read_if_there(path: Path, kind: type | types.UnionType) -> Any:
     """The content of a JSON file of a workdir, which has to be of a kind; None if there is none."""
     try:
         content = parse_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} ({error}); restore it, or train anew") from None
