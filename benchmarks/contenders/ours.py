@@ -41,25 +41,7 @@ def job(job: Job, folder: Path, epochs: int, images: int | None = None) -> dict[
     train = jobs.images_of(network.pixels, images or job.images)
     model, variables, preprocessing = _load(network, folder)
     plan = plan_of(job.scenario, model.groups, network.k)
-    keeps = plan.frozen_prefix(variables["params"]) > 0
-    seconds, result = timed(
-        lambda: tljax.fit(
-            model,
-            variables,
-            plan,
-            train,
-            None,
-            preprocessing=preprocessing,
-            batch_size=jobs.BATCH,
-            epochs=epochs,
-            lr=jobs.LEARNING_RATE,
-            momentum=jobs.MOMENTUM,
-            schedule="constant",
-            log_every=len(train[1]) // jobs.BATCH,
-            cache="memory" if keeps else "off",
-            progress=False,
-        )
-    )
+    seconds, result = timed(lambda: _fit(model, variables, plan, train, preprocessing, epochs))
     losses = [row["loss"] for row in result.history if row["event"] == "train"]
     return {"seconds": seconds, "epochs": epochs, "loss": losses[-1]}
 
@@ -126,19 +108,8 @@ def growth(
     plan = tljax.freeze_first(model.groups, k)
 
     def fit(count: int, epochs: int) -> None:
-        tljax.fit(
-            model,
-            variables,
-            plan,
-            jobs.images_of(pixels, count),
-            None,
-            preprocessing=preprocessing,
-            batch_size=jobs.BATCH,
-            epochs=epochs,
-            lr=jobs.LEARNING_RATE,
-            cache="memory" if k else "off",
-            progress=False,
-        )
+        train = jobs.images_of(pixels, count)
+        _fit(model, variables, plan, train, preprocessing, epochs)
 
     fit(jobs.BATCH, 1)  # compiles
     seconds, _ = timed(lambda: fit(images, epochs))
@@ -206,24 +177,43 @@ def warm_epoch(network: Network, folder: Path, images: int) -> dict[str, float]:
     model, variables, preprocessing = _load(network, folder)
     train = jobs.images_of(network.pixels, images)
 
+    plan = tljax.feature_extraction(model.groups)
+
     def fit(epochs: int) -> None:
-        tljax.fit(
-            model,
-            variables,
-            tljax.feature_extraction(model.groups),
-            train,
-            None,
-            preprocessing=preprocessing,
-            batch_size=jobs.BATCH,
-            epochs=epochs,
-            lr=jobs.LEARNING_RATE,
-            cache="disk",
-            progress=False,
-        )
+        _fit(model, variables, plan, train, preprocessing, epochs, cache="disk")
 
     fit(1)  # which fills it
     few, many = (timed(lambda n=n: fit(n))[0] for n in (1, 21))
     return {"seconds": (many - few) / 20}
+
+
+def _fit(
+    model: Any,
+    variables: Any,
+    plan: tljax.TransferPlan,
+    train: Any,
+    preprocessing: Any,
+    epochs: int,
+    cache: str = "memory",
+) -> tljax.Result:
+    """A job's training, as its user would call it."""
+    keeps = plan.frozen_prefix(variables["params"]) > 0
+    return tljax.fit(
+        model,
+        variables,
+        plan,
+        train,
+        None,
+        preprocessing=preprocessing,
+        batch_size=jobs.BATCH,
+        epochs=epochs,
+        lr=jobs.LEARNING_RATE,
+        momentum=jobs.MOMENTUM,
+        schedule="constant",
+        log_every=len(train[1]) // jobs.BATCH,
+        cache=cache if keeps else "off",
+        progress=False,
+    )
 
 
 def _load(network: Network, folder: Path) -> tuple[Any, Any, Any]:
