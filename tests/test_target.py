@@ -108,10 +108,10 @@ def test_collectives_are_read_from_a_compiled_program():
     assert tpu_program.optimizer_state(PROGRAM) == ((4, 64),)
 
 
-def test_a_chips_peak_rates_bound_a_step():
+def test_a_chips_peak_rates_give_the_roofline():
     chip = target.Chip(16, flops=1e12, bandwidth=1e9, interconnect=1e6)
     sent = {"all-reduce": (1, 5_000, 10_000)}
     report = tpu_program.Report(8, 2, True, flops=5e9, bytes_accessed=2e6, collectives=sent)
-    assert target.least_seconds(report, chip) == pytest.approx(
+    assert target.roofline(report, chip) == pytest.approx(
         {"arithmetic": 0.005, "memory": 0.002, "interconnect": 0.01}
     )

@@ -1,8 +1,9 @@
 """`tljax plan --target`: a config's training step on a TPU slice that one need not have.
 
-The published figures of a chip turn the compiled program into an estimate: no step is faster than
-its arithmetic at the peak rate, its memory traffic at the peak bandwidth, or what it sends at the
-interconnect's. A real step takes longer; how much, only a TPU can tell.
+The published figures of a chip turn the compiled program into an estimate (the roofline of Williams
+et al. 2009): no step is faster than its arithmetic at the peak rate, or than what it sends at the
+interconnect's; and it takes about as long as its memory traffic, which XLA counts with what stays
+on the chip, so that this is no bound. How long it really takes, only a TPU can tell.
 """
 
 import json
@@ -132,8 +133,8 @@ def reports(
             compiler.terminate()
 
 
-def least_seconds(report: Report, chip: Chip) -> dict[str, float]:
-    """How long a step takes at the least, by what bounds it."""
+def roofline(report: Report, chip: Chip) -> dict[str, float]:
+    """Seconds that a step takes for each of its parts, at the chip's peak rates."""
     sent = sum(moved for *_, moved in (report.collectives or {}).values())
     return {
         "arithmetic": report.flops / chip.flops,
@@ -193,15 +194,17 @@ def _print_report(
     table.add_row("HBM in all", f"{report.memory / _GIB:.2f} of {chip.memory} GiB ({share:.0%})")
     table.add_row("fits", "yes" if report.fits else "no", end_section=True)
     table.add_row("FLOP a step", f"{report.flops:.4g}")
-    table.add_row("HBM traffic a step", f"{report.bytes_accessed / _GIB:.2f} GiB", end_section=True)
+    table.add_row(
+        "memory traffic a step", f"{report.bytes_accessed / _GIB:.2f} GiB", end_section=True
+    )
     for kind, (count, size, _) in (report.collectives or {}).items():
         table.add_row(kind, f"{count} of {size / 2**20:,.1f} MiB in all")
     console.print(table)
-    least = least_seconds(report, chip)
-    bound = max(least, key=lambda name: least[name])
+    seconds = roofline(report, chip)
+    least, most = max(seconds["arithmetic"], seconds["interconnect"]), max(seconds.values())
     console.print(
-        "a step takes at least "
-        + ", ".join(f"{seconds * 1e3:.1f} ms of {name}" for name, seconds in least.items())
-        + f" at the chip's peak rates: at most {report.batch_size / least[bound]:,.0f} images/s,"
-        f" bound by {bound}"
+        "roofline of a step, at the chip's peak rates: "
+        + ", ".join(f"{value * 1e3:.1f} ms of {name}" for name, value in seconds.items())
+        + f"; so at most {report.batch_size / least:,.0f} images/s, or"
+        f" {report.batch_size / most:,.0f} if all memory traffic goes to HBM"
     )
