@@ -1,6 +1,7 @@
 """The four scenarios by size and similarity of the target, for a ResNet and a ViT, with benefits.
 
     python experiments/four_scenarios/run.py             # everything: sources, pilot, study, tables
+    python experiments/four_scenarios/run.py --models resnet10_32    # one of the two networks
     python experiments/four_scenarios/run.py --tables    # the tables and the figure alone
 
 From the repository's root. The runs lie in runs/four_scenarios; the same command goes on where it
@@ -67,9 +68,6 @@ class Cell(NamedTuple):
         return "fine_tune" if similar else "from_scratch"
 
 
-CELLS = [Cell(m, t, size) for m in MODELS for t in page.TARGETS for size in page.STEPS]
-
-
 class Study:
     """The numbers of all runs, by arm and seed."""
 
@@ -86,6 +84,15 @@ class Study:
         for row in _read(curves):
             points = self.curves.setdefault(_arm(row), {}).setdefault(int(row["seed"]), [])
             points.append((float(row["examples"]), float(row["val_accuracy"])))
+
+    @property
+    def models(self) -> list[str]:
+        """The networks that were run."""
+        return [model for model in MODELS if any(cell.model == model for cell in self.naive)]
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [Cell(m, t, size) for m in self.models for t in page.TARGETS for size in page.STEPS]
 
     def chosen(self, cell: Cell) -> dict[str, Arm]:
         """One arm a scenario; k has the highest mean validation accuracy of its four."""
@@ -111,9 +118,11 @@ class Study:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", action="store_true", help="run nothing; use what is in *.csv")
-    if not parser.parse_args().tables:
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="default: both")
+    args = parser.parse_args()
+    if not args.tables:
         use_compilation_cache()
-        for model in MODELS:
+        for model in args.models:
             _run(model)
         _collect()
     study = Study(HERE / "results.csv", HERE / "curves.csv")
@@ -150,11 +159,17 @@ def _best_rate(model: str, scenario: str) -> float:
     return max(of_rate, key=lambda rate: np.mean(of_rate[rate]))
 
 
+def _is_done(model: str) -> bool:
+    """Whether every run of the study of a network is done."""
+    done = [run for run in read_runs(ROOT / model / "study" / "runs") if run.summary]
+    return len(done) == sum(1 for _ in page.sweep(f"{model}/study"))
+
+
 def _collect() -> None:
-    """Copies the numbers of the runs beside this file."""
+    """Copies the numbers of the networks' runs beside this file."""
     for part in ("pilot", "study"):
         rows, points = [], []
-        for model in MODELS:
+        for model in filter(_is_done, MODELS):
             folder = ROOT / model / part / "runs"
             for run in read_runs(folder):
                 target = run.overrides["data"].removeprefix("embedded:")
@@ -201,7 +216,7 @@ def table(study: Study) -> str:
     head = ["model", "target", "images", "naive", *map(_words, SCENARIOS), "textbook", "highest"]
     head += ["over the next", "over the textbook's"]
     rows = []
-    for cell in CELLS:
+    for cell in study.cells:
         arms = study.chosen(cell)
         scores = {scenario: study.score(arm) for scenario, arm in arms.items()}
         best, second, *_ = sorted(scores, key=lambda s: -round(scores[s].mean, 12))
@@ -230,7 +245,7 @@ def benefits_table(study: Study) -> str:
     head = ["model", "target", "images", "scenario", "higher start", "rate ratio", "time ratio"]
     head += ["higher asymptote", "total reward", "transfer ratio", "error above scratch"]
     rows = []
-    for cell in CELLS:
+    for cell in study.cells:
         for scenario, arm in study.chosen(cell).items():
             if scenario == "from_scratch":
                 continue
@@ -288,10 +303,11 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
 
 def figure(study: Study) -> plt.Figure:
     """A row a model; per target the accuracy by size, then by the number of frozen groups."""
+    count = len(study.models)
     chart, axes = plt.subplots(
-        len(MODELS), 2 * len(page.TARGETS), figsize=(15, 3.4 * len(MODELS)), layout="constrained"
+        count, 2 * len(page.TARGETS), figsize=(15, 3.4 * count), layout="constrained", squeeze=False
     )
-    for row, model in zip(axes, MODELS, strict=True):
+    for row, model in zip(axes, study.models, strict=True):
         for column, target in enumerate(page.TARGETS):
             _by_size(row[column], study, model, target)
             _by_k(row[column + len(page.TARGETS)], study, model, target)
