@@ -145,7 +145,7 @@ def model_name(model):
 
 
 def test_what_a_killed_process_computed_is_kept(start, digits, tmp_path):
-    dying = Watched(digits.test, fail_at=70)
+    dying = Watched(digits.test, fail_on=70)  # in the third batch
     with pytest.raises(KeyboardInterrupt):
         cached(start, data_lib.Subset(dying, range(200)), tmp_path)
     going_on = Watched(digits.test)

@@ -7,10 +7,13 @@ from tljax.data import Source
 
 
 class Watched(Source):
-    """Counts what is read, and fails like a killed process after `fail_at` images."""
+    """Counts what is read, and fails like a killed process.
 
-    def __init__(self, source, fail_at=None):
-        self.source, self._fail_at = source, fail_at
+    After `fail_at` images, whichever a thread that reads ahead is at; or at the image `fail_on`.
+    """
+
+    def __init__(self, source, fail_at=None, fail_on=None):
+        self.source, self._fail_at, self._fail_on = source, fail_at, fail_on
         self.labels = source.labels
         self.reads = Counter()
 
@@ -20,6 +23,8 @@ class Watched(Source):
     def __getitem__(self, index):
         self.reads[index] += 1
         if self._fail_at is not None and self.reads.total() > self._fail_at:
+            raise KeyboardInterrupt
+        if index == self._fail_on:
             raise KeyboardInterrupt
         return self.source[index]
 
