@@ -99,7 +99,7 @@ def reports(
     resolved = experiment.resolve(config)
     question = {
         "config": json.loads(resolved.to_json()),
-        "class_names": experiment.prepare(config).class_names,
+        "tasks": [[task.name, task.class_names] for task in experiment.prepare(config).tasks],
         "target": target,
         "memory": chip.memory * _GIB,
         "max_batch": max_batch,

@@ -22,6 +22,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tljax.analysis import cost
+from tljax.data import Task
 from tljax.errors import InputError
 from tljax.models import registry
 from tljax.training import experiment
@@ -128,7 +129,9 @@ def compile_step(exp: Experiment, mesh: Mesh, batch_size: int, memory: int) -> R
     parts = opt.accumulate or 1
     mesh_lib.check_batch(mesh, batch_size, parts)
     tx = optimizer(exp.plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm)
-    step: Any = train_step(exp.model, exp.plan, exp.preprocessing, tx, 0, parts, mesh=mesh)
+    step: Any = train_step(
+        exp.model, exp.plan, exp.preprocessing, tx, 0, parts, tuple(exp.task_sizes.values()), mesh
+    )
     given = arguments(exp, mesh, tx, batch_size)
     try:
         program = step.lower(*given).compile()
@@ -228,11 +231,12 @@ def answer(question: dict[str, Any]) -> Iterator[Report]:
     """The report of the config's batch size; then, if asked, those of the search for the largest.
 
     Args:
-      question: `config`, resolved; `class_names` of its data; `target`; `memory` of a chip in
-        bytes; `max_batch`, whether to search.
+      question: `config`, resolved; `tasks`, name and classes of each; `target`; `memory` of a chip
+        in bytes; `max_batch`, whether to search.
     """
     config = ml_collections.ConfigDict(question["config"])
-    exp = experiment.prepare(config, tuple(question["class_names"]))
+    tasks = tuple(Task(name, tuple(names)) for name, names in question["tasks"])
+    exp = experiment.prepare(config, tasks)
     mesh = mesh_of(config.mesh, devices_of(question["target"]))
 
     def compiled(batch_size: int) -> Report:
