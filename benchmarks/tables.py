@@ -10,6 +10,7 @@ from benchmarks import jobs
 
 Rows = dict[str, dict[str, list[dict[str, Any]]]]
 _OURS = "tljax"
+_EMPTY = "Not measured yet."
 
 
 def write_tables(results: dict[str, Any], readme: Path) -> None:
@@ -210,4 +211,4 @@ def _short(value: float) -> str:
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return lines + ["| " + " | ".join(cells) + " |" for cells in body] if body else []
+    return lines + ["| " + " | ".join(cells) + " |" for cells in body] if body else [_EMPTY]
