@@ -33,7 +33,9 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
     trained = plan.trained_groups(params)
     batch_statistics = plan.modes(params)["batch_statistics"]
     forward, activations, weights = cost.law_terms(
-        cost.group_flops(model, variables, size), trained
+        cost.group_flops(model, variables, size),
+        cost.group_products(model, variables, size),
+        trained,
     )
     memory = _memory_by_group(plan, params, config)
     with_norm = {plan.groups.depth(path) for path in leaf_paths(variables.get("batch_stats", {}))}

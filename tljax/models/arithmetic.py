@@ -1,10 +1,14 @@
-"""Matrix product, convolution and max-pool of the networks, in forms fast to differentiate."""
+"""Product, convolution, attention, GELU, max-pool, in forms fast to compute and differentiate."""
 
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+_ONE_BY_ONE = 2**20  # bytes of an image's attention scores from which images are taken in turn
+_PIECES = 8  # at most
 
 
 def product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
@@ -38,6 +42,54 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **_: A
     return jax.lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v, for q, k, v (n, heads, t, d); to (n, heads, t, d).
+
+    The softmax's sum divides the result, which is smaller than the weights (as in FlashAttention,
+    Dao et al. 2022). XLA computes a batch of small products one after another, each on few cores: a
+    CPU therefore gets an operation for every few images, and runs those side by side.
+    """
+
+    def together(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        scores = ((q * q.shape[-1] ** -0.5) @ k.swapaxes(-2, -1)).astype(jnp.float32)
+        highest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+        weights = jnp.exp(scores - highest)
+        scale = 1.0 / weights.sum(-1, keepdims=True)  # whose gradient is cheaper than a quotient's
+        return (weights.astype(v.dtype) @ v) * scale.astype(v.dtype)
+
+    def in_pieces(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        pieces = zip(*(jnp.split(x, number) for x in (q, k, v)), strict=True)
+        return jnp.concatenate([together(*piece) for piece in pieces])
+
+    n, heads, t, _ = q.shape
+    number = max(pieces for pieces in range(1, _PIECES + 1) if n % pieces == 0)
+    if number == 1 or 4 * heads * t * t < _ONE_BY_ONE:
+        return together(q, k, v)
+    result: jax.Array = jax.lax.platform_dependent(q, k, v, cpu=in_pieces, default=together)
+    return result
+
+
+@jax.custom_jvp
+def gelu(x: jax.Array) -> jax.Array:
+    """x Phi(x), Phi the cumulative function of the normal distribution, from erf.
+
+    JAX writes it with erfc, whose expansion takes a CPU twice as long.
+    """
+    return x * _cumulative(x)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """d/dx x Phi(x) = Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)."""
+    (x,), (dx,) = primals, tangents
+    phi = _cumulative(x)
+    return x * phi, (phi + x * jnp.exp(x * x * -0.5) * (2 * math.pi) ** -0.5) * dx
+
+
+def _cumulative(x: jax.Array) -> jax.Array:
+    return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
 
 
 def max_pool(x: jax.Array) -> jax.Array:
