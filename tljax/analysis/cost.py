@@ -33,11 +33,12 @@ from tljax.transfer.partition import Tree
 
 
 def flops(function: Callable[..., Any], *arguments: Any) -> float:
-    """Floating-point operations of a jitted function, by XLA's count; arguments may be abstract.
+    """Floating-point operations of a function, by XLA's count; arguments may be abstract.
 
-    XLA counts the body of a loop once, so the function must be free of scans.
+    XLA counts the body of a loop once, so the function must be free of scans. It is counted in the
+    form that an accelerator gets: on a CPU the gradients of some kernels are loops.
     """
-    return counted_flops(jax.jit(function).lower(*arguments))
+    return counted_flops(jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",)))
 
 
 def counted_flops(program: Any) -> float:

@@ -71,8 +71,7 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
     law = (whole + sum(activations) + sum(weights)) / whole
     step = cost.step_function(model, plan, exp.preprocessing)
     arguments = cost.step_arguments(plan, variables, size, config.batch_size)
-    lowered = jax.jit(step).lower(*arguments)
-    counted = cost.counted_flops(lowered) / config.batch_size
+    counted = cost.flops(step, *arguments) / config.batch_size
 
     width = None if Console().is_terminal else 120  # a pipe has no width of its own
     console = Console(highlight=False, soft_wrap=True, width=width)
@@ -91,12 +90,13 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
         f" = {counted / whole:.3f} F; law: at most 1.05 * {law:.3f} F; F = {_mflop(whole)} MFLOP"
     )
     if compile_step:
-        compiled = lowered.compile()
+        compiled = jax.jit(step).lower(*arguments).compile()
         analysis: Any = compiled.memory_analysis()
         peak = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
         console.print(
             f"compiled for {jax.devices()[0].device_kind} at batch {config.batch_size}:"
-            f" {cost.counted_flops(compiled) / config.batch_size / whole:.3f} F,"
+            f" {cost.counted_flops(compiled) / config.batch_size / whole:.3f} F"
+            " (of a loop one turn),"
             f" {peak / _MEBI:,.0f} MiB of arguments and temporaries"
         )
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 _ONE_BY_ONE = 2**20  # bytes of an image's attention scores from which images are taken in turn
 _PIECES = 8  # at most
+_LARGE = 28 * 28  # pixels of a convolution's result from which images are taken in turn
 
 
 def product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
@@ -39,9 +40,82 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **_: A
         x = x.reshape(n, rows, height, columns, width, channels).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(n, rows, columns, height * width * channels)
         return product(x, kernel.reshape(-1, features))
+    return _convolution(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+
+
+Padding = tuple[tuple[int, int], ...]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolution(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding
+) -> jax.Array:
+    """XLA's, with a kernel's gradient of its own on a CPU where images are large."""
     return jax.lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _convolution_forward(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _convolution(x, kernel, strides, padding), (x, kernel)
+
+
+def _convolution_backward(
+    strides: tuple[int, ...], padding: Padding, kept: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    plain = functools.partial(
+        jax.lax.conv_general_dilated,
+        window_strides=strides,
+        padding=padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+    def by_xla(x: jax.Array, g: jax.Array) -> jax.Array:
+        gradient: jax.Array = jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](g)[0]
+        return gradient
+
+    def by_image(x: jax.Array, g: jax.Array) -> jax.Array:
+        return _kernel_gradient(x, g, kernel.shape, strides, padding)
+
+    (to_x,) = jax.vjp(lambda x: plain(x, kernel), x)[1](g)
+    if g.shape[1] * g.shape[2] < _LARGE:
+        return to_x, by_xla(x, g)
+    return to_x, jax.lax.platform_dependent(x, g, cpu=by_image, default=by_xla)
+
+
+_convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+def _kernel_gradient(
+    x: jax.Array, g: jax.Array, shape: tuple[int, ...], strides: tuple[int, ...], padding: Padding
+) -> jax.Array:
+    """Of a convolution's kernel (h, w, c, d), as a product of windows and g, image by image.
+
+    XLA's own, a convolution with windows as large as the image, takes a CPU two to four times as
+    long.
+    """
+    height, width, channels, features = shape
+    rows, columns = g.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+
+    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        pixels, cotangent = image
+        shifted = [
+            pixels[
+                i : i + strides[0] * (rows - 1) + 1 : strides[0],
+                j : j + strides[1] * (columns - 1) + 1 : strides[1],
+            ]
+            for i in range(height)
+            for j in range(width)
+        ]
+        windows = jnp.concatenate(shifted, -1).reshape(rows * columns, -1)
+        return total + windows.T @ cotangent.reshape(-1, features), None
+
+    zero = jnp.zeros((height * width * channels, features), g.dtype)
+    return jax.lax.scan(add, zero, (padded, g))[0].reshape(shape)
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
