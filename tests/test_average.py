@@ -33,7 +33,7 @@ OPTIONS = {  # all that training can be told beside the plan, at once
     "lr": 0.05,
     "augment": "trivial",
     "label_smoothing": 0.1,
-    "class_weights": "balanced",
+    "sampling": "balanced",
     "mixup": 0.4,
     "cutmix": 1.0,
     "ema": 0.8,
@@ -70,24 +70,19 @@ def test_it_is_the_weighted_mean_of_what_the_steps_led_to(decay):
     assert (np.asarray(first) == np.float32(0.1)).all(), "of one step it is that step"
 
 
-def test_it_follows_training_and_leaves_it_and_the_frozen_alone():
+def test_it_follows_training_and_leaves_the_frozen_alone():
     """With BatchNorm, and whatever else a step may do, from weights with zeros of both signs."""
     model, variables = network("resnet")
     plan = freeze_first(model.groups, 2)
     tx = plan.optimizer("sgd", learning_rate=0.0, clip_norm=1.0)
-    form = {"objective": EVERYTHING}
-    with_average = train_step(model, plan, PREPROCESSING, tx, **form, ema=0.7)
-    without = train_step(model, plan, PREPROCESSING, tx, **form)
+    step = train_step(model, plan, PREPROCESSING, tx, objective=EVERYTHING, ema=0.7)
     state, frozen = state_lib.create(plan, variables, tx, average=True)
-    plain, _ = state_lib.create(plan, variables, tx)
     assert same(state_lib.variables_of(state, frozen), variables), "where it starts"
     path = []
     for batch in batches():
         batch["weight"] = np.linspace(0.5, 1.5, 8).astype(np.float32)
-        state, _ = with_average(state, frozen, batch, jax.random.key(1), 0.1, 1e-3)
-        plain, _ = without(plain, frozen, batch, jax.random.key(1), 0.1, 1e-3)
-        assert same((state.trained, state.statistics), (plain.trained, plain.statistics))
-        path.append(jax.tree.map(np.array, (plain.trained, plain.statistics)))
+        state, _ = step(state, frozen, batch, jax.random.key(1), 0.1, 1e-3)
+        path.append(jax.tree.map(np.array, (state.trained, state.statistics)))
     expected = jax.tree.map(lambda *values: closed_form(values, 0.7), *path)
     pairs = zip(jax.tree.leaves(state.average), jax.tree.leaves(expected), strict=True)
     for average, value in pairs:
@@ -141,15 +136,6 @@ def test_with_all_options_resumed_equals_uninterrupted(train, straight, tmp_path
     assert not (tmp_path / "killed" / "result.json").exists()
     train(tmp_path / "killed")
     assert compare(straight[0], tmp_path / "killed") == []
-
-
-def test_balanced_sampling_resumes_as_well(train, tmp_path):
-    options = {"sampling": "balanced", "class_weights": None}
-    train(tmp_path / "straight", **options)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "killed", images=16 * 7, **options)
-    train(tmp_path / "killed", **options)
-    assert compare(tmp_path / "straight", tmp_path / "killed") == []
 
 
 @pytest.mark.parametrize("option", ["ema", "mixup", "label_smoothing", "patience"])

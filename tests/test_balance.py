@@ -13,7 +13,7 @@ import tljax
 from tljax import data as data_lib
 from tljax.data import ArraySource, Preprocessing, balanced_weights, fixed_views, train_batches
 from tljax.data.balance import BalancedOrder
-from tljax.models import init
+from tljax.models import ViT, init
 from tljax.training.feature_cache import CachedSource
 from tljax.training.step import loss_and_gradient
 
@@ -55,7 +55,7 @@ def test_the_weights_are_scikit_learns_and_one_in_the_mean():
 
 def test_the_weighted_gradient_is_that_of_repeated_images():
     """Six images of one class, three, two and one of others, against six of each."""
-    model = tljax.create("vit_micro_patch4_32", 4)
+    model = ViT(32, 1, 2, 8, num_classes=4)
     plan = tljax.from_scratch(model.groups)
     variables = init(model, jax.random.key(0), 32)
     trained, frozen = plan.partition(variables["params"])
@@ -152,7 +152,7 @@ def test_each_time_that_an_image_is_shown_it_shows_its_next_view(source):
 def test_an_epoch_is_as_long_as_it_was_and_several_tasks_train_too():
     tasks = {"digits": 10, "textures": 10}
     both = data_lib.load("embedded:digits,embedded:textures", train_size=40)
-    model = tljax.create("vit_micro_patch4_32", 20)
+    model = ViT(32, 1, 2, 8, num_classes=20)
     for options in ({"sampling": "balanced"}, {"class_weights": "balanced"}):
         result = tljax.fit(
             model,
@@ -166,7 +166,6 @@ def test_an_epoch_is_as_long_as_it_was_and_several_tasks_train_too():
             epochs=2,
             lr=0.01,
             label_smoothing=0.1,
-            mixup=0.4,
             progress=False,
             **options,
         )

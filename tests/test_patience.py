@@ -16,11 +16,12 @@ from tljax.transfer import from_scratch
 OPTIONS = {
     "preprocessing": PREPROCESSING,
     "batch_size": 16,
-    "steps": 60,
+    "steps": 40,
     "eval_every": 2,
     "checkpoint_every": 3,
     "log_every": 5,
     "lr": 0.05,
+    "class_weights": "balanced",
     "progress": False,
 }
 PATIENCE = 3
@@ -59,14 +60,14 @@ def test_it_ends_after_so_many_evaluations_without_a_better_one(straight, train)
     """Up to there it is the run that goes on, its learning rates too."""
     summary, history = straight[1].summary, straight[1].history
     validated = [row["step"] for row in history if row["event"] == "val"]
-    assert validated[-1] == summary["steps"] < 60
+    assert validated[-1] == summary["steps"] < 40
     assert validated.index(summary["best_step"]) == len(validated) - 1 - PATIENCE
     assert summary["stopped_early"] is True
     assert summary["examples_seen"] == 16 * summary["steps"]
     whole = train(patience=None)
     assert whole.history[: len(history) - 1] == history[:-1]  # the last one is of the test
     assert "stopped_early" not in whole.summary
-    assert whole.summary["steps"] == 60
+    assert whole.summary["steps"] == 40
 
 
 def test_a_run_that_is_done_is_done(straight, train):

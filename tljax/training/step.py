@@ -67,9 +67,10 @@ def loss_and_gradient(
         params = merge(frozen["params"], trained)
         batch_stats = merge(frozen["batch_stats"], statistics)
         modes: dict[str, Any] = plan.modes(params)
+        variables = {"params": params, "batch_stats": batch_stats}
         logits, changed = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            _input(batch, preprocessing, start),
+            variables,
+            _input(model, variables, batch, preprocessing, start),
             start=start,
             **modes,
             rngs={"dropout": key},
@@ -253,7 +254,10 @@ def _logits(
 ) -> jax.Array:
     def run(batch: Batch) -> jax.Array:
         logits: Any = model.apply(
-            variables, _input(batch, preprocessing, start), train=False, start=start
+            variables,
+            _input(model, variables, batch, preprocessing, start),
+            train=False,
+            start=start,
         )
         return logits
 
@@ -263,6 +267,17 @@ def _logits(
     return micro_batches.in_parts(run, parts, seen)
 
 
-def _input(batch: Batch, preprocessing: Preprocessing, start: int) -> jax.Array:
-    """What the group `start` sees: an image, or what the groups before it made of one."""
-    return batch["features"] if start else normalise(batch["image"], preprocessing)
+def _input(
+    model: Model, variables: Tree, batch: Batch, preprocessing: Preprocessing, start: int
+) -> jax.Array:
+    """What the group `start` sees: an image, or what the groups before it made of one.
+
+    Features are kept as float32; they are handed on as the network itself would, in `model.dtype`
+    perhaps, or all blocks from there on would add up their branches in another precision.
+    """
+    if not start:
+        return normalise(batch["image"], preprocessing)
+    image = jax.ShapeDtypeStruct((1, *preprocessing.height_width, 3), jnp.float32)
+    before = functools.partial(model.apply, train=False, stop=start)
+    handed_on: Any = jax.eval_shape(before, variables, image)
+    return batch["features"].astype(handed_on.dtype)
