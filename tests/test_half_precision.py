@@ -1,5 +1,6 @@
 """dtype=bfloat16: products are computed in it, and whatever is kept or reported is float32."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,6 @@ from tests.test_plan_laws import (
     batches,
     network,
 )
-from tljax.data import normalise
 from tljax.models import ResNetV2, ViT, init
 from tljax.training import state as state_lib
 from tljax.training.objective import Objective
@@ -79,19 +79,24 @@ def test_gradients_and_loss_are_float32_of_products_that_are_not(name):
     assert products(whole, *arguments) == {"f32"}
 
 
-def test_an_evaluation_of_kept_features_is_that_of_images():
-    """They are kept as float32, whatever the groups hand on: to the bit, operation by operation."""
-    model = ViT(32, 1, 2, 8, num_classes=10, dtype=jnp.bfloat16)
+@pytest.mark.parametrize("start", [0, 1])
+def test_blocks_see_bfloat16_also_of_features_that_were_kept(start):
+    """Which are float32: from them on every sum with a branch would be."""
+    model = ViT(32, 3, 2, 8, num_classes=10, dtype=jnp.bfloat16)
     variables = init(model, jax.random.key(0), 32)
     batch = next(batches(1)) | {"mask": np.ones(8, np.float32)}
-    with jax.disable_jit():
-        images = normalise(batch["image"], PREPROCESSING)
-        features = model.apply(variables, images, stop=1).astype(jnp.float32)
-        kept = {**batch, "features": features}
-        (from_images, _), (from_kept, _) = (
-            eval_step(model, PREPROCESSING, start)(variables, kept) for start in (0, 1)
-        )
-    np.testing.assert_array_equal(from_images["loss"], from_kept["loss"])
+    batch["features"] = np.zeros((8, 17, 32), np.float32)
+    seen = []
+
+    def note(call, arguments, keywords, context):
+        if type(context.module).__name__ == "Block" and context.method_name == "__call__":
+            seen.append(arguments[0].dtype)
+        return call(*arguments, **keywords)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(eval_step(model, PREPROCESSING, start), variables, batch)
+    assert seen
+    assert all(dtype == jnp.bfloat16 for dtype in seen)
 
 
 @networks
