@@ -43,9 +43,9 @@ def products(function, *arguments):
     return {"bf16" if ":bf16" in line else "f32" for line in lines}
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit"])
-def test_steps_keep_float32_and_the_law_of_what_is_frozen(name):
-    model, variables = halved(name)
+def test_steps_keep_float32_and_the_law_of_what_is_frozen():
+    """With BatchNorm, whose statistics are kept too."""
+    model, variables = halved("resnet")
     plan = freeze_first(model.groups, 1)
     tx = plan.optimizer("adamw", learning_rate=0.0, clip_norm=1.0)
     step = train_step(model, plan, PREPROCESSING, tx, ema=0.9)

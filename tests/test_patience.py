@@ -79,11 +79,9 @@ def test_a_run_that_is_done_is_done(straight, train):
     assert json.loads((workdir / "result.json").read_text())["steps"] == result.summary["steps"]
 
 
-@pytest.mark.parametrize("steps_before_the_end", [1, 4])
-def test_killed_it_ends_at_the_same_step(straight, train, tmp_path, steps_before_the_end):
-    steps = straight[1].summary["steps"] - steps_before_the_end
+def test_killed_it_ends_at_the_same_step(straight, train, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "killed", images=16 * steps)
+        train(tmp_path / "killed", images=16 * (straight[1].summary["steps"] - 1))
     train(tmp_path / "killed")
     assert compare(straight[0], tmp_path / "killed") == []
 
