@@ -78,6 +78,15 @@ def base() -> ml_collections.ConfigDict:
     config.weight_decay = 0.0
     config.decayed = ".*kernel"  # regex on parameter paths: what is decayed
     config.clip_norm = config_dict.placeholder(float)
+    # The loss: share of a label spread over all classes; and balanced, if rare classes are to count
+    # as much as common ones.
+    config.label_smoothing = 0.0
+    config.class_weights = config_dict.placeholder(str)
+    # Decay of a moving average of what trains, which is then evaluated and kept; None: none.
+    config.ema = config_dict.placeholder(float)
+    # End after so many evaluations without a better one; the schedule stays that of all steps.
+    # None: never.
+    config.patience = config_dict.placeholder(int)
 
     # Parts that a step's batch goes through the network in, their gradients added up, for less
     # memory; a divisor of batch_size. None: as suits the backend.
@@ -90,11 +99,16 @@ def base() -> ml_collections.ConfigDict:
     config.cache = "auto"
 
     # What the images go through in training.
-    config.augment = "crop_flip"  # none, crop or crop_flip
+    config.augment = "crop_flip"  # none, crop, crop_flip, or trivial: crop_flip, TrivialAugment
     # Draw so many augmented views of each image once, and keep what frozen groups make of them;
     # None: draw anew in every epoch.
     config.views = config_dict.placeholder(int)
     config.crop_area = (0.08, 1.0)  # smallest and largest share of the image that a crop covers
+    # Mix each image, and its label, with another one's: alpha of the share's distribution, 0: off.
+    # With both, each batch is mixed in one of the two ways.
+    config.mixup = 0.0
+    config.cutmix = 0.0
+    config.sampling = "shuffled"  # or balanced: every class equally often
     config.num_workers = 0
     config.on_error = "fail"  # of an image that cannot be read; or skip, and name it in the result
 

@@ -79,6 +79,7 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
     console.print(
         "forward and backward in MFLOP an image, backward by the law of tljax.analysis.cost;"
         " MiB: parameters, gradients, optimizer state"
+        + (", moving average" if config.ema is not None else "")
     )
     console.print(
         f"trained: {moving_total:,} of {total:,} parameters ({moving_total / total:.1%}) in"
@@ -104,7 +105,7 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
 def _memory_by_group(
     plan: TransferPlan, params: Tree, config: ml_collections.ConfigDict
 ) -> list[float]:
-    """Bytes of each group's parameters, gradients and optimizer state."""
+    """Bytes of each group's parameters, gradients, optimizer state and moving average."""
     tx = plan.optimizer(config.optimizer, learning_rate=0.0, momentum=config.momentum)
 
     def size(tree: Any) -> float:
@@ -115,7 +116,8 @@ def _memory_by_group(
     for depth in range(len(plan.groups)):
         group, _ = split(params, _in_group(plan, depth))
         moving, _ = plan.partition(group)
-        sizes.append(size(group) + size(moving) + size(jax.eval_shape(tx.init, moving)))
+        copies = 1 if config.ema is None else 2  # gradient, average
+        sizes.append(size(group) + copies * size(moving) + size(jax.eval_shape(tx.init, moving)))
     return sizes
 
 

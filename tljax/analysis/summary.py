@@ -35,7 +35,8 @@ def print_result(summary: dict[str, Any]) -> None:
     if summary["val_accuracy"] is not None:
         console.print(
             f"best validation accuracy {summary['val_accuracy']:.4f} on {summary['val_size']:,}"
-            f" images, at step {summary['best_step']} of {summary['steps']}",
+            f" images, at step {summary['best_step']} of {summary['steps']}"
+            + (" (stopped early)" if summary.get("stopped_early") else ""),
             soft_wrap=True,
         )
     console.print(
