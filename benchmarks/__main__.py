@@ -41,6 +41,7 @@ class Measurement:
       function: in it.
       arguments: of the function, JSON.
       label: what the table calls the contender.
+      huge_pages: whether its memory comes in huge pages, as that of the `tljax` command does.
     """
 
     name: str
@@ -48,6 +49,11 @@ class Measurement:
     function: str
     arguments: dict[str, Any] = field(default_factory=dict)
     label: str = "tljax"
+    huge_pages: bool = False
+
+    def __post_init__(self) -> None:
+        if self.contender == OURS:
+            object.__setattr__(self, "huge_pages", True)
 
 
 def measurements(peer_epochs: int) -> Iterator[Measurement]:
@@ -68,6 +74,8 @@ def measurements(peer_epochs: int) -> Iterator[Measurement]:
         yield Measurement(row, OURS, "step", given)
         for form in forms:
             yield Measurement(row, TIMM, "step", {**given, "form": form}, label_of(form))
+        plain = {**given, "form": "plain"}
+        yield Measurement(row, TIMM, "step", plain, "timm, huge pages", huge_pages=True)
         yield Measurement(row, KERAS, "step", given, "Keras")
     yield Measurement("overhead", OURS, "against_minimal", {"network": "vit_small"})
     yield Measurement("warm epoch", OURS, "warm_epoch", {"network": "vit_small", "images": 2000})
@@ -113,7 +121,7 @@ def measure(one: Measurement, folder: Path) -> dict[str, Any]:
     command += [one.function, json.dumps(one.arguments)]
     # compiled programs and features of the benchmarks, not the user's
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
-    if one.contender == OURS:  # as the `tljax` command does
+    if one.huge_pages:
         environment |= huge_pages.environment()
     process = subprocess.run(
         command, env=environment, capture_output=True, text=True, cwd=HERE.parent

@@ -92,7 +92,6 @@ def _jobs(results: dict[str, Any]) -> list[str]:
 def _forward(results: dict[str, Any]) -> list[str]:
     labels = (_OURS, "timm", "timm, compiled", "timm, channels_last", "Keras")
     head = ["network", "batch", *(f"{label}" for label in labels), "tljax / timm", "share of peak"]
-    peak = results["rows"].get("peak", {}).get(_OURS)
     body = []
     for network in jobs.NETWORKS:
         for batch in (2, 4, 8, 16, jobs.BATCH):
@@ -102,14 +101,13 @@ def _forward(results: dict[str, Any]) -> list[str]:
             cells = [network, str(batch)]
             cells += [_rate(row.get(label), batch) for label in labels]
             cells.append(_ratio(row.get("timm"), row[_OURS]))
-            flops = _median(row[_OURS], "flops") / _median(row[_OURS])
-            cells.append(f"{flops / _median(peak, 'flops_per_second'):.0%}" if peak else "")
+            cells.append(f"{_median(row[_OURS], 'share_of_peak'):.0%}")
             body.append(cells)
     return _table(head, body)
 
 
 def _steps(results: dict[str, Any]) -> list[str]:
-    labels = (_OURS, "timm", "timm, compiled", "timm, channels_last", "Keras")
+    labels = (_OURS, "timm", "timm, compiled", "timm, channels_last", "timm, huge pages", "Keras")
     body = []
     for network in jobs.NETWORKS:
         row = results["rows"].get(f"step/{network}")

@@ -34,10 +34,13 @@ def block(p: Params, x: jax.Array) -> jax.Array:
     n, t, d = x.shape
     qkv = dense(p["attn"]["qkv"], norm(p["norm1"], x))
     q, k, v = qkv.reshape(n, t, 3, HEADS, d // HEADS).transpose(2, 0, 3, 1, 4)
-    weights = jax.nn.softmax((q * (d // HEADS) ** -0.5) @ k.swapaxes(-2, -1))
-    y = (weights @ v).transpose(0, 2, 1, 3).reshape(n, t, d)
+    scores = (q * (d // HEADS) ** -0.5) @ k.swapaxes(-2, -1)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    y = (weights @ v) / weights.sum(-1, keepdims=True)
+    y = y.transpose(0, 2, 1, 3).reshape(n, t, d)
     x = x + dense(p["attn"]["proj"], y) * p["ls1"]["gamma"]
-    y = jax.nn.gelu(dense(p["mlp"]["fc1"], norm(p["norm2"], x)), approximate=False)
+    y = dense(p["mlp"]["fc1"], norm(p["norm2"], x))
+    y = 0.5 * y * (1 + jax.lax.erf(y * 2**-0.5))
     return x + dense(p["mlp"]["fc2"], y) * p["ls2"]["gamma"]
 
 

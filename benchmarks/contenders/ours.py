@@ -16,7 +16,7 @@ import numpy as np
 import tljax
 from benchmarks import jobs
 from benchmarks.jobs import Job, Network
-from benchmarks.timing import median_seconds, timed
+from benchmarks.timing import median_seconds, share_of_peak, timed
 from tljax.analysis.cost import group_flops
 from tljax.training import micro_batches
 from tljax.training import state as state_lib
@@ -47,12 +47,16 @@ def job(job: Job, folder: Path, epochs: int, images: int | None = None) -> dict[
 
 
 def forward(network: Network, folder: Path, batch: int) -> dict[str, float]:
-    """Seconds in which a batch is classified."""
+    """Seconds in which a batch is classified, and its FLOP/s over those of a matrix product."""
     model, variables, preprocessing = _load(network, folder)
     step = predict_step(model, preprocessing)
     given = {"image": jnp.asarray(jobs.images_of(network.pixels, batch)[0])}
-    seconds = median_seconds(lambda: jax.block_until_ready(step(variables, given)))
-    return {"seconds": seconds, "flops": batch * sum(group_flops(model, variables, network.pixels))}
+
+    def run() -> None:
+        jax.block_until_ready(step(variables, given))
+
+    flops = batch * sum(group_flops(model, variables, network.pixels))
+    return {"seconds": median_seconds(run), "share_of_peak": share_of_peak(run, flops)}
 
 
 def step(network: Network, folder: Path, batch: int, scenario: str) -> dict[str, float]:
