@@ -147,7 +147,7 @@ def main() -> None:
         prog="python -m benchmarks", description=__doc__.splitlines()[0], allow_abbrev=False
     )
     parser.add_argument(
-        "--only", default="", metavar="REGEX", help="rows to measure, e.g. jobs/vit"
+        "--only", default="", metavar="REGEX", help="what to measure, e.g. 'step/vit.* timm$'"
     )
     parser.add_argument("--repeats", type=int, default=3, help="of each; default: 3")
     parser.add_argument(
@@ -158,7 +158,7 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=HERE, metavar="DIR", help="default: here")
     args = parser.parse_args()
-    chosen = [m for m in measurements(args.peer_epochs) if re.search(args.only, m.name)]
+    chosen = [m for m in measurements(args.peer_epochs) if re.search(args.only, f"{m.name} {m.label}")]
     path = args.output / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if results.get("machine") != machine():
