@@ -158,7 +158,11 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=HERE, metavar="DIR", help="default: here")
     args = parser.parse_args()
-    chosen = [m for m in measurements(args.peer_epochs) if re.search(args.only, f"{m.name} {m.label}")]
+    chosen = [
+        one
+        for one in measurements(args.peer_epochs)
+        if re.search(args.only, f"{one.name} {one.label}")
+    ]
     path = args.output / "results.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if results.get("machine") != machine():
