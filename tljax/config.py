@@ -58,12 +58,24 @@ def base() -> ml_collections.ConfigDict:
     config.crop_ratio = config_dict.placeholder(float)  # evaluation: the crop's share of the side
 
     # The plan: which groups move, and how fast.
-    config.scenario = "fine_tune"  # feature_extraction, freeze_first, from_scratch, fine_tune
-    config.k = config_dict.placeholder(int)  # freeze_first: groups to freeze, from the input
+    # feature_extraction, freeze_first, from_scratch, fine_tune or surgical
+    config.scenario = "fine_tune"
+    config.k = config_dict.placeholder(int)  # freeze_first, surgical: groups frozen at the input
+    config.k_last = config_dict.placeholder(int)  # surgical: the last group, from 0, that trains
     config.backbone_lr_scale = 0.1  # fine_tune: the backbone's multiple of lr
     config.layer_decay = 1.0  # fine_tune: a further factor for each group away from the head
+    # fine_tune, instead of layer_decay: what the input's rate is divided by, and those of the
+    # groups above it less and less, in equal factors, up to the head (100: as fastai does)
+    config.lr_spread = config_dict.placeholder(float)
     config.train = ".*"  # regex on parameter paths; what does not match is frozen
     config.statistics = "follow"  # BatchNorm: follow (batch statistics where it trains) or stored
+
+    # A recipe in stages that ends with this plan; steps and epochs are those of all stages.
+    config.stages = config_dict.placeholder(str)  # lp_ft or gradual_unfreezing
+    config.probe_share = config_dict.placeholder(float)  # lp_ft: of the steps; None: half
+    config.probe_lr = config_dict.placeholder(float)  # lp_ft: peak rate of the probe; None: lr
+    # gradual_unfreezing: groups that each stage adds; None: one
+    config.groups_per_stage = config_dict.placeholder(int)
 
     # How long, how fast.
     config.batch_size = 64

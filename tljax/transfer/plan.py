@@ -19,13 +19,16 @@ from tljax.transfer import optimizer as optimizer_lib
 from tljax.transfer import partition as partition_lib
 from tljax.transfer.partition import Tree
 
+INITS = ("pretrained", "random", "carried")
+
 
 @dataclass(frozen=True)
 class TransferPlan:
     """How each group of a model takes part in a transfer. Tuples run from the input to the head.
 
     Attributes:
-      init: per group, `"pretrained"` or `"random"`.
+      init: per group, `"pretrained"`, `"random"`, or `"carried"`: as an earlier stage left it (see
+        `tljax.transfer.recipes`).
       lr_scale: per group, the multiplier of the learning rate; 0 = frozen.
       train: regex on whole parameter paths; a parameter that does not match it is frozen whatever
         its group's scale (`.*bias` for BitFit, Ben Zaken et al. 2022).
@@ -50,8 +53,8 @@ class TransferPlan:
                 )
         object.__setattr__(self, "init", tuple(self.init))
         object.__setattr__(self, "lr_scale", tuple(float(scale) for scale in self.lr_scale))
-        if not set(self.init) <= {"pretrained", "random"}:
-            raise InputError(f"the plan's init is {self.init}; use 'pretrained' or 'random'")
+        if not set(self.init) <= set(INITS):
+            raise InputError(f"the plan's init is {self.init}; use {' or '.join(map(repr, INITS))}")
         if not all(math.isfinite(scale) and scale >= 0 for scale in self.lr_scale):
             raise InputError(f"the plan's lr_scale is {self.lr_scale}; use finite numbers >= 0")
         if not any(self.lr_scale):
@@ -115,7 +118,10 @@ class TransferPlan:
         return optimizer_lib.build(self.scale, self.lr_scale, name, **options)
 
     def initialise(self, random: Tree, pretrained: Tree | None) -> Tree:
-        """Variables with each group taken from `random` or `pretrained`, as `init` says."""
+        """Variables with each group taken from `random` or `pretrained`, as `init` says.
+
+        What is carried is taken from `pretrained`: there the stage before has left it.
+        """
         return partition_lib.initialise(self.groups, self.init, random, pretrained)
 
     def to_json(self) -> dict[str, Any]:
