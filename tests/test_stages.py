@@ -1,5 +1,6 @@
 """Runs in stages: what moves when, what is carried on, and how they go on after a kill."""
 
+import functools
 import json
 import shutil
 
@@ -10,19 +11,21 @@ import pytest
 import tljax
 from tests.soak.campaign import compare
 from tests.watched import Watched
-from tljax import cli
 from tljax import data as data_lib
 from tljax.data import Preprocessing
 from tljax.errors import InputError
-from tljax.models import init
+from tljax.models import ResNet, ViT, init
 from tljax.models.groups import leaf_paths
-from tljax.training import experiment
-from tljax.training.checkpointing import Checkpoints, best_variables
+from tljax.training.checkpointing import Checkpoints, best_variables, has_checkpoint
 from tljax.training.workdir import read_rows
 from tljax.transfer import Stage, feature_extraction, fine_tune, gradual_unfreezing, lp_ft
 
+NETWORKS = {
+    "resnet": ResNet((1, 1), (8, 16), False, num_classes=10, stem=(3, 2), stem_pool=False),
+    "vit": ViT(32, 2, 2, 4, num_classes=10),
+}
 OPTIONS = {
-    "preprocessing": Preprocessing(32, (0.5,) * 3, (0.5,) * 3),
+    "preprocessing": Preprocessing(16, (0.5,) * 3, (0.5,) * 3),
     "batch_size": 8,
     "steps": 6,
     "eval_every": 2,
@@ -40,16 +43,20 @@ def digits():
     return data_lib.load("embedded:digits", train_size=40)
 
 
-@pytest.fixture(scope="module", params=["resnet10_32", "vit_micro_patch4_32"])
+@functools.cache
+def network(name):
+    model = NETWORKS[name]
+    return model, init(model, jax.random.key(0), 16)
+
+
+@pytest.fixture(params=NETWORKS)
 def start(request):
-    model = tljax.create(request.param, 10)
-    return model, init(model, jax.random.key(0), 32)
+    return network(request.param)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def resnet():
-    model = tljax.create("resnet10_32", 10)
-    return model, init(model, jax.random.key(0), 32)
+    return network("resnet")
 
 
 def same(a, b):
@@ -67,10 +74,6 @@ def changed_paths(before, after):
 
 def saved(workdir, step):
     return Checkpoints(workdir / "checkpoints").read(step)
-
-
-def last_row(workdir, event="val"):
-    return [row for row in read_rows(workdir / "metrics.jsonl") if row["event"] == event][-1]
 
 
 # --- LP-FT ----------------------------------------------------------------------------------------
@@ -132,33 +135,27 @@ def test_the_result_covers_all_stages(resnet, digits, tmp_path):
     assert in_memory.history == on_disk.history
 
 
-@pytest.mark.parametrize(
-    "images", [8 * 2, 8 * 3 + 8 * 2], ids=["in the first stage", "in the second"]
-)
-def test_killed_in_either_stage_it_ends_with_the_same_bits(images, resnet, digits, tmp_path):
-    """Nothing is read ahead of a dying image, so it is counted over all stages."""
+@pytest.mark.parametrize("stage", [1, 2])
+def test_killed_in_either_stage_it_ends_with_the_same_bits(stage, resnet, digits, tmp_path):
     model, variables = resnet
     stages = lp_ft(fine_tune(model.groups), probe_lr=1.0)
-    options = {**OPTIONS, "cache": "off"}
-    rest = (digits.val, digits.test)
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
 
-    def fit(workdir, source=None):
-        source = source or digits.train
-        return tljax.fit_stages(
-            model, variables, stages, source, *rest, workdir=tmp_path / workdir, **options
-        )
+    def fit(workdir, source):
+        given = (model, variables, stages, source, digits.val, digits.test)
+        return tljax.fit_stages(*given, workdir=workdir, **OPTIONS | {"cache": "off", "steps": 16})
 
-    straight = fit("straight")
-    dying = Watched(digits.train, fail_at=images + 8)
+    whole = fit(straight, digits.train)
+    if stage == 2:  # the first one is done
+        shutil.copytree(straight / "stages", killed / "stages")
     with pytest.raises(KeyboardInterrupt):
-        fit("killed", dying)
-    second_began = (tmp_path / "killed" / "checkpoints").exists()
-    assert second_began or not (tmp_path / "killed" / "stages" / "1" / "result.json").exists()
-    resumed = fit("killed")
-    assert compare(tmp_path / "straight", tmp_path / "killed") == []
-    first = [tmp_path / name / "stages" / "1" for name in ("straight", "killed")]
-    assert compare(*first) == []
-    assert resumed.history == straight.history
+        fit(killed, Watched(digits.train, fail_at=8 * 5))
+    assert has_checkpoint(killed / "stages" / "1")
+    assert has_checkpoint(killed) == (stage == 2)
+    resumed = fit(killed, digits.train)
+    assert compare(straight, killed) == []
+    assert compare(straight / "stages" / "1", killed / "stages" / "1") == []
+    assert resumed.history == whole.history
 
 
 def test_a_finished_stage_is_read_and_not_run_again(resnet, digits, tmp_path):
@@ -193,13 +190,10 @@ def test_the_probes_features_are_computed_once(resnet, digits):
 # --- gradual unfreezing ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("groups_per_stage", [1, 2])
-def test_each_stage_moves_the_groups_promised_and_no_other(groups_per_stage, start, tmp_path):
+def test_each_stage_moves_the_groups_promised_and_no_other(start, digits, tmp_path):
     model, variables = start
-    digits = data_lib.load("embedded:digits", train_size=40)
-    stages = gradual_unfreezing(fine_tune(model.groups, backbone=0.5), groups_per_stage)
-    below = len(model.groups) - 1
-    assert len(stages) == 1 + -(-below // groups_per_stage)
+    stages = gradual_unfreezing(fine_tune(model.groups, backbone=0.5))
+    assert len(stages) == len(model.groups)
     options = {**OPTIONS, "steps": 3 * len(stages), "eval_every": 3, "lr": 0.5}
     tljax.fit_stages(
         model, variables, stages, digits.train, digits.val, workdir=tmp_path, **options
@@ -208,7 +202,7 @@ def test_each_stage_moves_the_groups_promised_and_no_other(groups_per_stage, sta
     for number in range(1, len(stages) + 1):
         workdir = tmp_path if number == len(stages) else tmp_path / "stages" / str(number)
         after = saved(workdir, 3).variables
-        lowest = max(0, below - groups_per_stage * (number - 1))
+        lowest = len(stages) - number
         for path in changed_paths(variables, after):
             assert model.groups.depth(path.split("/", 1)[1]) >= lowest, path
         moved = changed_paths(before, after)
@@ -218,12 +212,14 @@ def test_each_stage_moves_the_groups_promised_and_no_other(groups_per_stage, sta
     assert lowest == 0, "in the last stage everything has moved"
 
 
-def test_what_the_plan_freezes_has_no_stage(start):
-    model, _ = start
-    plan = tljax.freeze_first(model.groups, 3)
-    stages = gradual_unfreezing(plan)
-    lowest = [next(d for d, scale in enumerate(s.plan.lr_scale) if scale) for s in stages]
-    assert lowest == list(range(len(model.groups) - 1, 2, -1))
+@pytest.mark.parametrize(
+    ("frozen", "more", "lowest"),
+    [(0, 1, [5, 4, 3, 2, 1, 0]), (0, 2, [5, 3, 1, 0]), (2, 1, [5, 4, 3, 2]), (2, 9, [5, 2])],
+)
+def test_what_the_plan_freezes_has_no_stage(frozen, more, lowest):
+    plan = tljax.freeze_first(tljax.create("resnet10_32", 10).groups, frozen)
+    stages = gradual_unfreezing(plan, more)
+    assert [stage.plan.lr_scale.index(1.0) for stage in stages] == lowest
     assert stages[-1].plan.lr_scale == plan.lr_scale
     assert sum(stage.share for stage in stages) == pytest.approx(1)
 
@@ -238,51 +234,11 @@ def test_stages_that_make_no_sense_are_refused(resnet, digits):
             lp_ft(plan)
     plan = fine_tune(model.groups)
     stages = gradual_unfreezing(plan)
-    with pytest.raises(InputError, match="set it to 6 or more"):
-        tljax.fit_stages(model, variables, stages, digits.train, None, **OPTIONS | {"steps": 5})
+    with pytest.raises(InputError, match="set it to 4 or more"):
+        tljax.fit_stages(model, variables, stages, digits.train, None, **OPTIONS | {"steps": 3})
     with pytest.raises(InputError, match="stage 1 of 2: warmup is 3 steps"):
         tljax.fit_stages(
             model, variables, lp_ft(plan), digits.train, None, **OPTIONS | {"warmup": 3}
         )
     with pytest.raises(InputError, match="add up to 1"):
         tljax.fit_stages(model, variables, [Stage(plan, 0.5)], digits.train, None, **OPTIONS)
-
-
-# --- on the command line --------------------------------------------------------------------------
-
-
-def test_a_workdir_of_stages_serves_every_command(tiny_config, photo_folder, tmp_path, capsys):
-    fields = {"data": "embedded:digits", "steps": 6, "eval_every": 2}
-    experiment.run(tiny_config(data="embedded:glyphs", val_fraction=0.01), tmp_path / "source")
-    tuned = {
-        **fields,
-        "scenario": "fine_tune",
-        "stages": "lp_ft",
-        "init_from": str(tmp_path / "source"),
-    }
-    workdir = tmp_path / "runs" / "staged"
-    first = experiment.run(tiny_config(**tuned), workdir)
-    assert first.summary["scenario"] == "fine_tune"
-    shutil.rmtree(tmp_path / "source")
-    again = experiment.run(tiny_config(**tuned), workdir)
-    assert again.summary == first.summary
-    assert again.history == first.history
-    with pytest.raises(InputError, match="stages was lp_ft and is None"):
-        experiment.run(tiny_config(**tuned | {"stages": None}), workdir)
-    (workdir / "result.json").unlink()
-    shutil.rmtree(workdir / "checkpoints")
-    with pytest.raises(InputError, match=r"lr was 0.05 and is 0.5"):
-        experiment.run(tiny_config(**tuned, lr=0.5), workdir)
-    rest = experiment.run(tiny_config(**tuned), workdir)
-    assert rest.history == first.history
-    experiment.run(tiny_config(**fields), tmp_path / "runs" / "scratch")
-    capsys.readouterr()
-    for argv in (
-        ["evaluate", "--workdir", str(workdir)],
-        ["predict", "--workdir", str(workdir), str(photo_folder)],
-        ["report", str(tmp_path / "runs"), "--output", str(tmp_path / "report.html")],
-    ):
-        assert cli.main(argv) == 0, capsys.readouterr().err
-    out = capsys.readouterr().out
-    assert f"accuracy {first.summary['test_accuracy']:.4f}" in out
-    assert "2 runs" in out

@@ -4,7 +4,7 @@ import importlib.machinery
 import itertools
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,6 +77,11 @@ def base() -> ml_collections.ConfigDict:
     # gradual_unfreezing: groups that each stage adds; None: one
     config.groups_per_stage = config_dict.placeholder(int)
 
+    # bit: numbers of BiT-HyperRule, by the number and the size of the training images, for the
+    # fields below that neither the page nor the command line sets; config.json then shows them.
+    config.hyperrule = config_dict.placeholder(str)
+    config.hyperrule_keeps = ()  # further fields that it leaves as they are; also the overrides
+
     # How long, how fast.
     config.batch_size = 64
     config.epochs = 10.0
@@ -89,6 +94,10 @@ def base() -> ml_collections.ConfigDict:
     config.momentum = 0.9
     config.weight_decay = 0.0
     config.decayed = ".*kernel"  # regex on parameter paths: what is decayed
+    # L2-SP, in the place of weight decay: alpha pulls what trains back to its pretrained weights,
+    # beta the new head to 0.
+    config.l2_sp_alpha = 0.0
+    config.l2_sp_beta = 0.0
     config.clip_norm = config_dict.placeholder(float)
 
     # Parts that a step's batch goes through the network in, their gradients added up, for less
@@ -102,7 +111,9 @@ def base() -> ml_collections.ConfigDict:
     config.cache = "auto"
 
     # What the images go through in training.
-    config.augment = "crop_flip"  # none, crop or crop_flip
+    # none; crop, of random size and place, resized; crop_flip; or resize_crop_flip: as if the image
+    # were resized to a square first, and a smaller one cut out at random
+    config.augment = "crop_flip"
     # Draw so many augmented views of each image once, and keep what frozen groups make of them;
     # None: draw anew in every epoch.
     config.views = config_dict.placeholder(int)
@@ -234,7 +245,16 @@ def _config(
         raise InputError(f"cannot set a config field: {error}; give a value of its type") from None
     if rest:
         raise InputError(f"unknown argument '{rest[0]}'; overrides look like --config.lr=0.03")
-    return values.config
+    return kept_by_rule(values.config, [m[1] for m in map(_OVERRIDE.match, overrides) if m])
+
+
+def kept_by_rule(
+    config: ml_collections.ConfigDict, names: Iterable[str]
+) -> ml_collections.ConfigDict:
+    """The config itself; if it has a hyperrule, that leaves the fields `names` as they are."""
+    if config.hyperrule is not None:
+        config.hyperrule_keeps = tuple(sorted({*config.hyperrule_keeps, *names}))
+    return config
 
 
 class _Page(importlib.machinery.SourceFileLoader):

@@ -30,6 +30,7 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
       config: a whole config; `init_from` may be None.
       compile_step: also compile the step, for XLA's own FLOPs and peak memory (slow).
     """
+    config = experiment.settled(config)
     exp = experiment.prepare(config)
     title = f"{config.scenario} of {config.model} at {exp.preprocessing.image_size} px"
     if not exp.stages:
@@ -118,7 +119,8 @@ def _memory_by_group(
     plan: TransferPlan, params: Tree, config: ml_collections.ConfigDict
 ) -> list[float]:
     """Bytes of each group's parameters, gradients and optimizer state."""
-    tx = plan.optimizer(config.optimizer, learning_rate=0.0, momentum=config.momentum)
+    l2_sp = (config.l2_sp_alpha, config.l2_sp_beta)
+    tx = plan.optimizer(config.optimizer, learning_rate=0.0, momentum=config.momentum, l2_sp=l2_sp)
 
     def size(tree: Any) -> float:
         leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim]

@@ -21,7 +21,7 @@ from tljax.errors import InputError, check_known
 from tljax.files import parse_json
 from tljax.models import ImageSize, Model, Preprocessing, registry
 from tljax.models.preprocessing import parse_normalisation
-from tljax.training import processes
+from tljax.training import hyperrules, processes
 from tljax.training.checkpointing import best_variables
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.loop import Result, check_fit, fit, new_variables
@@ -104,9 +104,10 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
     """Builds model, plan and preprocessing; reads no image and no weight.
 
     Args:
-      config: may be unresolved.
+      config: may be unresolved; only for a hyperrule images are read.
       tasks: that its data is for, if they are known; None: the data is asked.
     """
+    config = settled(config)
     tasks = tasks or data_lib.tasks(config.data, config.data_dir)
     check_known("dtype", config.dtype, _DTYPES)
     model = registry.create(
@@ -143,6 +144,13 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
     if config.head_init == "pretrained":  # the plan keeps it: there is no new head to draw
         del options["head_init"]
     return Experiment(model, plan, preprocessing, tasks, TrainingOptions(**options), stages)
+
+
+def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with the numbers of its hyperrule, if it has one, for which its data is read."""
+    if config.hyperrule is None:
+        return config
+    return hyperrules.apply(config, load_data(config).train)
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -376,6 +384,7 @@ def as_begun(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections
     Raises:
       InputError: if that run has another config.
     """
+    config = settled(config)
     before = processes.first_says(lambda: _begun(workdir))
     if before is None:
         return config
@@ -420,6 +429,7 @@ def fit_config(
     called: float | None = None,
 ) -> Result:
     """Trains what the config says, in memory, or in a workdir: a new or the same config's."""
+    config = settled(config)
     has_source = config.init_from is not None and config.scenario != "from_scratch"
     begun = processes.first_says(lambda: has_begun(workdir))
     if has_source and not begun:

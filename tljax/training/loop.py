@@ -220,7 +220,7 @@ def fit(
             initial = plan.initialise(new_variables(model, size, opt, plan.init), given)
 
         # --- the plan makes the optimizer, and splits the variables into what moves and what not
-        tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm)
+        tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm, opt.l2_sp)
         state, frozen = state_lib.create(plan, initial, tx)
         accumulate = opt.accumulate or micro_batches.suited_to_training(
             model, plan, size, opt.batch_size // mesh_lib.size(mesh), cache.groups
@@ -515,6 +515,7 @@ def check_fit(
     """Raises InputError if a run could not begin: to be asked before anything is written."""
     registry.check_image_size(type(model).__name__, model, image_size)
     variables = registry.abstract_variables(model, image_size)
+    plan.check_l2_sp(*opt.l2_sp, variables["params"])
     micro_batches.check(opt.accumulate, plan, variables, opt.batch_size)
     mesh_lib.check_batch(mesh_lib.build(opt.mesh), opt.batch_size, opt.accumulate)
     feature_cache.check(opt.cache, plan.frozen_prefix(variables["params"]), images_change(opt))
