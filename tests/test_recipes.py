@@ -184,7 +184,7 @@ def fit_l2_sp(pretrained):
     def fit(workdir=None, alpha=0.0, fail_at=None):
         train = digits.train if fail_at is None else Watched(digits.train, fail_at)
         options = {"steps": 16, "batch_size": 8, "lr": 0.05, "schedule": "constant"}
-        options |= {"eval_every": 4, "checkpoint_every": 1, "progress": False, "keep": 99}
+        options |= {"eval_every": 4, "checkpoint_every": 2, "progress": False, "keep": 9}
         return tljax.fit(
             model,
             pretrained,
@@ -212,17 +212,17 @@ def test_a_strong_pull_keeps_the_weights_near_their_start(fit_l2_sp, pretrained)
 
 
 def test_a_resumed_run_is_pulled_to_the_same_weights(fit_l2_sp, pretrained, tmp_path):
-    fit_l2_sp(tmp_path / "straight", alpha=0.5)
+    fit_l2_sp(tmp_path / "straight", alpha=10.0)
     with pytest.raises(KeyboardInterrupt):
-        fit_l2_sp(tmp_path / "killed", alpha=0.5, fail_at=8 * 12)
+        fit_l2_sp(tmp_path / "killed", alpha=10.0, fail_at=8 * 12)
     assert Checkpoints(tmp_path / "killed" / "checkpoints").steps()[0] > 0, "or this shows nothing"
-    fit_l2_sp(tmp_path / "killed", alpha=0.5)
+    fit_l2_sp(tmp_path / "killed", alpha=10.0)
     assert compare(tmp_path / "straight", tmp_path / "killed") == []
     kept = Checkpoints(tmp_path / "killed" / "checkpoints").read(16).opt_state
     held = {np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(kept)}
     backbone = {name: tree for name, tree in pretrained["params"].items() if name != "head"}
     assert {np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(backbone)} <= held
-    with pytest.raises(InputError, match=r"l2_sp_alpha was 0.5 and is 0.1"):
+    with pytest.raises(InputError, match=r"l2_sp_alpha was 10.0 and is 0.1"):
         fit_l2_sp(tmp_path / "killed", alpha=0.1)
 
 

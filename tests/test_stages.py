@@ -135,44 +135,55 @@ def test_the_result_covers_all_stages(resnet, digits, tmp_path):
     assert in_memory.history == on_disk.history
 
 
+@pytest.fixture(scope="module")
+def fit_lp_ft(digits):
+    """fit(workdir, fail_at=None, variables=..., probe_lr=1.0): 16 steps of a ResNet."""
+    model, variables = network("resnet")
+    options = OPTIONS | {"cache": "off", "steps": 16, "checkpoint_every": 2}
+
+    def fit(workdir, fail_at=None, variables=variables, probe_lr=1.0):
+        train = digits.train if fail_at is None else Watched(digits.train, fail_at)
+        stages = lp_ft(fine_tune(model.groups), probe_lr=probe_lr)
+        given = (model, variables, stages, train, digits.val, digits.test)
+        return tljax.fit_stages(*given, workdir=workdir, **options)
+
+    return fit
+
+
+@pytest.fixture(scope="module")
+def straight(fit_lp_ft, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("straight")
+    return workdir, fit_lp_ft(workdir).history
+
+
 @pytest.mark.parametrize("stage", [1, 2])
-def test_killed_in_either_stage_it_ends_with_the_same_bits(stage, resnet, digits, tmp_path):
-    model, variables = resnet
-    stages = lp_ft(fine_tune(model.groups), probe_lr=1.0)
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-
-    def fit(workdir, source):
-        given = (model, variables, stages, source, digits.val, digits.test)
-        return tljax.fit_stages(*given, workdir=workdir, **OPTIONS | {"cache": "off", "steps": 16})
-
-    whole = fit(straight, digits.train)
+def test_killed_in_either_stage_it_ends_with_the_same_bits(stage, straight, fit_lp_ft, tmp_path):
+    whole, history = straight
     if stage == 2:  # the first one is done
-        shutil.copytree(straight / "stages", killed / "stages")
+        shutil.copytree(whole / "stages", tmp_path / "stages")
     with pytest.raises(KeyboardInterrupt):
-        fit(killed, Watched(digits.train, fail_at=8 * 5))
-    assert has_checkpoint(killed / "stages" / "1")
-    assert has_checkpoint(killed) == (stage == 2)
-    resumed = fit(killed, digits.train)
-    assert compare(straight, killed) == []
-    assert compare(straight / "stages" / "1", killed / "stages" / "1") == []
-    assert resumed.history == whole.history
+        fit_lp_ft(tmp_path, fail_at=8 * 5)
+    assert has_checkpoint(tmp_path / "stages" / "1")
+    assert has_checkpoint(tmp_path) == (stage == 2)
+    assert fit_lp_ft(tmp_path).history == history
+    assert compare(whole, tmp_path) == []
+    assert compare(whole / "stages" / "1", tmp_path / "stages" / "1") == []
 
 
-def test_a_finished_stage_is_read_and_not_run_again(resnet, digits, tmp_path):
-    model, variables = resnet
-    stages = lp_ft(fine_tune(model.groups))
-    data = (digits.train, digits.val)
-    whole = tljax.fit_stages(model, variables, stages, *data, workdir=tmp_path / "whole", **OPTIONS)
-    first = shutil.copytree(tmp_path / "whole" / "stages", tmp_path / "cut" / "stages") / "1"
-    before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.name != ".lock"}
-    cut = tljax.fit_stages(model, None, stages, *data, workdir=tmp_path / "cut", **OPTIONS)
-    after = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.name != ".lock"}
-    assert before == after
-    assert compare(tmp_path / "whole", tmp_path / "cut") == []
-    assert cut.history == whole.history
-    other = lp_ft(fine_tune(model.groups), probe_lr=0.5)
-    with pytest.raises(InputError, match=r"lr was 0.05 and is 0.5"):
-        tljax.fit_stages(model, None, other, *data, workdir=tmp_path / "cut", **OPTIONS)
+def test_a_finished_stage_is_read_and_not_run_again(straight, fit_lp_ft, tmp_path):
+    whole, history = straight
+    first = shutil.copytree(whole / "stages", tmp_path / "stages") / "1"
+
+    def times():
+        return {p: p.stat().st_mtime_ns for p in first.rglob("*") if p.name != ".lock"}
+
+    before = times()
+    cut = fit_lp_ft(tmp_path, variables=None)
+    assert times() == before
+    assert compare(whole, tmp_path) == []
+    assert cut.history == history
+    with pytest.raises(InputError, match=r"lr was 1.0 and is 0.5"):
+        fit_lp_ft(tmp_path, probe_lr=0.5)
 
 
 def test_the_probes_features_are_computed_once(resnet, digits):
