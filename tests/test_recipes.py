@@ -366,10 +366,15 @@ def test_every_page_meets_every_model_and_data_set(recipe, name, sources, tmp_pa
     assert moved <= wanted
     if not exp.stages:  # whose last stage is one step here
         assert moved == wanted
-    capsys.readouterr()
-    assert cli.main(["plan", *argv[1:3], *argv[5:]]) == 0
-    shown = capsys.readouterr().out
-    assert shown.count("law: at most") == max(1, len(exp.stages))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "tables"), [("surgical", 1), ("bit_hyperrule", 1), ("l2_sp", 1), ("lp_ft", 2)]
+)
+def test_plan_shows_a_table_for_each_stage(recipe, tables, sources, tmp_path, capsys):
+    _, *argv = page(recipe, "vit_micro_patch4_32", sources, tmp_path)
+    assert cli.main(["plan", *argv[:2], *argv[4:]]) == 0
+    assert capsys.readouterr().out.count("law: at most") == tables
 
 
 def test_a_workdir_of_stages_serves_every_command(sources, photo_folder, tmp_path, capsys):

@@ -21,8 +21,8 @@ from tljax.training.workdir import read_rows
 from tljax.transfer import Stage, feature_extraction, fine_tune, gradual_unfreezing, lp_ft
 
 NETWORKS = {
-    "resnet": ResNet((1, 1), (8, 16), False, num_classes=10, stem=(3, 2), stem_pool=False),
-    "vit": ViT(32, 2, 2, 4, num_classes=10),
+    "resnet": ResNet((1,), (8,), False, num_classes=10, stem=(3, 2), stem_pool=False),
+    "vit": ViT(32, 1, 2, 4, num_classes=10),
 }
 OPTIONS = {
     "preprocessing": Preprocessing(16, (0.5,) * 3, (0.5,) * 3),
@@ -245,8 +245,8 @@ def test_stages_that_make_no_sense_are_refused(resnet, digits):
             lp_ft(plan)
     plan = fine_tune(model.groups)
     stages = gradual_unfreezing(plan)
-    with pytest.raises(InputError, match="set it to 4 or more"):
-        tljax.fit_stages(model, variables, stages, digits.train, None, **OPTIONS | {"steps": 3})
+    with pytest.raises(InputError, match="set it to 3 or more"):
+        tljax.fit_stages(model, variables, stages, digits.train, None, **OPTIONS | {"steps": 2})
     with pytest.raises(InputError, match="stage 1 of 2: warmup is 3 steps"):
         tljax.fit_stages(
             model, variables, lp_ft(plan), digits.train, None, **OPTIONS | {"warmup": 3}
