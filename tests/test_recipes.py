@@ -39,7 +39,7 @@ from tljax.transfer import (
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(path.stem for path in (CONFIGS / "recipes").glob("*.py"))
 NETWORKS = {
-    "resnet": ResNet((1, 1), (8, 16), False, num_classes=10, stem=(3, 2), stem_pool=False),
+    "resnet": ResNet((1,), (8,), False, num_classes=10, stem=(3, 2), stem_pool=False),
     "vit": ViT(32, 2, 2, 4, num_classes=10),
 }
 PREPROCESSING = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
@@ -309,8 +309,8 @@ def sources(tmp_path_factory):
     for name, block in CUT.items():
         config = config_lib.base()
         fields = {"model": name, "last_group": block, "scenario": "from_scratch"}
-        fields |= {"data": "embedded:glyphs", "train_size": 64, "val_fraction": 0.01}
-        config.update(fields | {"image_size": 16, "steps": 2, "batch_size": 8, "lr": 0.05})
+        fields |= {"data": "embedded:digits_shifted", "train_size": 16, "image_size": 16}
+        config.update(fields | {"steps": 1, "eval_every": 9, "batch_size": 8})
         made[name] = tmp_path_factory.mktemp("source") / name
         experiment.run(config, made[name], progress=False)
     return made

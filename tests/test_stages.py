@@ -79,8 +79,8 @@ def saved(workdir, step):
 # --- LP-FT ----------------------------------------------------------------------------------------
 
 
-def test_lp_ft_fine_tunes_from_the_probes_head(start, digits, tmp_path):
-    model, variables = start
+def test_lp_ft_fine_tunes_from_the_probes_head(resnet, digits, tmp_path):
+    model, variables = resnet
     stages = lp_ft(fine_tune(model.groups, backbone=0.5), probe_share=0.5, probe_lr=1.0)
     test = Watched(digits.test)
     result = tljax.fit_stages(
