@@ -24,6 +24,7 @@ from rich.progress import TextColumn
 from benchmarks import jobs
 from benchmarks.tables import write_growth, write_tables
 from benchmarks.timing import machine
+from tljax import huge_pages
 from tljax.training.progress import console, progress_bar
 
 HERE = Path(__file__).parent
@@ -112,6 +113,8 @@ def measure(one: Measurement, folder: Path) -> dict[str, Any]:
     command += [one.function, json.dumps(one.arguments)]
     # compiled programs and features of the benchmarks, not the user's
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    if one.contender == OURS:  # as the `tljax` command does
+        environment |= huge_pages.environment()
     process = subprocess.run(
         command, env=environment, capture_output=True, text=True, cwd=HERE.parent
     )

@@ -17,15 +17,23 @@ from tljax import data as data_lib
 from tljax.training import mesh as mesh_lib
 from tljax.training import state as state_lib
 from tljax.training.evaluation import evaluate
+from tljax.training.objective import Objective
 from tljax.training.step import loss_and_gradient, train_step
 from tljax.transfer import freeze_first, from_scratch
 
 BATCH = 32
 MESHES = ("data:8", "data:4,fsdp:2")
-CASES = {  # network, plan, parts of a batch
-    "resnet, all of it": ("resnet", from_scratch, 1),  # BatchNorm sees the whole batch
-    "resnet, first group frozen": ("resnet", lambda groups: freeze_first(groups, 1), 1),
-    "vit, first group frozen, in two parts": ("vit", lambda groups: freeze_first(groups, 1), 2),
+PLAIN, MIXED = Objective(), Objective(label_smoothing=0.1, mixup=0.8, cutmix=1.0)
+CASES = {  # network, plan, parts of a batch, loss
+    "resnet, all of it": ("resnet", from_scratch, 1, PLAIN),  # BatchNorm sees the whole batch
+    "resnet, first group frozen": ("resnet", lambda groups: freeze_first(groups, 1), 1, PLAIN),
+    "vit, first group frozen, in two parts": (
+        "vit",
+        lambda groups: freeze_first(groups, 1),
+        2,
+        PLAIN,
+    ),
+    "vit, images mixed, in two parts": ("vit", lambda groups: freeze_first(groups, 2), 2, MIXED),
 }
 
 
@@ -56,7 +64,7 @@ def moved_a_little(variables):
     return jax.tree.map(lambda leaf: leaf + 0.01, variables)
 
 
-def compare(name, build, parts):
+def compare(name, build, parts, objective):
     model, variables = network(name)
     model = model.clone(drop_path=0.0)  # whose masks differ if a batch comes in parts
     plan = build(model.groups)
@@ -66,7 +74,8 @@ def compare(name, build, parts):
 
     def loss_and_its_gradient(mesh, parts):
         at, fixed = mesh_lib.place(mesh, (state, frozen))
-        compute = jax.jit(loss_and_gradient(model, plan, PREPROCESSING, 0, parts, mesh=mesh))
+        form = {"accumulate": parts, "mesh": mesh, "objective": objective}
+        compute = jax.jit(loss_and_gradient(model, plan, PREPROCESSING, **form))
         images = mesh_lib.spread(mesh, batch(), BATCH)
         metrics, gradient, _ = compute(at.trained, at.statistics, fixed, images, key)
         return mesh_lib.on_host((metrics["loss"], gradient))
@@ -84,7 +93,7 @@ def compare(name, build, parts):
     at, fixed = mesh_lib.place(mesh, (state, frozen))
     before = jax.tree.map(lambda leaf: leaf.sharding, at)
     bytes_before = bytes_on_each((at, fixed))
-    step = train_step(model, plan, PREPROCESSING, tx, 0, parts, mesh=mesh)
+    step = train_step(model, plan, PREPROCESSING, tx, 0, parts, mesh=mesh, objective=objective)
     at, _ = step(at, fixed, mesh_lib.spread(mesh, batch(), BATCH), key, 0.01, 1e-3)
     slots = [leaf for leaf in jax.tree.leaves(at.opt_state) if leaf.ndim]
     trained, _ = plan.partition(variables["params"])

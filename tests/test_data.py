@@ -497,7 +497,7 @@ def same(first, second) -> bool:
     return all(np.array_equal(first[key], second[key]) for key in ("image", "label"))
 
 
-@pytest.mark.parametrize("augment", ["none", "crop", "crop_flip"])
+@pytest.mark.parametrize("augment", ["none", "crop", "crop_flip", "trivial"])
 def test_same_seed_same_batches(closing, augment):
     digits = data.load("embedded:digits").train
     one, two, other = (closing(train(digits, augment=augment, seed=seed)) for seed in (0, 0, 1))

@@ -180,8 +180,9 @@ def test_the_step_costs_what_the_law_allows(name, plan_name):
     model, variables = network(name)
     plan = PLANS[plan_name](model.groups)
     batch_size = 16
-    counts = cost.group_flops(model, variables, 32, batch_size)
-    law = sum(map(sum, cost.law_terms(counts, plan.trained_groups(variables["params"]))))
+    given = (model, variables, 32, batch_size)
+    counts, products = cost.group_flops(*given), cost.group_products(*given)
+    law = sum(map(sum, cost.law_terms(counts, products, plan.trained_groups(variables["params"]))))
     step = cost.step_function(model, plan, PREPROCESSING)
     arguments = cost.step_arguments(plan, variables, 32, batch_size)
     counted = cost.counted_flops(jax.jit(step).lower(*arguments).compile())

@@ -274,6 +274,9 @@ def test_the_rule_settles_what_nobody_set(tmp_path):
     assert (mine.batch_size, mine.schedule, mine.lr) == (64, "cosine", 0.003), "also if by default"
     longer = experiment.settled(config_lib.load(page, [given[0], "--config.epochs=10"]))
     assert (longer.steps, longer.epochs) == (None, 10.0)
+    many = data_lib.ArraySource(np.zeros((20_000, 97, 97, 1), np.uint8), np.zeros(20_000, int))
+    large = hyperrules.apply(config, many)
+    assert (large.steps, large.mixup, large.image_size) == (10_000, 0.1, 480)
     text = (CONFIGS / "recipes" / "bit_hyperrule.py").read_text()
     sweep = '\n\ndef sweep():\n    yield {"batch_size": 64}\n    yield {"lr": 0.01, "k": None}\n'
     (tmp_path / "page.py").write_text(text + sweep)

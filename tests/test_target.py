@@ -46,8 +46,10 @@ def test_a_tpu_program_obeys_the_laws(config, sizes):
 
     exp = experiment.prepare(config)
     variables = registry.abstract_variables(exp.model, 32)
-    counts = cost.group_flops(exp.model, variables, 32, config.batch_size)
-    law = sum(map(sum, cost.law_terms(counts, exp.plan.trained_groups(variables["params"]))))
+    given = (exp.model, variables, 32, config.batch_size)
+    counts, products = cost.group_flops(*given), cost.group_products(*given)
+    trained_groups = exp.plan.trained_groups(variables["params"])
+    law = sum(map(sum, cost.law_terms(counts, products, trained_groups)))
     assert report.devices * report.flops <= 1.05 * law
 
     mesh = jax.sharding.AbstractMesh(sizes, mesh_lib.AXES)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tljax import huge_pages
 from tljax.errors import InputError, printable
 from tljax.preemption import EXIT_CODE as PREEMPTED
 from tljax.preemption import LostProcess, Preempted, sigterm_raises
@@ -434,8 +435,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def command() -> int:
+    """Entry point of the `tljax` command: `main` in a process whose memory is in huge pages."""
+    huge_pages.start_again()
+    return main()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the `tljax` command; returns the exit code."""
+    """The command of these arguments, by default those of the process; returns the exit code."""
     args, overrides = build_parser().parse_known_args(argv)
     code = _run(args, overrides)
     if code and args.command == "train":
@@ -516,4 +523,4 @@ def use_compilation_cache() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -99,6 +99,15 @@ def base() -> ml_collections.ConfigDict:
     config.l2_sp_alpha = 0.0
     config.l2_sp_beta = 0.0
     config.clip_norm = config_dict.placeholder(float)
+    # The loss: share of a label spread over all classes; and balanced, if rare classes are to count
+    # as much as common ones.
+    config.label_smoothing = 0.0
+    config.class_weights = config_dict.placeholder(str)
+    # Decay of a moving average of what trains, which is then evaluated and kept; None: none.
+    config.ema = config_dict.placeholder(float)
+    # End after so many evaluations without a better one; the schedule stays that of all steps.
+    # None: never.
+    config.patience = config_dict.placeholder(int)
 
     # Parts that a step's batch goes through the network in, their gradients added up, for less
     # memory; a divisor of batch_size. None: as suits the backend.
@@ -111,13 +120,18 @@ def base() -> ml_collections.ConfigDict:
     config.cache = "auto"
 
     # What the images go through in training.
-    # none; crop, of random size and place, resized; crop_flip; or resize_crop_flip: as if the image
-    # were resized to a square first, and a smaller one cut out at random
+    # none; crop, of random size and place, resized; crop_flip; trivial: crop_flip, TrivialAugment;
+    # or resize_crop_flip: as if resized to a square first, and a smaller one cut out at random
     config.augment = "crop_flip"
     # Draw so many augmented views of each image once, and keep what frozen groups make of them;
     # None: draw anew in every epoch.
     config.views = config_dict.placeholder(int)
     config.crop_area = (0.08, 1.0)  # smallest and largest share of the image that a crop covers
+    # Mix each image, and its label, with another one's: alpha of the share's distribution, 0: off.
+    # With both, each batch is mixed in one of the two ways.
+    config.mixup = 0.0
+    config.cutmix = 0.0
+    config.sampling = "shuffled"  # or balanced: every class equally often
     config.num_workers = 0
     config.on_error = "fail"  # of an image that cannot be read; or skip, and name it in the result
 

@@ -30,7 +30,7 @@ ARMS = [
 PILOT_SIZE, PILOT_SEED, PILOT_K = 150, 100, 2
 PILOT_RATES = {
     "resnet10_32": (0.01, 0.03, 0.1, 0.3, 1.0),
-    "vit_micro_patch4_32": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    "vit_micro_patch4_32": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
 }
 # What it chose: the highest mean validation accuracy of the two targets (pilot.csv).
 RATES = {

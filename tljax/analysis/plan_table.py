@@ -49,7 +49,9 @@ def _print_table(
     trained = plan.trained_groups(params)
     batch_statistics = plan.modes(params)["batch_statistics"]
     forward, activations, weights = cost.law_terms(
-        cost.group_flops(model, variables, size), trained
+        cost.group_flops(model, variables, size),
+        cost.group_products(model, variables, size),
+        trained,
     )
     memory = _memory_by_group(plan, params, config)
     with_norm = {plan.groups.depth(path) for path in leaf_paths(variables.get("batch_stats", {}))}
@@ -85,8 +87,7 @@ def _print_table(
     law = (whole + sum(activations) + sum(weights)) / whole
     step = cost.step_function(model, plan, exp.preprocessing)
     arguments = cost.step_arguments(plan, variables, size, config.batch_size)
-    lowered = jax.jit(step).lower(*arguments)
-    counted = cost.counted_flops(lowered) / config.batch_size
+    counted = cost.flops(step, *arguments) / config.batch_size
 
     width = None if Console().is_terminal else 120  # a pipe has no width of its own
     console = Console(highlight=False, soft_wrap=True, width=width)
@@ -94,6 +95,7 @@ def _print_table(
     console.print(
         "forward and backward in MFLOP an image, backward by the law of tljax.analysis.cost;"
         " MiB: parameters, gradients, optimizer state"
+        + (", moving average" if config.ema is not None else "")
     )
     console.print(
         f"trained: {moving_total:,} of {total:,} parameters ({moving_total / total:.1%}) in"
@@ -105,12 +107,13 @@ def _print_table(
         f" = {counted / whole:.3f} F; law: at most 1.05 * {law:.3f} F; F = {_mflop(whole)} MFLOP"
     )
     if compile_step:
-        compiled = lowered.compile()
+        compiled = jax.jit(step).lower(*arguments).compile()
         analysis: Any = compiled.memory_analysis()
         peak = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
         console.print(
             f"compiled for {jax.devices()[0].device_kind} at batch {config.batch_size}:"
-            f" {cost.counted_flops(compiled) / config.batch_size / whole:.3f} F,"
+            f" {cost.counted_flops(compiled) / config.batch_size / whole:.3f} F"
+            " (of a loop one turn),"
             f" {peak / _MEBI:,.0f} MiB of arguments and temporaries"
         )
 
@@ -118,7 +121,7 @@ def _print_table(
 def _memory_by_group(
     plan: TransferPlan, params: Tree, config: ml_collections.ConfigDict
 ) -> list[float]:
-    """Bytes of each group's parameters, gradients and optimizer state."""
+    """Bytes of each group's parameters, gradients, optimizer state and moving average."""
     l2_sp = (config.l2_sp_alpha, config.l2_sp_beta)
     tx = plan.optimizer(config.optimizer, learning_rate=0.0, momentum=config.momentum, l2_sp=l2_sp)
 
@@ -130,7 +133,8 @@ def _memory_by_group(
     for depth in range(len(plan.groups)):
         group, _ = split(params, _in_group(plan, depth))
         moving, _ = plan.partition(group)
-        sizes.append(size(group) + size(moving) + size(jax.eval_shape(tx.init, moving)))
+        copies = 1 if config.ema is None else 2  # gradient, average
+        sizes.append(size(group) + copies * size(moving) + size(jax.eval_shape(tx.init, moving)))
     return sizes
 
 

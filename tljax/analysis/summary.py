@@ -41,7 +41,8 @@ def print_result(summary: dict[str, Any]) -> None:
         last = f"{stages[-1]['steps']} of the last stage" if stages else summary["steps"]
         console.print(
             f"best validation accuracy {summary['val_accuracy']:.4f} on {summary['val_size']:,}"
-            f" images, at step {summary['best_step']} of {last}",
+            f" images, at step {summary['best_step']} of {last}"
+            + (" (stopped early)" if summary.get("stopped_early") else ""),
             soft_wrap=True,
         )
     console.print(

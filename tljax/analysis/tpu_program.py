@@ -101,7 +101,10 @@ def arguments(exp: Experiment, mesh: Mesh, tx: Any, batch_size: int) -> tuple[An
     """What the step is called with: abstract arrays, laid out on the mesh."""
     size = exp.preprocessing.image_size
     variables = registry.abstract_variables(exp.model, size)
-    state, frozen = jax.eval_shape(lambda v: state_lib.create(exp.plan, v, tx), variables)
+    keeps_average = exp.options.ema is not None
+    state, frozen = jax.eval_shape(
+        lambda v: state_lib.create(exp.plan, v, tx, keeps_average), variables
+    )
     *_, batch, key = cost.step_arguments(exp.plan, variables, size, batch_size)
     number = jax.ShapeDtypeStruct((), jnp.float32)
 
@@ -130,7 +133,16 @@ def compile_step(exp: Experiment, mesh: Mesh, batch_size: int, memory: int) -> R
     mesh_lib.check_batch(mesh, batch_size, parts)
     tx = optimizer(exp.plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm, opt.l2_sp)
     step: Any = train_step(
-        exp.model, exp.plan, exp.preprocessing, tx, 0, parts, tuple(exp.task_sizes.values()), mesh
+        exp.model,
+        exp.plan,
+        exp.preprocessing,
+        tx,
+        0,
+        parts,
+        tuple(exp.task_sizes.values()),
+        mesh,
+        opt.objective,
+        opt.ema,
     )
     given = arguments(exp, mesh, tx, batch_size)
     try:

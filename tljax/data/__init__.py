@@ -2,9 +2,10 @@
 
 `sources` says what data is, `datasets` finds it by name (`embedded:`, `folder:`, `tfds:`), `joint`
 makes one data set of several, `transforms` brings images to the form a checkpoint expects, `views`
-draws augmented ones once, and `pipeline` serves batches.
+draws augmented ones once, `balance` evens out the sizes of classes, and `pipeline` serves batches.
 """
 
+from tljax.data.balance import balanced_weights
 from tljax.data.datasets import class_names, load, tasks
 from tljax.data.images import Unreadable, decode, skipped_message
 from tljax.data.joint import Task, names_of_all
@@ -31,6 +32,7 @@ __all__ = [
     "Task",
     "Unreadable",
     "as_source",
+    "balanced_weights",
     "base_of",
     "class_names",
     "decode",

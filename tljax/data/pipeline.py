@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tljax.data.balance import BalancedOrder
 from tljax.data.images import Unreadable
 from tljax.data.sources import Example, Source
 from tljax.data.transforms import Preprocessing, augmentation, resize_and_centre_crop
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 Batch = dict[str, np.ndarray]
 
 ON_ERROR = ("fail", "skip")  # what may be done about an image that cannot be read
+
+SAMPLINGS = ("shuffled", "balanced")  # what an epoch may be made of
 
 # In a batch, until it is handed out: the names of images that could not be read for it.
 SKIPPED = "skipped"
@@ -41,10 +44,11 @@ def train_batches(
     on_error: str = "fail",
     views: int = 1,
     rows: np.ndarray | None = None,
+    sampling: str = "shuffled",
 ) -> "TrainBatches":
-    """Shuffled batches without end.
+    """Batches without end.
 
-    Every epoch has an order of its own and holds every image once; batches run across the
+    Shuffled, every epoch has an order of its own and holds every image once; batches run across the
     border of epochs, so sets smaller than a batch work and no image is dropped.
 
     Args:
@@ -59,9 +63,11 @@ def train_batches(
         must then be importable, and guarded by `if __name__ == "__main__"`.
       on_error: What to do about an image that cannot be read: `fail`, or `skip`, which takes the
         next one of the source that can be read instead, after the last the first.
-      views: If above 1, the source is `tljax.data.fixed_views` of the images: see `shuffled`.
+      views: If above 1, the source is `tljax.data.fixed_views` of the images: see `sampled`.
       rows: Which rows of every batch to read, where other processes read the others; None: all. A
         row is the same whoever reads it.
+      sampling: `shuffled`, or `balanced`: every class equally often, see
+        `tljax.data.balance.BalancedOrder`; what `skip` takes instead may be of another class.
 
     Returns:
       An iterator over {"image": uint8 (b, s, s, 3), "label": int32 (b,)} that can be resumed.
@@ -71,6 +77,7 @@ def train_batches(
     """
     _check_batch_size(batch_size)
     check_known("on_error", on_error, ON_ERROR)
+    check_known("sampling", sampling, SAMPLINGS)
     if not 0 < crop_area[0] <= crop_area[1] <= 1:
         raise InputError(
             f"crop_area is {crop_area}; set it to (smallest, largest) with 0 < smallest <= largest "
@@ -107,47 +114,50 @@ def train_batches(
         "crop_area": list(crop_area),
         "on_error": on_error,
     }
-    count = len(source) // views
-    return shuffled(count, read, batch_size, seed, num_workers, fingerprint, views)
+    labels = source.labels[: len(source) // views]
+    return sampled(labels, read, batch_size, seed, num_workers, fingerprint, views, sampling)
 
 
-def shuffled(
-    count: int,
+def sampled(
+    labels: np.ndarray,
     read: Callable[[np.ndarray, np.random.Generator], dict[str, Any]],
     batch_size: int,
     seed: int,
     num_workers: int,
     fingerprint: dict[str, Any],
     views: int = 1,
+    sampling: str = "shuffled",
 ) -> "TrainBatches":
-    """Batches of `count` examples in the order of a seed, whatever `read` makes of their indices.
+    """Batches of n examples in the order of a seed, whatever `read` makes of their indices.
 
-    With several views of each, view v of example i having the index v * count + i, epoch e takes
-    view e modulo `views`.
+    With several views of each, view v of example i having the index v * n + i, an example that was
+    shown e times before, which shuffled is the number of the epoch, shows view e modulo `views`.
 
     Args:
-      count: Examples.
+      labels: Of the examples, int (n,).
       read: (indices, random numbers) to a batch with SKIPPED, the names of what was left out.
       batch_size, seed, num_workers: As of `train_batches`.
       fingerprint: What the sequence is made from, for `TrainBatches.set_state`.
       views: Of each example.
+      sampling: As of `train_batches`.
     """
     import grain  # here, because it takes half a second and a plan needs none of it
 
-    batches = (
-        grain.MapDataset.range(count)
-        .seed(seed)
-        .shuffle()
-        .repeat(None)
-        .batch(batch_size, drop_remainder=True)
-    )
-    if views > 1:
+    count = len(labels)
+    examples = grain.MapDataset.range(count).seed(seed)
+    if sampling == "shuffled":
+        examples = examples.shuffle()
+    batches = examples.repeat(None).batch(batch_size, drop_remainder=True)
+    order = BalancedOrder(labels, seed) if sampling == "balanced" else None
 
-        def with_views(batch: int, indices: np.ndarray) -> np.ndarray:
-            epochs = (batch * batch_size + np.arange(batch_size)) // count
-            return indices + epochs % views * count
+    def placed(batch: int, indices: np.ndarray) -> np.ndarray:
+        places = batch * batch_size + np.arange(batch_size)
+        chosen, shown = order(places) if order else (indices, places // count)
+        return chosen + shown % views * count
 
-        batches = batches.map_with_index(with_views)
+    if order or views > 1:
+        batches = batches.map_with_index(placed)
+    fingerprint = {**fingerprint, "sampling": sampling}
     return TrainBatches(batches.random_map(read), num_workers, fingerprint)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from tljax.data.trivial_augment import trivial_augment
 from tljax.errors import InputError, did_you_mean
 from tljax.models.preprocessing import INTERPOLATIONS, Preprocessing
 
@@ -134,11 +135,16 @@ def _crop_flip(image, preprocessing, rng, area):
     return random_flip(_crop(image, preprocessing, rng, area), rng)
 
 
+def _trivial(image, preprocessing, rng, area):
+    return trivial_augment(_crop_flip(image, preprocessing, rng, area), rng)
+
+
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": _no_augmentation,
     "crop": _crop,
     "crop_flip": _crop_flip,
     "resize_crop_flip": _resize_crop_flip,
+    "trivial": _trivial,
 }
 
 

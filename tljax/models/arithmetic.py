@@ -1,10 +1,15 @@
-"""Matrix product, convolution and max-pool of the networks, in forms fast to differentiate."""
+"""Product, convolution, attention, GELU, max-pool, in forms fast to compute and differentiate."""
 
 import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+_ONE_BY_ONE = 2**20  # bytes of an image's attention scores from which images are taken in turn
+_PIECES = 8  # at most
+_LARGE = 28 * 28  # pixels of a convolution's result from which images are taken in turn
 
 
 def product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
@@ -35,9 +40,130 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **_: A
         x = x.reshape(n, rows, height, columns, width, channels).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(n, rows, columns, height * width * channels)
         return product(x, kernel.reshape(-1, features))
+    return _convolution(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+
+
+Padding = tuple[tuple[int, int], ...]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolution(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding
+) -> jax.Array:
+    """XLA's, with a kernel's gradient of its own on a CPU where images are large."""
     return jax.lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _convolution_forward(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _convolution(x, kernel, strides, padding), (x, kernel)
+
+
+def _convolution_backward(
+    strides: tuple[int, ...], padding: Padding, kept: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    plain = functools.partial(
+        jax.lax.conv_general_dilated,
+        window_strides=strides,
+        padding=padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+    def by_xla(x: jax.Array, g: jax.Array) -> jax.Array:
+        gradient: jax.Array = jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](g)[0]
+        return gradient
+
+    def by_image(x: jax.Array, g: jax.Array) -> jax.Array:
+        return _kernel_gradient(x, g, kernel.shape, strides, padding)
+
+    (to_x,) = jax.vjp(lambda x: plain(x, kernel), x)[1](g)
+    if g.shape[1] * g.shape[2] < _LARGE:
+        return to_x, by_xla(x, g)
+    return to_x, jax.lax.platform_dependent(x, g, cpu=by_image, default=by_xla)
+
+
+_convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+def _kernel_gradient(
+    x: jax.Array, g: jax.Array, shape: tuple[int, ...], strides: tuple[int, ...], padding: Padding
+) -> jax.Array:
+    """Of a convolution's kernel (h, w, c, d), as a product of windows and g, image by image.
+
+    XLA's own, a convolution with windows as large as the image, takes a CPU two to four times as
+    long.
+    """
+    height, width, channels, features = shape
+    rows, columns = g.shape[1:3]
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+
+    def add(total: jax.Array, image: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        pixels, cotangent = image
+        shifted = [
+            pixels[
+                i : i + strides[0] * (rows - 1) + 1 : strides[0],
+                j : j + strides[1] * (columns - 1) + 1 : strides[1],
+            ]
+            for i in range(height)
+            for j in range(width)
+        ]
+        windows = jnp.concatenate(shifted, -1).reshape(rows * columns, -1)
+        return total + windows.T @ cotangent.reshape(-1, features), None
+
+    zero = jnp.zeros((height * width * channels, features), g.dtype)
+    return jax.lax.scan(add, zero, (padded, g))[0].reshape(shape)
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v, for q, k, v (n, heads, t, d); to (n, heads, t, d).
+
+    The softmax's sum divides the result, which is smaller than the weights (as in FlashAttention,
+    Dao et al. 2022). XLA computes a batch of small products one after another, each on few cores: a
+    CPU therefore gets an operation for every few images, and runs those side by side.
+    """
+
+    def together(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        scores = ((q * q.shape[-1] ** -0.5) @ k.swapaxes(-2, -1)).astype(jnp.float32)
+        highest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+        weights = jnp.exp(scores - highest)
+        scale = 1.0 / weights.sum(-1, keepdims=True)  # whose gradient is cheaper than a quotient's
+        return (weights.astype(v.dtype) @ v) * scale.astype(v.dtype)
+
+    def in_pieces(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        pieces = zip(*(jnp.split(x, number) for x in (q, k, v)), strict=True)
+        return jnp.concatenate([together(*piece) for piece in pieces])
+
+    n, heads, t, _ = q.shape
+    number = max(pieces for pieces in range(1, _PIECES + 1) if n % pieces == 0)
+    if number == 1 or 4 * heads * t * t < _ONE_BY_ONE:
+        return together(q, k, v)
+    result: jax.Array = jax.lax.platform_dependent(q, k, v, cpu=in_pieces, default=together)
+    return result
+
+
+@jax.custom_jvp
+def gelu(x: jax.Array) -> jax.Array:
+    """x Phi(x), Phi the cumulative function of the normal distribution, from erf.
+
+    JAX writes it with erfc, whose expansion takes a CPU twice as long.
+    """
+    return x * _cumulative(x)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """d/dx x Phi(x) = Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)."""
+    (x,), (dx,) = primals, tangents
+    phi = _cumulative(x)
+    return x * phi, (phi + x * jnp.exp(x * x * -0.5) * (2 * math.pi) ** -0.5) * dx
+
+
+def _cumulative(x: jax.Array) -> jax.Array:
+    return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tljax.models.arithmetic import convolve, product
+from tljax.models.arithmetic import attend, convolve, gelu, product
 from tljax.models.groups import Groups, Modes, cut, per_group
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
@@ -37,9 +37,7 @@ class Attention(nn.Module):
         # (n, heads, t, d / heads): attention becomes plain batched matrix products, which XLA runs
         # about 1.4 times as fast on a CPU as an einsum over (n, t, heads, d / heads).
         q, k, v = qkv.reshape(n, t, 3, self.heads, d // self.heads).transpose(2, 0, 3, 1, 4)
-        scores = (q * (d // self.heads) ** -0.5) @ k.swapaxes(-2, -1)
-        weights = nn.softmax(scores.astype(jnp.float32)).astype(self.dtype)
-        x = (weights @ v).transpose(0, 2, 1, 3).reshape(n, t, d)
+        x = attend(q, k, v).transpose(0, 2, 1, 3).reshape(n, t, d)
         x = nn.Dense(d, kernel_init=_xavier, dtype=self.dtype, dot_general=product, name="proj")(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
@@ -57,7 +55,7 @@ class Mlp(nn.Module):
         x = nn.Dense(
             self.hidden, kernel_init=_xavier, dtype=self.dtype, dot_general=product, name="fc1"
         )(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(nn.gelu(x, approximate=False))
+        x = nn.Dropout(self.dropout, deterministic=not train)(gelu(x))
         x = nn.Dense(d, kernel_init=_xavier, dtype=self.dtype, dot_general=product, name="fc2")(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 

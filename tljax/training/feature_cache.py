@@ -24,7 +24,7 @@ import numpy as np
 from filelock import FileLock
 
 from tljax.data import Preprocessing, Source, Subset, eval_batches, fingerprint, normalise
-from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, in_order, shuffled
+from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, in_order, sampled
 from tljax.data.sources import base_of
 from tljax.errors import InputError
 from tljax.models import Model, registry
@@ -65,7 +65,12 @@ class CachedSource(Source):
         return {"features": self.features[self.rows[index]], "label": int(self.labels[index])}
 
     def shuffled(
-        self, batch_size: int, seed: int, views: int = 1, rows: np.ndarray | None = None
+        self,
+        batch_size: int,
+        seed: int,
+        views: int = 1,
+        rows: np.ndarray | None = None,
+        sampling: str = "shuffled",
     ) -> TrainBatches:
         """As `train_batches` of the images, in the same order, with `features` for `image`."""
 
@@ -73,7 +78,8 @@ class CachedSource(Source):
             return {**self._batch(indices if rows is None else indices[rows]), SKIPPED: ()}
 
         made_from = {"images": len(self), "batch_size": batch_size, "seed": seed}
-        return shuffled(len(self) // views, read, batch_size, seed, 0, made_from, views)
+        labels = self.labels[: len(self) // views]
+        return sampled(labels, read, batch_size, seed, 0, made_from, views, sampling)
 
     def in_order(self, batch_size: int, rows: np.ndarray | None = None) -> EvalBatches:
         """As `eval_batches` of the images, with `features` for `image`."""
@@ -159,8 +165,8 @@ def choose(
             console.print(
                 f"the first {groups} of {len(model.groups)} groups, with"
                 f" {_share(model, variables, preprocessing, groups):.0%} of the forward pass, are"
-                " frozen: with augment=none, or fixed views=n of each image, and on_error=fail"
-                " their output would be computed once"
+                " frozen: with augment=none, or fixed views=n of each image, without mixup and"
+                " cutmix, and with on_error=fail, their output would be computed once"
             )
         return Cache(0)
     where = ("disk" if on_disk else "memory") if kind == "auto" else kind

@@ -78,7 +78,7 @@ def apply(config: ml_collections.ConfigDict, train: Source) -> ml_collections.Co
     if "epochs" in set_by_hand:
         set_by_hand.add("steps")
     for name, value in HYPERRULES[config.hyperrule](len(train), _area(train)).items():
-        if name in config and name not in set_by_hand:
+        if name not in set_by_hand:
             applied[name] = value
     applied.hyperrule, applied.hyperrule_keeps = None, ()
     return applied

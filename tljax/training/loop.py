@@ -24,6 +24,7 @@ from tljax.data import (
     Preprocessing,
     Source,
     as_source,
+    balanced_weights,
     fingerprint,
     fixed_views,
     skipped_message,
@@ -197,7 +198,7 @@ def fit(
             plan,
             preprocessing,
             [source for source in (seen, val, test) if source is not None],
-            images_change=images_change(opt),
+            images_change=opt.images_change,
             on_disk=workdir is not None,
             was=resumed.extra["made_by"]["config"]["cached_groups"] if resumed else None,
             tell=progress and writes,
@@ -221,12 +222,21 @@ def fit(
 
         # --- the plan makes the optimizer, and splits the variables into what moves and what not
         tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm, opt.l2_sp)
-        state, frozen = state_lib.create(plan, initial, tx)
+        state, frozen = state_lib.create(plan, initial, tx, average=opt.ema is not None)
         accumulate = opt.accumulate or micro_batches.suited_to_training(
             model, plan, size, opt.batch_size // mesh_lib.size(mesh), cache.groups
         )
         step_fn = train_step(
-            model, plan, preprocessing, tx, cache.groups, accumulate, task_sizes, mesh
+            model,
+            plan,
+            preprocessing,
+            tx,
+            cache.groups,
+            accumulate,
+            task_sizes,
+            mesh,
+            opt.objective,
+            opt.ema,
         )
         if mesh is not None:  # or one device would hold them beside its share
             initial = jax.device_get(initial)
@@ -244,7 +254,9 @@ def fit(
         # --- data: an endless, seeded, resumable stream, of which each process reads its rows
         rows = mesh_lib.rows_here(mesh, opt.batch_size)
         if isinstance(seen_by_training, CachedSource):
-            batches = seen_by_training.shuffled(opt.batch_size, opt.seed, opt.views or 1, rows)
+            batches = seen_by_training.shuffled(
+                opt.batch_size, opt.seed, opt.views or 1, rows, opt.sampling
+            )
         else:
             batches = train_batches(
                 seen,
@@ -257,8 +269,12 @@ def fit(
                 num_workers=opt.num_workers,
                 on_error=opt.on_error,
                 rows=rows,
+                sampling=opt.sampling,
             )
         opened.enter_context(closing(batches))
+        class_weights: np.ndarray | None = None
+        if opt.class_weights is not None:
+            class_weights = balanced_weights(train.labels, model.num_classes)
 
         # --- go on where the checkpoint was saved
         first_step, seconds_before = 0, 0.0
@@ -266,10 +282,8 @@ def fit(
         unlogged: list[tuple[int, dict[str, float]]] = []  # steps since the last `train` row
         skipped: set[str] = set()  # names of images that evaluations could not read
         if resumed is not None:
-            state = state.replace(
-                step=state.step + resumed.step,
-                opt_state=restore_like(state.opt_state, resumed.opt_state),
-            )
+            beside = restore_like(state_lib.beside_variables(state), resumed.opt_state)
+            state = state_lib.gone_on(state, resumed.step, beside)
             batches.set_state(resumed.extra["iterator"])
             first_step, seconds_before = resumed.step, resumed.extra["wall_seconds"]
             unlogged = [(step, values) for step, values in resumed.extra["unlogged"]]
@@ -347,10 +361,8 @@ def fit(
             bar.update(step, val_accuracy=evaluation.accuracy)
             rank = validation_rank(values)
             if best is None or best.rank is None or rank > best.rank:
-                moving = (state.trained, state.statistics)  # which the next step overwrites
-                trained, statistics = jax.tree.map(lambda leaf: leaf.copy(), moving)
-                copied = state.replace(trained=trained, statistics=statistics)
-                best = Best(step, rank, state_lib.variables_of(copied, frozen))
+                kept = state_lib.copied(state_lib.evaluated(state))
+                best = Best(step, rank, state_lib.merged(kept, frozen))
 
         def skipped_in_training() -> tuple[str, ...]:
             return processes.union(batches.skipped) if opt.on_error == "skip" else ()
@@ -371,7 +383,7 @@ def fit(
                 checkpoints.save(
                     step,
                     state_lib.variables_of(state, frozen),
-                    state.opt_state,
+                    state_lib.beside_variables(state),
                     extra,
                     keep=opt.keep,
                     best_step=best.step if best else None,
@@ -387,6 +399,13 @@ def fit(
         def validation_is_due() -> bool:
             return val is not None and opt.evaluates_after(step, len(train))
 
+        def stops_early() -> bool:
+            """Whether enough evaluations have found nothing better: a matter of the rows alone."""
+            if opt.patience is None or best is None:
+                return False
+            since = [r for r in writer.rows if r["event"] == "val" and r["step"] > best.step]
+            return len(since) >= opt.patience
+
         def checkpoint_is_due() -> bool:
             return step % (opt.checkpoint_every or eval_interval) == 0 or step == total_steps
 
@@ -397,12 +416,14 @@ def fit(
                     if resumed is None:
                         save(step)
                     validate(step)
-                while step < total_steps:
+                while step < total_steps and not stops_early():
                     leave_if_preempted()
                     _log.debug("phase step, step %d", step + 1)
                     profiler.before(step + 1)
                     waits_from = time.monotonic()
                     batch = next(batches)
+                    if class_weights is not None:
+                        batch["weight"] = class_weights[batch["label"]]
                     if step > first_step:  # the first one starts the reader
                         timing["input_wait_seconds"] += time.monotonic() - waits_from
                     spread = mesh_lib.spread(mesh, batch, opt.batch_size)
@@ -423,8 +444,8 @@ def fit(
                         save(step)
                     if validation_is_due():
                         validate(step)
-                        if best and best.step == step:
-                            save(step)  # the best weights are always on disk
+                        if (best and best.step == step) or stops_early():
+                            save(step)  # the best weights, and the last, are always on disk
             except Preempted:
                 save(step)
                 raise
@@ -445,14 +466,16 @@ def fit(
             "train_size": len(train),
             "val_size": 0 if val is None else len(val),
             "seed": opt.seed,
-            "steps": total_steps,
+            "steps": step,
             "best_step": best.step,
             "val_accuracy": best.rank[0] if best.rank else None,
             "val_balanced_accuracy": validations.get(best.step, {}).get("balanced_accuracy"),
             "trainable_parameters": parameter_count(state.trained),
             "total_parameters": parameter_count(best.variables["params"]),
-            "examples_seen": total_steps * opt.batch_size,
+            "examples_seen": step * opt.batch_size,
         }
+        if opt.patience is not None:
+            summary["stopped_early"] = step < total_steps
         final: Evaluation | None = None
         if test is not None:
             _log.debug("phase evaluation, test")
@@ -510,7 +533,8 @@ def check_fit(
     opt: TrainingOptions,
     image_size: ImageSize,
     train: Source,
-    *others: Source | None,
+    val: Source | None,
+    test: Source | None,
 ) -> None:
     """Raises InputError if a run could not begin: to be asked before anything is written."""
     registry.check_image_size(type(model).__name__, model, image_size)
@@ -518,9 +542,14 @@ def check_fit(
     plan.check_l2_sp(*opt.l2_sp, variables["params"])
     micro_batches.check(opt.accumulate, plan, variables, opt.batch_size)
     mesh_lib.check_batch(mesh_lib.build(opt.mesh), opt.batch_size, opt.accumulate)
-    feature_cache.check(opt.cache, plan.frozen_prefix(variables["params"]), images_change(opt))
+    feature_cache.check(opt.cache, plan.frozen_prefix(variables["params"]), opt.images_change)
     _learning_rates(opt, opt.total_steps(len(train)))
-    for source in (train, *others):
+    if opt.patience is not None and val is None:
+        raise InputError(
+            f"patience is {opt.patience}, but there are no validation images that could tell when"
+            " to stop; pass some, or leave patience out"
+        )
+    for source in (train, val, test):
         if source is None:
             continue
         if not len(source):
@@ -530,12 +559,6 @@ def check_fit(
                 f"the data has a label {label}, but the model has {model.num_classes} classes;"
                 " create it with num_classes of the data"
             )
-
-
-def images_change(opt: TrainingOptions) -> bool:
-    """Whether one place in the data may hold another image in the next epoch."""
-    drawn_anew = opt.augment != "none" and opt.views is None
-    return drawn_anew or opt.on_error != "fail"
 
 
 def _learning_rates(opt: TrainingOptions, steps: int) -> np.ndarray:

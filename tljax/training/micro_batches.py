@@ -21,7 +21,8 @@ from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
 
 _WHOLE = 8 * 2**20  # bytes: a batch whose widest layer takes no more stays in one piece
-_PART = 4 * 2**20  # bytes of the widest layer of a part
+_PART = 8 * 2**20  # bytes of the widest layer of a part, at most
+_TRAINED_PART = 4 * 2**20  # and where a gradient is taken
 _FEWEST = 2  # images in a part: matrix products of fewer rows are slower
 
 
@@ -55,19 +56,25 @@ def split(parts: int, batch: Any, devices: int = 1) -> Any:
 
 
 def suited(
-    model: Model, image_size: ImageSize, images: int, start: int = 0, stop: int | None = None
+    model: Model,
+    image_size: ImageSize,
+    images: int,
+    start: int = 0,
+    stop: int | None = None,
+    part: int = _PART,
 ) -> int:
     """The number of parts in which a batch of `images` best goes through groups `start` to `stop`.
 
-    1 on an accelerator. On a CPU by the size of the network's widest layer; measured for ViT and
-    ResNet from 32 to 224 pixels, see benchmarks/README.md.
+    1 on an accelerator. On a CPU by the size of the network's widest layer, which takes no more
+    than `part` bytes in a part; measured for ViT and ResNet from 32 to 224 pixels, see
+    benchmarks/README.md.
     """
     if jax.default_backend() != "cpu":
         return 1
     widest = _widest(model, image_size, start, stop)
     if images * widest <= _WHOLE:
         return 1
-    most = max(_FEWEST, _PART // widest)
+    most = max(_FEWEST, part // widest)
     return next(n for n in range(1, images + 1) if images % n == 0 and images // n <= most)
 
 
@@ -82,7 +89,7 @@ def suited_to_training(
     variables = registry.abstract_variables(model, image_size)
     if sees_batch(plan, variables) or _convolves(model, image_size, start):
         return 1
-    return suited(model, image_size, images, start)
+    return suited(model, image_size, images, start, part=_TRAINED_PART)
 
 
 def sees_batch(plan: TransferPlan, variables: Tree) -> bool:

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from tljax.data.pipeline import ON_ERROR
+from tljax.data.pipeline import ON_ERROR, SAMPLINGS
 from tljax.data.transforms import AUGMENTATIONS
 from tljax.errors import InputError, check_known
 from tljax.training import mesh
+from tljax.training.objective import Objective
 from tljax.transfer.optimizer import OPTIMIZERS, SCHEDULES
 
 HEAD_INITS = ("zero", "random")
 CACHES = ("auto", "memory", "disk", "off")
+CLASS_WEIGHTS = ("balanced",)
 
 # What may be changed when a run goes on: no number of its result depends on it.
 HARMLESS = ("checkpoint_every", "data_dir", "keep", "num_workers")
@@ -36,16 +38,30 @@ class TrainingOptions:
       l2_sp_alpha, l2_sp_beta: of the pull of trained pretrained weights towards their start, and of
         new ones towards 0: see `tljax.transfer.l2_sp`; 0: none. It takes weight decay's place.
       clip_norm: largest global norm of the trained gradient, or None.
+      label_smoothing, mixup, cutmix: of the loss, see `tljax.training.objective.Objective`. Mixed
+        images are others in every step, so what frozen groups make of them cannot be kept.
+      class_weights: `balanced`: an image counts in the loss inversely to how many its class has,
+        1 in the mean; of several tasks their classes are weighed as if they were one's. None: all
+        alike.
+      ema: decay of a moving average of the trained parameters and of the statistics that training
+        updates, see `tljax.training.state.averaged`; it is what is evaluated, and kept. None: none.
+      patience: the run ends after so many evaluations, `eval_dense`'s included, without a better
+        one than the best. The learning rate follows the schedule of `total_steps` as far as the run
+        gets. None: it never ends before.
       accumulate: parts that a step's batch goes through the network in, their gradients added up; a
         divisor of batch_size. None: as suits the backend, without a change to the numbers but for
         rounding (and random masks).
       cache: of the output of the leading frozen groups, where images are not augmented: `memory`,
         `disk`, `off`, or `auto`: disk for a run with a workdir, else memory, if it fits.
-      augment: `none`, `crop` (random-resized), `crop_flip` or `resize_crop_flip`.
+      augment: `none`, `crop` (random-resized), `crop_flip`, `resize_crop_flip` (a box of
+        the image's own shape), or `trivial`: after crop and flip an operation of
+        `tljax.data.trivial_augment`.
       views: augmented views of each image, drawn once and the same for every seed; epoch e shows
         view e modulo `views`. What frozen groups make of them can be kept. None: every epoch draws
         anew.
       crop_area: smallest and largest share of the image that a random crop covers.
+      sampling: `shuffled`: an epoch shows every image once; `balanced`: every class equally often
+        (of several tasks, every class of each), an epoch being as many images as before.
       eval_every: in steps; None: once an epoch. Step 0 is evaluated too.
       eval_dense: whether steps 1, 2, 4, 8, ... below `eval_every` are evaluated as well.
       checkpoint_every: in steps; None: whenever evaluated.
@@ -72,11 +88,18 @@ class TrainingOptions:
     l2_sp_alpha: float = 0.0
     l2_sp_beta: float = 0.0
     clip_norm: float | None = None
+    label_smoothing: float = 0.0
+    class_weights: str | None = None
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float | None = None
+    patience: int | None = None
     accumulate: int | None = None
     cache: str = "auto"
     augment: str = "none"
     views: int | None = None
     crop_area: tuple[float, float] = (0.08, 1.0)
+    sampling: str = "shuffled"
     eval_every: int | None = None
     eval_dense: bool = False
     checkpoint_every: int | None = None
@@ -101,14 +124,22 @@ class TrainingOptions:
         check_known("cache", self.cache, CACHES)
         check_known("head_init", self.head_init, HEAD_INITS)
         check_known("on_error", self.on_error, ON_ERROR)
+        check_known("sampling", self.sampling, SAMPLINGS)
+        if self.class_weights is not None:
+            check_known("class_weights", self.class_weights, CLASS_WEIGHTS)
         mesh.parse(self.mesh)
         for name in ("batch_size", "epochs", "steps", "clip_norm"):
             self._check(name, "a finite number above 0", lambda value: value > 0)
         for name in ("accumulate", "views", "eval_every", "checkpoint_every", "log_every", "keep"):
             self._check(name, "above 0", lambda value: value > 0)
+        self._check("patience", "above 0", lambda value: value > 0)
         for name in ("lr", "weight_decay", "l2_sp_alpha", "l2_sp_beta", "num_workers", "warmup"):
             self._check(name, "a finite number, not negative", lambda value: value >= 0)
-        self._check("momentum", "at least 0 and below 1", lambda value: 0 <= value < 1)
+        for name in ("mixup", "cutmix"):
+            self._check(name, "a finite number, not negative", lambda value: value >= 0)
+        for name in ("momentum", "label_smoothing"):
+            self._check(name, "at least 0 and below 1", lambda value: 0 <= value < 1)
+        self._check("ema", "above 0 and below 1", lambda value: 0 < value < 1)
         self._check("seed", "from 0 to 4294967295", lambda value: 0 <= value < 2**32)
         self._check("decayed", "a regular expression", _is_regex)
         self._check("crop_area", "two shares, smallest and largest, above 0 and up to 1", _is_area)
@@ -122,6 +153,11 @@ class TrainingOptions:
             raise InputError(
                 f"views is {self.views}, but augment is none, so that all of them would be the"
                 " same; set augment, or leave views out"
+            )
+        if self.class_weights == self.sampling == "balanced":
+            raise InputError(
+                "sampling and class_weights are both balanced, so that rare classes would count"
+                " twice; set one of them"
             )
 
     def _check(self, name: str, wanted: str, is_right: Callable[[Any], bool]) -> None:
@@ -137,6 +173,17 @@ class TrainingOptions:
     def l2_sp(self) -> tuple[float, float]:
         """(alpha, beta)."""
         return self.l2_sp_alpha, self.l2_sp_beta
+
+    @property
+    def objective(self) -> Objective:
+        """What is minimised, but for the weights of classes, which follow from the data."""
+        return Objective(self.label_smoothing, self.mixup, self.cutmix)
+
+    @property
+    def images_change(self) -> bool:
+        """Whether one place in the data may hold another image in the next epoch."""
+        drawn_anew = self.augment != "none" and self.views is None
+        return drawn_anew or self.on_error != "fail" or self.mixup > 0 or self.cutmix > 0
 
     def total_steps(self, train_size: int) -> int:
         """Number of steps; an epoch may end within a batch, whose rest begins the next epoch."""

@@ -23,7 +23,6 @@ from tljax.training.loop import (
     accepted_changes,
     check_fit,
     fit,
-    images_change,
     own_preprocessing,
     what_made,
 )
@@ -57,7 +56,8 @@ def fit_stages(
     """Trains under the plans of `stages` one after the other; see `tljax.transfer.recipes`.
 
     `steps` or `epochs` are those of all stages together; `lr`, `augment` and `cache` hold for those
-    that say nothing else, or have nothing to cache. `test` is touched once, after the last one.
+    that say nothing else, or have nothing to cache. `patience` counts in each stage, and may end it
+    before its steps are done. `test` is touched once, after the last one.
 
     Args:
       model, variables, train, val, test, preprocessing, tasks, about, accept_changes, progress,
@@ -122,13 +122,14 @@ def check_stages(
     opt: TrainingOptions,
     image_size: ImageSize,
     train: Source,
-    *others: Source | None,
+    val: Source | None,
+    test: Source | None,
 ) -> list[TrainingOptions]:
     """Each stage's own options; InputError if one could not begin: before anything is written."""
     each = _options_of(model, stages, opt, image_size, len(train))
     for number, (stage, own) in enumerate(zip(stages, each, strict=True), 1):
         try:
-            check_fit(model, stage.plan, own, image_size, train, *others)
+            check_fit(model, stage.plan, own, image_size, train, val, test)
         except InputError as error:
             raise InputError(f"stage {number} of {len(stages)}: {error}") from None
     return each
@@ -190,7 +191,7 @@ def _options_of(
             seed=_folded(opt.seed, number),
         )
         each.append(own)
-        caches.append(stage.plan.frozen_prefix(params) > 0 and not images_change(own))
+        caches.append(stage.plan.frozen_prefix(params) > 0 and not own.images_change)
     if any(caches) and opt.cache in ("memory", "disk"):
         return [
             own if caches_it else replace(own, cache="auto")
@@ -223,9 +224,19 @@ def _finished(
     result = folder / "result.json"
     if not processes.first_says(result.exists):
         return None
+
+    def read() -> list[Any]:
+        try:
+            summary = parse_json(result.read_bytes())
+            steps = summary.get("stages", [summary])[-1]["steps"]  # its own
+            return [summary, steps, read_rows(folder / "metrics.jsonl")]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"cannot read {result} ({error}); restore it, or train anew") from None
+
     with locked(folder):
+        summary, steps, rows = processes.first_says(read)
         usable = newest_usable(folder)
-        if usable is None or usable[0].step != opt.steps:  # damaged since: `fit` mends that
+        if usable is None or usable[0].step != steps:  # damaged since: `fit` mends that
             return None
         last, best = usable
         cached_groups = last.extra["made_by"]["config"]["cached_groups"]
@@ -233,16 +244,6 @@ def _finished(
             model, stage.plan, preprocessing, opt, tasks, cached_groups, train, val, None
         )
         changes = accepted_changes(last, made, folder, accept_changes)
-
-        def read() -> list[Any]:
-            try:
-                return [parse_json(result.read_bytes()), read_rows(folder / "metrics.jsonl")]
-            except (OSError, ValueError) as error:
-                raise InputError(
-                    f"cannot read {result} ({error}); restore it, or train anew"
-                ) from None
-
-        summary, rows = processes.first_says(read)
     abstract = registry.abstract_variables(model, preprocessing.image_size)
     weights = restore_like(abstract, last.variables)
     return Result(

@@ -1,5 +1,6 @@
 """What a training run carries from step to step, and what it leaves as it is."""
 
+import math
 from typing import Any
 
 import jax
@@ -19,33 +20,100 @@ class TrainState(struct.PyTreeNode):
       trained: the trained parameters.
       statistics: BatchNorm statistics that training updates.
       opt_state: the optimizer's state, for the trained parameters alone.
+      average: of the trained parameters and of the statistics over the steps taken, see `averaged`;
+        None: none is kept. Where there is one, it is what is evaluated and what a run leaves.
     """
 
     step: jax.Array
     trained: Tree
     statistics: Tree
     opt_state: Any
+    average: Any = None
 
 
 def create(
-    plan: TransferPlan, variables: Tree, tx: optax.GradientTransformation
+    plan: TransferPlan, variables: Tree, tx: optax.GradientTransformation, average: bool = False
 ) -> tuple[TrainState, Tree]:
     """Splits variables by the plan into (state, frozen variables).
 
     The state's arrays are copies, so that donating them leaves the caller's alone. The frozen
-    variables are never written and never donated.
+    variables are never written, never donated, and in no average. `average` says whether the state
+    keeps one; before the first step it is where training starts.
     """
     trained, frozen = plan.partition(variables["params"])
     updated, stored = plan.partition_statistics(
         variables.get("batch_stats", {}), variables["params"]
     )
-    trained, updated = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), (trained, updated))
-    state = TrainState(jnp.zeros((), jnp.int32), trained, updated, tx.init(trained))
+    trained, updated = copied((trained, updated))
+    kept = copied((trained, updated)) if average else None
+    state = TrainState(jnp.zeros((), jnp.int32), trained, updated, tx.init(trained), kept)
     return state, {"params": frozen, "batch_stats": stored}
 
 
-def variables_of(state: TrainState, frozen: Tree) -> Tree:
-    """The model's variables: the state's merged over the frozen ones."""
-    variables = {"params": merge(frozen["params"], state.trained)}
-    statistics = merge(frozen["batch_stats"], state.statistics)
+def copied(tree: Any) -> Any:
+    """The same arrays in memory of their own, which the next step does not overwrite."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+
+
+def averaged(average: Any, now: Any, taken: jax.Array, decay: float) -> Any:
+    """An exponential moving average, after one more step.
+
+    After t steps it is the mean of what they led to, w_1 ... w_t, with weights decay^(t - s), and
+    so without a bias to its start, as Adam's moments are (Kingma & Ba 2015, section 3). Where
+    training began, w_0, with a head of zeros perhaps, is in it before the first step alone.
+
+    Args:
+      average: of the steps before.
+      now: w_t.
+      taken: t, from 1.
+      decay: above 0 and below 1.
+    """
+    log_decay = math.log(decay)
+    newest = jnp.expm1(log_decay) / jnp.expm1(log_decay * taken)  # (1 - d) / (1 - d^t)
+    return optax.incremental_update(now, average, newest)
+
+
+def evaluated(state: TrainState) -> tuple[Tree, Tree]:
+    """(trained parameters, statistics) that a run is judged by: averages, if it keeps any."""
+    return state.average or (state.trained, state.statistics)
+
+
+def merged(moving: tuple[Tree, Tree], frozen: Tree) -> Tree:
+    """The model's variables, from what `evaluated` gives and the frozen ones."""
+    variables = {"params": merge(frozen["params"], moving[0])}
+    statistics = merge(frozen["batch_stats"], moving[1])
     return variables | ({"batch_stats": statistics} if statistics else {})
+
+
+def variables_of(state: TrainState, frozen: Tree) -> Tree:
+    """The model's variables that a run is judged by; with the rest of the state, a checkpoint."""
+    return merged(evaluated(state), frozen)
+
+
+def beside_variables(state: TrainState) -> Any:
+    """What else a checkpoint needs, so that training goes on: the optimizer's state, and, where the
+    variables are averages, those that move.
+    """
+    if state.average is None:
+        return state.opt_state
+    return {
+        "optimizer": state.opt_state,
+        "trained": state.trained,
+        "statistics": state.statistics,
+    }
+
+
+def gone_on(state: TrainState, step: int, beside: Any) -> TrainState:
+    """A state made from a checkpoint's variables, as it was saved.
+
+    Args:
+      state: as `create` makes it.
+      step: of the checkpoint.
+      beside: as `beside_variables` gave it.
+    """
+    state = state.replace(step=state.step + step)
+    if state.average is None:
+        return state.replace(opt_state=beside)
+    return state.replace(
+        opt_state=beside["optimizer"], trained=beside["trained"], statistics=beside["statistics"]
+    )

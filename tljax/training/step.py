@@ -19,6 +19,8 @@ from tljax.data import Preprocessing, normalise
 from tljax.models import Model
 from tljax.training import mesh as mesh_lib
 from tljax.training import micro_batches
+from tljax.training import state as state_lib
+from tljax.training.objective import Objective, accuracy
 from tljax.training.state import TrainState
 from tljax.training.tasks import within_task
 from tljax.transfer import TransferPlan
@@ -26,6 +28,8 @@ from tljax.transfer.partition import Tree, merge
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
+
+_CROSS_ENTROPY = Objective()
 
 
 def loss_and_gradient(
@@ -36,6 +40,7 @@ def loss_and_gradient(
     accumulate: int = 1,
     tasks: tuple[int, ...] = (),
     mesh: Mesh | None = None,
+    objective: Objective = _CROSS_ENTROPY,
 ) -> Callable[..., tuple[Metrics, Tree, Tree]]:
     """The differentiable half of a step.
 
@@ -47,12 +52,13 @@ def loss_and_gradient(
         speed and memory alone.
       tasks: numbers of classes of several tasks; see `tljax.training.tasks`.
       mesh: that the arguments lie on, see `tljax.training.mesh`.
+      objective: what is minimised.
 
     Returns:
       A function (trained, statistics, frozen, batch, key) -> (metrics, gradient, new statistics).
-      The batch holds `image` (n, h, w, 3) uint8, or `features` (n, ...), and `label` (n,) int32;
-      the loss is the mean softmax cross-entropy in nats; gradient and `grad_norm` cover the trained
-      parameters alone.
+      The batch holds `image` (n, h, w, 3) uint8, or `features` (n, ...), and `label` (n,) int32,
+      perhaps also `weight` (n,), each image's in the loss, which is in nats; gradient and
+      `grad_norm` cover the trained parameters alone.
     """
 
     def loss_fn(
@@ -61,25 +67,26 @@ def loss_and_gradient(
         params = merge(frozen["params"], trained)
         batch_stats = merge(frozen["batch_stats"], statistics)
         modes: dict[str, Any] = plan.modes(params)
+        variables = {"params": params, "batch_stats": batch_stats}
         logits, changed = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            _input(batch, preprocessing, start),
+            variables,
+            _input(model, variables, batch, preprocessing, start),
             start=start,
             **modes,
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
         updated, _ = plan.partition_statistics(changed.get("batch_stats", {}), params)
-        logits = within_task(logits, batch["label"], tasks)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
-        accuracy = jnp.mean(jnp.argmax(logits, -1) == batch["label"])
-        return loss, ({"loss": loss, "accuracy": accuracy}, updated)
+        loss = objective.loss(logits, batch, tasks)
+        metrics = {"loss": loss, "accuracy": accuracy(logits, batch, tasks)}
+        return loss, (metrics, updated)
 
     differentiated = jax.grad(loss_fn, has_aux=True)
 
     def compute(
         trained: Tree, statistics: Tree, frozen: Tree, batch: Batch, key: jax.Array
     ) -> tuple[Metrics, Tree, Tree]:
+        batch = objective.shown(batch, key)
         if accumulate == 1:
             gradient, (metrics, statistics) = differentiated(
                 trained, statistics, frozen, batch, key
@@ -136,14 +143,21 @@ def train_step(
     accumulate: int = 1,
     tasks: tuple[int, ...] = (),
     mesh: Mesh | None = None,
+    objective: Objective = _CROSS_ENTROPY,
+    ema: float | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The compiled step; the arguments are those of `loss_and_gradient`, and its optimizer.
+
+    Args:
+      ema: decay of the state's average, if it keeps one: see `tljax.training.state.averaged`.
 
     Returns:
       A function (state, frozen, batch, key, learning_rate, weight_decay) -> (state, metrics), which
       consumes the state. `key` is the run's; the step's own is folded in from `state.step`.
     """
-    compute = loss_and_gradient(model, plan, preprocessing, start, accumulate, tasks, mesh)
+    compute = loss_and_gradient(
+        model, plan, preprocessing, start, accumulate, tasks, mesh, objective
+    )
 
     def step(
         state: TrainState,
@@ -161,7 +175,11 @@ def train_step(
         )
         updates, opt_state = tx.update(gradient, opt_state, state.trained)
         trained = optax.apply_updates(state.trained, updates)
-        state = TrainState(state.step + 1, trained, statistics, opt_state)
+        taken = state.step + 1
+        average = state.average
+        if ema is not None:
+            average = state_lib.averaged(average, (trained, statistics), taken, ema)
+        state = TrainState(taken, trained, statistics, opt_state, average)
         return mesh_lib.constrain(mesh, state), metrics
 
     return jax.jit(step, donate_argnums=0)
@@ -242,7 +260,10 @@ def _logits(
 ) -> jax.Array:
     def run(batch: Batch) -> jax.Array:
         logits: Any = model.apply(
-            variables, _input(batch, preprocessing, start), train=False, start=start
+            variables,
+            _input(model, variables, batch, preprocessing, start),
+            train=False,
+            start=start,
         )
         return logits
 
@@ -252,6 +273,17 @@ def _logits(
     return micro_batches.in_parts(run, parts, seen)
 
 
-def _input(batch: Batch, preprocessing: Preprocessing, start: int) -> jax.Array:
-    """What the group `start` sees: an image, or what the groups before it made of one."""
-    return batch["features"] if start else normalise(batch["image"], preprocessing)
+def _input(
+    model: Model, variables: Tree, batch: Batch, preprocessing: Preprocessing, start: int
+) -> jax.Array:
+    """What the group `start` sees: an image, or what the groups before it made of one.
+
+    Features are kept as float32; they are handed on as the network itself would, in `model.dtype`
+    perhaps, or all blocks from there on would add up their branches in another precision.
+    """
+    if not start:
+        return normalise(batch["image"], preprocessing)
+    image = jax.ShapeDtypeStruct((1, *preprocessing.height_width, 3), jnp.float32)
+    before = functools.partial(model.apply, train=False, stop=start)
+    handed_on: Any = jax.eval_shape(before, variables, image)
+    return batch["features"].astype(handed_on.dtype)

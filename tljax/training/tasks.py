@@ -30,11 +30,16 @@ def within_task(logits: jax.Array, labels: jax.Array, sizes: Sequence[int]) -> j
       sizes: numbers of classes of the tasks, in the order of their labels; less than two tasks
         leave the logits as they are.
     """
+    own = own_classes(labels, sizes)
+    return logits if own is None else jnp.where(own, logits, -jnp.inf)
+
+
+def own_classes(labels: jax.Array, sizes: Sequence[int]) -> jax.Array | None:
+    """Which classes are of the task of each image, bool (n, classes); None if there is one task."""
     if len(sizes) < 2:
-        return logits
+        return None
     task_of_class = jnp.asarray(np.repeat(np.arange(len(sizes)), sizes))
-    own = task_of_class[None, :] == task_of_class[labels][:, None]
-    return jnp.where(own, logits, -jnp.inf)
+    return task_of_class[None, :] == task_of_class[labels][:, None]
 
 
 def spans(sizes: Sequence[int]) -> list[tuple[int, int]]:

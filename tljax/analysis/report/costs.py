@@ -40,7 +40,7 @@ def _plans_of(model: str, runs: Collection) -> str:
     every = list(plans.values())
     settings = every[:_COLUMNS]
     first = _prepared(settings[0])
-    counts, params = _forward(settings[0]), _parameters(settings[0])
+    (counts, _), params = _forward(settings[0]), _parameters(settings[0])
     groups = first.model.groups
     rows = []
     for depth, group in enumerate(groups.names):
@@ -87,10 +87,10 @@ def cost_section(runs: Collection, names: Places) -> str:
             setting = chosen.setting
             summary = setting.first.summary
             trained, total = summary["trainable_parameters"], summary["total_parameters"]
-            forward = _forward(setting)
+            forward, products = _forward(setting)
             exp = _prepared(setting)
             moving = exp.plan.trained_groups(_parameters(setting))
-            step = sum(map(sum, cost.law_terms(forward, moving)))
+            step = sum(map(sum, cost.law_terms(forward, products, moving)))
             seen = summary["examples_seen"]
             rivals = [s for s in runs.settings if s.place == place and s.scenario == scenario]
             rows.append(
@@ -134,11 +134,12 @@ def _parameters(setting: Setting) -> Tree:
     return params
 
 
-def _forward(setting: Setting) -> list[float]:
+def _forward(setting: Setting) -> tuple[list[float], list[float]]:
     exp = _prepared(setting)
     return _forward_of(exp.model, exp.preprocessing.image_size)
 
 
 @functools.cache
-def _forward_of(model, image_size) -> list[float]:
-    return cost.group_flops(model, _variables(model, image_size), image_size)
+def _forward_of(model, image_size) -> tuple[list[float], list[float]]:
+    given = (model, _variables(model, image_size), image_size)
+    return cost.group_flops(*given), cost.group_products(*given)

@@ -1,0 +1,74 @@
+"""The networks' own forms of operations, against JAX's: values and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from tljax.models import arithmetic
+
+
+def normal(number, *shape):
+    return jax.random.normal(jax.random.key(number), shape)
+
+
+def agree(ours, theirs, *arguments):
+    """Whether two functions have the same value and gradients, to float32's rounding."""
+
+    def both(function):
+        value, pull = jax.vjp(function, *arguments)
+        return value, pull(jnp.cos(jnp.arange(value.size, dtype=jnp.float32)).reshape(value.shape))
+
+    for one, other in zip(
+        *(jax.tree.leaves(jax.jit(both, static_argnums=0)(f)) for f in (ours, theirs)), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride", "padding"),
+    [
+        (32, 3, 1, 1),  # with a kernel's gradient of its own on a CPU
+        (60, 7, 2, 3),
+        (57, 3, 2, 1),
+        (12, 3, 1, 1),  # with XLA's
+        (12, 1, 2, 0),  # products
+        (12, 4, 4, 0),
+    ],
+)
+def test_convolve(side, kernel, stride, padding):
+    def theirs(x, k):
+        pads = [(padding, padding)] * 2
+        return jax.lax.conv_general_dilated(
+            x, k, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def ours(x, k):
+        return arithmetic.convolve(x, k, (stride, stride), [(padding, padding)] * 2)
+
+    agree(ours, theirs, normal(0, 3, side, side, 4), normal(1, kernel, kernel, 4, 6))
+
+
+@pytest.mark.parametrize("n", [1, 3, 8])
+@pytest.mark.parametrize("tokens", [5, 300])  # together, and in pieces
+def test_attend(n, tokens):
+    def theirs(q, k, v):
+        return jax.nn.softmax(q @ k.swapaxes(-2, -1) / jnp.sqrt(q.shape[-1])) @ v
+
+    q, k, v = (3 * normal(number, n, 3, tokens, 8) for number in range(3))
+    agree(arithmetic.attend, theirs, q, k, v)
+
+
+def test_gelu():
+    x = jnp.concatenate([jnp.linspace(-12, 12, 1001), jnp.array([-100.0, 100.0])])
+    agree(arithmetic.gelu, lambda x: jax.nn.gelu(x, approximate=False), x)
+    check_grads(arithmetic.gelu, (x[400:600:20],), order=2, modes=["fwd", "rev"])
+
+
+def test_max_pool():
+    def theirs(x):
+        window, stride = (1, 3, 3, 1), (1, 2, 2, 1)
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, stride, "VALID")
+
+    agree(arithmetic.max_pool, theirs, jnp.round(normal(0, 2, 11, 13, 3)))  # with ties

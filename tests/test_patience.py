@@ -1,0 +1,110 @@
+"""A run that ends when validation gets no better: where it ends, what it says, what it leaves."""
+
+import json
+
+import numpy as np
+import pytest
+
+import tljax
+from tests.soak.campaign import compare
+from tests.test_plan_laws import PREPROCESSING, network
+from tests.watched import Watched
+from tljax import data as data_lib
+from tljax.errors import InputError
+from tljax.transfer import from_scratch
+
+OPTIONS = {
+    "preprocessing": PREPROCESSING,
+    "batch_size": 16,
+    "steps": 40,
+    "eval_every": 2,
+    "checkpoint_every": 3,
+    "log_every": 5,
+    "lr": 0.05,
+    "class_weights": "balanced",
+    "progress": False,
+}
+PATIENCE = 3
+
+
+@pytest.fixture(scope="module")
+def splits():
+    """Training labels are wrong, so that validation gets worse and worse."""
+    digits = data_lib.load("embedded:digits", train_size=50)
+    images = np.stack([digits.train[i]["image"] for i in range(len(digits.train))])
+    wrong = data_lib.ArraySource(images, (digits.train.labels + 1) % 10)
+    return wrong, digits.val, digits.test
+
+
+@pytest.fixture(scope="module")
+def train(splits):
+    model, _ = network("resnet")
+    wrong, val, test = splits
+
+    def run(workdir=None, images=None, **options):
+        source = wrong if images is None else Watched(wrong, images)
+        options = {**OPTIONS, "patience": PATIENCE, **options}
+        plan = from_scratch(model.groups)
+        return tljax.fit(model, None, plan, source, val, test, workdir=workdir, **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def straight(train, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("patience") / "straight"
+    return workdir, train(workdir)
+
+
+def test_it_ends_after_so_many_evaluations_without_a_better_one(straight, train):
+    """Up to there it is the run that goes on, its learning rates too."""
+    summary, history = straight[1].summary, straight[1].history
+    validated = [row["step"] for row in history if row["event"] == "val"]
+    assert validated[-1] == summary["steps"] < 40
+    assert validated.index(summary["best_step"]) == len(validated) - 1 - PATIENCE
+    assert summary["stopped_early"] is True
+    assert summary["examples_seen"] == 16 * summary["steps"]
+    whole = train(patience=None)
+    assert whole.history[: len(history) - 1] == history[:-1]  # the last one is of the test
+    assert "stopped_early" not in whole.summary
+    assert whole.summary["steps"] == 40
+
+
+def test_a_run_that_is_done_is_done(straight, train):
+    workdir, result = straight
+    before = (workdir / "metrics.jsonl").read_bytes()
+    again = train(workdir)
+    assert again.history == result.history
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    assert json.loads((workdir / "result.json").read_text())["steps"] == result.summary["steps"]
+
+
+def test_killed_it_ends_at_the_same_step(straight, train, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", images=16 * (straight[1].summary["steps"] - 1))
+    train(tmp_path / "killed")
+    assert compare(straight[0], tmp_path / "killed") == []
+
+
+def test_killed_before_the_result_was_written_it_writes_it(straight, train, tmp_path):
+    workdir, result = straight
+    rows = (workdir / "metrics.jsonl").read_bytes()
+    (workdir / "result.json").unlink()
+    last = rows.splitlines(keepends=True)[-1]
+    (workdir / "metrics.jsonl").write_bytes(rows[: -len(last)])  # the test's
+    again = train(workdir)
+    assert {**again.summary, "wall_seconds": 0} == {**result.summary, "wall_seconds": 0}
+    assert (workdir / "metrics.jsonl").read_bytes() == rows
+
+
+def test_who_improves_to_the_end_is_not_stopped(train):
+    summary = train(steps=4, patience=1, lr=0.0).summary  # of equal ones the first is the best
+    assert (summary["steps"], summary["stopped_early"]) == (2, True)
+    summary = train(steps=4, patience=2, lr=0.0).summary
+    assert (summary["steps"], summary["stopped_early"]) == (4, False)
+
+
+def test_it_takes_validation_images(splits):
+    model, _ = network("resnet")
+    with pytest.raises(InputError, match="patience is 2, but there are no validation images"):
+        tljax.fit(model, None, from_scratch(model.groups), splits[0], None, **OPTIONS, patience=2)
