@@ -191,6 +191,11 @@ def field(*overrides):
     return [*DIGITS, *(f"--config.{override}" for override in overrides)]
 
 
+def tuned(*overrides):
+    argv = [*TUNE, "--config.init_from=runs/good", "--config.train_size=20"]
+    return [*argv, *(f"--config.{override}" for override in overrides)]
+
+
 def from_file(name):
     return [*TUNE, "--config.model=resnet18", f"--config.init_from=files/{name}"]
 
@@ -354,6 +359,57 @@ ROWS = {
     "k beyond the depth": (
         [*TUNE, "--config.scenario=freeze_first", "--config.k=6", "--config.init_from=runs/good"],
         "k goes from 0 to 5",
+    ),
+    "a spread beside a decay": (tuned("lr_spread=100", "layer_decay=0.5"), "set one of them"),
+    "a spread below 1": (tuned("lr_spread=0.5"), "lr_spread is 0.5"),
+    "a spread where nothing is spread": (field("lr_spread=100"), "no rates to spread"),
+    "a range without its end": (tuned("scenario=surgical", "k=1"), "set k and k_last"),
+    "a range beyond the depth": (
+        tuned("scenario=surgical", "k=1", "k_last=5"),
+        "choose 0 <= k <= k_last <= 4",
+    ),
+    "k_last where it means nothing": (tuned("k_last=2"), "k_last is 2"),
+    "an unknown recipe in stages": (tuned("stages=lpft"), "did you mean 'lp_ft'?"),
+    "stages of a scenario that freezes all but the head": (
+        tuned("stages=lp_ft", "scenario=feature_extraction"),
+        "use scenario fine_tune",
+    ),
+    "stages from scratch": (field("stages=gradual_unfreezing"), "use scenario fine_tune"),
+    "fewer steps than stages": (tuned("stages=gradual_unfreezing"), "set it to 6 or more"),
+    "a probe of all steps": (tuned("stages=lp_ft", "probe_share=1"), "probe_share is 1.0"),
+    "a probe without stages": (tuned("probe_share=0.5"), "stages is not set"),
+    "a probe's negative rate": (tuned("stages=lp_ft", "probe_lr=-1"), "probe_lr is -1.0"),
+    "a probe's rate in other stages": (
+        tuned("stages=gradual_unfreezing", "probe_lr=1"),
+        "set stages to lp_ft",
+    ),
+    "no groups a stage": (
+        tuned("stages=gradual_unfreezing", "groups_per_stage=0"),
+        "groups_per_stage is 0",
+    ),
+    "groups a stage of a probe": (
+        tuned("stages=lp_ft", "groups_per_stage=2"),
+        "set stages to gradual_unfreezing",
+    ),
+    "a warm-up longer than a stage": (
+        tuned("stages=lp_ft", "warmup=1"),
+        "stage 1 of 2: warmup is 1 steps",
+    ),
+    "a negative pull": (tuned("l2_sp_alpha=-1"), "l2_sp_alpha is -1.0"),
+    "a pull that is no number": (tuned("l2_sp_beta=nan"), "l2_sp_beta is nan"),
+    "a pull to weights that there are not": (
+        field("l2_sp_alpha=0.1", "weight_decay=0"),
+        "nothing whose init is pretrained",
+    ),
+    "a pull beside weight decay": (tuned("l2_sp_beta=0.1"), "weight_decay is 0.0005"),
+    "a pull in stages": (
+        tuned("l2_sp_alpha=0.1", "weight_decay=0", "stages=lp_ft"),
+        "stage 1 of 2: l2_sp_alpha",
+    ),
+    "an unknown rule": (field("hyperrule=bot"), "there is no hyperrule 'bot'"),
+    "a rule that keeps what is no field": (
+        field("hyperrule=bit", "hyperrule_keeps=('lrr',)"),
+        "did you mean 'lr'?",
     ),
     "a negative layer decay": (
         [*TUNE, "--config.layer_decay=-1", "--config.init_from=runs/good"],

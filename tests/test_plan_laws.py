@@ -1,7 +1,7 @@
 """The laws of the plan, for a ResNet and a ViT, in our loop and in a user's own.
 
 Each is checked for the four scenarios, for freeze_first at every depth, for plans that train one
-group alone, for biases only, and for stored BatchNorm statistics.
+group alone, or one and the head, for biases only, and for stored BatchNorm statistics.
 """
 
 import functools
@@ -19,7 +19,14 @@ from tljax.models import ResNet, ViT, init
 from tljax.models.groups import leaf_paths, map_with_path
 from tljax.training import state as state_lib
 from tljax.training.step import train_step
-from tljax.transfer import TransferPlan, feature_extraction, fine_tune, freeze_first, from_scratch
+from tljax.transfer import (
+    TransferPlan,
+    feature_extraction,
+    fine_tune,
+    freeze_first,
+    from_scratch,
+    surgical,
+)
 
 PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
 STEPS = 6
@@ -61,6 +68,7 @@ PLANS = {
     "fine_tune with layer decay": lambda g: fine_tune(g, backbone=0.5, decay=0.7),
     **{f"freeze_first({k})": functools.partial(freeze_first, k=k) for k in range(NUM_GROUPS)},
     **{f"only group {d}": only(d) for d in range(NUM_GROUPS)},
+    "surgical(1, 1)": functools.partial(surgical, first=1, last=1),
     "biases": lambda g: fine_tune(g, backbone=1.0, train=".*bias"),
     "head's parameters by regex": lambda g: from_scratch(g, train="head/.*"),
     "stored statistics": lambda g: from_scratch(g, statistics="stored"),

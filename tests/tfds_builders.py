@@ -63,6 +63,30 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
         return png(pixels(i, split))
 
 
+class CatsVsDogs(tfds.core.GeneratorBasedBuilder):
+    """As the data set of that name: one split, two classes."""
+
+    VERSION = tfds.core.Version("4.0.1")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(),
+            "image/filename": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=("cat", "dog")),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(20):
+            example = {"image": png(pixels(i)), "image/filename": f"{i}.png", "label": i % 2}
+            yield i, example
+
+
 class Damaged(Shapes):
     """Two records of each split hold no image."""
 

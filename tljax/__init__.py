@@ -8,13 +8,19 @@ if TYPE_CHECKING:
     from tljax.models import create, features
     from tljax.training.experiment import load
     from tljax.training.loop import Result, fit
+    from tljax.training.stages import fit_stages
     from tljax.transfer import (
+        Stage,
         TransferPlan,
+        discriminative,
         feature_extraction,
         fine_tune,
         freeze_first,
         from_scratch,
+        gradual_unfreezing,
+        lp_ft,
         merge,
+        surgical,
     )
 
 # Where each public name lives. They are imported on first use, so that the command line answers
@@ -22,31 +28,43 @@ if TYPE_CHECKING:
 _HOMES = {
     "InputError": "tljax.errors",
     "Result": "tljax.training.loop",
+    "Stage": "tljax.transfer",
     "TransferPlan": "tljax.transfer",
     "create": "tljax.models",
+    "discriminative": "tljax.transfer",
     "feature_extraction": "tljax.transfer",
     "features": "tljax.models",
     "fine_tune": "tljax.transfer",
     "fit": "tljax.training.loop",
+    "fit_stages": "tljax.training.stages",
     "freeze_first": "tljax.transfer",
     "from_scratch": "tljax.transfer",
+    "gradual_unfreezing": "tljax.transfer",
     "load": "tljax.training.experiment",
+    "lp_ft": "tljax.transfer",
     "merge": "tljax.transfer",
+    "surgical": "tljax.transfer",
 }
 
 __all__ = [
     "InputError",
     "Result",
+    "Stage",
     "TransferPlan",
     "create",
+    "discriminative",
     "feature_extraction",
     "features",
     "fine_tune",
     "fit",
+    "fit_stages",
     "freeze_first",
     "from_scratch",
+    "gradual_unfreezing",
     "load",
+    "lp_ft",
     "merge",
+    "surgical",
 ]
 
 

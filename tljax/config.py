@@ -4,7 +4,7 @@ import importlib.machinery
 import itertools
 import re
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -58,12 +58,29 @@ def base() -> ml_collections.ConfigDict:
     config.crop_ratio = config_dict.placeholder(float)  # evaluation: the crop's share of the side
 
     # The plan: which groups move, and how fast.
-    config.scenario = "fine_tune"  # feature_extraction, freeze_first, from_scratch, fine_tune
-    config.k = config_dict.placeholder(int)  # freeze_first: groups to freeze, from the input
+    # feature_extraction, freeze_first, from_scratch, fine_tune or surgical
+    config.scenario = "fine_tune"
+    config.k = config_dict.placeholder(int)  # freeze_first, surgical: groups frozen at the input
+    config.k_last = config_dict.placeholder(int)  # surgical: the last group, from 0, that trains
     config.backbone_lr_scale = 0.1  # fine_tune: the backbone's multiple of lr
     config.layer_decay = 1.0  # fine_tune: a further factor for each group away from the head
+    # fine_tune, instead of layer_decay: what the input's rate is divided by, and those of the
+    # groups above it less and less, in equal factors, up to the head (100: as fastai does)
+    config.lr_spread = config_dict.placeholder(float)
     config.train = ".*"  # regex on parameter paths; what does not match is frozen
     config.statistics = "follow"  # BatchNorm: follow (batch statistics where it trains) or stored
+
+    # A recipe in stages that ends with this plan; steps and epochs are those of all stages.
+    config.stages = config_dict.placeholder(str)  # lp_ft or gradual_unfreezing
+    config.probe_share = config_dict.placeholder(float)  # lp_ft: of the steps; None: half
+    config.probe_lr = config_dict.placeholder(float)  # lp_ft: peak rate of the probe; None: lr
+    # gradual_unfreezing: groups that each stage adds; None: one
+    config.groups_per_stage = config_dict.placeholder(int)
+
+    # bit: numbers of BiT-HyperRule, by the number and the size of the training images, for the
+    # fields below that neither the page nor the command line sets; config.json then shows them.
+    config.hyperrule = config_dict.placeholder(str)
+    config.hyperrule_keeps = ()  # further fields that it leaves as they are; also the overrides
 
     # How long, how fast.
     config.batch_size = 64
@@ -77,6 +94,10 @@ def base() -> ml_collections.ConfigDict:
     config.momentum = 0.9
     config.weight_decay = 0.0
     config.decayed = ".*kernel"  # regex on parameter paths: what is decayed
+    # L2-SP, in the place of weight decay: alpha pulls what trains back to its pretrained weights,
+    # beta the new head to 0.
+    config.l2_sp_alpha = 0.0
+    config.l2_sp_beta = 0.0
     config.clip_norm = config_dict.placeholder(float)
     # The loss: share of a label spread over all classes; and balanced, if rare classes are to count
     # as much as common ones.
@@ -99,7 +120,9 @@ def base() -> ml_collections.ConfigDict:
     config.cache = "auto"
 
     # What the images go through in training.
-    config.augment = "crop_flip"  # none, crop, crop_flip, or trivial: crop_flip, TrivialAugment
+    # none; crop, of random size and place, resized; crop_flip; trivial: crop_flip, TrivialAugment;
+    # or resize_crop_flip: as if resized to a square first, and a smaller one cut out at random
+    config.augment = "crop_flip"
     # Draw so many augmented views of each image once, and keep what frozen groups make of them;
     # None: draw anew in every epoch.
     config.views = config_dict.placeholder(int)
@@ -236,7 +259,16 @@ def _config(
         raise InputError(f"cannot set a config field: {error}; give a value of its type") from None
     if rest:
         raise InputError(f"unknown argument '{rest[0]}'; overrides look like --config.lr=0.03")
-    return values.config
+    return kept_by_rule(values.config, [m[1] for m in map(_OVERRIDE.match, overrides) if m])
+
+
+def kept_by_rule(
+    config: ml_collections.ConfigDict, names: Iterable[str]
+) -> ml_collections.ConfigDict:
+    """The config itself; if it has a hyperrule, that leaves the fields `names` as they are."""
+    if config.hyperrule is not None:
+        config.hyperrule_keeps = tuple(sorted({*config.hyperrule_keeps, *names}))
+    return config
 
 
 class _Page(importlib.machinery.SourceFileLoader):

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from tests.soak.campaign import PHASES, ROOT, run_campaign, train
 from tljax.training.progress import progress_bar
-from tljax.transfer import SCENARIOS
+from tljax.transfer import TEXTBOOK
 
 MODELS = {
     "resnet10_32": ["--config.optimizer=sgd"],
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def soak(folder: Path, kills: int, rng: random.Random) -> int:
-    kinds = [(scenario, model) for model in MODELS for scenario in SCENARIOS]
+    kinds = [(scenario, model) for model in MODELS for scenario in TEXTBOOK]
     blows = {kind: [] for kind in kinds}
     for phase in PHASES:
         for i in range(kills):

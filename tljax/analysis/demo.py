@@ -29,7 +29,7 @@ from tljax.training import experiment
 from tljax.training.progress import console as stderr
 from tljax.training.progress import progress_bar
 from tljax.training.workdir import writable, write_atomically
-from tljax.transfer import SCENARIOS
+from tljax.transfer import TEXTBOOK
 
 SIMILARITY = {"digits": "similar", "textures": "dissimilar"}
 PRESCRIBED = {
@@ -176,7 +176,7 @@ def _transfer(workdir: Path, settings: Settings, seeds: int) -> list[Run]:
 def _grid(settings: Settings, seeds: int) -> Iterator[tuple[str, str, Size, str, int]]:
     for target, size_name in PRESCRIBED:
         size = settings.small if size_name == "small" else settings.large
-        for scenario in SCENARIOS:
+        for scenario in TEXTBOOK:
             for seed in range(seeds):
                 yield target, size_name, size, scenario, seed
 
@@ -186,13 +186,13 @@ def _print_table(rows: list[CellRow], out: Console) -> None:
     table.add_column("target")
     table.add_column("images", justify="right")
     table.add_column("naive", justify="right")
-    for scenario in SCENARIOS:
+    for scenario in TEXTBOOK:
         table.add_column(scenario.replace("_", "\n"), justify="right")
     table.add_column("prescribed")
     table.add_column("won")
     for row in rows:
         cells = []
-        for scenario in SCENARIOS:
+        for scenario in TEXTBOOK:
             score = row.scores[scenario]
             text = f"{score.mean:.3f}"
             if score.half_width == score.half_width:  # not a number with one seed

@@ -1,6 +1,7 @@
 """`tljax plan`: what a config trains, what it freezes, and what each group costs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from tljax.analysis import cost
 from tljax.models import parameter_count, registry
 from tljax.models.groups import leaf_paths
 from tljax.training import experiment
+from tljax.training.experiment import Experiment
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree, split
 
@@ -20,13 +22,27 @@ _MEGA, _MEBI = 1e6, 2**20
 
 
 def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) -> None:
-    """Prints the table of a config's plan; reads no image, needs no weights, trains nothing.
+    """Prints the table of a config's plan, or of each of its stages; trains nothing.
+
+    It reads no image and needs no weights.
 
     Args:
       config: a whole config; `init_from` may be None.
       compile_step: also compile the step, for XLA's own FLOPs and peak memory (slow).
     """
+    config = experiment.settled(config)
     exp = experiment.prepare(config)
+    title = f"{config.scenario} of {config.model} at {exp.preprocessing.image_size} px"
+    if not exp.stages:
+        _print_table(config, exp, title, compile_step)
+    for number, stage in enumerate(exp.stages, 1):
+        which = f"stage {number} of {len(exp.stages)}, {stage.share:.0%} of the steps"
+        _print_table(config, replace(exp, plan=stage.plan), f"{which}: {title}", compile_step)
+
+
+def _print_table(
+    config: ml_collections.ConfigDict, exp: Experiment, title: str, compile_step: bool
+) -> None:
     model, plan, size = exp.model, exp.plan, exp.preprocessing.image_size
     variables = registry.abstract_variables(model, size)
     params = variables["params"]
@@ -40,7 +56,7 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
     memory = _memory_by_group(plan, params, config)
     with_norm = {plan.groups.depth(path) for path in leaf_paths(variables.get("batch_stats", {}))}
 
-    table = Table(title=f"{config.scenario} of {config.model} at {size} px", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for heading in ("depth", "group", "init", "lr scale", "trains", "parameters", "trained"):
         table.add_column(heading, justify="left" if heading in ("group", "init") else "right")
     if with_norm:
@@ -106,7 +122,8 @@ def _memory_by_group(
     plan: TransferPlan, params: Tree, config: ml_collections.ConfigDict
 ) -> list[float]:
     """Bytes of each group's parameters, gradients, optimizer state and moving average."""
-    tx = plan.optimizer(config.optimizer, learning_rate=0.0, momentum=config.momentum)
+    l2_sp = (config.l2_sp_alpha, config.l2_sp_beta)
+    tx = plan.optimizer(config.optimizer, learning_rate=0.0, momentum=config.momentum, l2_sp=l2_sp)
 
     def size(tree: Any) -> float:
         leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim]

@@ -32,10 +32,16 @@ def print_result(summary: dict[str, Any]) -> None:
                 f" {task['test_size']:,} images (naive {task['naive_accuracy']:.4f})",
                 soft_wrap=True,
             )
+    stages = summary.get("stages", [])
+    for number, stage in enumerate(stages[:-1], 1):
+        accuracy = stage["val_accuracy"]
+        told = "" if accuracy is None else f": best validation accuracy {accuracy:.4f}"
+        console.print(f"stage {number} of {len(stages)}, {stage['steps']} steps{told}")
     if summary["val_accuracy"] is not None:
+        last = f"{stages[-1]['steps']} of the last stage" if stages else summary["steps"]
         console.print(
             f"best validation accuracy {summary['val_accuracy']:.4f} on {summary['val_size']:,}"
-            f" images, at step {summary['best_step']} of {summary['steps']}"
+            f" images, at step {summary['best_step']} of {last}"
             + (" (stopped early)" if summary.get("stopped_early") else ""),
             soft_wrap=True,
         )

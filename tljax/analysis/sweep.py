@@ -126,7 +126,7 @@ def plan_runs(path: str, overrides: Sequence[str]) -> list[Planned]:
         own = config.copy_and_resolve_references()
         for name, value in values.items():
             own[name] = value
-        planned.append(Planned(run_name(values), values, own))
+        planned.append(Planned(run_name(values), values, config_lib.kept_by_rule(own, values)))
     return planned
 
 

@@ -96,6 +96,7 @@ def reports(
         it.
     """
     chip = check(target)
+    config = experiment.settled(config)
     resolved = experiment.resolve(config)
     question = {
         "config": json.loads(resolved.to_json()),

@@ -131,7 +131,7 @@ def compile_step(exp: Experiment, mesh: Mesh, batch_size: int, memory: int) -> R
     opt = exp.options
     parts = opt.accumulate or 1
     mesh_lib.check_batch(mesh, batch_size, parts)
-    tx = optimizer(exp.plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm)
+    tx = optimizer(exp.plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm, opt.l2_sp)
     step: Any = train_step(
         exp.model,
         exp.plan,

@@ -124,6 +124,13 @@ def _crop(image, preprocessing, rng, area):
     return random_resized_crop(image, preprocessing, rng, area)
 
 
+def _resize_crop_flip(image, preprocessing, rng, area):
+    """Resized to a square, and a square cut out: the same as a box of the image's own shape."""
+    aspect = image.shape[1] / image.shape[0]
+    crop = random_resized_crop(image, preprocessing, rng, area, (aspect, aspect))
+    return random_flip(crop, rng)
+
+
 def _crop_flip(image, preprocessing, rng, area):
     return random_flip(_crop(image, preprocessing, rng, area), rng)
 
@@ -136,6 +143,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "none": _no_augmentation,
     "crop": _crop,
     "crop_flip": _crop_flip,
+    "resize_crop_flip": _resize_crop_flip,
     "trivial": _trivial,
 }
 

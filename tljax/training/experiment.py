@@ -21,20 +21,20 @@ from tljax.errors import InputError, check_known
 from tljax.files import parse_json
 from tljax.models import ImageSize, Model, Preprocessing, registry
 from tljax.models.preprocessing import parse_normalisation
-from tljax.training import processes
-from tljax.training.checkpointing import best_variables, has_checkpoint
+from tljax.training import hyperrules, processes
+from tljax.training.checkpointing import best_variables
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.loop import Result, check_fit, fit, new_variables
 from tljax.training.options import HARMLESS, HEAD_INITS, OPTION_NAMES, TrainingOptions
+from tljax.training.stages import all_rows, check_stages, fit_stages, has_begun
 from tljax.training.tasks import spans, with_head_of
 from tljax.training.workdir import (
     differences,
     locked,
-    read_rows,
     refuse_changes,
     write_atomically,
 )
-from tljax.transfer import TransferPlan, scenarios
+from tljax.transfer import Stage, TransferPlan, recipes, scenarios
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
@@ -47,13 +47,18 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 @dataclass(frozen=True)
 class Experiment:
-    """A config made concrete, but for images and weights."""
+    """A config made concrete, but for images and weights.
+
+    Of a run in stages `plan` says where the groups start in the first one, and what moves in the
+    last; `stages` is empty where there are none.
+    """
 
     model: Model
     plan: TransferPlan
     preprocessing: Preprocessing
     tasks: tuple[Task, ...]
     options: TrainingOptions
+    stages: tuple[Stage, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -99,9 +104,10 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
     """Builds model, plan and preprocessing; reads no image and no weight.
 
     Args:
-      config: may be unresolved.
+      config: may be unresolved; only for a hyperrule images are read.
       tasks: that its data is for, if they are known; None: the data is asked.
     """
+    config = settled(config)
     tasks = tasks or data_lib.tasks(config.data, config.data_dir)
     check_known("dtype", config.dtype, _DTYPES)
     model = registry.create(
@@ -121,18 +127,30 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
         config.scenario,
         model.groups,
         k=config.k,
+        k_last=config.k_last,
         backbone_lr_scale=config.backbone_lr_scale,
         layer_decay=config.layer_decay,
+        lr_spread=config.lr_spread,
         train=config.train,
         statistics=config.statistics,
         **({"head": "pretrained"} if keeps_head else {}),
     )
+    of_stages = {name: config[name] for name in ("probe_share", "probe_lr", "groups_per_stage")}
+    recipes.check_unused(config.stages, **of_stages)
+    stages = recipes.build(config.stages, plan, **of_stages) if config.stages is not None else ()
     preprocessing = preprocessing_of(resolve(config))
     registry.check_image_size(config.model, model, preprocessing.image_size)
     options = {name: config[name] for name in OPTION_NAMES}
     if config.head_init == "pretrained":  # the plan keeps it: there is no new head to draw
         del options["head_init"]
-    return Experiment(model, plan, preprocessing, tasks, TrainingOptions(**options))
+    return Experiment(model, plan, preprocessing, tasks, TrainingOptions(**options), stages)
+
+
+def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with the numbers of its hyperrule, if it has one, for which its data is read."""
+    if config.hyperrule is None:
+        return config
+    return hyperrules.apply(config, load_data(config).train)
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -357,7 +375,7 @@ def run(
 
 def is_begun(workdir: Path) -> bool:
     """Whether a run has begun in this workdir."""
-    return has_checkpoint(workdir) and (workdir / "config.json").exists()
+    return has_begun(workdir) and (workdir / "config.json").exists()
 
 
 def as_begun(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections.ConfigDict:
@@ -366,6 +384,7 @@ def as_begun(config: ml_collections.ConfigDict, workdir: Path) -> ml_collections
     Raises:
       InputError: if that run has another config.
     """
+    config = settled(config)
     before = processes.first_says(lambda: _begun(workdir))
     if before is None:
         return config
@@ -391,7 +410,7 @@ def _begun(workdir: Path) -> dict[str, Any] | None:
 def _done(workdir: Path) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
     """The result and the rows of a workdir's run, if it is done."""
     result = read_result(workdir) if is_begun(workdir) else None
-    return None if result is None else (result, read_rows(workdir / "metrics.jsonl"))
+    return None if result is None else (result, all_rows(workdir))
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
@@ -410,8 +429,9 @@ def fit_config(
     called: float | None = None,
 ) -> Result:
     """Trains what the config says, in memory, or in a workdir: a new or the same config's."""
+    config = settled(config)
     has_source = config.init_from is not None and config.scenario != "from_scratch"
-    begun = processes.first_says(lambda: has_checkpoint(workdir))
+    begun = processes.first_says(lambda: has_begun(workdir))
     if has_source and not begun:
         prepare(config)  # a slip in the config is found before anything is downloaded
         _fetch(config.init_from, config.model)  # what the file says of its images counts below
@@ -433,7 +453,10 @@ def fit_config(
         _check_start(experiment, resolved, variables)
     size = experiment.preprocessing.image_size
     splits = (dataset.train, dataset.val, dataset.test)
-    check_fit(experiment.model, experiment.plan, experiment.options, size, *splits)
+    if experiment.stages:
+        check_stages(experiment.model, experiment.stages, experiment.options, size, *splits)
+    else:
+        check_fit(experiment.model, experiment.plan, experiment.options, size, *splits)
     with locked(workdir):
         if workdir is not None:
             processes.first_says(lambda: _keep(workdir, experiment.tasks, resolved))
@@ -443,21 +466,20 @@ def fit_config(
             "data": resolved.data,
             "num_classes": len(dataset.class_names),
         }
-        return fit(
-            experiment.model,
-            variables,
-            experiment.plan,
-            *splits,
-            preprocessing=experiment.preprocessing,
-            tasks=experiment.task_sizes if len(experiment.tasks) > 1 else None,
-            workdir=workdir,
-            about=about,
-            accept_changes=accept_changes,
-            progress=progress,
-            profile=profile,
-            called=called,
+        given: dict[str, Any] = {
+            "preprocessing": experiment.preprocessing,
+            "tasks": experiment.task_sizes if len(experiment.tasks) > 1 else None,
+            "workdir": workdir,
+            "about": about,
+            "accept_changes": accept_changes,
+            "progress": progress,
+            "profile": profile,
+            "called": called,
             **asdict(experiment.options),
-        )
+        }
+        if experiment.stages:
+            return fit_stages(experiment.model, variables, experiment.stages, *splits, **given)
+        return fit(experiment.model, variables, experiment.plan, *splits, **given)
 
 
 def evaluate_workdir(
@@ -628,7 +650,7 @@ def _keep(workdir: Path, tasks: tuple[Task, ...], config: ml_collections.ConfigD
     A list of names, or, of several tasks, a list for each by its name.
     """
     data = tasks[0].name if len(tasks) == 1 else ""
-    before = _kept_tasks(workdir, data) if has_checkpoint(workdir) else None
+    before = _kept_tasks(workdir, data) if has_begun(workdir) else None
     _check_classes(names_of_all(tasks), names_of_all(before or tasks), "the data", workdir)
     content: Any = tasks[0].class_names
     if len(tasks) > 1:

@@ -83,12 +83,14 @@ class Result:
     Attributes:
       summary: the fields of `result.json`.
       variables: the model's variables at the best validation accuracy.
-      history: the rows of `metrics.jsonl`.
+      history: the rows of `metrics.jsonl`; of a run in stages, of all of them.
+      last: the model's variables after the last step; None where a finished run is read.
     """
 
     summary: dict[str, Any]
     variables: Tree
     history: list[dict[str, Any]]
+    last: Tree | None = None
 
 
 def fit(
@@ -103,6 +105,7 @@ def fit(
     tasks: Mapping[str, int] | None = None,
     workdir: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
+    before: Mapping[str, Any] | None = None,
     accept_changes: bool = False,
     progress: bool = True,
     profile: bool = False,
@@ -128,6 +131,8 @@ def fit(
       workdir: where to keep metrics, checkpoints and the result; if it holds a checkpoint, training
         goes on from there, whatever `variables` says. None: nothing is written.
       about: further fields of `result.json`, e.g. the names of scenario and data.
+      before: the result of the stage before this one, if there is one; see `fit_stages`. This one's
+        then covers both.
       accept_changes: whether a run may go on under other versions, code or devices than it began
         with. Its result then names them, and may differ from that of a run without the change.
       progress: whether to show progress on stderr.
@@ -146,14 +151,13 @@ def fit(
     task_sizes = tuple((tasks or {}).values())
     train, val, test = (None if s is None else as_source(s) for s in (train, val, test))
     workdir = None if workdir is None else Path(workdir)
-    if preprocessing is None:
-        side = min(train[0]["image"].shape[:2])
-        preprocessing = Preprocessing(side, *NORMALISATIONS["imagenet"])
+    preprocessing = preprocessing or own_preprocessing(train)
     check_fit(model, plan, opt, preprocessing.image_size, train, val, test)
     mesh = mesh_lib.build(opt.mesh)
     writes = processes.is_first()
     with locked(workdir), sigterm_waits() as sigterm_came, ExitStack() as opened:
         total_steps = opt.total_steps(len(train))
+        examples_before = before["examples_seen"] if before else 0
         eval_interval = opt.evaluation_interval(len(train))
         learning_rates = _learning_rates(opt, total_steps)
 
@@ -200,12 +204,12 @@ def fit(
             tell=progress and writes,
         )
         if workdir is not None:
-            made_by = _made_by(
+            made_by = what_made(
                 model, plan, preprocessing, opt, tasks, cache.groups, train, val, test
             )
             _check_same(made_by)
         if workdir is not None and resumed is not None:
-            changes = _accepted_changes(resumed, made_by, workdir, accept_changes)
+            changes = accepted_changes(resumed, made_by, workdir, accept_changes)
 
         # --- the plan says where each group starts
         size = preprocessing.image_size
@@ -217,7 +221,7 @@ def fit(
             initial = plan.initialise(new_variables(model, size, opt, plan.init), given)
 
         # --- the plan makes the optimizer, and splits the variables into what moves and what not
-        tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm)
+        tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm, opt.l2_sp)
         state, frozen = state_lib.create(plan, initial, tx, average=opt.ema is not None)
         accumulate = opt.accumulate or micro_batches.suited_to_training(
             model, plan, size, opt.batch_size // mesh_lib.size(mesh), cache.groups
@@ -294,6 +298,9 @@ def fit(
         began = time.monotonic()
 
         # --- pieces of the loop
+        def examples_at(step: int) -> int:
+            return examples_before + step * opt.batch_size
+
         unfetched: list[tuple[int, dict[str, jax.Array]]] = []
 
         def check_finite(which: str, step: int, loss: float) -> None:
@@ -323,7 +330,7 @@ def fit(
             }
             unlogged.clear()
             rate = float(learning_rates[last_step - 1])
-            writer.write("train", last_step, examples=last_step * opt.batch_size, **means, lr=rate)
+            writer.write("train", last_step, examples=examples_at(last_step), **means, lr=rate)
             bar.update(last_step, loss=means["loss"])
 
         def evaluation_of(current: Tree, source: Source, answers: bool = False) -> Evaluation:
@@ -350,7 +357,7 @@ def fit(
             evaluation = evaluation_of(state_lib.variables_of(state, frozen), seen_by_validation)
             check_finite("validation", step, evaluation.loss)
             values = _reported(evaluation, tasks)
-            writer.write("val", step, examples=step * opt.batch_size, **values)
+            writer.write("val", step, examples=examples_at(step), **values)
             bar.update(step, val_accuracy=evaluation.accuracy)
             rank = validation_rank(values)
             if best is None or best.rank is None or rank > best.rank:
@@ -448,7 +455,8 @@ def fit(
                         save(step)
                     raise preempted from None
                 raise
-        best = best or Best(total_steps, None, state_lib.variables_of(state, frozen))
+        last = state_lib.variables_of(state, frozen)
+        best = best or Best(total_steps, None, last)
 
         # --- test, once, with the best weights
         validations = {row["step"]: row for row in writer.rows if row["event"] == "val"}
@@ -473,8 +481,9 @@ def fit(
             _log.debug("phase evaluation, test")
             seen_by_test = after_frozen_groups(test, preprocessing)
             final = evaluation_of(best.variables, seen_by_test, answers=workdir is not None)
-            examples = best.step * opt.batch_size
-            writer.write("test", best.step, examples=examples, **_reported(final, tasks))
+            writer.write(
+                "test", best.step, examples=examples_at(best.step), **_reported(final, tasks)
+            )
             summary |= {
                 "test_size": final.count,
                 "test_accuracy": final.accuracy,
@@ -500,13 +509,22 @@ def fit(
             "devices": [str(device.device_kind) for device in jax.devices()],
             "versions": versions(),
         }
+        if before is not None:
+            summary = _with_stage_before(before, summary)
         _log.debug("phase write")
         if workdir is not None and writes:
             rounded = {name: round(seconds, 3) for name, seconds in timing.items()}
             write_atomically(workdir / "timing.json", json.dumps(rounded, indent=2) + "\n")
             write_atomically(workdir / "result.json", json.dumps(summary, indent=2) + "\n")
-        variables = best.variables if mesh is None else mesh_lib.on_host(best.variables)
-        return Result(summary, variables, writer.rows)
+        kept = (best.variables, last)
+        variables, last = kept if mesh is None else mesh_lib.on_host(kept)
+        return Result(summary, variables, writer.rows, last)
+
+
+def own_preprocessing(train: Source) -> Preprocessing:
+    """Where nothing says what the weights expect: the first image's size, ImageNet's statistics."""
+    side = min(train[0]["image"].shape[:2])
+    return Preprocessing(side, *NORMALISATIONS["imagenet"])
 
 
 def check_fit(
@@ -521,6 +539,7 @@ def check_fit(
     """Raises InputError if a run could not begin: to be asked before anything is written."""
     registry.check_image_size(type(model).__name__, model, image_size)
     variables = registry.abstract_variables(model, image_size)
+    plan.check_l2_sp(*opt.l2_sp, variables["params"])
     micro_batches.check(opt.accumulate, plan, variables, opt.batch_size)
     mesh_lib.check_batch(mesh_lib.build(opt.mesh), opt.batch_size, opt.accumulate)
     feature_cache.check(opt.cache, plan.frozen_prefix(variables["params"]), opt.images_change)
@@ -569,7 +588,7 @@ def new_variables(
     return variables
 
 
-def _made_by(
+def what_made(
     model: Model,
     plan: TransferPlan,
     preprocessing: Preprocessing,
@@ -613,7 +632,7 @@ def _check_same(made_by: Mapping[str, Any]) -> None:
             )
 
 
-def _accepted_changes(
+def accepted_changes(
     resumed: Checkpoint, now: Mapping[str, Any], workdir: Path, accept_environment: bool
 ) -> list[str]:
     """What is not as it was when the run began, in words, if the run may go on all the same.
@@ -660,3 +679,38 @@ def _reported(evaluation: Evaluation, tasks: Mapping[str, int] | None = None) ->
 
 def _validated(rows: Sequence[Mapping[str, Any]], step: int) -> bool:
     return any(row["event"] == "val" and row["step"] == step for row in rows)
+
+
+# What `stages` of a result holds of each.
+_OF_A_STAGE = (
+    "plan",
+    "steps",
+    "best_step",
+    "val_accuracy",
+    "examples_seen",
+    "trainable_parameters",
+)
+
+
+def _with_stage_before(before: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a run up to this stage, from that up to the stage before and this one's own.
+
+    Its plan says where groups started in the first stage, and what moved in the last one.
+    """
+
+    def of_a_stage(summary: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: summary[name] for name in _OF_A_STAGE}
+
+    whole = {
+        **own,
+        "plan": {**own["plan"], "init": before["plan"]["init"]},
+        "seed": before["seed"],
+        "stages": [*before.get("stages", [of_a_stage(before)]), of_a_stage(own)],
+    }
+    for name in ("steps", "examples_seen"):
+        whole[name] = before[name] + own[name]
+    whole["wall_seconds"] = round(before["wall_seconds"] + own["wall_seconds"], 3)
+    for name in ("changes", "skipped_images"):
+        if name in before or name in own:
+            whole[name] = list(dict.fromkeys([*before.get(name, []), *own.get(name, [])]))
+    return whole

@@ -35,6 +35,8 @@ class TrainingOptions:
       schedule, warmup, milestones: see `tljax.transfer.learning_rate_schedule`; warm-up in steps.
       momentum: of SGD.
       weight_decay, decayed: rate, and regex on the parameter paths that it applies to.
+      l2_sp_alpha, l2_sp_beta: of the pull of trained pretrained weights towards their start, and of
+        new ones towards 0: see `tljax.transfer.l2_sp`; 0: none. It takes weight decay's place.
       clip_norm: largest global norm of the trained gradient, or None.
       label_smoothing, mixup, cutmix: of the loss, see `tljax.training.objective.Objective`. Mixed
         images are others in every step, so what frozen groups make of them cannot be kept.
@@ -51,8 +53,9 @@ class TrainingOptions:
         rounding (and random masks).
       cache: of the output of the leading frozen groups, where images are not augmented: `memory`,
         `disk`, `off`, or `auto`: disk for a run with a workdir, else memory, if it fits.
-      augment: `none`, `crop` (random-resized), `crop_flip`, or `trivial`: after crop and flip an
-        operation of `tljax.data.trivial_augment`.
+      augment: `none`, `crop` (random-resized), `crop_flip`, `resize_crop_flip` (a box of
+        the image's own shape), or `trivial`: after crop and flip an operation of
+        `tljax.data.trivial_augment`.
       views: augmented views of each image, drawn once and the same for every seed; epoch e shows
         view e modulo `views`. What frozen groups make of them can be kept. None: every epoch draws
         anew.
@@ -82,6 +85,8 @@ class TrainingOptions:
     momentum: float = 0.9
     weight_decay: float = 0.0
     decayed: str = ".*kernel"
+    l2_sp_alpha: float = 0.0
+    l2_sp_beta: float = 0.0
     clip_norm: float | None = None
     label_smoothing: float = 0.0
     class_weights: str | None = None
@@ -128,7 +133,9 @@ class TrainingOptions:
         for name in ("accumulate", "views", "eval_every", "checkpoint_every", "log_every", "keep"):
             self._check(name, "above 0", lambda value: value > 0)
         self._check("patience", "above 0", lambda value: value > 0)
-        for name in ("lr", "weight_decay", "num_workers", "warmup", "mixup", "cutmix"):
+        for name in ("lr", "weight_decay", "l2_sp_alpha", "l2_sp_beta", "num_workers", "warmup"):
+            self._check(name, "a finite number, not negative", lambda value: value >= 0)
+        for name in ("mixup", "cutmix"):
             self._check(name, "a finite number, not negative", lambda value: value >= 0)
         for name in ("momentum", "label_smoothing"):
             self._check(name, "at least 0 and below 1", lambda value: 0 <= value < 1)
@@ -137,6 +144,11 @@ class TrainingOptions:
         self._check("decayed", "a regular expression", _is_regex)
         self._check("crop_area", "two shares, smallest and largest, above 0 and up to 1", _is_area)
         self._check("milestones", "shares of the steps, between 0 and 1", _are_shares)
+        if self.weight_decay and any(self.l2_sp):
+            raise InputError(
+                f"weight_decay is {self.weight_decay}, which pulls to 0 what L2-SP pulls elsewhere"
+                f" (l2_sp_alpha={self.l2_sp_alpha}, l2_sp_beta={self.l2_sp_beta}); set it to 0"
+            )
         if self.views is not None and self.augment == "none":
             raise InputError(
                 f"views is {self.views}, but augment is none, so that all of them would be the"
@@ -156,6 +168,11 @@ class TrainingOptions:
         finite = not isinstance(value, float) or math.isfinite(value)
         if not (finite and is_right(value)):
             raise InputError(f"{name} is {value!r}; set it to {wanted}")
+
+    @property
+    def l2_sp(self) -> tuple[float, float]:
+        """(alpha, beta)."""
+        return self.l2_sp_alpha, self.l2_sp_beta
 
     @property
     def objective(self) -> Objective:

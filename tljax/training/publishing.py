@@ -125,7 +125,12 @@ def _training(trained: Trained) -> dict[str, Any]:
     config, plan = trained.config, trained.experiment.plan
     rows = {"data": config.data, "init_from": config.init_from}
     rows |= {name: trained.result.get(name) for name in _TRAINING_ROWS}
-    rows |= {"scenario": config.scenario, "train": plan.train, "statistics": plan.statistics}
+    rows |= {
+        "scenario": config.scenario,
+        "stages": config.stages,
+        "train": plan.train,
+        "statistics": plan.statistics,
+    }
     return {name: value for name, value in rows.items() if value is not None}
 
 

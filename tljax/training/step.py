@@ -114,7 +114,12 @@ def loss_and_gradient(
 
 @functools.cache
 def optimizer(
-    plan: TransferPlan, name: str, decayed: str, momentum: float, clip_norm: float | None
+    plan: TransferPlan,
+    name: str,
+    decayed: str,
+    momentum: float,
+    clip_norm: float | None,
+    l2_sp: tuple[float, float] = (0.0, 0.0),
 ) -> optax.GradientTransformation:
     """The plan's optimizer, one object for equal arguments; `train_step` sets rate and decay."""
     return plan.optimizer(
@@ -124,6 +129,7 @@ def optimizer(
         decayed=decayed,
         momentum=momentum,
         clip_norm=clip_norm,
+        l2_sp=l2_sp,
     )
 
 

@@ -1,23 +1,33 @@
-"""The plan, the four scenarios, and what is derived from a plan: pure functions of trees."""
+"""The plan, the scenarios and recipes, and what is derived from a plan: pure functions of trees."""
 
 from tljax.transfer.optimizer import learning_rate_schedule
 from tljax.transfer.partition import merge
 from tljax.transfer.plan import TransferPlan
+from tljax.transfer.recipes import Stage, gradual_unfreezing, lp_ft
 from tljax.transfer.scenarios import (
     SCENARIOS,
+    TEXTBOOK,
+    discriminative,
     feature_extraction,
     fine_tune,
     freeze_first,
     from_scratch,
+    surgical,
 )
 
 __all__ = [
     "SCENARIOS",
+    "TEXTBOOK",
+    "Stage",
     "TransferPlan",
+    "discriminative",
     "feature_extraction",
     "fine_tune",
     "freeze_first",
     "from_scratch",
+    "gradual_unfreezing",
     "learning_rate_schedule",
+    "lp_ft",
     "merge",
+    "surgical",
 ]

@@ -29,6 +29,7 @@ def build(
     decayed: str = ".*kernel",
     momentum: float = 0.9,
     clip_norm: float | None = None,
+    penalty: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
     """Builds the optax transformation of a plan.
 
@@ -48,6 +49,8 @@ def build(
       momentum: of SGD; 0 keeps no state.
       clip_norm: if not None, gradients are scaled so that the global norm of the trained ones is at
         most this. One norm over all groups: a clip inside would give each scale its own.
+      penalty: adds the gradient of a penalty, where and as weight decay is added: after the clip,
+        and decoupled in `adamw`.
 
     Raises:
       InputError: for an unknown optimizer.
@@ -68,6 +71,8 @@ def build(
 
     def transformation(learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
         decay = optax.add_decayed_weights(weight_decay, mask=is_decayed)
+        if penalty is not None:
+            decay = optax.chain(decay, penalty)
 
         def inner(scale: float) -> optax.GradientTransformation:
             descend = optax.scale(-learning_rate * scale)

@@ -46,7 +46,7 @@ def initialise(groups: Groups, init: Sequence[str], random: Tree, pretrained: Tr
 
     Args:
       groups: of the model.
-      init: "random" or "pretrained" for each of them.
+      init: "random" for each of them that is taken from there.
       random: variables of the model, {"params": ..., "batch_stats": ...}.
       pretrained: variables of a source model with the same groups; may lack those that the plan
         takes from `random`, and may hold others of another shape there (the old head).
@@ -55,10 +55,10 @@ def initialise(groups: Groups, init: Sequence[str], random: Tree, pretrained: Tr
       InputError: if the plan wants pretrained weights and there are none, or they do not fit; all
         faults are reported together.
     """
-    if "pretrained" not in init:
+    wanted = [name for name, start in zip(groups.names, init, strict=True) if start != "random"]
+    if not wanted:
         return random
     if pretrained is None:
-        wanted = [n for n, start in zip(groups.names, init, strict=True) if start == "pretrained"]
         raise InputError(
             f"this scenario starts from pretrained weights ({wanted[0]} to {wanted[-1]}) but"
             " init_from is not set; set --config.init_from, or use scenario from_scratch"

@@ -15,9 +15,12 @@ import optax
 
 from tljax.errors import InputError
 from tljax.models.groups import Groups, leaf_paths
+from tljax.transfer import l2_sp as l2_sp_lib
 from tljax.transfer import optimizer as optimizer_lib
 from tljax.transfer import partition as partition_lib
 from tljax.transfer.partition import Tree
+
+INITS = ("pretrained", "random", "carried")
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class TransferPlan:
     """How each group of a model takes part in a transfer. Tuples run from the input to the head.
 
     Attributes:
-      init: per group, `"pretrained"` or `"random"`.
+      init: per group, `"pretrained"`, `"random"`, or `"carried"`: as an earlier stage left it (see
+        `tljax.transfer.recipes`).
       lr_scale: per group, the multiplier of the learning rate; 0 = frozen.
       train: regex on whole parameter paths; a parameter that does not match it is frozen whatever
         its group's scale (`.*bias` for BitFit, Ben Zaken et al. 2022).
@@ -50,8 +54,8 @@ class TransferPlan:
                 )
         object.__setattr__(self, "init", tuple(self.init))
         object.__setattr__(self, "lr_scale", tuple(float(scale) for scale in self.lr_scale))
-        if not set(self.init) <= {"pretrained", "random"}:
-            raise InputError(f"the plan's init is {self.init}; use 'pretrained' or 'random'")
+        if not set(self.init) <= set(INITS):
+            raise InputError(f"the plan's init is {self.init}; use {' or '.join(map(repr, INITS))}")
         if not all(math.isfinite(scale) and scale >= 0 for scale in self.lr_scale):
             raise InputError(f"the plan's lr_scale is {self.lr_scale}; use finite numbers >= 0")
         if not any(self.lr_scale):
@@ -85,6 +89,10 @@ class TransferPlan:
             )
         return tuple(depth in trained for depth in range(len(self.groups)))
 
+    def starts_pretrained(self, path: str) -> bool:
+        """Whether the parameter at `path` starts from pretrained weights."""
+        return self.init[self.groups.depth(path)] == "pretrained"
+
     # --- what is derived ------------------------------------------------------------------------
 
     def modes(self, params: Tree) -> dict[str, tuple[bool, ...]]:
@@ -110,12 +118,39 @@ class TransferPlan:
         updated = self.modes(params)["batch_statistics"]
         return partition_lib.split(batch_stats, lambda path: updated[self.groups.depth(path)])
 
-    def optimizer(self, name: str = "sgd", **options: Any) -> optax.GradientTransformation:
-        """The plan's optax transformation; see `tljax.transfer.optimizer.build`."""
+    def optimizer(
+        self, name: str = "sgd", *, l2_sp: tuple[float, float] = (0.0, 0.0), **options: Any
+    ) -> optax.GradientTransformation:
+        """The plan's optax transformation.
+
+        Args:
+          name, **options: see `tljax.transfer.optimizer.build`.
+          l2_sp: alpha and beta of `tljax.transfer.l2_sp`, whose start is what `init` of the
+            transformation sees; (0, 0): none.
+        """
+        if any(l2_sp):
+            options["penalty"] = l2_sp_lib.l2_sp(*l2_sp, self.starts_pretrained)
         return optimizer_lib.build(self.scale, self.lr_scale, name, **options)
 
+    def check_l2_sp(self, alpha: float, beta: float, params: Tree) -> None:
+        """Raises InputError if a penalty of L2-SP has nothing to act on. `params` may be abstract.
+
+        What is `carried` did not start at its stage's start.
+        """
+        trained = [path for path in leaf_paths(params) if self.is_trained(path)]
+        kinds = {self.init[self.groups.depth(path)] for path in trained}
+        for name, value, kind in (("alpha", alpha, "pretrained"), ("beta", beta, "random")):
+            if value and kind not in kinds:
+                raise InputError(
+                    f"l2_sp_{name} is {value}, but the plan trains nothing whose init is {kind};"
+                    " set it to 0, or choose another scenario"
+                )
+
     def initialise(self, random: Tree, pretrained: Tree | None) -> Tree:
-        """Variables with each group taken from `random` or `pretrained`, as `init` says."""
+        """Variables with each group taken from `random` or `pretrained`, as `init` says.
+
+        What is carried is taken from `pretrained`: there the stage before has left it.
+        """
         return partition_lib.initialise(self.groups, self.init, random, pretrained)
 
     def to_json(self) -> dict[str, Any]:

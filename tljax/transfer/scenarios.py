@@ -1,4 +1,4 @@
-"""The four classic transfer scenarios, each one line over the plan.
+"""The four classic transfer scenarios, and a fifth, each one line over the plan.
 
 | scenario           | target data       | starts from           | moves                          |
 |--------------------|-------------------|-----------------------|--------------------------------|
@@ -6,6 +6,7 @@
 | freeze_first       | small, dissimilar | pretrained            | all but the first k groups     |
 | from_scratch       | large, dissimilar | the architecture only | everything                     |
 | fine_tune          | large, similar    | pretrained            | everything, the backbone slower |
+| surgical           | shifted in one way | pretrained           | a range of groups, the new head |
 
 The head is new, hence random, unless `head="pretrained"` keeps it.
 """
@@ -56,11 +57,51 @@ def fine_tune(
     return TransferPlan(_init(groups, head), scale, groups=groups, **plan)
 
 
+def discriminative(
+    groups: Groups, spread: float = 100.0, backbone: float = 1.0, **plan: Any
+) -> TransferPlan:
+    """Everything trained, at rates spread geometrically from the head's down to the input's.
+
+    The input's rate is `backbone` / `spread` of the head's: fastai's `slice(lr / 100, lr)`. Howard
+    & Ruder 2018 ("ULMFiT", section 3.2), who named such rates, divide by 2.6 from each group to the
+    one below, whatever their number: `fine_tune(groups, 1.0, 1 / 2.6)`.
+
+    Raises:
+      InputError: unless `spread` is a finite number of 1 or more.
+    """
+    if not (math.isfinite(spread) and spread >= 1):
+        raise InputError(f"lr_spread is {spread}; set it to a finite number, 1 or more")
+    return fine_tune(groups, backbone, spread ** (-1 / (len(groups) - 1)), **plan)
+
+
+def surgical(
+    groups: Groups, first: int, last: int, *, head: str = "random", **plan: Any
+) -> TransferPlan:
+    """The groups of depth `first` to `last` retrained, and the head if it is new (Lee et al. 2023).
+
+    Which range suits depends on the shift: the first blocks for corrupted images, middle ones for
+    other features of known classes, the last for other labels (their section 2).
+
+    Raises:
+      InputError: unless 0 <= first <= last, and `last` is below the head.
+    """
+    if not 0 <= first <= last <= len(groups) - 2:
+        raise InputError(
+            f"k={first} and k_last={last} are no range of this model's groups"
+            f" ({', '.join(groups.names)}) below its head; choose 0 <= k <= k_last <="
+            f" {len(groups) - 2}"
+        )
+    backbone = tuple(float(first <= depth <= last) for depth in range(len(groups) - 1))
+    scale = (*backbone, 0.0 if head == "pretrained" else 1.0)
+    return TransferPlan(_init(groups, head), scale, groups=groups, **plan)
+
+
 def _init(groups: Groups, head: str) -> tuple[str, ...]:
     return ("pretrained",) * (len(groups) - 1) + (head,)
 
 
-SCENARIOS = ("feature_extraction", "freeze_first", "from_scratch", "fine_tune")
+TEXTBOOK = ("feature_extraction", "freeze_first", "from_scratch", "fine_tune")
+SCENARIOS = (*TEXTBOOK, "surgical")
 
 
 def build(
@@ -68,21 +109,35 @@ def build(
     groups: Groups,
     *,
     k: int | None = None,
+    k_last: int | None = None,
     backbone_lr_scale: float = 0.1,
     layer_decay: float = 1.0,
+    lr_spread: float | None = None,
     **plan: Any,
 ) -> TransferPlan:
     """The plan of a scenario by name, with the config's fields for it.
 
     Raises:
-      InputError: for an unknown scenario, or `freeze_first` without k.
+      InputError: for an unknown scenario, or a field that it lacks, or that means nothing to it.
     """
     check_known("scenario", scenario, SCENARIOS)
     for name, value in (("backbone_lr_scale", backbone_lr_scale), ("layer_decay", layer_decay)):
         if not (math.isfinite(value) and value >= 0):
             raise InputError(f"{name} is {value}; set it to a finite number, not negative")
-    if k is not None and scenario != "freeze_first":
+    if k is not None and scenario not in ("freeze_first", "surgical"):
         raise InputError(f"k is {k}, but scenario {scenario} freezes no first k groups; unset k")
+    if k_last is not None and scenario != "surgical":
+        raise InputError(
+            f"k_last is {k_last}, but scenario {scenario} freezes no groups above others; unset it"
+        )
+    if lr_spread is not None and scenario != "fine_tune":
+        raise InputError(
+            f"lr_spread is {lr_spread}, but scenario {scenario} has no rates to spread; unset it"
+        )
+    if lr_spread is not None and layer_decay != 1.0:
+        raise InputError(
+            f"lr_spread is {lr_spread} and layer_decay is {layer_decay}; set one of them"
+        )
     match scenario:
         case "feature_extraction":
             return feature_extraction(groups, **plan)
@@ -95,5 +150,14 @@ def build(
             return freeze_first(groups, k, **plan)
         case "from_scratch":
             return from_scratch(groups, **plan)
+        case "surgical":
+            if k is None or k_last is None:
+                raise InputError(
+                    "scenario surgical needs the first and the last group to train; set k and"
+                    f" k_last to values from 0 to {len(groups) - 2}"
+                )
+            return surgical(groups, k, k_last, **plan)
+        case _ if lr_spread is not None:
+            return discriminative(groups, lr_spread, backbone_lr_scale, **plan)
         case _:
             return fine_tune(groups, backbone_lr_scale, layer_decay, **plan)

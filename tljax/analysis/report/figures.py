@@ -21,14 +21,22 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
     "freeze_first": "#009e73",
     "from_scratch": INK,
     "fine_tune": "#0072b2",
+    "surgical": "#cc79a7",
 }
 # Lines and marks differ in more than colour.
-MARKS = {"feature_extraction": "^", "freeze_first": "s", "from_scratch": "D", "fine_tune": "o"}
+MARKS = {
+    "feature_extraction": "^",
+    "freeze_first": "s",
+    "from_scratch": "D",
+    "fine_tune": "o",
+    "surgical": "v",
+}
 DASHES = {
     "feature_extraction": ":",
     "freeze_first": "--",
     "from_scratch": "-",
     "fine_tune": "-",
+    "surgical": "-.",
 }
 _RC: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font

@@ -50,14 +50,14 @@ _STYLE = """:root {
   --paper: #fff; --ink: #1c1f23; --soft: #5a626c; --line: #d9dde2; --shade: #f3f5f7;
   --best: #8a5a00; --textbook: #0b5fa5;
   --feature_extraction: #d55e00; --freeze_first: #008a64; --from_scratch: #1c1f23;
-  --fine_tune: #0072b2;
+  --fine_tune: #0072b2; --surgical: #b0558a;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #15181c; --ink: #e6e9ed; --soft: #a3acb7; --line: #343a42; --shade: #1f242a;
     --best: #f2bd4b; --textbook: #7cc0f5;
     --feature_extraction: #ff9a52; --freeze_first: #35c79b; --from_scratch: #e6e9ed;
-    --fine_tune: #5db8f0;
+    --fine_tune: #5db8f0; --surgical: #e79ac6;
   }
 }
 * { box-sizing: border-box; }
@@ -116,6 +116,7 @@ i.feature_extraction { border-top: 3px dotted var(--feature_extraction); }
 i.freeze_first { border-top: 3px dashed var(--freeze_first); }
 i.from_scratch { border-top: 4px solid var(--from_scratch); }
 i.fine_tune { border-top: 2px solid var(--fine_tune); }
+i.surgical { border-top: 2px dashed var(--surgical); }
 pre { margin: 0; padding: 0.6rem 0.9rem; background: var(--shade); }
 .panels + h3, .scroll + h3, ul + h3, p + h3 { margin-top: 2rem; }
 h4 { font-size: 0.95rem; margin: 1.25rem 0 0.25rem; }

@@ -18,7 +18,7 @@ from tljax.files import parse_json
 from tljax.training import experiment
 from tljax.training.answers import Answers, read_answers
 from tljax.training.options import HARMLESS
-from tljax.training.workdir import read_rows
+from tljax.training.stages import all_rows
 from tljax.transfer.scenarios import SCENARIOS
 
 _NEEDED = {
@@ -199,7 +199,7 @@ def read_run(workdir: Path) -> Run:
                 raise TypeError(f"its {name} is {summary[name]!r}")
         if config["scenario"] not in SCENARIOS:
             raise ValueError(f"there is no scenario {config['scenario']!r}")
-        history = read_rows(workdir / "metrics.jsonl")
+        history = all_rows(workdir)
         for row in history:
             if row["event"] == "val" and not isinstance(row["examples"] + row["accuracy"], float):
                 raise TypeError("its rows are no numbers")

@@ -1,0 +1,25 @@
+r"""Gradual unfreezing: the head first, then one group more in each stage, from the top.
+
+    tljax train --config configs/recipes/gradual_unfreezing.py --workdir runs/gradual_unfreezing \
+        --config.model=resnet10_32 --config.init_from=runs/glyphs --config.data=embedded:digits
+
+Howard & Ruder 2018 (ULMFiT, section 3.3), with their discriminative rates. A network of many groups
+has as many stages, each of which compiles a program: --config.groups_per_stage=4 makes fewer.
+
+Expected: `tljax plan` shows a table for each stage; each but the last has a workdir of its own in
+`stages/` of the run's.
+"""
+
+from tljax.config import base
+
+
+def get_config(arg=None):
+    config = base()
+    config.scenario = "fine_tune"
+    config.backbone_lr_scale = 1.0
+    config.layer_decay = 1 / 2.6
+    config.stages = "gradual_unfreezing"
+    config.augment = "crop"
+    config.crop_area = (0.6, 1.0)
+    config.lr = 0.1
+    return config

@@ -1,0 +1,24 @@
+r"""L2-SP: everything trains, and is pulled back to where it started, in the place of weight decay.
+
+    tljax train --config configs/recipes/l2_sp.py --workdir runs/l2_sp \
+        --config.model=resnet10_32 --config.init_from=runs/glyphs --config.data=embedded:digits
+
+Li et al. 2018 ("Explicit inductive bias for transfer learning with convolutional networks"): the
+loss has alpha / 2 |w - w0|^2 over what was pretrained, and beta / 2 |w|^2 over the new head. Both
+are worth a sweep: alpha over 0.001 to 1, beta over 0.001 to 0.1.
+
+Expected: the optimizer keeps one copy of the weights more, as `tljax plan` shows.
+"""
+
+from tljax.config import base
+
+
+def get_config(arg=None):
+    config = base()
+    config.scenario = "fine_tune"
+    config.l2_sp_alpha = 0.1
+    config.l2_sp_beta = 0.01
+    config.augment = "crop"
+    config.crop_area = (0.6, 1.0)
+    config.lr = 0.1
+    return config

@@ -1,0 +1,26 @@
+r"""Layer-wise learning-rate decay: each group's rate is a fixed share of that of the one above it.
+
+    tljax train --config configs/recipes/layer_decay.py --workdir runs/layer_decay \
+        --config.model=resnet10_32 --config.init_from=runs/glyphs --config.data=embedded:digits
+
+The rate of a group is lr * layer_decay ^ (groups between it and the head, the head being 0), as
+in timm and as BEiT and MAE fine-tune ViTs (Clark et al. 2020, "ELECTRA", were first). Deep networks
+take a milder decay: 0.65 to 0.75 for the 14 groups of a ViT-B.
+
+Expected: `tljax plan` shows the rates; nothing is frozen.
+"""
+
+from tljax.config import base
+
+
+def get_config(arg=None):
+    config = base()
+    config.scenario = "fine_tune"
+    config.backbone_lr_scale = 1.0
+    config.layer_decay = 0.7
+    config.augment = "crop"
+    config.crop_area = (0.6, 1.0)
+    config.optimizer = "adamw"
+    config.lr = 2e-3
+    config.weight_decay = 0.05
+    return config

@@ -1,0 +1,27 @@
+r"""LP-FT: a linear probe, then everything is fine-tuned from the head that the probe found.
+
+    tljax train --config configs/recipes/lp_ft.py --workdir runs/lp_ft \
+        --config.model=resnet10_32 --config.init_from=runs/glyphs --config.data=embedded:digits
+
+A random or zero head distorts the features while it learns; a fitted one does not, which shows on
+images unlike those trained on (Kumar et al. 2022, "Fine-tuning can distort pretrained features and
+underperform out-of-distribution"): `tljax evaluate --data` measures it.
+
+Expected: the probe's features are computed once and kept; validation accuracy at step 0 of the
+second stage is the probe's best.
+"""
+
+from tljax.config import base
+
+
+def get_config(arg=None):
+    config = base()
+    config.scenario = "fine_tune"
+    config.backbone_lr_scale = 1.0
+    config.stages = "lp_ft"
+    config.probe_share = 0.5
+    config.probe_lr = 0.1
+    config.augment = "crop"
+    config.crop_area = (0.6, 1.0)
+    config.lr = 0.01
+    return config

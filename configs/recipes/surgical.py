@@ -1,0 +1,25 @@
+r"""Surgical fine-tuning: a range of groups trains, with the new head; all others are frozen.
+
+    tljax train --config configs/recipes/surgical.py --workdir runs/surgical \
+        --config.model=resnet10_32 --config.init_from=runs/glyphs --config.data=embedded:digits
+
+Lee et al. 2023 ("Surgical fine-tuning improves adaptation to distribution shifts"): where images
+are corrupted the first blocks suit, where the labels are others the last. `k` counts the groups
+frozen below, `k_last` is the depth of the last group that trains, as `tljax plan` counts them. For
+the classes that the source knows, --config.head_init=pretrained keeps its head, frozen.
+
+Expected: groups outside the range, and their BatchNorm statistics, are the source's to the bit.
+"""
+
+from tljax.config import base
+
+
+def get_config(arg=None):
+    config = base()
+    config.scenario = "surgical"
+    config.k = 1
+    config.k_last = 1
+    config.augment = "crop"
+    config.crop_area = (0.6, 1.0)
+    config.lr = 0.1
+    return config
