@@ -135,7 +135,7 @@ def measure(one: Measurement, folder: Path) -> dict[str, Any]:
 def whole_job(found: dict[str, Any], one: Measurement) -> dict[str, Any]:
     """A job of which some epochs were run, with the others taken to last as long as these."""
     job = jobs.JOBS.get(one.arguments.get("job", ""))
-    if job is not None and found["epochs"] < job.epochs:
+    if job is not None and found["epochs"] < job.epochs and "epoch_seconds" in found:
         later = statistics.median(found["epoch_seconds"][1:] or found["epoch_seconds"])
         found["measured_epochs"] = found["epochs"]
         found["seconds"] += (job.epochs - found["epochs"]) * later

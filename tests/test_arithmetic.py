@@ -53,11 +53,12 @@ def test_convolve(side, kernel, stride, padding):
 @pytest.mark.parametrize("n", [1, 3, 8])
 @pytest.mark.parametrize("tokens", [5, 300])  # together, and in pieces
 def test_attend(n, tokens):
-    def theirs(q, k, v):
-        return jax.nn.softmax(q @ k.swapaxes(-2, -1) / jnp.sqrt(q.shape[-1])) @ v
+    def theirs(qkv):
+        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+        weights = jax.nn.softmax(q @ k.swapaxes(-2, -1) / jnp.sqrt(q.shape[-1]))
+        return (weights @ v).transpose(0, 2, 1, 3)
 
-    q, k, v = (3 * normal(number, n, 3, tokens, 8) for number in range(3))
-    agree(arithmetic.attend, theirs, q, k, v)
+    agree(arithmetic.attend, theirs, 3 * normal(0, n, tokens, 3, 3, 8))
 
 
 def test_gelu():

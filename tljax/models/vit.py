@@ -34,10 +34,7 @@ class Attention(nn.Module):
         qkv = nn.Dense(
             3 * d, kernel_init=_xavier, dtype=self.dtype, dot_general=product, name="qkv"
         )(x)
-        # (n, heads, t, d / heads): attention becomes plain batched matrix products, which XLA runs
-        # about 1.4 times as fast on a CPU as an einsum over (n, t, heads, d / heads).
-        q, k, v = qkv.reshape(n, t, 3, self.heads, d // self.heads).transpose(2, 0, 3, 1, 4)
-        x = attend(q, k, v).transpose(0, 2, 1, 3).reshape(n, t, d)
+        x = attend(qkv.reshape(n, t, 3, self.heads, d // self.heads)).reshape(n, t, d)
         x = nn.Dense(d, kernel_init=_xavier, dtype=self.dtype, dot_general=product, name="proj")(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
