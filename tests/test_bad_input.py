@@ -30,6 +30,7 @@ DIGITS = [*SCRATCH, "--config.train_size=20"]
 TOGETHER = ["--coordinator_address", "localhost:1", "--num_processes", "2"]
 TUNE = ["train", "--config", str(CONFIGS / "fine_tune.py"), "--workdir", "new", *SHORT]
 PLAN = ["plan", "--config", str(CONFIGS / "from_scratch.py")]
+VIT = ("model=vit_micro_patch4_32",)
 PHOTOS = "--config.data=folder:data/good"
 
 CONFIG_PAGES = {
@@ -355,6 +356,17 @@ ROWS = {
         "try 32",
     ),
     "images of no size": (field("image_size=0"), "image_size"),
+    "LoRA of no rank": (field(*VIT, "lora_rank=0"), "lora_rank is 0"),
+    "LoRA of a ResNet": (field("lora_rank=4"), "choose a ViT"),
+    "LoRA of random weights": (field(*VIT, "lora_rank=4"), "starts from random weights"),
+    "LoRA of a rank beyond the width": (field(*VIT, "lora_rank=65"), "at most 64"),
+    "LoRA times 0": (field(*VIT, "lora_rank=4", "lora_alpha=0"), "lora_alpha is 0.0"),
+    "LoRA's alpha without LoRA": (field(*VIT, "lora_alpha=4"), "lora_rank is not set"),
+    "LoRA of layers that are not there": (
+        field(*VIT, "lora_rank=4", "lora_targets=.*qvk"),
+        "matches no dense layer",
+    ),
+    "LoRA of a broken pattern": (field(*VIT, "lora_rank=4", "lora_targets=("), "lora_targets"),
     "k where it means nothing": (field("k=2"), "unset k"),
     "k beyond the depth": (
         [*TUNE, "--config.scenario=freeze_first", "--config.k=6", "--config.init_from=runs/good"],

@@ -19,9 +19,9 @@ from tljax.checkpoints.fitting import RESAMPLINGS
 from tljax.data import Dataset, Task, names_of_all
 from tljax.errors import InputError, check_known
 from tljax.files import parse_json
-from tljax.models import ImageSize, Model, Preprocessing, registry
+from tljax.models import ImageSize, Model, Preprocessing, lora, registry
 from tljax.models.preprocessing import parse_normalisation
-from tljax.training import hyperrules, processes
+from tljax.training import adapters, hyperrules, processes
 from tljax.training.checkpointing import best_variables
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.loop import Result, check_fit, fit, new_variables
@@ -119,6 +119,8 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
     )
     if config.last_group is not None:
         model = registry.truncated(config.model, model, config.last_group)
+    if (updates := adapters.lora_of(config)) is not None:
+        model = registry.adapted(config.model, model, updates)
     check_known("head_init", config.head_init, (*HEAD_INITS, "pretrained"))
     if config.position_resampling is not None:
         check_known("position_resampling", config.position_resampling, RESAMPLINGS)
@@ -131,7 +133,7 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
         backbone_lr_scale=config.backbone_lr_scale,
         layer_decay=config.layer_decay,
         lr_spread=config.lr_spread,
-        train=config.train,
+        train=adapters.trained_by(config),
         statistics=config.statistics,
         **({"head": "pretrained"} if keeps_head else {}),
     )
@@ -140,6 +142,7 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
     stages = recipes.build(config.stages, plan, **of_stages) if config.stages is not None else ()
     preprocessing = preprocessing_of(resolve(config))
     registry.check_image_size(config.model, model, preprocessing.image_size)
+    adapters.check(config, plan, registry.abstract_variables(model, preprocessing.image_size))
     options = {name: config[name] for name in OPTION_NAMES}
     if config.head_init == "pretrained":  # the plan keeps it: there is no new head to draw
         del options["head_init"]
@@ -267,7 +270,7 @@ def _workdir(init_from: str) -> Path | None:
 
 
 def read_source(init_from: str, model_name: str) -> checkpoints.Checkpoint:
-    """The weights of a workdir or of a checkpoint, under our names."""
+    """The weights of a workdir, with LoRA merged, or of a checkpoint, under our names."""
     workdir = _workdir(init_from)
     if workdir is None:
         return checkpoints.load(init_from, model_name)
@@ -276,8 +279,10 @@ def read_source(init_from: str, model_name: str) -> checkpoints.Checkpoint:
             f"the folder '{init_from}' is not a workdir of tljax that holds weights; give one that"
             " does, or a checkpoint file itself"
         )
-    checkpoints.check_model(init_from, read_config(workdir).model, model_name)
-    return checkpoints.of_variables(best_variables(workdir), init_from)
+    config = read_config(workdir)
+    checkpoints.check_model(init_from, config.model, model_name)
+    variables = lora.fold(adapters.lora_of(config), best_variables(workdir))
+    return checkpoints.of_variables(variables, init_from)
 
 
 def _fetch(init_from: str, model_name: str) -> None:
