@@ -226,6 +226,10 @@ def predict(*words):
     return ["predict", "--workdir", "runs/good", *words]
 
 
+def find_lr(*more):
+    return ["find_lr", *SCRATCH[1:3], *more]
+
+
 def report(*words, output="new.html"):
     return ["report", *words, "--output", output]
 
@@ -589,6 +593,20 @@ ROWS = {
     "evaluate: an unknown task on other data": (
         evaluate("good", "--data", "embedded:digits_shifted", "--task", "cats"),
         "no task 'cats'",
+    ),
+    # --- find_lr
+    "find_lr: no such config": (["find_lr", "--config", "nope.py"], "no config file"),
+    "find_lr: no source": (["find_lr", *TUNE[1:3]], "init_from"),
+    "find_lr: rates from 0": (find_lr("--lowest", "0"), "set --lowest above 0"),
+    "find_lr: rates that fall": (find_lr("--highest", "1e-9"), "--highest above that"),
+    "find_lr: no steps": (find_lr("--steps", "0"), "--steps is 0"),
+    "find_lr: output of another kind": (find_lr("--output", "x.pdf"), ".png"),
+    "find_lr: output in no folder": (find_lr("--output", "no/x.png"), "make it first"),
+    "find_lr: images that cannot be read": (
+        find_lr(
+            "--config.data=folder:data/text", "--config.augment=none", "--config.batch_size=64"
+        ),
+        "7.png",
     ),
     # --- report
     "report: no such folder": (report("runs/nope"), "no workdir"),

@@ -132,6 +132,19 @@ def plan(args: argparse.Namespace, overrides: list[str]) -> None:
         print_target(config, args.target, args.max_batch)
 
 
+def find_lr(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Suggest a learning rate for a config, by a few training steps at growing rates."""
+    config = _config(args.config, overrides)
+    from tljax.analysis import lr_finder
+    from tljax.files import writable_file
+
+    output = writable_file(Path(args.output), ".png") if args.output is not None else None
+    curve = lr_finder.find(config, args.lowest, args.highest, args.steps, progress=True)
+    lr_finder.print_curve(curve)
+    if output is not None:
+        lr_finder.draw(curve, output)
+
+
 def report(args: argparse.Namespace, overrides: list[str]) -> None:
     """Write one page about finished runs: accuracy, curves, mistakes, calibration, plans, cost."""
     _no_overrides(overrides)
@@ -346,6 +359,23 @@ def build_parser() -> argparse.ArgumentParser:
     plan_parser.add_argument(
         "--max-batch", action="store_true", help="also search the largest batch that fits --target"
     )
+
+    find_parser = command(
+        find_lr,
+        epilog="example: tljax find_lr --config configs/fine_tune.py --config.init_from=runs/source"
+        " --output lr.png; trains a copy: no workdir is written, and only training images are read",
+    )
+    find_parser.add_argument("--config", required=True, metavar="FILE", help=_CONFIG_HELP)
+    find_parser.add_argument(
+        "--lowest", type=float, default=1e-6, metavar="LR", help="the first rate; default: 1e-6"
+    )
+    find_parser.add_argument(
+        "--highest", type=float, default=10.0, metavar="LR", help="the last rate; default: 10"
+    )
+    find_parser.add_argument(
+        "--steps", type=int, default=100, metavar="N", help="how many; default: 100"
+    )
+    find_parser.add_argument("--output", metavar="FILE.png", help="draw loss against rate, too")
 
     models_parser = command(models, epilog="example: tljax models 'vit_small*dinov2*'")
     models_parser.add_argument(

@@ -91,6 +91,29 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a run begins with.
+
+    Attributes:
+      experiment: the config made concrete.
+      config: resolved.
+      dataset: with all of its splits; no image has been read.
+      pretrained: reads the weights of `init_from`; gives None if the scenario wants none.
+    """
+
+    experiment: Experiment
+    config: ml_collections.ConfigDict
+    dataset: Dataset
+    pretrained: Callable[[], Tree | None]
+
+    def checked_weights(self) -> Tree | None:
+        """The pretrained weights; InputError, before anything is written, if they do not fit."""
+        variables = self.pretrained()
+        _check_start(self.experiment, self.config, variables)
+        return variables
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """An evaluation, the naive accuracy on the same images, and which images they are."""
 
@@ -434,28 +457,10 @@ def fit_config(
     called: float | None = None,
 ) -> Result:
     """Trains what the config says, in memory, or in a workdir: a new or the same config's."""
-    config = settled(config)
-    has_source = config.init_from is not None and config.scenario != "from_scratch"
     begun = processes.first_says(lambda: has_begun(workdir))
-    if has_source and not begun:
-        prepare(config)  # a slip in the config is found before anything is downloaded
-        _fetch(config.init_from, config.model)  # what the file says of its images counts below
-    experiment = prepare(config)
-    resolved = resolve(config)
-    dataset = load_data(resolved)
-
-    def pretrained() -> Tree | None:
-        if not has_source:
-            return None
-        image_size = experiment.preprocessing.image_size
-        variables = pretrained_variables(resolved, experiment.model, image_size)
-        _warn_of_preprocessing(config)
-        return variables
-
-    variables: Tree | Callable[[], Tree | None] | None = pretrained
-    if not begun:
-        variables = pretrained()
-        _check_start(experiment, resolved, variables)
+    beginning = start(config, begun)
+    experiment, resolved, dataset = beginning.experiment, beginning.config, beginning.dataset
+    variables = beginning.pretrained if begun else beginning.checked_weights()
     size = experiment.preprocessing.image_size
     splits = (dataset.train, dataset.val, dataset.test)
     if experiment.stages:
@@ -464,7 +469,7 @@ def fit_config(
         check_fit(experiment.model, experiment.plan, experiment.options, size, *splits)
     with locked(workdir):
         if workdir is not None:
-            processes.first_says(lambda: _keep(workdir, experiment.tasks, resolved))
+            processes.first_says(lambda: keep_config(workdir, experiment.tasks, resolved))
         about = {
             "scenario": resolved.scenario,
             "model": resolved.model,
@@ -485,6 +490,32 @@ def fit_config(
         if experiment.stages:
             return fit_stages(experiment.model, variables, experiment.stages, *splits, **given)
         return fit(experiment.model, variables, experiment.plan, *splits, **given)
+
+
+def start(config: ml_collections.ConfigDict, begun: bool = False) -> Start:
+    """Finds the data, and fetches the weights, of a config's run.
+
+    Args:
+      config: may be unresolved.
+      begun: whether there is a checkpoint to go on from, so that no weights are fetched.
+    """
+    config = settled(config)
+    has_source = config.init_from is not None and config.scenario != "from_scratch"
+    if has_source and not begun:
+        prepare(config)  # a slip in the config is found before anything is downloaded
+        _fetch(config.init_from, config.model)  # what the file says of its images counts below
+    experiment = prepare(config)
+    resolved = resolve(config)
+
+    def pretrained() -> Tree | None:
+        if not has_source:
+            return None
+        image_size = experiment.preprocessing.image_size
+        variables = pretrained_variables(resolved, experiment.model, image_size)
+        _warn_of_preprocessing(config)
+        return variables
+
+    return Start(experiment, resolved, load_data(resolved), pretrained)
 
 
 def evaluate_workdir(
@@ -649,7 +680,7 @@ def _check_start(
         _check_classes(experiment.class_names, names_of_all(before), config.data, source)
 
 
-def _keep(workdir: Path, tasks: tuple[Task, ...], config: ml_collections.ConfigDict) -> None:
+def keep_config(workdir: Path, tasks: tuple[Task, ...], config: ml_collections.ConfigDict) -> None:
     """Writes down the config, and which logit is which class, as a folder of images may change.
 
     A list of names, or, of several tasks, a list for each by its name.
