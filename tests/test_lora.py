@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tljax
+from tests.reference_weights import draw_file
 from tests.test_plan_laws import (
     PREPROCESSING,
     STEPS,
@@ -23,9 +24,8 @@ from tljax import config as config_lib
 from tljax import data as data_lib
 from tljax.analysis import cost
 from tljax.checkpoints import rules
-from tljax.checkpoints.export import save_converted
 from tljax.errors import InputError
-from tljax.models import ViT, init, lora, registry
+from tljax.models import ViT, init, lora
 from tljax.models.groups import leaf_paths, map_with_path
 from tljax.models.lora import LoRA
 from tljax.training import experiment
@@ -171,12 +171,7 @@ def test_weights_that_lack_a_part_or_hold_an_update_without_a_place_are_refused(
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A checkpoint of the plain network."""
-    path, name = tmp_path_factory.mktemp("source") / "vit.safetensors", RUN["model"]
-    variables = init(tljax.create(name, 10), jax.random.key(0), 32)
-    checkpoint = checkpoints.of_variables(variables, "drawn")
-    save_converted(checkpoint, name, registry.spec(name).preprocessing, path)
-    return path
+    return draw_file(tmp_path_factory.mktemp("source") / "vit.safetensors", RUN["model"])
 
 
 RUN = {

@@ -145,6 +145,25 @@ def find_lr(args: argparse.Namespace, overrides: list[str]) -> None:
         lr_finder.draw(curve, output)
 
 
+def probe(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Train a grid of linear heads on frozen features at once, and choose one on validation."""
+    config = _config(args.config, overrides)
+    try:
+        weight_decays = [float(word) for word in args.weight_decays.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--weight_decays is '{args.weight_decays}'; give numbers with commas between, e.g."
+            " 0,1e-4"
+        ) from None
+    from tljax.analysis.probe_table import print_probe, write_grid
+    from tljax.training import linear_probe
+
+    workdir = Path(args.workdir)
+    result = linear_probe.run(config, workdir, weight_decays)
+    write_grid(result, workdir)
+    print_probe(result, workdir)
+
+
 def report(args: argparse.Namespace, overrides: list[str]) -> None:
     """Write one page about finished runs: accuracy, curves, mistakes, calibration, plans, cost."""
     _no_overrides(overrides)
@@ -376,6 +395,30 @@ def build_parser() -> argparse.ArgumentParser:
         "--steps", type=int, default=100, metavar="N", help="how many; default: 100"
     )
     find_parser.add_argument("--output", metavar="FILE.png", help="draw loss against rate, too")
+
+    probe_parser = command(
+        probe,
+        epilog="example: tljax probe --config configs/dinov2_feature_extraction.py --workdir"
+        " runs/probe --config.data=folder:PETS; DINOv2's 13 learning rates by the class tokens of"
+        " 1 or 4 last blocks, with and without the patches' mean; a ResNet's pooled features: the"
+        " rates alone",
+    )
+    probe_parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help=f"{_CONFIG_HELP}; of feature extraction, whose lr, schedule and weight_decay the grid"
+        " replaces",
+    )
+    probe_parser.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="for result.json, grid.csv, grid.png and the chosen head",
+    )
+    probe_parser.add_argument(
+        "--weight_decays", default="0", metavar="X,...", help="of the grid; default: 0, as DINOv2"
+    )
 
     models_parser = command(models, epilog="example: tljax models 'vit_small*dinov2*'")
     models_parser.add_argument(
