@@ -56,7 +56,7 @@ def plan_of(model, **fields):
     return fine_tune(model.groups, backbone=1.0, train=lora.TRAINED, **fields)
 
 
-def images(count=8):
+def images(count=2):
     return jax.random.normal(jax.random.key(2), (count, 32, 32, 3))
 
 
@@ -147,8 +147,9 @@ def test_updates_and_head_move_and_the_optimizer_knows_of_nothing_else(name, opt
 def test_the_step_costs_what_the_law_allows():
     _, model, variables = network("all")
     plan, batch_size = plan_of(model), 16
-    counts = cost.group_flops(model, variables, 32, batch_size)
-    law = sum(map(sum, cost.law_terms(counts, plan.trained_groups(variables["params"]))))
+    given = (model, variables, 32, batch_size)
+    counts, products = cost.group_flops(*given), cost.group_products(*given)
+    law = sum(map(sum, cost.law_terms(counts, products, plan.trained_groups(variables["params"]))))
     arguments = cost.step_arguments(plan, variables, 32, batch_size)
     step = jax.jit(cost.step_function(model, plan, PREPROCESSING))
     assert cost.counted_flops(step.lower(*arguments).compile()) <= 1.05 * law
@@ -177,12 +178,11 @@ def source(tmp_path_factory):
 RUN = {
     "data": "embedded:digits",
     "model": "vit_micro_patch4_32",
-    "head_init": "random",
     "train_size": 40,
     "steps": 8,
     "batch_size": 16,
     "eval_every": 4,
-    "lr": 0.05,
+    "lr": 0.02,
     "augment": "crop",
 }
 
@@ -208,8 +208,9 @@ def test_a_run_trains_updates_and_head_alone(trained, source):
     for path, array in before.items():
         moved = np.asarray(after[path]).tobytes() != array.tobytes()
         assert moved == path.startswith("head/"), path
-    assert all(np.any(after[path]) for path in after if lora.is_leaf(path))
     result = json.loads((trained / "result.json").read_text())
+    assert result["best_step"] > 0, "or this shows nothing"
+    assert all(np.any(after[path]) for path in after if lora.is_leaf(path))
     moving = [leaf for path, leaf in after.items() if lora.is_leaf(path) or "head/" in path]
     assert result["trainable_parameters"] == sum(leaf.size for leaf in moving)
     assert result["plan"]["train"] == lora.TRAINED
