@@ -116,7 +116,15 @@ def test_a_run_after_it_is_the_run_without_it_and_its_rate_trains(tmp_path):
     """Frozen groups too: the plan's step is the one that training takes."""
     config = config_lib.base()
     fields = {"train_size": 200, "batch_size": 32, "steps": 40, "eval_every": 40}
-    config.update({**fields, "scenario": "from_scratch", "train": "(?!stem).*", "augment": "crop"})
+    config.update(
+        {
+            **fields,
+            "scenario": "from_scratch",
+            "train": "(?!stem).*",
+            "augment": "crop",
+            "class_weights": "balanced",
+        }
+    )
     before = experiment.run(config, tmp_path / "before", progress=False)
     curve = lr_finder.find(config, steps=60)
     after = experiment.run(config, tmp_path / "after", progress=False)

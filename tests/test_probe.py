@@ -210,6 +210,7 @@ def test_validation_alone_chooses_and_the_workdir_serves_if_the_head_fits(
         (["--config.augment=crop"], "augment is crop"),
         (["--config.head_init=random"], "head_init is random"),
         (["--config.on_error=skip"], "on_error is skip"),
+        (["--config.mixup=0.2"], "mixup is 0.2"),
         (["--config.scenario=fine_tune"], "scenario is fine_tune"),
         (["--config.lora_rank=2"], "are frozen"),
         (["--config.data=embedded:digits,embedded:textures"], "one data set"),

@@ -18,7 +18,7 @@ import ml_collections
 import numpy as np
 from rich.console import Console
 
-from tljax.data import train_batches
+from tljax.data import balanced_weights, train_batches
 from tljax.errors import InputError, printable
 from tljax.training import experiment, micro_batches
 from tljax.training import mesh as mesh_lib
@@ -140,10 +140,11 @@ def find(
       InputError: as a run of the config would, or as `range_test`.
     """
     beginning = experiment.start(config)
-    exp, train = beginning.experiment, beginning.dataset.train
+    exp, dataset = beginning.experiment, beginning.dataset
+    train = dataset.train
     model, plan, opt, preprocessing = exp.model, exp.plan, exp.options, exp.preprocessing
     size = preprocessing.image_size
-    check_fit(model, plan, opt, size, train)
+    check_fit(model, plan, opt, size, train, dataset.val, dataset.test)
     given = beginning.checked_weights()
     variables = plan.initialise(new_variables(model, size, opt, plan.init), given)
     mesh = mesh_lib.build(opt.mesh)
@@ -153,7 +154,10 @@ def find(
         model, plan, size, opt.batch_size // mesh_lib.size(mesh)
     )
     tasks = tuple(exp.task_sizes.values()) if len(exp.tasks) > 1 else ()
-    step_fn = train_step(model, plan, preprocessing, tx, 0, accumulate, tasks, mesh)
+    step_fn = train_step(model, plan, preprocessing, tx, 0, accumulate, tasks, mesh, opt.objective)
+    class_weights: np.ndarray | None = None
+    if opt.class_weights is not None:
+        class_weights = balanced_weights(train.labels, model.num_classes)
     key, weight_decay = jax.random.key(opt.seed), np.float32(opt.weight_decay)
     batches = train_batches(
         train,
@@ -165,13 +169,17 @@ def find(
         num_workers=opt.num_workers,
         on_error=opt.on_error,
         rows=mesh_lib.rows_here(mesh, opt.batch_size),
+        sampling=opt.sampling,
     )
     with closing(batches), TrainingProgress(0, steps, opt.batch_size, progress) as bar:
         taken = 0
 
         def step(rate: float) -> float:
             nonlocal state, taken
-            batch = mesh_lib.spread(mesh, next(batches), opt.batch_size)
+            batch = next(batches)
+            if class_weights is not None:
+                batch["weight"] = class_weights[batch["label"]]
+            batch = mesh_lib.spread(mesh, batch, opt.batch_size)
             state, metrics = step_fn(state, frozen, batch, key, np.float32(rate), weight_decay)
             loss = float(metrics["loss"])
             taken += 1

@@ -35,6 +35,7 @@ from tljax.training.evaluation import evaluate, naive_accuracy
 from tljax.training.experiment import Start
 from tljax.training.feature_cache import CachedSource
 from tljax.training.loop import check_fit, new_variables
+from tljax.training.options import TrainingOptions
 from tljax.training.probe_grid import Setting, grid, ranks, train_heads
 from tljax.training.progress import progress_bar
 from tljax.training.workdir import locked, open_metrics, write_atomically
@@ -43,6 +44,16 @@ from tljax.transfer.partition import Tree
 _log = logging.getLogger("tljax")
 
 _HEAD = "head.safetensors"
+# Of a run, but not of a probe; optimizer, its numbers, schedule and clip are replaced by the grid's.
+_UNUSED = (
+    "class_weights",
+    "cutmix",
+    "ema",
+    "label_smoothing",
+    "mixup",
+    "patience",
+    "sampling",
+)
 _BATCH = 32  # images whose features are computed at once
 
 
@@ -91,7 +102,7 @@ def run(
     """`tljax probe`: trains the grid, chooses on validation images, and tests the choice once.
 
     Of the config count data, model, weights, preprocessing, batch size, epochs or steps, and seed;
-    learning rate, schedule and decay are the grid's. It runs on one device.
+    optimizer, learning rate, schedule, decay and clip are the grid's. It runs on one device.
 
     Args:
       config: of feature extraction, without augmentation.
@@ -233,6 +244,13 @@ def _check(beginning: Start, weight_decays: Sequence[float]) -> None:
             raise InputError(
                 f"{name} is {config[name]}, but a probe's heads start at zero on features that are"
                 f" computed once; set it to {wanted}, e.g. with configs/feature_extraction.py"
+            )
+    usual = TrainingOptions()
+    for name in _UNUSED:
+        if (value := getattr(opt, name)) != getattr(usual, name):
+            raise InputError(
+                f"{name} is {value}, which a probe's heads know nothing of: they minimise"
+                f" cross-entropy over all images alike; leave {name} out"
             )
     if len(exp.tasks) > 1:
         raise InputError(f"data is {config.data}, but a probe is of one data set; name one of them")
