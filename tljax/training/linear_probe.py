@@ -44,7 +44,7 @@ from tljax.transfer.partition import Tree
 _log = logging.getLogger("tljax")
 
 _HEAD = "head.safetensors"
-# Of a run, but not of a probe; optimizer, its numbers, schedule and clip are replaced by the grid's.
+# Of a run, but not of a probe; optimizer, its numbers, schedule and clip are the grid's own.
 _UNUSED = (
     "class_weights",
     "cutmix",
@@ -150,6 +150,7 @@ def run(
         ranked = ranks(model, heads, seen("validation", dataset.val), opt.batch_size)
         chosen = max(settings, key=ranked.__getitem__)  # of equal ones the first
         head = heads.params_of(chosen)
+        network = {**variables, "params": {**variables["params"], "head": head}}
         summary = {
             "scenario": beginning.config.scenario,
             "model": beginning.config.model,
@@ -179,12 +180,12 @@ def run(
             examples = steps * opt.batch_size
             values = {"accuracy": ranked[chosen][0], "loss": -ranked[chosen][1]}
             writer.write("val", steps, examples=examples, **values)
-            _save(workdir, steps, head, chosen, variables)
+            _save(workdir, steps, chosen, network)
             if dataset.test is not None:
                 parts = seen("test", dataset.test)
                 final = evaluate(
                     model,
-                    {"params": {"head": head}},
+                    network,
                     replace(parts, features=chosen.features.of(parts.features)),
                     exp.preprocessing,
                     opt.batch_size,
@@ -268,14 +269,13 @@ def _check(beginning: Start, weight_decays: Sequence[float]) -> None:
     check_fit(exp.model, exp.plan, opt, size, dataset.train, dataset.val, dataset.test)
 
 
-def _save(workdir: Path, steps: int, head: Tree, chosen: Setting, variables: Tree) -> None:
+def _save(workdir: Path, steps: int, chosen: Setting, network: Tree) -> None:
     """The chosen head, and, if it sees what the model's own does, the whole network."""
     with replacing(workdir / _HEAD) as temporary:
-        arrays = {name: np.asarray(leaf) for name, leaf in head.items()}
+        arrays = {name: np.asarray(leaf) for name, leaf in network["params"]["head"].items()}
         save_file(arrays, temporary, {"features": json.dumps(asdict(chosen.features))})
     if chosen.features.are_the_models_own:
-        params = {**variables["params"], "head": head}
         nothing = {"count": jnp.int32(steps)}  # there is no training to go on with
         Checkpoints(workdir / "checkpoints").save(
-            steps, {**variables, "params": params}, nothing, {}, keep=1, best_step=steps
+            steps, network, nothing, {}, keep=1, best_step=steps
         )
