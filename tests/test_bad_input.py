@@ -597,6 +597,13 @@ ROWS = {
     # --- find_lr
     "find_lr: no such config": (["find_lr", "--config", "nope.py"], "no config file"),
     "find_lr: no source": (["find_lr", *TUNE[1:3]], "init_from"),
+    "find_lr: stages": (
+        [
+            *("find_lr", *TUNE[1:3], "--config.init_from=runs/good"),
+            "--config.stages=lp_ft",
+        ],
+        "each stage may want a rate",
+    ),
     "find_lr: rates from 0": (find_lr("--lowest", "0"), "set --lowest above 0"),
     "find_lr: rates that fall": (find_lr("--highest", "1e-9"), "--highest above that"),
     "find_lr: no steps": (find_lr("--steps", "0"), "--steps is 0"),

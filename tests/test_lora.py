@@ -263,6 +263,7 @@ def test_export_and_init_from_merge(trained, tmp_path):
         ({"scenario": "freeze_first", "k": 3}, "block0/attn/proj/lora_a"),
         ({"train": "head/.*"}, "of LoRA's 32 leaves are frozen"),
         ({"lora_rank": 65}, "at most 64"),
+        ({"l2_sp_alpha": 0.1}, "stay where it would pull them"),
         ({"lora_targets": "attn"}, "block0/attn/qkv"),
         ({"model": "resnet10_32"}, "choose a ViT"),
     ],

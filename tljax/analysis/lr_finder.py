@@ -143,12 +143,17 @@ def find(
     exp, dataset = beginning.experiment, beginning.dataset
     train = dataset.train
     model, plan, opt, preprocessing = exp.model, exp.plan, exp.options, exp.preprocessing
+    if exp.stages:
+        raise InputError(
+            f"stages is {config.stages}, and each stage may want a rate of its own; leave stages"
+            " out to find the last one's"
+        )
     size = preprocessing.image_size
     check_fit(model, plan, opt, size, train, dataset.val, dataset.test)
     given = beginning.checked_weights()
     variables = plan.initialise(new_variables(model, size, opt, plan.init), given)
     mesh = mesh_lib.build(opt.mesh)
-    tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm)
+    tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm, opt.l2_sp)
     state, frozen = mesh_lib.place(mesh, state_lib.create(plan, variables, tx))
     accumulate = opt.accumulate or micro_batches.suited_to_training(
         model, plan, size, opt.batch_size // mesh_lib.size(mesh)

@@ -51,6 +51,11 @@ def check(config: ml_collections.ConfigDict, plan: TransferPlan, variables: Tree
             f"lora_rank is {config.lora_rank}, but scenario {config.scenario} starts from random"
             " weights, and LoRA adapts trained ones; use fine_tune, or leave lora_rank out"
         )
+    if config.l2_sp_alpha:
+        raise InputError(
+            f"l2_sp_alpha is {config.l2_sp_alpha}, but with lora_rank {config.lora_rank} the"
+            " pretrained weights stay where it would pull them; set l2_sp_alpha to 0"
+        )
     still = [path for path in leaves if not plan.is_trained(path)]
     if still:
         raise InputError(

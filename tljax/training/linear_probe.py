@@ -49,6 +49,8 @@ _UNUSED = (
     "class_weights",
     "cutmix",
     "ema",
+    "l2_sp_alpha",
+    "l2_sp_beta",
     "label_smoothing",
     "mixup",
     "patience",
@@ -240,6 +242,7 @@ def _check(beginning: Start, weight_decays: Sequence[float]) -> None:
         ("augment", "none"),
         ("head_init", "zero"),
         ("on_error", "fail"),
+        ("stages", None),
     ):
         if config[name] != wanted:
             raise InputError(
