@@ -1,10 +1,12 @@
 """Random weights that are a function of a parameter's path: the same with and without PyTorch."""
 
 import zlib
+from pathlib import Path
 
 import numpy as np
 
-from tljax.checkpoints import rules
+from tljax.checkpoints import of_variables, rules
+from tljax.checkpoints.export import save_converted
 from tljax.models import ImageSize, Model, registry
 from tljax.models.preprocessing import height_width
 
@@ -15,6 +17,14 @@ def draw_all(model: Model, size: ImageSize) -> dict[str, np.ndarray]:
     """Every parameter and statistic of a model, by path without the collection."""
     variables = rules.flatten(registry.abstract_variables(model, size))
     return {path: draw(path, leaf.shape) for path, leaf in variables.items()}
+
+
+def draw_file(path: Path, name: str, classes: int = 10) -> Path:
+    """A checkpoint of `tljax convert`'s form, of a model by name, written to `path`."""
+    model, preprocessing = registry.create(name, classes), registry.spec(name).preprocessing
+    variables = rules.unflatten(draw_all(model, preprocessing.image_size))
+    save_converted(of_variables(variables, "drawn"), name, preprocessing, path)
+    return path
 
 
 def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -30,6 +30,7 @@ DIGITS = [*SCRATCH, "--config.train_size=20"]
 TOGETHER = ["--coordinator_address", "localhost:1", "--num_processes", "2"]
 TUNE = ["train", "--config", str(CONFIGS / "fine_tune.py"), "--workdir", "new", *SHORT]
 PLAN = ["plan", "--config", str(CONFIGS / "from_scratch.py")]
+VIT = ("model=vit_micro_patch4_32",)
 PHOTOS = "--config.data=folder:data/good"
 
 CONFIG_PAGES = {
@@ -225,6 +226,10 @@ def predict(*words):
     return ["predict", "--workdir", "runs/good", *words]
 
 
+def find_lr(*more):
+    return ["find_lr", *SCRATCH[1:3], *more]
+
+
 def report(*words, output="new.html"):
     return ["report", *words, "--output", output]
 
@@ -355,6 +360,17 @@ ROWS = {
         "try 32",
     ),
     "images of no size": (field("image_size=0"), "image_size"),
+    "LoRA of no rank": (field(*VIT, "lora_rank=0"), "lora_rank is 0"),
+    "LoRA of a ResNet": (field("lora_rank=4"), "choose a ViT"),
+    "LoRA of random weights": (field(*VIT, "lora_rank=4"), "starts from random weights"),
+    "LoRA of a rank beyond the width": (field(*VIT, "lora_rank=65"), "at most 64"),
+    "LoRA times 0": (field(*VIT, "lora_rank=4", "lora_alpha=0"), "lora_alpha is 0.0"),
+    "LoRA's alpha without LoRA": (field(*VIT, "lora_alpha=4"), "lora_rank is not set"),
+    "LoRA of layers that are not there": (
+        field(*VIT, "lora_rank=4", "lora_targets=.*qvk"),
+        "matches no dense layer",
+    ),
+    "LoRA of a broken pattern": (field(*VIT, "lora_rank=4", "lora_targets=("), "lora_targets"),
     "k where it means nothing": (field("k=2"), "unset k"),
     "k beyond the depth": (
         [*TUNE, "--config.scenario=freeze_first", "--config.k=6", "--config.init_from=runs/good"],
@@ -577,6 +593,27 @@ ROWS = {
     "evaluate: an unknown task on other data": (
         evaluate("good", "--data", "embedded:digits_shifted", "--task", "cats"),
         "no task 'cats'",
+    ),
+    # --- find_lr
+    "find_lr: no such config": (["find_lr", "--config", "nope.py"], "no config file"),
+    "find_lr: no source": (["find_lr", *TUNE[1:3]], "init_from"),
+    "find_lr: stages": (
+        [
+            *("find_lr", *TUNE[1:3], "--config.init_from=runs/good"),
+            "--config.stages=lp_ft",
+        ],
+        "each stage may want a rate",
+    ),
+    "find_lr: rates from 0": (find_lr("--lowest", "0"), "set --lowest above 0"),
+    "find_lr: rates that fall": (find_lr("--highest", "1e-9"), "--highest above that"),
+    "find_lr: no steps": (find_lr("--steps", "0"), "--steps is 0"),
+    "find_lr: output of another kind": (find_lr("--output", "x.pdf"), ".png"),
+    "find_lr: output in no folder": (find_lr("--output", "no/x.png"), "make it first"),
+    "find_lr: images that cannot be read": (
+        find_lr(
+            "--config.data=folder:data/text", "--config.augment=none", "--config.batch_size=64"
+        ),
+        "7.png",
     ),
     # --- report
     "report: no such folder": (report("runs/nope"), "no workdir"),

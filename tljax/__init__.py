@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tljax.errors import InputError
     from tljax.models import create, features
+    from tljax.models.lora import merge_lora
     from tljax.training.experiment import load
     from tljax.training.loop import Result, fit
     from tljax.training.stages import fit_stages
@@ -43,6 +44,7 @@ _HOMES = {
     "load": "tljax.training.experiment",
     "lp_ft": "tljax.transfer",
     "merge": "tljax.transfer",
+    "merge_lora": "tljax.models.lora",
     "surgical": "tljax.transfer",
 }
 
@@ -64,6 +66,7 @@ __all__ = [
     "load",
     "lp_ft",
     "merge",
+    "merge_lora",
     "surgical",
 ]
 

@@ -132,6 +132,38 @@ def plan(args: argparse.Namespace, overrides: list[str]) -> None:
         print_target(config, args.target, args.max_batch)
 
 
+def find_lr(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Suggest a learning rate for a config, by a few training steps at growing rates."""
+    config = _config(args.config, overrides)
+    from tljax.analysis import lr_finder
+    from tljax.files import writable_file
+
+    output = writable_file(Path(args.output), ".png") if args.output is not None else None
+    curve = lr_finder.find(config, args.lowest, args.highest, args.steps, progress=True)
+    lr_finder.print_curve(curve)
+    if output is not None:
+        lr_finder.draw(curve, output)
+
+
+def probe(args: argparse.Namespace, overrides: list[str]) -> None:
+    """Train a grid of linear heads on frozen features at once, and choose one on validation."""
+    config = _config(args.config, overrides)
+    try:
+        weight_decays = [float(word) for word in args.weight_decays.split(",")]
+    except ValueError:
+        raise InputError(
+            f"--weight_decays is '{args.weight_decays}'; give numbers with commas between, e.g."
+            " 0,1e-4"
+        ) from None
+    from tljax.analysis.probe_table import print_probe, write_grid
+    from tljax.training import linear_probe
+
+    workdir = Path(args.workdir)
+    result = linear_probe.run(config, workdir, weight_decays)
+    write_grid(result, workdir)
+    print_probe(result, workdir)
+
+
 def report(args: argparse.Namespace, overrides: list[str]) -> None:
     """Write one page about finished runs: accuracy, curves, mistakes, calibration, plans, cost."""
     _no_overrides(overrides)
@@ -345,6 +377,47 @@ def build_parser() -> argparse.ArgumentParser:
     )
     plan_parser.add_argument(
         "--max-batch", action="store_true", help="also search the largest batch that fits --target"
+    )
+
+    find_parser = command(
+        find_lr,
+        epilog="example: tljax find_lr --config configs/fine_tune.py --config.init_from=runs/source"
+        " --output lr.png; trains a copy: no workdir is written, and only training images are read",
+    )
+    find_parser.add_argument("--config", required=True, metavar="FILE", help=_CONFIG_HELP)
+    find_parser.add_argument(
+        "--lowest", type=float, default=1e-6, metavar="LR", help="the first rate; default: 1e-6"
+    )
+    find_parser.add_argument(
+        "--highest", type=float, default=10.0, metavar="LR", help="the last rate; default: 10"
+    )
+    find_parser.add_argument(
+        "--steps", type=int, default=100, metavar="N", help="how many; default: 100"
+    )
+    find_parser.add_argument("--output", metavar="FILE.png", help="draw loss against rate, too")
+
+    probe_parser = command(
+        probe,
+        epilog="example: tljax probe --config configs/dinov2_feature_extraction.py --workdir"
+        " runs/probe --config.data=folder:PETS; DINOv2's 13 learning rates by the class tokens of"
+        " 1 or 4 last blocks, with and without the patches' mean; a ResNet's pooled features: the"
+        " rates alone",
+    )
+    probe_parser.add_argument(
+        "--config",
+        required=True,
+        metavar="FILE",
+        help=f"{_CONFIG_HELP}; of feature extraction, whose lr, schedule and weight_decay the grid"
+        " replaces",
+    )
+    probe_parser.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="for result.json, grid.csv, grid.png and the chosen head",
+    )
+    probe_parser.add_argument(
+        "--weight_decays", default="0", metavar="X,...", help="of the grid; default: 0, as DINOv2"
     )
 
     models_parser = command(models, epilog="example: tljax models 'vit_small*dinov2*'")

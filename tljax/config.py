@@ -49,6 +49,12 @@ def base() -> ml_collections.ConfigDict:
     config.position_resampling = config_dict.placeholder(str)
     config.drop_path = 0.0  # stochastic depth rate of the last block
     config.dtype = "float32"  # of the computation: float32 or bfloat16
+    # LoRA, of a ViT: the rank of the updates beside its dense layers, which train with the head
+    # (`train` says otherwise) while all else is frozen; None: off. An update counts lora_alpha /
+    # rank times, None: once. lora_targets: regex on the layers' paths; None: attention and MLP.
+    config.lora_rank = config_dict.placeholder(int)
+    config.lora_alpha = config_dict.placeholder(float)
+    config.lora_targets = config_dict.placeholder(str)
 
     # What images look like to it. None: as the weights are used to, else as the model's.
     config.image_size = config_dict.placeholder(int)  # pixels
@@ -67,7 +73,8 @@ def base() -> ml_collections.ConfigDict:
     # fine_tune, instead of layer_decay: what the input's rate is divided by, and those of the
     # groups above it less and less, in equal factors, up to the head (100: as fastai does)
     config.lr_spread = config_dict.placeholder(float)
-    config.train = ".*"  # regex on parameter paths; what does not match is frozen
+    # Regex on parameter paths; what does not match is frozen. With LoRA .* is its leaves and head.
+    config.train = ".*"
     config.statistics = "follow"  # BatchNorm: follow (batch statistics where it trains) or stored
 
     # A recipe in stages that ends with this plan; steps and epochs are those of all stages.

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from tljax.errors import InputError, check_known, did_you_mean
+from tljax.models import lora as lora_lib
 from tljax.models.groups import leaf_paths, map_with_path
+from tljax.models.lora import LoRA
 from tljax.models.preprocessing import (
     CAFFE_MEAN,
     CAFFE_STD,
@@ -198,6 +200,37 @@ def truncated(name: str, model: Model, last_group: str) -> Model:
     return model.truncated(model.groups.names.index(last_group))
 
 
+def adapted(name: str, model: Model, lora: LoRA) -> Model:
+    """The model with a low-rank update beside each dense layer that `lora` targets.
+
+    Raises:
+      InputError: if it has no such layers, or one of them is narrower than the rank.
+    """
+    if not isinstance(model, ViT):
+        raise InputError(
+            f"lora_rank is {lora.rank}, but '{name}' has no attention and MLP for LoRA to adapt;"
+            " choose a ViT, or leave lora_rank out"
+        )
+    model = model.clone(lora=lora)
+    abstract = abstract_variables(model, spec(name).preprocessing.image_size)["params"]
+    shapes = {
+        path: leaf.shape for path, leaf in traverse_util.flatten_dict(abstract, sep="/").items()
+    }
+    layers = [path.rpartition("/")[0] for path in shapes if lora_lib.is_leaf(path)]
+    if not layers:
+        raise InputError(
+            f"lora_targets '{lora.targets}' matches no dense layer of the blocks of '{name}';"
+            " their paths are like block0/attn/qkv and block0/mlp/fc1"
+        )
+    layer = min(layers, key=lambda layer: min(shapes[f"{layer}/kernel"]))
+    if lora.rank > (width := min(shapes[f"{layer}/kernel"])):
+        raise InputError(
+            f"lora_rank is {lora.rank}, but {layer} of '{name}' is {width} wide, and its kernel has"
+            f" no higher rank; set lora_rank to at most {width}"
+        )
+    return model
+
+
 def check_image_size(name: str, model: Model, image_size: ImageSize) -> None:
     """Raises InputError if images of this size cannot be cut into the model's patches."""
     for side in height_width(image_size) if isinstance(model, ViT) else ():
@@ -230,14 +263,15 @@ def init(
       key: of the random numbers.
       image_size, channels: of its images.
       groups: per group, whether its variables are wanted; the others stay abstract (shape and
-        dtype), since what pretrained weights replace need not be compiled and drawn. None: all.
+        dtype), since what pretrained weights replace need not be compiled and drawn. LoRA's, which
+        a source seldom has, are wanted in any case. None: all.
     """
     if groups is None:
         return _draw(model, key, image_size, channels, None)
     abstract = abstract_variables(model, image_size, channels)
 
     def wanted(path: str) -> bool:
-        return groups[model.groups.depth(path.split("/", 1)[1])]
+        return groups[model.groups.depth(path.split("/", 1)[1])] or lora_lib.is_leaf(path)
 
     drawn = _draw(model, key, image_size, channels, tuple(filter(wanted, leaf_paths(abstract))))
     return map_with_path(lambda path, leaf: drawn.get(path, leaf), abstract)

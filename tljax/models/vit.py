@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from tljax.models.arithmetic import attend, convolve, gelu, product
 from tljax.models.groups import Groups, Modes, cut, per_group
+from tljax.models.lora import Dense, LoRA
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
 Pooling = Literal["token", "mean", "none"]
@@ -27,15 +28,14 @@ class Attention(nn.Module):
     heads: int
     dropout: float
     dtype: Any
+    lora: LoRA | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         n, t, d = x.shape
-        qkv = nn.Dense(
-            3 * d, kernel_init=_xavier, dtype=self.dtype, dot_general=product, name="qkv"
-        )(x)
+        qkv = _dense(self, 3 * d, "qkv")(x)
         x = attend(qkv.reshape(n, t, 3, self.heads, d // self.heads)).reshape(n, t, d)
-        x = nn.Dense(d, kernel_init=_xavier, dtype=self.dtype, dot_general=product, name="proj")(x)
+        x = _dense(self, d, "proj")(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
 
@@ -45,16 +45,27 @@ class Mlp(nn.Module):
     hidden: int
     dropout: float
     dtype: Any
+    lora: LoRA | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         d = x.shape[-1]
-        x = nn.Dense(
-            self.hidden, kernel_init=_xavier, dtype=self.dtype, dot_general=product, name="fc1"
-        )(x)
+        x = _dense(self, self.hidden, "fc1")(x)
         x = nn.Dropout(self.dropout, deterministic=not train)(gelu(x))
-        x = nn.Dense(d, kernel_init=_xavier, dtype=self.dtype, dot_general=product, name="fc2")(x)
+        x = _dense(self, d, "fc2")(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
+
+
+def _dense(parent: Attention | Mlp, features: int, name: str) -> Dense:
+    """A dense layer within `parent`."""
+    return Dense(
+        features,
+        kernel_init=_xavier,
+        dtype=parent.dtype,
+        dot_general=product,
+        lora=parent.lora,
+        name=name,
+    )
 
 
 class LayerScale(nn.Module):
@@ -78,6 +89,7 @@ class Block(nn.Module):
     drop_path: float
     dropout: float
     dtype: Any
+    lora: LoRA | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -89,10 +101,12 @@ class Block(nn.Module):
                 branch = LayerScale(self.layer_scale, name=scale_name)(branch)
             return StochasticDepth(self.drop_path)(branch, train)
 
-        y = Attention(self.heads, self.dropout, self.dtype, name="attn")(norm("norm1")(x), train)
+        attention = Attention(self.heads, self.dropout, self.dtype, self.lora, name="attn")
+        y = attention(norm("norm1")(x), train)
         x = x + residual(y, "ls1")
         hidden = int(self.mlp_ratio * x.shape[-1])
-        y = Mlp(hidden, self.dropout, self.dtype, name="mlp")(norm("norm2")(x), train)
+        mlp = Mlp(hidden, self.dropout, self.dtype, self.lora, name="mlp")
+        y = mlp(norm("norm2")(x), train)
         return x + residual(y, "ls2")
 
 
@@ -160,6 +174,7 @@ class ViT(nn.Module):
         keeps only what lies between blocks: less memory on an accelerator (XLA's order of
         operations on a CPU does not use it), a third more time.
       dtype: of the computation; parameters stay float32.
+      lora: low-rank updates of the blocks' dense layers, see `tljax.models.lora`; None: none.
     """
 
     dim: int
@@ -177,6 +192,7 @@ class ViT(nn.Module):
     dropout: float = 0.0
     remat: bool = False
     dtype: Any = jnp.float32
+    lora: LoRA | None = None
 
     @property
     def groups(self) -> Groups:
@@ -237,6 +253,7 @@ class ViT(nn.Module):
                     rates[depth - 1],
                     self.dropout,
                     self.dtype,
+                    self.lora,
                     name=f"block{depth - 1}",
                 )(x, training[depth])
                 if depth == self.depth:

@@ -19,9 +19,9 @@ from tljax.checkpoints.fitting import RESAMPLINGS
 from tljax.data import Dataset, Task, names_of_all
 from tljax.errors import InputError, check_known
 from tljax.files import parse_json
-from tljax.models import ImageSize, Model, Preprocessing, registry
+from tljax.models import ImageSize, Model, Preprocessing, lora, registry
 from tljax.models.preprocessing import parse_normalisation
-from tljax.training import hyperrules, processes
+from tljax.training import adapters, hyperrules, processes
 from tljax.training.checkpointing import best_variables
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.loop import Result, check_fit, fit, new_variables
@@ -91,6 +91,29 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Start:
+    """What a run begins with.
+
+    Attributes:
+      experiment: the config made concrete.
+      config: resolved.
+      dataset: with all of its splits; no image has been read.
+      pretrained: reads the weights of `init_from`; gives None if the scenario wants none.
+    """
+
+    experiment: Experiment
+    config: ml_collections.ConfigDict
+    dataset: Dataset
+    pretrained: Callable[[], Tree | None]
+
+    def checked_weights(self) -> Tree | None:
+        """The pretrained weights; InputError, before anything is written, if they do not fit."""
+        variables = self.pretrained()
+        _check_start(self.experiment, self.config, variables)
+        return variables
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """An evaluation, the naive accuracy on the same images, and which images they are."""
 
@@ -119,6 +142,8 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
     )
     if config.last_group is not None:
         model = registry.truncated(config.model, model, config.last_group)
+    if (updates := adapters.lora_of(config)) is not None:
+        model = registry.adapted(config.model, model, updates)
     check_known("head_init", config.head_init, (*HEAD_INITS, "pretrained"))
     if config.position_resampling is not None:
         check_known("position_resampling", config.position_resampling, RESAMPLINGS)
@@ -131,7 +156,7 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
         backbone_lr_scale=config.backbone_lr_scale,
         layer_decay=config.layer_decay,
         lr_spread=config.lr_spread,
-        train=config.train,
+        train=adapters.trained_by(config),
         statistics=config.statistics,
         **({"head": "pretrained"} if keeps_head else {}),
     )
@@ -140,6 +165,7 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
     stages = recipes.build(config.stages, plan, **of_stages) if config.stages is not None else ()
     preprocessing = preprocessing_of(resolve(config))
     registry.check_image_size(config.model, model, preprocessing.image_size)
+    adapters.check(config, plan, registry.abstract_variables(model, preprocessing.image_size))
     options = {name: config[name] for name in OPTION_NAMES}
     if config.head_init == "pretrained":  # the plan keeps it: there is no new head to draw
         del options["head_init"]
@@ -267,7 +293,7 @@ def _workdir(init_from: str) -> Path | None:
 
 
 def read_source(init_from: str, model_name: str) -> checkpoints.Checkpoint:
-    """The weights of a workdir or of a checkpoint, under our names."""
+    """The weights of a workdir, with LoRA merged, or of a checkpoint, under our names."""
     workdir = _workdir(init_from)
     if workdir is None:
         return checkpoints.load(init_from, model_name)
@@ -276,8 +302,10 @@ def read_source(init_from: str, model_name: str) -> checkpoints.Checkpoint:
             f"the folder '{init_from}' is not a workdir of tljax that holds weights; give one that"
             " does, or a checkpoint file itself"
         )
-    checkpoints.check_model(init_from, read_config(workdir).model, model_name)
-    return checkpoints.of_variables(best_variables(workdir), init_from)
+    config = read_config(workdir)
+    checkpoints.check_model(init_from, config.model, model_name)
+    variables = lora.fold(adapters.lora_of(config), best_variables(workdir))
+    return checkpoints.of_variables(variables, init_from)
 
 
 def _fetch(init_from: str, model_name: str) -> None:
@@ -429,28 +457,10 @@ def fit_config(
     called: float | None = None,
 ) -> Result:
     """Trains what the config says, in memory, or in a workdir: a new or the same config's."""
-    config = settled(config)
-    has_source = config.init_from is not None and config.scenario != "from_scratch"
     begun = processes.first_says(lambda: has_begun(workdir))
-    if has_source and not begun:
-        prepare(config)  # a slip in the config is found before anything is downloaded
-        _fetch(config.init_from, config.model)  # what the file says of its images counts below
-    experiment = prepare(config)
-    resolved = resolve(config)
-    dataset = load_data(resolved)
-
-    def pretrained() -> Tree | None:
-        if not has_source:
-            return None
-        image_size = experiment.preprocessing.image_size
-        variables = pretrained_variables(resolved, experiment.model, image_size)
-        _warn_of_preprocessing(config)
-        return variables
-
-    variables: Tree | Callable[[], Tree | None] | None = pretrained
-    if not begun:
-        variables = pretrained()
-        _check_start(experiment, resolved, variables)
+    beginning = start(config, begun)
+    experiment, resolved, dataset = beginning.experiment, beginning.config, beginning.dataset
+    variables = beginning.pretrained if begun else beginning.checked_weights()
     size = experiment.preprocessing.image_size
     splits = (dataset.train, dataset.val, dataset.test)
     if experiment.stages:
@@ -459,7 +469,7 @@ def fit_config(
         check_fit(experiment.model, experiment.plan, experiment.options, size, *splits)
     with locked(workdir):
         if workdir is not None:
-            processes.first_says(lambda: _keep(workdir, experiment.tasks, resolved))
+            processes.first_says(lambda: keep_config(workdir, experiment.tasks, resolved))
         about = {
             "scenario": resolved.scenario,
             "model": resolved.model,
@@ -480,6 +490,32 @@ def fit_config(
         if experiment.stages:
             return fit_stages(experiment.model, variables, experiment.stages, *splits, **given)
         return fit(experiment.model, variables, experiment.plan, *splits, **given)
+
+
+def start(config: ml_collections.ConfigDict, begun: bool = False) -> Start:
+    """Finds the data, and fetches the weights, of a config's run.
+
+    Args:
+      config: may be unresolved.
+      begun: whether there is a checkpoint to go on from, so that no weights are fetched.
+    """
+    config = settled(config)
+    has_source = config.init_from is not None and config.scenario != "from_scratch"
+    if has_source and not begun:
+        prepare(config)  # a slip in the config is found before anything is downloaded
+        _fetch(config.init_from, config.model)  # what the file says of its images counts below
+    experiment = prepare(config)
+    resolved = resolve(config)
+
+    def pretrained() -> Tree | None:
+        if not has_source:
+            return None
+        image_size = experiment.preprocessing.image_size
+        variables = pretrained_variables(resolved, experiment.model, image_size)
+        _warn_of_preprocessing(config)
+        return variables
+
+    return Start(experiment, resolved, load_data(resolved), pretrained)
 
 
 def evaluate_workdir(
@@ -644,7 +680,7 @@ def _check_start(
         _check_classes(experiment.class_names, names_of_all(before), config.data, source)
 
 
-def _keep(workdir: Path, tasks: tuple[Task, ...], config: ml_collections.ConfigDict) -> None:
+def keep_config(workdir: Path, tasks: tuple[Task, ...], config: ml_collections.ConfigDict) -> None:
     """Writes down the config, and which logit is which class, as a folder of images may change.
 
     A list of names, or, of several tasks, a list for each by its name.

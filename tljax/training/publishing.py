@@ -14,7 +14,7 @@ from tljax.checkpoints.model_card import Export
 from tljax.checkpoints.read import read_metadata
 from tljax.errors import InputError
 from tljax.files import writable_file
-from tljax.models import registry
+from tljax.models import lora, registry
 from tljax.training import experiment
 from tljax.training.experiment import Trained
 
@@ -62,7 +62,7 @@ def convert(source: str, model_name: str, output: Path) -> Written:
 def export_workdir(workdir: Path, format: str, output: Path, task: str | None = None) -> Written:
     """`tljax export --workdir`: a run's best weights under PyTorch's names, and their card.
 
-    Of a run of several tasks: with the head of `task`.
+    LoRA's updates are merged into the weights. Of a run of several tasks: with the head of `task`.
 
     Raises:
       InputError: if it is not a trained workdir, the format has no such network, or the output
@@ -71,10 +71,11 @@ def export_workdir(workdir: Path, format: str, output: Path, task: str | None = 
     writable_file(output, _SUFFIX)
     trained = experiment.read_workdir(workdir, task)
     exp, result = trained.experiment, trained.result
+    model, variables = lora.merge_lora(exp.model, trained.variables)
     described = Export(
         trained.config.model,
-        exp.model,
-        checkpoints.of_variables(trained.variables, str(workdir)),
+        model,
+        checkpoints.of_variables(variables, str(workdir)),
         exp.preprocessing,
         exp.class_names,
         {
@@ -82,7 +83,7 @@ def export_workdir(workdir: Path, format: str, output: Path, task: str | None = 
             "Groups, input first: start, and multiplier of the learning rate (0 = frozen)": {
                 name: f"{init}, {scale:g}"
                 for name, init, scale in zip(
-                    exp.model.groups.names, exp.plan.init, exp.plan.lr_scale, strict=True
+                    model.groups.names, exp.plan.init, exp.plan.lr_scale, strict=True
                 )
             },
             "Results": {name: result[name] for name in _RESULT_ROWS if result.get(name) is not None}
@@ -131,6 +132,7 @@ def _training(trained: Trained) -> dict[str, Any]:
         "train": plan.train,
         "statistics": plan.statistics,
     }
+    rows |= {name: config[name] for name in ("lora_rank", "lora_alpha", "lora_targets")}
     return {name: value for name, value in rows.items() if value is not None}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from flax import traverse_util
 
 from tljax.errors import InputError
+from tljax.models import lora
 from tljax.models.groups import Groups
 
 Tree = dict[str, Any]
@@ -49,7 +50,8 @@ def initialise(groups: Groups, init: Sequence[str], random: Tree, pretrained: Tr
       init: "random" for each of them that is taken from there.
       random: variables of the model, {"params": ..., "batch_stats": ...}.
       pretrained: variables of a source model with the same groups; may lack those that the plan
-        takes from `random`, and may hold others of another shape there (the old head).
+        takes from `random`, and may hold others of another shape there (the old head). LoRA's
+        leaves come from `random` where it lacks them: they are new, and at first without effect.
 
     Raises:
       InputError: if the plan wants pretrained weights and there are none, or they do not fit; all
@@ -67,7 +69,8 @@ def initialise(groups: Groups, init: Sequence[str], random: Tree, pretrained: Tr
     filled, faults = {}, []
     for path, leaf in traverse_util.flatten_dict(random, sep="/").items():
         _, parameter_path = path.split("/", 1)  # without the collection's name
-        if init[groups.depth(parameter_path)] == "random":
+        is_new = lora.is_leaf(path) and path not in source
+        if is_new or init[groups.depth(parameter_path)] == "random":
             filled[path] = leaf
         elif path not in source:
             faults.append(f"{path} is missing")
@@ -75,6 +78,11 @@ def initialise(groups: Groups, init: Sequence[str], random: Tree, pretrained: Tr
             faults.append(f"{path} has shape {source[path].shape} instead of {leaf.shape}")
         else:
             filled[path] = source[path]
+    faults += [
+        f"{path} has no place in the model, into whose kernels LoRA has to be merged first"
+        for path in source
+        if lora.is_leaf(path) and path not in filled
+    ]
     if faults:
         raise InputError(
             f"the pretrained weights do not fit this model in {len(faults)} places:"
