@@ -118,6 +118,7 @@ def _kernel_gradient(
     return jax.lax.scan(add, zero, (padded, g))[0].reshape(shape)
 
 
+@jax.jit  # traced once for all blocks of a network
 def attend(qkv: jax.Array) -> jax.Array:
     """Softmax attention, softmax(q k^T / sqrt(d)) v of every head.
 
@@ -149,8 +150,7 @@ def attend(qkv: jax.Array) -> jax.Array:
     number = max(pieces for pieces in range(1, _PIECES + 1) if n % pieces == 0)
     if number == 1 or 4 * heads * t * t < _ONE_BY_ONE:
         return together(qkv)
-    result: jax.Array = jax.lax.platform_dependent(qkv, cpu=in_pieces, default=together)
-    return result
+    return jax.lax.platform_dependent(qkv, cpu=in_pieces, default=together)
 
 
 @jax.custom_jvp
