@@ -8,7 +8,7 @@ from PIL import Image
 
 # The third coordinate of each image's objects; what kind of thing they are; the tasks' classes.
 CLEVR = [([7.5, 9, 12], 0), ([8.0, 11, 12], 0), ([8.1] * 10, 1), ([10.5, 11, 10.1, 12], 5)]
-KITTI = [([4.0], [0], 0), ([4.0, 30.0], [3, 1], 2), ([9.0, 8.5], [2, 7], 1), ([4.0], [5], 3)]
+KITTI = [([4.0], [0], 0), ([4.0, 30.0], [3, 1], 2), ([9.0, 8.5], [2, 7], 1), ([], [], 3)]
 DSPRITES = [(0, 0, 0, 0), (1, 2, 0, 0), (31, 39, 15, 15), (16, 5, 8, 2)]  # place, angle, classes
 
 

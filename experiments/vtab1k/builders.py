@@ -35,14 +35,14 @@ def clevr_count(record: dict[str, Any]) -> int:
 
 def clevr_distance(record: dict[str, Any]) -> int:
     """The distance of the closest object: 0 up to 8, then a class each half, 5 beyond 10."""
-    closest = np.min(record["objects"]["pixel_coords"][:, 2])
+    closest = np.min(_third(record["objects"]["pixel_coords"]))
     return int(np.searchsorted([8.0, 8.5, 9.0, 9.5, 10.0], closest))
 
 
 def kitti_distance(record: dict[str, Any]) -> int:
     """The closest car, van or truck: up to 8 m, up to 20 m, beyond, or 3: none."""
     objects = record["objects"]
-    distances = objects["location"][objects["type"] < _VEHICLES, 2]
+    distances = _third(objects["location"])[np.asarray(objects["type"]) < _VEHICLES]
     return int(np.searchsorted([8.0, 20.0, 999.0], np.min(distances, initial=1000.0)))
 
 
@@ -54,6 +54,11 @@ def dsprites_location(record: dict[str, Any]) -> int:
 def dsprites_orientation(record: dict[str, Any]) -> int:
     """40 angles, in 16 classes of two or three."""
     return int(record["label_orientation"] // 2.5)
+
+
+def _third(points: Any) -> np.ndarray:
+    """(n,): how far away points are, of which there may be none."""
+    return np.reshape(points, (-1, 3))[:, 2]
 
 
 def squashed(image: bytes) -> bytes:
