@@ -82,7 +82,7 @@ class TaskConfig(tfds.core.BuilderConfig):
     """What a task is derived from, and how.
 
     Attributes:
-      source: the data set, in a version that VTAB's repository names.
+      source: the data set; the newest version that fits and is prepared.
       splits: those that are labelled.
       label: of a record, whose image is left encoded.
       num_classes: how many there are.
