@@ -1,0 +1,365 @@
+"""Studies of published papers: their pages build, name data that exist, and take steps.
+
+No data set of theirs is here. That slices mean what they should is seen from the sizes of the
+splits, which are those that VTAB's repository and TFDS's catalogue give.
+"""
+
+import csv
+import importlib
+import itertools
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from tests import vtab_sources
+from tests.test_tpu_vm import check_flags, subcommands
+from tljax import cli, data
+from tljax import config as config_lib
+from tljax.analysis.sweep import plan_runs
+from tljax.data import Task, tfds_spec
+from tljax.models import registry
+from tljax.training import experiment, hyperrules
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+CIFAR = {"train": 50_000, "test": 10_000}
+CLEVR = {"train": 70_000, "validation": 15_000, "test": 15_000}
+DSPRITES = {"train": 737_280}
+# Images of each split, and classes of the label that is learnt.
+SETS = {
+    "caltech101": ({"train": 3_060, "test": 6_084}, 102),
+    "cars196": ({"train": 8_144, "test": 8_041}, 196),
+    "cifar10": (CIFAR, 10),
+    "cifar100": (CIFAR, 100),
+    "diabetic_retinopathy_detection/btgraham-300": (
+        {"sample": 10, "train": 35_126, "validation": 10_906, "test": 42_670},
+        5,
+    ),
+    "dmlab": ({"train": 65_550, "validation": 22_628, "test": 22_735}, 6),
+    "dtd": ({"train": 1_880, "validation": 1_880, "test": 1_880}, 47),
+    "eurosat/rgb": ({"train": 27_000}, 10),
+    "food101": ({"train": 75_750, "validation": 25_250}, 101),
+    "oxford_flowers102": ({"train": 1_020, "validation": 1_020, "test": 6_149}, 102),
+    "oxford_iiit_pet": ({"train": 3_680, "test": 3_669}, 37),
+    "patch_camelyon": ({"train": 262_144, "validation": 32_768, "test": 32_768}, 2),
+    "resisc45": ({"train": 31_500}, 45),
+    "smallnorb": ({"train": 24_300, "test": 24_300}, 18),
+    "sun397/standard-part1-120k": ({"train": 19_850, "test": 19_850}, 397),
+    "sun397/tfds": ({"train": 76_128, "validation": 10_875, "test": 21_750}, 397),
+    "svhn_cropped": ({"train": 73_257, "test": 26_032, "extra": 531_131}, 10),
+    "vtab/clevr_count": (CLEVR, 8),
+    "vtab/clevr_distance": (CLEVR, 6),
+    "vtab/dsprites_location": (DSPRITES, 16),
+    "vtab/dsprites_orientation": (DSPRITES, 16),
+    "vtab/kitti_distance": ({"train": 6_347, "validation": 423, "test": 711}, 4),
+}
+VTAB_ARMS = ("imagenet", "scratch", "full", "linear", "bias")
+PAGES = [
+    "augreg_transfer/config.py",
+    "bit_hyperrule/config.py",
+    *(f"vtab1k/config.py:{arm}/{part}" for arm in VTAB_ARMS for part in ("tune", "final")),
+    *(f"kornblith2019/config.py:{arm}" for arm in ("logistic", "fine_tuned", "random")),
+    *(
+        f"four_scenarios/config.py:{model}/{part}"
+        for model in ("resnet10_32", "vit_micro_patch4_32")
+        for part in ("pilot", "study")
+    ),
+]
+
+
+def planned(page, *overrides):
+    return plan_runs(str(EXPERIMENTS / page), list(overrides))
+
+
+def every_spec():
+    runs = itertools.chain.from_iterable(planned(page) for page in PAGES)
+    names = {run.config.data for run in runs}
+    return sorted(name.removeprefix("tfds:") for name in names if name.startswith("tfds:"))
+
+
+def parts(text):
+    """Which images the parts of a spec are: {role: {(split, number), ...}}, as TFDS reads it."""
+    spec = tfds_spec.parse(text)
+    sizes, _ = SETS[spec.target]
+    splits = tfds.core.splits.SplitDict(
+        [
+            tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)
+            for name, size in sizes.items()
+        ]
+    )
+    chosen = {role: spec.choices[role] for role in ("train", "val", "test") if role in spec.choices}
+    chosen.setdefault("train", "train")
+    if not any("test" in split for split in chosen.values()) and "test" in sizes:
+        chosen["test"] = "test"
+    ranges = {}
+    for role, split in chosen.items():
+        absolute = tfds.core.ReadInstruction.from_spec(split).to_absolute(splits)
+        ranges[role] = [
+            (at.splitname, range(*slice(at.from_, at.to).indices(sizes[at.splitname])))
+            for at in absolute
+        ]
+    return ranges
+
+
+def count(ranges):
+    return sum(len(numbers) for _, numbers in ranges)
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", every_spec())
+def test_slices_are_in_the_splits_and_share_no_image(text):
+    ranges = parts(text)
+    assert count(ranges["test"]) > 0
+    seen = [item for part in ranges.values() for item in part]
+    for (split, numbers), (other, others) in itertools.combinations(seen, 2):
+        assert split != other or numbers.stop <= others.start or others.stop <= numbers.start
+
+
+def test_vtab_is_1000_images_a_task_and_all_test_images():
+    """Test images: as VTAB's repository counts them."""
+    tests = {
+        **{"caltech101": 6_084, "cifar100": 10_000, "dtd": 1_880, "oxford_flowers102": 6_149},
+        **{"oxford_iiit_pet": 3_669, "sun397/tfds": 21_750, "svhn_cropped": 26_032},
+        **{"patch_camelyon": 32_768, "eurosat/rgb": 5_400, "resisc45": 6_300, "dmlab": 22_735},
+        **{"diabetic_retinopathy_detection/btgraham-300": 42_670, "smallnorb": 12_150},
+        **{"vtab/clevr_count": 15_000, "vtab/clevr_distance": 15_000, "vtab/kitti_distance": 711},
+        **{"vtab/dsprites_location": 73_728, "vtab/dsprites_orientation": 73_728},
+    }
+    for part, train, val in (("tune", 800, 200), ("final", 1_000, 200)):
+        specs = {run.config.data for run in planned(f"vtab1k/config.py:imagenet/{part}")}
+        assert len(specs) == 19
+        for spec in specs:
+            ranges = parts(spec.removeprefix("tfds:"))
+            name = tfds_spec.parse(spec.removeprefix("tfds:")).target
+            assert [count(ranges[role]) for role in ("train", "val")] == [train, val]
+            assert count(ranges["test"]) == tests[name]
+
+
+@pytest.mark.parametrize("target", [name for name in SETS if not name.startswith("vtab/")])
+def test_tfds_has_the_data_sets_and_their_labels(target, tmp_path):
+    name, _, config = target.partition("/")
+    builder = tfds.builder_cls(name)(data_dir=tmp_path, **({"config": config} if config else {}))
+    features = builder.info.features
+    label = "label_azimuth" if name == "smallnorb" else "label"
+    assert features[label].num_classes == SETS[target][1]
+    assert isinstance(features["image"], tfds.features.Image)
+
+
+def test_vtab_labels_are_worked_out_from_what_tfds_has(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS.parent))
+    wanted = {
+        "clevr_count": [0, 0, 7, 1],
+        "clevr_distance": [label for _, label in vtab_sources.CLEVR],
+        "kitti_distance": [label for *_, label in vtab_sources.KITTI],
+        "dsprites_location": [label for *_, label, _ in vtab_sources.DSPRITES],
+        "dsprites_orientation": [label for *_, label in vtab_sources.DSPRITES],
+    }
+    for source in (vtab_sources.Clevr, vtab_sources.Kitti, vtab_sources.Dsprites):
+        source(data_dir=tmp_path).download_and_prepare(file_format="array_record")
+    for task, labels in wanted.items():
+        argv = ["prepare", f"tfds:experiments.vtab1k.builders.Vtab/{task}"]
+        assert cli.main([*argv, "--data_dir", str(tmp_path)]) == 0
+        splits = "train=train[:2],val=train[2:3],test=train[3:]"
+        dataset = data.load(f"tfds:vtab/{task}?{splits}", data_dir=str(tmp_path))
+        found = [dataset.train.labels, dataset.val.labels, dataset.test.labels]
+        assert np.concatenate(found).tolist() == labels
+        assert len(dataset.class_names) == SETS[f"vtab/{task}"][1]
+        image = dataset.test[0]["image"]
+        assert image.shape == ((224, 224, 3) if task == "kitti_distance" else (6, 8, 3))
+        assert (image == (255 if "sprites" in task else 3)).all()
+
+
+def test_the_mean_of_vtab_is_the_mean_of_three_groups(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS / "vtab1k"))
+    table = importlib.import_module("table")
+    results = tmp_path / "results.csv"
+    with results.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["status", "data", "seed", "test_accuracy"])
+        for group, accuracy in zip(table.GROUPS, (0.9, 0.6, 0.3), strict=True):
+            for task in table.GROUPS[group]:
+                for seed, off in enumerate((-0.1, 0.0, 0.02)):  # whose median is 0
+                    row = ["done", table.data(task, "final"), seed, accuracy + off]
+                    writer.writerow(row)
+        writer.writerow(["failed", table.data("dtd", "final"), 3, ""])
+    means = table.by_group(table.by_task(results))
+    assert means == pytest.approx({"natural": 90, "specialized": 60, "structured": 30, "all": 60})
+    fewer = {task: runs for task, runs in table.by_task(results).items() if task != "dtd"}
+    assert set(table.by_group(fewer)) == {"specialized", "structured"}
+
+
+# --- pages --------------------------------------------------------------------------------------
+
+
+def stand_in(config):
+    """Task and number of training images, as the data would have them."""
+    if not config.data.startswith("tfds:"):
+        return None, config.train_size or 10_000
+    text = config.data.removeprefix("tfds:")
+    classes = SETS[tfds_spec.parse(text).target][1]
+    if "label_elevation" in text:
+        classes = 9
+    task = Task(config.data, tuple(map(str, range(classes))))
+    per_class = config.train_per_class
+    return (task,), per_class * classes if per_class else count(parts(text)["train"])
+
+
+def settled(config, train_size):
+    """With its rule's numbers for so many images of 32 x 32, as CIFAR's are."""
+    if config.hyperrule is None:
+        return config
+    images = np.broadcast_to(np.uint8(0), (train_size, 32, 32, 3))
+    return hyperrules.apply(config, data.ArraySource(images, np.zeros(train_size, int)))
+
+
+@pytest.fixture(scope="module")
+def abstract():
+    """Shapes of a network's variables, worked out once each."""
+    known = {}
+
+    def variables(exp, config):
+        key = (config.model, len(exp.class_names), exp.preprocessing.image_size)
+        if key not in known:
+            known[key] = registry.abstract_variables(exp.model, exp.preprocessing.image_size)
+        return known[key]
+
+    return variables
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_runs_build(page, abstract):
+    """Of each page's runs some, the first and the last among them."""
+    runs = planned(page)
+    places = sorted(set(np.linspace(0, len(runs) - 1, 8).astype(int)))
+    for number, run in enumerate(runs[i] for i in places):
+        config = run.config.copy_and_resolve_references()
+        if (config.init_from or "").startswith("runs/"):
+            config.init_from = None  # what another run leaves
+        tasks, train_size = stand_in(config)
+        config = settled(config, train_size)
+        exp = experiment.prepare(config, tasks)
+        steps = exp.options.total_steps(train_size)
+        assert 10 <= steps <= 20_000
+        assert exp.options.warmup < steps
+        assert steps * config.batch_size / train_size >= 0.1, "a tenth of an epoch at least"
+        if "four_scenarios" not in page:
+            assert config.batch_size % 8 == 0, "divides among the chips of v5e:2x4"
+            assert exp.options.head_init == "zero"
+        if number == 0:
+            params = abstract(exp, config)["params"]
+            assert exp.plan.trained_groups(params)[-1], "the head trains"
+            trained, frozen = exp.plan.partition(params)
+            frozen_backbone = config.scenario == "feature_extraction" or config.train != ".*"
+            assert bool(frozen) == frozen_backbone
+            assert trained
+
+
+def test_augreg_is_what_big_vision_does():
+    """Images and steps of each task; clip, zero head, no decay, the rate of the whole network."""
+    crop = (384 / 448) ** 2
+    wanted = {
+        "cifar10": (10_000, 500, 0.003, (crop, crop), 49_000),
+        "cifar100": (10_000, 500, 0.01, (crop, crop), 49_000),
+        "oxford_iiit_pet": (500, 100, 0.003, (0.05, 1.0), 3_312),
+        "oxford_flowers102": (500, 100, 0.003, (0.05, 1.0), 918),
+    }
+    runs = planned(PAGES[0])
+    assert len(runs) == 4 * 5
+    for run in runs:
+        config = run.config
+        text = config.data.removeprefix("tfds:")
+        told = (config.steps, config.warmup, config.lr, tuple(config.crop_area))
+        size = count(parts(text)["train"])
+        assert (*told, size) == wanted[tfds_spec.parse(text).target]
+        exp = experiment.prepare(config, stand_in(config)[0])
+        assert (exp.preprocessing.image_size, exp.preprocessing.mean) == (384, (0.5,) * 3)
+        assert set(exp.plan.lr_scale) == {1.0}
+        options = exp.options
+        assert (options.clip_norm, options.weight_decay, options.schedule) == (1.0, 0.0, "cosine")
+
+
+def test_bit_takes_its_numbers_from_the_rule():
+    for run in planned(PAGES[1]):
+        _, train_size = stand_in(run.config)
+        config = settled(run.config, train_size)
+        few = run.config.train_per_class is not None
+        assert (config.steps, config.warmup) == ((500, 100) if few else (10_000, 500))
+        assert (config.mixup, config.image_size) == (0.0 if few else 0.1, 128)
+        assert (config.batch_size, config.lr) == (128, 0.001)
+
+
+# --- runs ---------------------------------------------------------------------------------------
+
+
+SMALL = {"model": "vit_micro_patch4_32", "last_group": "block0", "data": "embedded:digits"}
+SMALL |= {"image_size": 16, "batch_size": 8, "train_size": 16}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """The workdir of a step, to start from."""
+    folder = tmp_path_factory.mktemp("source") / "run"
+    config = config_lib.base()
+    config.update(SMALL | {"scenario": "from_scratch", "steps": 1})
+    experiment.run(config, folder, progress=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "augreg_transfer/config.py:pets",
+        "bit_hyperrule/config.py",
+        "vtab1k/config.py:bias/final",
+        "kornblith2019/config.py:logistic",
+    ],
+)
+def test_a_page_takes_steps_on_other_data_with_a_small_network(page, source, tmp_path):
+    argv = ["train", "--config", str(EXPERIMENTS / page), "--workdir", str(tmp_path)]
+    small = SMALL | {"init_from": source, "steps": 3, "warmup": 1, "eval_every": 3}
+    assert cli.main([*argv, *(f"--config.{name}={value}" for name, value in small.items())]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["steps"] == 3
+    assert 0 <= result["test_accuracy"] <= 1
+
+
+# --- words --------------------------------------------------------------------------------------
+
+
+def commands(text):
+    """The commands of tljax, and what the launch script is given to run."""
+    text = text.replace("\\\n", " ")
+    found = re.findall(r"^ +tljax (.+)$", text, re.MULTILINE)
+    return found + re.findall(r"launch_tpu_vm.sh .* -- (.+)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("study", ["augreg_transfer", "bit_hyperrule", "vtab1k", "kornblith2019"])
+def test_the_commands_of_a_study_can_be_given(study):
+    """Their flags, fields, pages and arguments exist; `ARM` stands for any."""
+    readme = (EXPERIMENTS / study / "README.md").read_text()
+    assert "launch_tpu_vm.sh" in readme
+    assert "not run" in readme
+    page = (EXPERIMENTS / study / "config.py").read_text()
+    for line in commands(readme) + commands(page):
+        argv = shlex.split(line, comments=True)
+        if argv[0] not in subcommands() or "--config" not in argv:
+            continue
+        check_flags(argv)
+        config = argv[argv.index("--config") + 1]
+        arm = {"vtab1k": "full", "kornblith2019": "random"}.get(study, "")
+        overrides = [word for word in argv if word.startswith("--config.")]
+        load = config_lib.load_sweep if argv[0] == "sweep" else config_lib.load
+        load(str(EXPERIMENTS.parent / config.replace("ARM", arm)), overrides)
+
+
+def test_the_board_has_every_study():
+    board = (EXPERIMENTS / "README.md").read_text()
+    for folder in EXPERIMENTS.iterdir():
+        if folder.is_dir() and not folder.name.startswith((".", "__")):
+            assert f"]({folder.name})" in board, f"{folder.name} has no row"
