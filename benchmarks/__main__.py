@@ -41,7 +41,7 @@ class Measurement:
       function: in it.
       arguments: of the function, JSON.
       label: what the table calls the contender.
-      huge_pages: whether its memory comes in huge pages, as that of the `tljax` command does.
+      huge_pages: whether a peer's memory comes in huge pages, as that of the `tljax` command does.
     """
 
     name: str
@@ -50,10 +50,6 @@ class Measurement:
     arguments: dict[str, Any] = field(default_factory=dict)
     label: str = "tljax"
     huge_pages: bool = False
-
-    def __post_init__(self) -> None:
-        if self.contender == OURS:
-            object.__setattr__(self, "huge_pages", True)
 
 
 def measurements(peer_epochs: int) -> Iterator[Measurement]:
@@ -121,7 +117,7 @@ def measure(one: Measurement, folder: Path) -> dict[str, Any]:
     command += [one.function, json.dumps(one.arguments)]
     # compiled programs and features of the benchmarks, not the user's
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
-    if one.huge_pages:
+    if one.huge_pages or one.contender == OURS:
         environment |= huge_pages.environment()
     process = subprocess.run(
         command, env=environment, capture_output=True, text=True, cwd=HERE.parent

@@ -2,10 +2,6 @@
 
 import os
 
-# Most of the suite's time is compilation. Less of it changes no law; processes that tests start,
-# and whose numbers are compared, inherit the variable.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
 import jax
 import numpy as np
 import pytest

@@ -50,7 +50,7 @@ def test_convolve(side, kernel, stride, padding):
     agree(ours, theirs, normal(0, 3, side, side, 4), normal(1, kernel, kernel, 4, 6))
 
 
-@pytest.mark.parametrize("n", [1, 3, 8])
+@pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("tokens", [5, 300])  # together, and in pieces
 def test_attend(n, tokens):
     def theirs(qkv):

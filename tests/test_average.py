@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tljax
+from tests.bits import same
 from tests.soak.campaign import compare
 from tests.test_plan_laws import (
     PREPROCESSING,
@@ -40,11 +41,6 @@ OPTIONS = {  # all that training can be told beside the plan, at once
     "patience": 3,
     "progress": False,
 }
-
-
-def same(a, b):
-    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in leaves)
 
 
 def closed_form(values, decay):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import tljax
+from tests.bits import same
 from tests.reference_weights import draw_file
 from tests.test_plan_laws import (
     PREPROCESSING,
@@ -17,7 +18,7 @@ from tests.test_plan_laws import (
     assert_frozen_identical_and_trained_moved,
     batches,
 )
-from tests.test_training import same, without_time
+from tests.test_training import without_time
 from tests.watched import Watched
 from tljax import checkpoints, cli
 from tljax import config as config_lib

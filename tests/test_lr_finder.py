@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.bits import same
 from tests.test_cli import run
-from tests.test_training import same, without_time
+from tests.test_training import without_time
 from tljax import config as config_lib
 from tljax.analysis import lr_finder
 from tljax.analysis.lr_finder import Curve, range_test

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tljax
+from tests.bits import changed_paths
 from tests.soak.campaign import compare
 from tests.tfds_builders import CatsVsDogs
 from tests.watched import Watched
@@ -58,11 +59,6 @@ def drawn(name, seed):
     rng = np.random.default_rng(seed)
     params = registry.abstract_variables(NETWORKS[name], 16)["params"]
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), params)
-
-
-def changed_paths(before, after):
-    flat = zip(leaf_paths(before), jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    return {path for path, a, b in flat if np.asarray(a).tobytes() != np.asarray(b).tobytes()}
 
 
 # --- rates ----------------------------------------------------------------------------------------

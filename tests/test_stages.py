@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import tljax
+from tests.bits import changed_paths, same
 from tests.soak.campaign import compare
 from tests.watched import Watched
 from tljax import data as data_lib
@@ -57,19 +58,6 @@ def start(request):
 @pytest.fixture
 def resnet():
     return network("resnet")
-
-
-def same(a, b):
-    flat = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return jax.tree.structure(a) == jax.tree.structure(b) and all(
-        np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in flat
-    )
-
-
-def changed_paths(before, after):
-    """Paths, with the collection's name, of the leaves that are not the same bits."""
-    flat = zip(leaf_paths(before), jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
-    return {path for path, a, b in flat if np.asarray(a).tobytes() != np.asarray(b).tobytes()}
 
 
 def saved(workdir, step):

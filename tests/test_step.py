@@ -96,7 +96,9 @@ def test_a_batch_in_parts_is_the_batch(name, parts):
 
 def test_parts_are_chosen_by_what_the_network_holds_at_once():
     large, small = tljax.create("vit_small_patch14_dinov2", 10), tljax.create("resnet10_32", 10)
-    assert micro_batches.suited(large, 224, 32) == 16
+    assert micro_batches.suited(large, 224, 32) == 8
+    plan = tljax.fine_tune(large.groups)
+    assert micro_batches.suited_to_training(large, plan, 224, 32) == 16, "a gradient takes more"
     assert micro_batches.suited(large, 224, 31) == 31, "a divisor"
     assert micro_batches.suited(large, 224, 32, start=13) == 1, "nothing but the head"
     assert micro_batches.suited(small, 32, 32) == 1

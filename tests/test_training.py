@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 import tljax
+from tests.bits import same
 from tests.watched import Watched
 from tljax import data as data_lib
 from tljax.data import Preprocessing
@@ -42,13 +43,6 @@ def digits():
 def start(request):
     model = tljax.create(request.param, 10, drop_path=0.1)
     return model, init(model, jax.random.key(0), 32)
-
-
-def same(a, b):
-    flat = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return jax.tree.structure(a) == jax.tree.structure(b) and all(
-        np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in flat
-    )
 
 
 def without_time(summary):

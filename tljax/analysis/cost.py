@@ -15,8 +15,9 @@ share in group d, s_d + a_d takes the place of s_d in the first sum, and s_d - a
 the same total, but for plans that train early groups and freeze later transformer blocks.
 """
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -50,32 +51,27 @@ def group_flops(
     model: Model, variables: Tree, image_size: ImageSize, batch_size: int = 1
 ) -> list[float]:
     """Forward FLOPs of each group, for one batch in evaluation mode."""
-    x = jax.ShapeDtypeStruct((batch_size, *height_width(image_size), 3), jnp.float32)
-    counts = []
-    for depth in range(len(model.groups)):
-
-        def run(variables: Tree, x: jax.Array, depth: int = depth) -> Any:
-            return model.apply(variables, x, train=False, start=depth, stop=depth + 1)
-
-        counts.append(flops(run, variables, x))
-        x = jax.eval_shape(run, variables, x)
-    return counts
+    each = _each_group(model, variables, image_size, batch_size)
+    return [flops(run, variables, x) for run, x in each]
 
 
 def group_products(
     model: Model, variables: Tree, image_size: ImageSize, batch_size: int = 1
 ) -> list[float]:
     """Of each group's forward FLOPs those of products of activations with one another."""
+    each = _each_group(model, variables, image_size, batch_size)
+    return [_batched_products(jax.make_jaxpr(run)(variables, x).jaxpr) for run, x in each]
+
+
+def _each_group(
+    model: Model, variables: Tree, image_size: ImageSize, batch_size: int
+) -> Iterator[tuple[Callable[..., Any], Any]]:
+    """For each group: it as a function (variables, x), and its abstract x for one batch."""
     x: Any = jax.ShapeDtypeStruct((batch_size, *height_width(image_size), 3), jnp.float32)
-    counts = []
     for depth in range(len(model.groups)):
-
-        def run(variables: Tree, x: jax.Array, depth: int = depth) -> Any:
-            return model.apply(variables, x, train=False, start=depth, stop=depth + 1)
-
-        program, x = jax.make_jaxpr(run, return_shape=True)(variables, x)
-        counts.append(_batched_products(program.jaxpr))
-    return counts
+        run = functools.partial(model.apply, train=False, start=depth, stop=depth + 1)
+        yield run, x
+        x = jax.eval_shape(run, variables, x)
 
 
 def _batched_products(program: Any) -> float:

@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -20,12 +20,12 @@ from rich.console import Console
 
 from tljax.data import balanced_weights, train_batches
 from tljax.errors import InputError, printable
-from tljax.training import experiment, micro_batches
+from tljax.training import experiment
 from tljax.training import mesh as mesh_lib
 from tljax.training import state as state_lib
 from tljax.training.loop import check_fit, new_variables
 from tljax.training.progress import TrainingProgress
-from tljax.training.step import optimizer, train_step
+from tljax.training.step import step_of_run
 from tljax.training.workdir import write_atomically
 
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 100
@@ -153,13 +153,10 @@ def find(
     given = beginning.checked_weights()
     variables = plan.initialise(new_variables(model, size, opt, plan.init), given)
     mesh = mesh_lib.build(opt.mesh)
-    tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm, opt.l2_sp)
+    tasks = tuple(exp.task_sizes.values())
+    no_average = replace(opt, ema=None)  # it is no part of the training loss
+    tx, step_fn = step_of_run(model, plan, preprocessing, no_average, tasks=tasks, mesh=mesh)
     state, frozen = mesh_lib.place(mesh, state_lib.create(plan, variables, tx))
-    accumulate = opt.accumulate or micro_batches.suited_to_training(
-        model, plan, size, opt.batch_size // mesh_lib.size(mesh)
-    )
-    tasks = tuple(exp.task_sizes.values()) if len(exp.tasks) > 1 else ()
-    step_fn = train_step(model, plan, preprocessing, tx, 0, accumulate, tasks, mesh, opt.objective)
     class_weights: np.ndarray | None = None
     if opt.class_weights is not None:
         class_weights = balanced_weights(train.labels, model.num_classes)

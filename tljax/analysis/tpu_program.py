@@ -29,7 +29,7 @@ from tljax.training import experiment
 from tljax.training import mesh as mesh_lib
 from tljax.training import state as state_lib
 from tljax.training.experiment import Experiment
-from tljax.training.step import optimizer, train_step
+from tljax.training.step import step_of_run
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
@@ -131,18 +131,15 @@ def compile_step(exp: Experiment, mesh: Mesh, batch_size: int, memory: int) -> R
     opt = exp.options
     parts = opt.accumulate or 1
     mesh_lib.check_batch(mesh, batch_size, parts)
-    tx = optimizer(exp.plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm, opt.l2_sp)
-    step: Any = train_step(
+    step: Any
+    tx, step = step_of_run(
         exp.model,
         exp.plan,
         exp.preprocessing,
-        tx,
-        0,
-        parts,
-        tuple(exp.task_sizes.values()),
-        mesh,
-        opt.objective,
-        opt.ema,
+        opt,
+        tasks=tuple(exp.task_sizes.values()),
+        mesh=mesh,
+        accumulate=parts,
     )
     given = arguments(exp, mesh, tx, batch_size)
     try:

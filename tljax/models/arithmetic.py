@@ -51,6 +51,12 @@ def _convolution(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding
 ) -> jax.Array:
     """XLA's, with a kernel's gradient of its own on a CPU where images are large."""
+    return _xla_convolution(x, kernel, strides, padding)
+
+
+def _xla_convolution(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding
+) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -66,21 +72,16 @@ def _convolution_backward(
     strides: tuple[int, ...], padding: Padding, kept: tuple[jax.Array, jax.Array], g: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = kept
-    plain = functools.partial(
-        jax.lax.conv_general_dilated,
-        window_strides=strides,
-        padding=padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
 
     def by_xla(x: jax.Array, g: jax.Array) -> jax.Array:
-        gradient: jax.Array = jax.vjp(lambda kernel: plain(x, kernel), kernel)[1](g)[0]
+        pull = jax.vjp(lambda kernel: _xla_convolution(x, kernel, strides, padding), kernel)[1]
+        gradient: jax.Array = pull(g)[0]
         return gradient
 
     def by_image(x: jax.Array, g: jax.Array) -> jax.Array:
         return _kernel_gradient(x, g, kernel.shape, strides, padding)
 
-    (to_x,) = jax.vjp(lambda x: plain(x, kernel), x)[1](g)
+    (to_x,) = jax.vjp(lambda x: _xla_convolution(x, kernel, strides, padding), x)[1](g)
     if g.shape[1] * g.shape[2] < _LARGE:
         return to_x, by_xla(x, g)
     return to_x, jax.lax.platform_dependent(x, g, cpu=by_image, default=by_xla)

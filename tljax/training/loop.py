@@ -52,7 +52,7 @@ from tljax.training.feature_cache import CachedSource
 from tljax.training.options import HARMLESS, TrainingOptions
 from tljax.training.profiling import Profiler
 from tljax.training.progress import TrainingProgress
-from tljax.training.step import optimizer, train_step
+from tljax.training.step import step_of_run
 from tljax.training.tasks import by_task
 from tljax.training.workdir import (
     differences,
@@ -221,23 +221,8 @@ def fit(
             initial = plan.initialise(new_variables(model, size, opt, plan.init), given)
 
         # --- the plan makes the optimizer, and splits the variables into what moves and what not
-        tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm, opt.l2_sp)
+        tx, step_fn = step_of_run(model, plan, preprocessing, opt, cache.groups, task_sizes, mesh)
         state, frozen = state_lib.create(plan, initial, tx, average=opt.ema is not None)
-        accumulate = opt.accumulate or micro_batches.suited_to_training(
-            model, plan, size, opt.batch_size // mesh_lib.size(mesh), cache.groups
-        )
-        step_fn = train_step(
-            model,
-            plan,
-            preprocessing,
-            tx,
-            cache.groups,
-            accumulate,
-            task_sizes,
-            mesh,
-            opt.objective,
-            opt.ema,
-        )
         if mesh is not None:  # or one device would hold them beside its share
             initial = jax.device_get(initial)
         weight_decay = np.float32(opt.weight_decay)
@@ -416,7 +401,8 @@ def fit(
                     if resumed is None:
                         save(step)
                     validate(step)
-                while step < total_steps and not stops_early():
+                stopped = stops_early()
+                while step < total_steps and not stopped:
                     leave_if_preempted()
                     _log.debug("phase step, step %d", step + 1)
                     profiler.before(step + 1)
@@ -444,7 +430,8 @@ def fit(
                         save(step)
                     if validation_is_due():
                         validate(step)
-                        if (best and best.step == step) or stops_early():
+                        stopped = stops_early()
+                        if (best and best.step == step) or stopped:
                             save(step)  # the best weights, and the last, are always on disk
             except Preempted:
                 save(step)

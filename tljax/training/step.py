@@ -21,6 +21,7 @@ from tljax.training import mesh as mesh_lib
 from tljax.training import micro_batches
 from tljax.training import state as state_lib
 from tljax.training.objective import Objective, accuracy
+from tljax.training.options import TrainingOptions
 from tljax.training.state import TrainState
 from tljax.training.tasks import within_task
 from tljax.transfer import TransferPlan
@@ -183,6 +184,31 @@ def train_step(
         return mesh_lib.constrain(mesh, state), metrics
 
     return jax.jit(step, donate_argnums=0)
+
+
+def step_of_run(
+    model: Model,
+    plan: TransferPlan,
+    preprocessing: Preprocessing,
+    opt: TrainingOptions,
+    start: int = 0,
+    tasks: tuple[int, ...] = (),
+    mesh: Mesh | None = None,
+    accumulate: int | None = None,
+) -> tuple[optax.GradientTransformation, Callable[..., tuple[TrainState, Metrics]]]:
+    """The optimizer and the `train_step` of a run's options.
+
+    Args:
+      accumulate: parts of a step's batch; None: as the options say, or as suits the backend.
+    """
+    parts = accumulate or opt.accumulate
+    parts = parts or micro_batches.suited_to_training(
+        model, plan, preprocessing.image_size, opt.batch_size // mesh_lib.size(mesh), start
+    )
+    tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm, opt.l2_sp)
+    return tx, train_step(
+        model, plan, preprocessing, tx, start, parts, tasks, mesh, opt.objective, opt.ema
+    )
 
 
 @functools.cache
