@@ -29,7 +29,7 @@ demo: $(VENV)/.run  ## the four scenarios on embedded data, offline, on a CPU
 	$(BIN)/tljax demo --workdir runs/demo
 
 test: $(VENV)/.test  ## the test suite
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test  ## formatter, linter and type checker, changing nothing
 	$(BIN)/ruff format --check .

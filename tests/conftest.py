@@ -1,7 +1,5 @@
 """Small real things that several test files share."""
 
-import os
-
 import jax
 import numpy as np
 import pytest
@@ -9,28 +7,36 @@ from PIL import Image
 
 from tljax import config as config_lib
 
+# Where most of the time goes, the dearest first.
+_LONG = (
+    "test_mesh.py",
+    "test_resume.py",
+    "test_training.py",
+    "test_cli.py",
+    "test_feature_cache.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: _LONG.index(name) if (name := item.path.name) in _LONG else 99)
+
 
 @pytest.fixture(scope="session", autouse=True)
-def shared_compilation_cache(tmp_path_factory, worker_id):
-    """Tests and their worker processes compile a program once between them."""
+def own_caches(tmp_path_factory, worker_id):
+    """A program is compiled once between all tests and the processes that they start.
+
+    Features and downloads of the tests are not kept in anybody's home.
+    """
     base = tmp_path_factory.getbasetemp()
-    jax.config.update(
-        "jax_compilation_cache_dir",
-        str((base if worker_id == "master" else base.parent) / "xla"),
-    )
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """Features and downloads of the tests are not kept in anybody's home."""
-    before = os.environ.get("XDG_CACHE_HOME")
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["XDG_CACHE_HOME"]
-    else:
-        os.environ["XDG_CACHE_HOME"] = before
+    programs = str((base if worker_id == "master" else base.parent) / "xla")
+    jax.config.update("jax_compilation_cache_dir", programs)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_COMPILATION_CACHE_DIR", programs)
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

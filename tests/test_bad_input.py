@@ -58,8 +58,6 @@ CONFIG_PAGES = {
     "imports.py": b"import a_module_that_is_not_there\n",
 }
 
-pytestmark = pytest.mark.xdist_group("world")  # which takes a while to make: one process has it
-
 
 class Evil:
     """Unpickled, it would leave a file behind."""

@@ -25,8 +25,6 @@ from tljax.training import mesh as mesh_lib
 from tljax.training.checkpointing import Checkpoints
 from tljax.training.workdir import read_rows
 
-pytestmark = pytest.mark.xdist_group("mesh")  # their fixtures are dear
-
 RUN = [
     *("--config.data=embedded:digits", "--config.model=vit_micro_patch4_32"),
     *("--config.train_size=40", "--config.steps=8", "--config.batch_size=16"),
@@ -40,8 +38,6 @@ def environment(devices=1):
     return {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }
 
 

@@ -2,14 +2,12 @@
 
 import csv
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from tests.soak.campaign import ROOT, compare
@@ -17,8 +15,6 @@ from tljax import cli
 from tljax.analysis.results import read_runs, select, write_results
 from tljax.analysis.sweep import parse_shard, plan_runs, run_name
 from tljax.errors import InputError
-
-pytestmark = pytest.mark.xdist_group("sweep")
 
 # Two runs that are done, and two that diverge.
 PAGE = """
@@ -112,7 +108,6 @@ def test_killed_in_the_middle_and_continued(sent, code, page, straight, tmp_path
     died = subprocess.run(
         [sys.executable, "-m", "tests.soak.victim", *own, "--", *argv(page, workdir)],
         cwd=ROOT,
-        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir},
         capture_output=True,
         text=True,
     )

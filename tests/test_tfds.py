@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import fsspec
-import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -403,7 +402,6 @@ def test_train_and_evaluate_where_tensorflow_may_not_be_imported(data_dir, tfrec
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(blocked), str(REPOSITORY)]),
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
     }
 
     def tljax(*argv):

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 from tljax import cli
@@ -148,7 +147,6 @@ def counted(cloud, what):
 
 
 def test_a_run_whose_vm_is_taken_away_goes_on_in_another_to_the_same_bits(cloud, monkeypatch):
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     fields = ["--config.steps=40", "--config.eval_every=8", "--config.batch_size=8"]
     train = ["train", "--config", "configs/from_scratch.py", "--config.train_size=40", *fields]
