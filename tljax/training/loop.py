@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from tljax.data import (
     Source,
     as_source,
     balanced_weights,
-    fingerprint,
     fixed_views,
     skipped_message,
     train_batches,
@@ -46,19 +45,18 @@ from tljax.training.checkpointing import (
     restore_like,
     validation_rank,
 )
-from tljax.training.environment import environment, versions
+from tljax.training.environment import versions
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.feature_cache import CachedSource
-from tljax.training.options import HARMLESS, TrainingOptions
+from tljax.training.options import TrainingOptions
 from tljax.training.profiling import Profiler
 from tljax.training.progress import TrainingProgress
+from tljax.training.provenance import accepted_changes, check_same, what_made
 from tljax.training.step import step_of_run
 from tljax.training.tasks import by_task
 from tljax.training.workdir import (
-    differences,
     locked,
     open_metrics,
-    refuse_changes,
     write_atomically,
 )
 from tljax.transfer import TransferPlan, learning_rate_schedule
@@ -207,7 +205,7 @@ def fit(
             made_by = what_made(
                 model, plan, preprocessing, opt, tasks, cache.groups, train, val, test
             )
-            _check_same(made_by)
+            check_same(made_by)
         if workdir is not None and resumed is not None:
             changes = accepted_changes(resumed, made_by, workdir, accept_changes)
 
@@ -573,83 +571,6 @@ def new_variables(
     if opt.head_init == "zero" and "head" in variables["params"]:
         variables["params"]["head"] = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
     return variables
-
-
-def what_made(
-    model: Model,
-    plan: TransferPlan,
-    preprocessing: Preprocessing,
-    opt: TrainingOptions,
-    tasks: Mapping[str, int] | None,
-    cached_groups: int,
-    *sources: Source | None,
-) -> dict[str, Any]:
-    """All that a run's numbers depend on, JSON: what must be the same when it goes on."""
-    made_by = {
-        "config": {
-            **asdict(opt),
-            "cached_groups": cached_groups,
-            **({"tasks": list(tasks.items())} if tasks else {}),
-            "model": repr(model),
-            "plan": plan.to_json(),
-            "preprocessing": asdict(preprocessing),
-        },
-        "data": {
-            split: None if source is None else fingerprint(source)
-            for split, source in zip(("train", "val", "test"), sources, strict=True)
-        },
-        "environment": {**environment(), "processes": processes.count(), "mesh": opt.mesh},
-    }
-    del made_by["config"]["mesh"]  # may change as devices do, if that is accepted
-    return json.loads(json.dumps(made_by))
-
-
-def _check_same(made_by: Mapping[str, Any]) -> None:
-    """Raises InputError unless all processes are about to run the same."""
-    others = [
-        {**made, "environment": {**made["environment"], "host": None}}
-        for made in processes.all_say(made_by)
-    ]
-    for number, other in enumerate(others):
-        if differing := differences(others[0], other):
-            raise InputError(
-                f"process {number} is about to run something else than process 0"
-                f" ({'; '.join(differing.values())}); give all of them the same config, data and"
-                " code"
-            )
-
-
-def accepted_changes(
-    resumed: Checkpoint, now: Mapping[str, Any], workdir: Path, accept_environment: bool
-) -> list[str]:
-    """What is not as it was when the run began, in words, if the run may go on all the same.
-
-    Raises:
-      InputError: if it may not.
-    """
-    before = resumed.extra["made_by"]
-    config = differences(before["config"], now["config"])
-    for name in HARMLESS:
-        if change := config.pop(name, None):
-            _log.warning("%s, which changes no number of the result", change)
-    remedy = "use a new workdir, or the config it was made with"
-    refuse_changes("config", config, workdir, remedy)
-    changed_splits = differences(before["data"], now["data"])
-    if changed_splits:
-        raise InputError(
-            f"the {' and '.join(changed_splits)} images are not those that the run in '{workdir}'"
-            " began with; restore them, or use a new workdir"
-        )
-    environment = differences(before["environment"], now["environment"])
-    if not accept_environment:
-        remedy = (
-            "restore it, use a new workdir, or pass --accept_changes, and the result names them"
-        )
-        refuse_changes("environment", environment, workdir, remedy)
-    new = [change for change in environment.values() if change not in resumed.extra["changes"]]
-    for change in new:
-        _log.warning("%s; the result may differ from that of a run without the change", change)
-    return [*resumed.extra["changes"], *new]
 
 
 def _reported(evaluation: Evaluation, tasks: Mapping[str, int] | None = None) -> dict[str, Any]:

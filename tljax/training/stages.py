@@ -18,16 +18,10 @@ from tljax.files import parse_json
 from tljax.models import ImageSize, Model, registry
 from tljax.training import processes
 from tljax.training.checkpointing import has_checkpoint, newest_usable, restore_like
-from tljax.training.loop import (
-    Result,
-    accepted_changes,
-    check_fit,
-    fit,
-    own_preprocessing,
-    what_made,
-)
+from tljax.training.loop import Result, check_fit, fit, own_preprocessing
 from tljax.training.options import TrainingOptions
 from tljax.training.progress import console
+from tljax.training.provenance import accepted_changes, what_made
 from tljax.training.workdir import locked, read_rows
 from tljax.transfer import Stage
 from tljax.transfer.partition import Tree
