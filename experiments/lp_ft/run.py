@@ -154,7 +154,7 @@ def values(rows: list[dict[str, str]], method: str, column: str) -> list[float]:
 def table(rows: list[dict[str, str]]) -> str:
     """Accuracies and changes of features with intervals over seeds; differences by seed."""
     head = ["method", "rate", "digits", "shifted digits"]
-    head += ["change of features, digits", "shifted digits"]
+    head += ["change of features, digits", "change of features, shifted digits"]
     columns = ("test_accuracy", "shifted_accuracy", "test_change", "shifted_change")
     of_methods = []
     for method, name in NAMES.items():
