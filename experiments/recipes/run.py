@@ -31,7 +31,7 @@ from matplotlib import pyplot as plt
 HERE = Path(__file__).parent
 ROOT = Path("runs/recipes")
 TEXTILES = ("conformal_clip_data", "data/textile_images/simulated")
-# Validation images are the proportions of the classes, of which half are nominal.
+# Half of the validation images are of one class, nominal.
 CHOSEN_BY = "val_balanced_accuracy"
 PILOT_COLUMNS = ("recipe", "lr", "seed", "val_balanced_accuracy", "val_accuracy", "best_step")
 COLUMNS = (*PILOT_COLUMNS, "steps", "test_balanced_accuracy", "test_accuracy", "naive_accuracy")
