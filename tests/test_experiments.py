@@ -371,7 +371,7 @@ def source(tmp_path_factory):
         "bit_hyperrule/config.py",
         "vtab1k/config.py:bias/final",
         "kornblith2019/config.py:logistic",
-        "lp_ft/config.py:cifar10/lp_ft",
+        "lp_ft/config.py:cifar10/ft",
     ],
 )
 def test_a_page_takes_steps_on_other_data_with_a_small_network(page, source, tmp_path):
