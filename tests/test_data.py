@@ -13,6 +13,7 @@ from PIL import Image
 
 from tljax import data
 from tljax.data import embedded, glyphs, transforms
+from tljax.data.folder import packaged
 from tljax.data.pipeline import TrainBatches
 from tljax.data.sources import Source
 from tljax.data.splits import carve, stratified_order
@@ -381,6 +382,12 @@ def test_folder_says_what_is_wrong(tmp_path, layout, sentence):
     spec = fill(tmp_path, layout)
     with says(sentence.format(tmp_path)):
         data.load(spec)
+
+
+def test_folder_that_a_package_ships():
+    assert packaged("tljax", "data/embedded.py") == f"folder:{embedded.__file__}"
+    with pytest.raises(InputError, match="not installed; pip install it"):
+        packaged("no_such_package", "images")
 
 
 def test_folder_that_is_none(tmp_path):

@@ -36,12 +36,17 @@ SETS = {
     "caltech101": ({"train": 3_060, "test": 6_084}, 102),
     "cars196": ({"train": 8_144, "test": 8_041}, 196),
     "cifar10": (CIFAR, 10),
+    "cifar10_1/v6": ({"test": 2_000}, 10),
     "cifar100": (CIFAR, 100),
     "diabetic_retinopathy_detection/btgraham-300": (
         {"sample": 10, "train": 35_126, "validation": 10_906, "test": 42_670},
         5,
     ),
     "dmlab": ({"train": 65_550, "validation": 22_628, "test": 22_735}, 6),
+    "domainnet/clipart": ({"train": 33_525, "test": 14_604}, 345),
+    "domainnet/painting": ({"train": 50_416, "test": 21_850}, 345),
+    "domainnet/real": ({"train": 120_906, "test": 52_041}, 345),
+    "domainnet/sketch": ({"train": 48_212, "test": 20_916}, 345),
     "dtd": ({"train": 1_880, "validation": 1_880, "test": 1_880}, 47),
     "eurosat/rgb": ({"train": 27_000}, 10),
     "food101": ({"train": 75_750, "validation": 25_250}, 101),
@@ -50,6 +55,7 @@ SETS = {
     "patch_camelyon": ({"train": 262_144, "validation": 32_768, "test": 32_768}, 2),
     "resisc45": ({"train": 31_500}, 45),
     "smallnorb": ({"train": 24_300, "test": 24_300}, 18),
+    "stl10": ({"train": 5_000, "test": 8_000, "unlabelled": 100_000}, 10),
     "sun397/standard-part1-120k": ({"train": 19_850, "test": 19_850}, 397),
     "sun397/tfds": ({"train": 76_128, "validation": 10_875, "test": 21_750}, 397),
     "svhn_cropped": ({"train": 73_257, "test": 26_032, "extra": 531_131}, 10),
@@ -60,6 +66,10 @@ SETS = {
     "vtab/kitti_distance": ({"train": 6_347, "validation": 423, "test": 711}, 4),
 }
 VTAB_ARMS = ("imagenet", "scratch", "full", "linear", "bias")
+LP_FT = ("lp", "ft", "lp_ft")
+RECIPES = ("linear_probe", "fine_tune", "slower_backbone", "layer_decay", "discriminative")
+RECIPES += ("gradual_unfreezing", "lp_ft", "surgical", "freeze_first", "bitfit", "norm_only")
+RECIPES += ("lora", "l2_sp", "from_scratch")
 PAGES = [
     "augreg_transfer/config.py",
     "bit_hyperrule/config.py",
@@ -70,6 +80,11 @@ PAGES = [
         for model in ("resnet10_32", "vit_micro_patch4_32")
         for part in ("pilot", "study")
     ),
+    *(f"lp_ft/config.py:{data}/{m}" for data in ("cifar10", "domainnet") for m in LP_FT),
+    *(f"lp_ft/config.py:digits/{method}/pilot" for method in LP_FT),
+    *(f"recipes/config.py:{recipe}/pilot" for recipe in RECIPES),
+    "lp_ft/config.py:digits/lp_ft/study",
+    "recipes/config.py:fine_tune/study",
 ]
 
 
@@ -189,6 +204,25 @@ def test_vtab_labels_are_worked_out_from_what_tfds_has(tmp_path, monkeypatch):
         assert (image == (255 if "sprites" in task else 3)).all()
 
 
+def test_shifted_images_have_the_classes_of_cifar(tmp_path, monkeypatch):
+    """And the names of its classes, without which a run on CIFAR-10 could not be tested there."""
+    monkeypatch.syspath_prepend(str(EXPERIMENTS.parent))
+    sources = importlib.import_module("tests.cifar_sources")
+    for source in (sources.Cifar10, sources.CifarAnew, sources.Stl10):
+        source(data_dir=tmp_path).download_and_prepare(file_format="array_record")
+    named = data.class_names("tfds:cifar10", str(tmp_path))
+    for shift, theirs in (("cifar10_1", named), ("stl10", sources.STL10)):
+        argv = ["prepare", f"tfds:experiments.lp_ft.builders.Shifted/{shift}"]
+        assert cli.main([*argv, "--data_dir", str(tmp_path)]) == 0
+        dataset = data.load(f"tfds:shifted/{shift}", data_dir=str(tmp_path))
+        assert dataset.class_names == named
+        assert len(dataset.train) + len(dataset.val) == 20
+        shades = [dataset.test[i]["image"][0, 0, 0] for i in range(len(dataset.test))]
+        names = [theirs[shade // 2].replace("car", "automobile") for shade in shades]
+        assert [named[label] for label in dataset.test.labels] == names
+        assert set(named) - set(names) == ({"frog"} if shift == "stl10" else set())
+
+
 def test_the_mean_of_vtab_is_the_mean_of_three_groups(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(EXPERIMENTS / "vtab1k"))
     table = importlib.import_module("table")
@@ -213,6 +247,8 @@ def test_the_mean_of_vtab_is_the_mean_of_three_groups(tmp_path, monkeypatch, cap
 
 def stand_in(config):
     """Task and number of training images, as the data would have them."""
+    if config.data.startswith("folder:"):
+        return (Task(config.data, ("global", "local", "nominal")),), config.train_size
     if not config.data.startswith("tfds:"):
         return None, config.train_size or 10_000
     text = config.data.removeprefix("tfds:")
@@ -238,9 +274,10 @@ def abstract():
     known = {}
 
     def variables(exp, config):
-        key = (config.model, len(exp.class_names), exp.preprocessing.image_size)
+        size = exp.preprocessing.image_size
+        key = (config.model, config.lora_rank, len(exp.class_names), size)
         if key not in known:
-            known[key] = registry.abstract_variables(exp.model, exp.preprocessing.image_size)
+            known[key] = registry.abstract_variables(exp.model, size)
         return known[key]
 
     return variables
@@ -264,13 +301,15 @@ def test_runs_build(page, abstract):
         assert steps * config.batch_size / train_size >= 0.1, "a tenth of an epoch at least"
         if "four_scenarios" not in page:
             assert config.batch_size % 8 == 0, "divides among the chips of v5e:2x4"
-            assert exp.options.head_init == "zero"
+            # What a random head does to the features below is what LP-FT's paper is about.
+            assert exp.options.head_init == ("random" if page.startswith("lp_ft/") else "zero")
         if number == 0:
             params = abstract(exp, config)["params"]
             assert exp.plan.trained_groups(params)[-1], "the head trains"
             trained, frozen = exp.plan.partition(params)
-            frozen_backbone = config.scenario == "feature_extraction" or config.train != ".*"
-            assert bool(frozen) == frozen_backbone
+            freezes = config.scenario in ("feature_extraction", "freeze_first", "surgical")
+            freezes = freezes or config.train != ".*" or config.lora_rank is not None
+            assert bool(frozen) == freezes
             assert trained
 
 
@@ -332,6 +371,7 @@ def source(tmp_path_factory):
         "bit_hyperrule/config.py",
         "vtab1k/config.py:bias/final",
         "kornblith2019/config.py:logistic",
+        "lp_ft/config.py:cifar10/ft",
     ],
 )
 def test_a_page_takes_steps_on_other_data_with_a_small_network(page, source, tmp_path):
@@ -346,6 +386,9 @@ def test_a_page_takes_steps_on_other_data_with_a_small_network(page, source, tmp
 # --- words --------------------------------------------------------------------------------------
 
 
+STUDIES = ["augreg_transfer", "bit_hyperrule", "vtab1k", "kornblith2019", "lp_ft"]
+
+
 def commands(text):
     """The commands of tljax, and what the launch script is given to run."""
     text = text.replace("\\\n", " ")
@@ -353,7 +396,7 @@ def commands(text):
     return found + re.findall(r"launch_tpu_vm.sh .* -- (.+)$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("study", ["augreg_transfer", "bit_hyperrule", "vtab1k", "kornblith2019"])
+@pytest.mark.parametrize("study", STUDIES)
 def test_the_commands_of_a_study_can_be_given(study):
     """Their flags, fields, pages and arguments exist; `ARM` stands for any."""
     readme = (EXPERIMENTS / study / "README.md").read_text()

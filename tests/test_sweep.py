@@ -12,7 +12,8 @@ import pytest
 
 from tests.soak.campaign import ROOT, compare
 from tljax import cli
-from tljax.analysis.results import read_runs, select, write_results
+from tljax.analysis import sweep as sweep_lib
+from tljax.analysis.results import SweepRun, best_value, read_runs, select, write_results
 from tljax.analysis.sweep import parse_shard, plan_runs, run_name
 from tljax.errors import InputError
 
@@ -251,3 +252,29 @@ def test_numpy_values_are_values(tmp_path):
 def test_the_pages_of_configs_plan_their_runs(name):
     runs = plan_runs(str(Path(ROOT) / "configs" / f"{name}.py"), [])
     assert len(runs) > 1
+
+
+def pilot(scores):
+    """Runs at some rates, with the scores of each."""
+    return [
+        SweepRun(f"{lr}-{seed}", {"lr": lr, "seed": seed}, {} if score is None else {"s": score})
+        for lr, of_seeds in scores.items()
+        for seed, score in enumerate(of_seeds)
+    ]
+
+
+def test_a_rate_is_chosen_by_the_mean_score():
+    assert best_value(pilot({0.1: [0.5, 0.7], 0.3: [0.9, 0.5], 1.0: [None, 0.8]}), "lr", "s") == 0.3
+    # 0.1 + 0.2 and 0.3 + 0.0 differ in the last bit alone: the first of equals counts.
+    assert best_value(pilot({1.0: [0.3, 0.0], 2.0: [0.1, 0.2]}), "lr", "s") == 1.0
+
+
+def test_a_study_runs_at_the_rate_of_its_pilot(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(sweep_lib, "run_sweep", lambda *call: calls.append(call))
+    monkeypatch.setattr(sweep_lib, "read_runs", lambda _: pilot({0.1: [0.5], 0.3: [0.6]}))
+    assert sweep_lib.run_tuned("page.py:arm", tmp_path, ["--config.k=2"], "s") == 0.3
+    assert calls == [
+        ("page.py:arm/pilot", ["--config.k=2"], tmp_path / "pilot"),
+        ("page.py:arm/study", ["--config.k=2", "--config.lr=0.3"], tmp_path / "study"),
+    ]

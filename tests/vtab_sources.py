@@ -19,7 +19,9 @@ def png(value, channels=3, height=6):
     return file.getvalue()
 
 
-class _Source(tfds.core.GeneratorBasedBuilder):
+class Source(tfds.core.GeneratorBasedBuilder):
+    """Its subclasses say the features, and the records of a split."""
+
     SPLITS = ("train", "validation", "test")
 
     def _info(self):
@@ -36,7 +38,7 @@ class _Source(tfds.core.GeneratorBasedBuilder):
         yield from enumerate(self.records(split))
 
 
-class Clevr(_Source):
+class Clevr(Source):
     VERSION = tfds.core.Version("3.1.0")
 
     def features(self):
@@ -54,7 +56,7 @@ class Clevr(_Source):
             yield {"image": png(number), "objects": objects}
 
 
-class Kitti(_Source):
+class Kitti(Source):
     VERSION = tfds.core.Version("3.3.0")
 
     def features(self):
@@ -73,7 +75,7 @@ class Kitti(_Source):
             yield {"image": png(number), "objects": objects}
 
 
-class Dsprites(_Source):
+class Dsprites(Source):
     VERSION = tfds.core.Version("2.0.0")
     SPLITS = ("train",)
 

@@ -11,7 +11,6 @@ import argparse
 import csv
 import itertools
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +18,10 @@ import matplotlib
 import numpy as np
 
 from tljax import config as config_lib
+from tljax.analysis import tables
 from tljax.analysis.statistics import mean_interval, paired_difference
 from tljax.cli import use_compilation_cache
+from tljax.data import folder
 from tljax.training import experiment
 
 matplotlib.use("Agg")
@@ -30,6 +31,7 @@ HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs"
 SEEDS = {"feature_extraction": 5, "freeze_first": 3, "fine_tune": 3, "from_scratch": 3}
 CONTROL = "from_scratch"
+TEXTILES = ("conformal_clip_data", "data/textile_images/simulated")
 # Few images come in small batches; textures are 32 pixels wide, and gain nothing from 98.
 SIZES = {100: {"batch_size": 16}, 1000: {"batch_size": 32}}
 IMAGE_SIZES = {"textiles": 98, "textures": 42}
@@ -73,7 +75,7 @@ def main() -> None:
 def _train(run: Run, init_from: str | None) -> dict:
     """One run of a page of configs/, in memory."""
     config = config_lib.load(str(CONFIGS / f"dinov2_{run.scenario}.py"))
-    config.data = _textiles() if run.data == "textiles" else f"embedded:{run.data}"
+    config.data = folder.packaged(*TEXTILES) if run.data == "textiles" else f"embedded:{run.data}"
     config.image_size = IMAGE_SIZES[run.data]
     config.train_size = run.train_size
     config.seed = run.seed
@@ -84,22 +86,16 @@ def _train(run: Run, init_from: str | None) -> dict:
     return {**summary, **run._asdict()}
 
 
-def _textiles() -> str:
-    root = resources.files("conformal_clip_data") / "data" / "textile_images" / "simulated"
-    return f"folder:{root}"
-
-
 def _read(path: Path) -> dict[Run, dict]:
     if not path.exists():
         return {}
-    with path.open(newline="") as file:
-        rows = [
-            {
-                name: value if name in ("data", "scenario") else float(value)
-                for name, value in row.items()
-            }
-            for row in csv.DictReader(file)
-        ]
+    rows = [
+        {
+            name: value if name in ("data", "scenario") else float(value)
+            for name, value in row.items()
+        }
+        for row in tables.read_csv(path)
+    ]
     return {
         Run(row["data"], int(row["train_size"]), row["scenario"], int(row["seed"])): row
         for row in rows
@@ -126,27 +122,20 @@ def scores(rows: dict[Run, dict], data: str, size: int, scenario: str) -> list[f
 
 def table(rows: dict[Run, dict]) -> str:
     """Mean balanced accuracies with 95 % t intervals, and seed-paired gains over the control."""
-    lines = [
-        "| data | images | scenario | seeds | balanced accuracy | gain over random weights |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = ["data", "images", "scenario", "seeds", "balanced accuracy", "gain over random weights"]
+    lines = []
     for data in IMAGE_SIZES:
         for size in SIZES:
             control = scores(rows, data, size, CONTROL)
             for scenario in SEEDS:
                 values = scores(rows, data, size, scenario)
-                score = mean_interval(values)
-                text = f"{score.mean:.3f} ±{score.half_width:.3f}"
                 gain = ""
                 if scenario != CONTROL:
                     paired = min(len(values), len(control))
-                    difference = paired_difference(values[:paired], control[:paired])
-                    clear = "" if difference.excludes_zero else " (includes 0)"
-                    gain = f"{difference.mean:+.3f} ±{difference.half_width:.3f}{clear}"
-                lines.append(
-                    f"| {data} | {size:,} | {scenario} | {len(values)} | {text} | {gain} |"
-                )
-    return "\n".join(lines) + "\n"
+                    gain = tables.difference(paired_difference(values[:paired], control[:paired]))
+                text = tables.score(mean_interval(values))
+                lines.append([data, f"{size:,}", scenario, str(len(values)), text, gain])
+    return tables.markdown(head, lines)
 
 
 def figure(rows: dict[Run, dict]) -> plt.Figure:

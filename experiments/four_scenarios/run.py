@@ -10,8 +10,6 @@ results.png are made from these.
 """
 
 import argparse
-import csv
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +18,9 @@ import matplotlib
 import numpy as np
 
 from tljax import config as config_lib
+from tljax.analysis import tables
 from tljax.analysis.benefits import Benefits, RatioInterval, benefits
-from tljax.analysis.results import read_runs
+from tljax.analysis.results import best_value, read_runs
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
 from tljax.analysis.sweep import run_sweep
 from tljax.cli import use_compilation_cache
@@ -76,12 +75,12 @@ class Study:
         self.test: dict[Arm, dict[int, float]] = {}
         self.naive: dict[Cell, float] = {}
         self.curves: dict[Arm, dict[int, list[tuple[float, float]]]] = {}
-        for row in _read(results):
+        for row in tables.read_csv(results):
             arm, seed = _arm(row), int(row["seed"])
             self.validation.setdefault(arm, {})[seed] = float(row["val_accuracy"])
             self.test.setdefault(arm, {})[seed] = float(row["test_accuracy"])
             self.naive[Cell(*arm[:3])] = float(row["naive_accuracy"])
-        for row in _read(curves):
+        for row in tables.read_csv(curves):
             points = self.curves.setdefault(_arm(row), {}).setdefault(int(row["seed"]), [])
             points.append((float(row["examples"]), float(row["val_accuracy"])))
 
@@ -151,12 +150,8 @@ def _run(model: str) -> None:
 
 def _best_rate(model: str, scenario: str) -> float:
     """The pilot's choice: the highest validation accuracy, averaged over the targets."""
-    of_rate: dict[float, list[float]] = {}
-    for run in read_runs(ROOT / model / "pilot" / "runs"):
-        if run.overrides["scenario"] == scenario:
-            accuracy = run.summary.get("val_accuracy", 0.0)
-            of_rate.setdefault(run.overrides["lr"], []).append(accuracy)
-    return max(of_rate, key=lambda rate: np.mean(of_rate[rate]))
+    runs = read_runs(ROOT / model / "pilot" / "runs")
+    return best_value([run for run in runs if run.overrides["scenario"] == scenario], "lr")
 
 
 def _is_done(model: str) -> bool:
@@ -182,21 +177,9 @@ def _collect() -> None:
                         point["examples"] = evaluation["examples"]
                         point["val_accuracy"] = round(evaluation["accuracy"], 6)
                         points.append(point)
-        _write(HERE / ("pilot.csv" if part == "pilot" else "results.csv"), rows)
+        tables.write_csv(HERE / ("pilot.csv" if part == "pilot" else "results.csv"), rows)
         if part == "study":
-            _write(HERE / "curves.csv", points)
-
-
-def _write(path: Path, rows: Sequence[dict]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+            tables.write_csv(HERE / "curves.csv", points)
 
 
 def _arm(row: dict[str, str]) -> Arm:
@@ -220,7 +203,7 @@ def table(study: Study) -> str:
         arms = study.chosen(cell)
         scores = {scenario: study.score(arm) for scenario, arm in arms.items()}
         best, second, *_ = sorted(scores, key=lambda s: -round(scores[s].mean, 12))
-        texts = {scenario: _score(score) for scenario, score in scores.items()}
+        texts = {scenario: tables.score(score) for scenario, score in scores.items()}
         texts["freeze_first"] += f" (k={arms['freeze_first'].k})"
         texts[best] = f"**{texts[best]}**"
         behind = "" if best == cell.prescribed else _gain(study, arms[best], arms[cell.prescribed])
@@ -232,12 +215,11 @@ def table(study: Study) -> str:
                 *(f"{_gain(study, arms[best], arms[second])} ({_words(second)})", behind),
             ]
         )
-    return _markdown(head, rows)
+    return tables.markdown(head, rows)
 
 
 def _gain(study: Study, a: Arm, b: Arm) -> str:
-    gain = study.gain(a, b)
-    return f"{gain.mean:+.3f} ±{gain.half_width:.3f}{'' if gain.excludes_zero else ' (includes 0)'}"
+    return tables.difference(study.gain(a, b))
 
 
 def benefits_table(study: Study) -> str:
@@ -255,31 +237,18 @@ def benefits_table(study: Study) -> str:
             rows.append(
                 [
                     *(cell.model, cell.target, f"{cell.size:,}", f"{_words(scenario)}{k}"),
-                    _signed(bought.higher_start),
+                    tables.signed(bought.higher_start),
                     *map(_ratio, (bought.rate_ratio, bought.time_ratio)),
-                    *map(_signed, (bought.higher_asymptote, bought.total_reward)),
-                    _signed(bought.transfer_ratio),
-                    f"{_signed(bought.negative_transfer_gap)}{harm}",
+                    *map(tables.signed, (bought.higher_asymptote, bought.total_reward)),
+                    tables.signed(bought.transfer_ratio),
+                    f"{tables.signed(bought.negative_transfer_gap)}{harm}",
                 ]
             )
-    return _markdown(head, rows)
-
-
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return tables.markdown(head, rows)
 
 
 def _words(scenario: str) -> str:
     return scenario.replace("_", " ")
-
-
-def _score(interval: Interval) -> str:
-    return f"{interval.mean:.3f} ±{interval.half_width:.3f}"
-
-
-def _signed(interval: Interval) -> str:
-    return f"{interval.mean:+.3f} ±{interval.half_width:.3f}"
 
 
 def _ratio(ratio: RatioInterval) -> str:

@@ -152,16 +152,11 @@ class Vtab(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager):
         root = str(Path(self.data_dir).parents[2])  # of name/config/version
-        folder = tfds_spec.find(tfds_spec.parse(self.builder_config.source), root)
-        source = tfds.builder_from_directory(folder)
-        return {
-            split: self._generate_examples(source, split) for split in self.builder_config.splits
-        }
+        return {split: self._generate_examples(split, root) for split in self.builder_config.splits}
 
-    def _generate_examples(self, source, split) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(self, split, root) -> Iterator[tuple[int, dict[str, Any]]]:
         task = self.builder_config
-        records = source.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        for number, record in enumerate(records):
+        for number, record in enumerate(tfds_spec.encoded_records(task.source, split, root)):
             image = record["image"]
             yield (
                 number,

@@ -156,6 +156,24 @@ def select(runs: Sequence[SweepRun], by: Sequence[str] = ()) -> list[Selection]:
     return sorted(chosen, key=lambda s: [_rank(s.place.get(name)) for name in fields])
 
 
+def best_value(runs: Sequence[SweepRun], field: str, score: str = "val_accuracy") -> Any:
+    """The value of a config field whose runs have the highest mean score.
+
+    Args:
+      runs: at least one; each sets the field. A run that failed counts as 0.
+      field: of the config.
+      score: a number of `result.json`, of validation images, of which more is better.
+
+    Returns:
+      The value; of several with the same mean the first in the order of the runs.
+    """
+    scores: dict[Any, list[float]] = {}
+    for run in runs:
+        scores.setdefault(run.overrides[field], []).append(run.summary.get(score) or 0.0)
+    # Rounded, as in `select`.
+    return max(scores, key=lambda value: round(mean_interval(scores[value]).mean, 12))
+
+
 def _varying(configurations: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     names = sorted({name for configuration in configurations for name in configuration})
     first = configurations[0]

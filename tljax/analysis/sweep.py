@@ -28,11 +28,12 @@ from tljax.analysis.results import (
     FAILED,
     OVERRIDES,
     Selection,
+    best_value,
     read_runs,
     select,
     write_results,
 )
-from tljax.analysis.statistics import Interval
+from tljax.analysis.tables import score
 from tljax.errors import InputError, check_known, printable
 from tljax.preemption import Preempted
 from tljax.training import experiment
@@ -158,6 +159,31 @@ def _text(value: Any) -> tuple[str, bool]:
     if _PLAIN.fullmatch(plain.replace("+", "", 1) if ":" in value else plain):
         return plain, True
     return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(value).name or value)[:40], False
+
+
+def run_tuned(
+    path: str, workdir: Path, overrides: Sequence[str] = (), chosen_by: str = "val_accuracy"
+) -> float:
+    """Runs a page's pilot, then its study at the learning rate that the pilot chose.
+
+    Args:
+      path: `FILE:ARG` of a page whose sweeps are called `ARG/pilot`, which sets `lr`, and
+        `ARG/study`, which does not.
+      workdir: gets `pilot/` and `study/`, each as of `run_sweep`.
+      overrides: of every run.
+      chosen_by: a number of the pilot's `result.json`, of validation images, e.g.
+        `val_balanced_accuracy`; the highest mean counts, of equal ones the lowest rate's.
+
+    Returns:
+      The rate.
+
+    Raises:
+      InputError: as `run_sweep`.
+    """
+    run_sweep(f"{path}/pilot", overrides, workdir / "pilot")
+    rate = float(best_value(read_runs(workdir / "pilot" / "runs"), "lr", chosen_by))
+    run_sweep(f"{path}/study", [*overrides, f"--config.lr={rate}"], workdir / "study")
+    return rate
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -312,14 +338,8 @@ def _selection_table(chosen: Sequence[Selection]) -> Table:
         table.add_row(
             *(escape(printable(selection.place.get(name, ""))) for name in places),
             escape(printable(sets)),
-            _score(selection.validation),
-            "" if selection.test is None else _score(selection.test),
+            score(selection.validation),
+            "" if selection.test is None else score(selection.test),
             f"{selection.among}{left_out}",
         )
     return table
-
-
-def _score(interval: Interval) -> str:
-    if interval.half_width != interval.half_width:  # one seed
-        return f"{interval.mean:.3f}"
-    return f"{interval.mean:.3f} ±{interval.half_width:.3f}"

@@ -12,6 +12,7 @@ train/ and its like, it would be a folder that silently lacks.
 
 import functools
 import hashlib
+import importlib.util
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -106,6 +107,20 @@ def class_names(path: str) -> tuple[str, ...]:
             f"{train_root} holds only one class folder, '{names[0]}'; add at least one more class"
         )
     return tuple(names)
+
+
+def packaged(package: str, path: str) -> str:
+    """`folder:PATH` for images that an installed Python package ships at `path` inside it.
+
+    Raises:
+      InputError: The package is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"the package {package}, which ships these images, is not installed; pip install it"
+        )
+    return f"folder:{Path(spec.submodule_search_locations[0]) / path}"
 
 
 def find_images(root: Path) -> list[Path]:

@@ -117,6 +117,28 @@ def find(spec: Spec, data_dir: str | None) -> str:
     return remote.join(home, config, fitting[-1])
 
 
+def encoded_records(text: str, split: str, data_dir: str | None) -> Any:
+    """The records of a split of a prepared array_record set, whose `image` is left encoded.
+
+    For builders that derive one data set from another.
+
+    Args:
+      text: What stands after `tfds:`, without choices.
+      split: In TFDS's syntax.
+      data_dir: Where prepared data sets lie; None: TFDS's own default.
+
+    Returns:
+      A sequence of dicts, which are read when they are asked for.
+
+    Raises:
+      InputError: It is not there.
+    """
+    import tensorflow_datasets as tfds
+
+    source = tfds.builder_from_directory(find(parse(text), data_dir))
+    return source.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+
+
 def builder_class(spec: Spec) -> Any:
     """The builder class that a custom spec names; its module is imported.
 

@@ -1,0 +1,211 @@
+"""Fine-tuning, a linear probe, and LP-FT on handwritten digits, and on digits that have shifted.
+
+    python experiments/lp_ft/run.py             # everything: source, pilot, study, tables
+    python experiments/lp_ft/run.py --tables    # the table and the figure alone
+
+From the repository's root. The runs lie in runs/lp_ft/digits; the same command goes on where it
+stopped. pilot.csv and results.csv hold their numbers; table.md and results.png are made from these.
+"""
+
+import argparse
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import config as page  # beside this file
+import jax
+import matplotlib
+import numpy as np
+
+import tljax
+from tljax import config as config_lib
+from tljax import data
+from tljax.analysis import tables
+from tljax.analysis.results import read_runs
+from tljax.analysis.statistics import mean_interval, paired_difference
+from tljax.analysis.sweep import run_tuned
+from tljax.cli import use_compilation_cache
+from tljax.files import parse_json
+from tljax.training import experiment
+from tljax.training.workdir import write_atomically
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+HERE = Path(__file__).parent
+ROOT = Path("runs/lp_ft/digits")
+SOURCE_PAGE = HERE.parent / "four_scenarios" / "config.py"
+SHIFTED = "embedded:digits_shifted"
+NAMES = {"lp": "LP", "ft": "FT", "lp_ft": "LP-FT"}
+PAIRS = (("ft", "lp"), ("lp_ft", "ft"), ("lp_ft", "lp"))
+PILOT_COLUMNS = ("method", "lr", "seed", "val_accuracy")
+COLUMNS = ("method", "lr", "seed", "steps", "best_step", "val_accuracy", "test_accuracy")
+COLUMNS += ("shifted_accuracy", "test_change", "shifted_change", "naive_accuracy", "wall_seconds")
+_BATCH = 250
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tables", action="store_true", help="run nothing; use what is in *.csv")
+    args = parser.parse_args()
+    if not args.tables:
+        use_compilation_cache()
+        _run()
+    rows = tables.read_csv(HERE / "results.csv")
+    write_atomically(HERE / "table.md", table(rows))
+    figure(rows).savefig(HERE / "results.png", dpi=110, bbox_inches="tight")
+    print((HERE / "table.md").read_text())
+
+
+# ----------------------------------------------------------------------------------- the runs
+
+
+def _run() -> None:
+    """Each method at the rate of its pilot; LP-FT's probe is trained at the linear probe's."""
+    if experiment.read_result(Path(page.SOURCE)) is None:
+        experiment.run(
+            config_lib.load(f"{SOURCE_PAGE}:resnet10_32/source"), Path(page.SOURCE), progress=True
+        )
+    rates: dict[str, float] = {}
+    for method in page.METHODS:
+        probe = [f"--config.probe_lr={rates['lp']}"] if method == "lp_ft" else []
+        rates[method] = run_tuned(f"{HERE / 'config.py'}:digits/{method}", ROOT / method, probe)
+    _collect(rates)
+
+
+def _collect(rates: dict[str, float]) -> None:
+    """Copies the runs' numbers beside this file."""
+    pilot, study = [], []
+    for method, rate in rates.items():
+        for run in read_runs(ROOT / method / "pilot" / "runs"):
+            row = {**run.overrides, **run.summary, "method": method}
+            pilot.append({name: row.get(name) for name in PILOT_COLUMNS})
+        for run in read_runs(ROOT / method / "study" / "runs"):
+            out = _out_of_distribution(ROOT / method / "study" / "runs" / run.name)
+            row = {**run.overrides, **run.summary, **out, "method": method, "lr": rate}
+            study.append({name: row.get(name) for name in COLUMNS})
+    tables.write_csv(HERE / "pilot.csv", pilot)
+    tables.write_csv(HERE / "results.csv", study)
+
+
+def _out_of_distribution(workdir: Path) -> dict[str, float]:
+    """What the best weights of a run make of shifted digits, and of the features; asked once."""
+    kept = workdir / "shifted.json"
+    if kept.exists():
+        return parse_json(kept.read_bytes())
+    trained = experiment.read_workdir(workdir)
+    found = {
+        "shifted_accuracy": experiment.evaluate_trained(
+            trained, SHIFTED, "test"
+        ).evaluation.accuracy,
+        "test_change": _feature_change(trained, trained.config.data),
+        "shifted_change": _feature_change(trained, SHIFTED),
+    }
+    write_atomically(kept, json.dumps(found) + "\n")
+    return found
+
+
+def _feature_change(trained: experiment.Trained, name: str) -> float:
+    """How far the features of test images moved, in units of the mean length they had before."""
+    model, preprocessing = trained.experiment.model, trained.experiment.preprocessing
+    before = _source_features(name)
+    after = _features(model, trained.variables, name, preprocessing)
+    moved = np.linalg.norm(after - before, axis=1)
+    return float(moved.mean() / np.linalg.norm(before, axis=1).mean())
+
+
+@functools.cache
+def _source_features(name: str) -> np.ndarray:
+    model, variables, preprocessing = tljax.load("resnet10_32", page.SOURCE, num_classes=0)
+    return _features(model, variables, name, preprocessing)
+
+
+def _features(
+    model: Any, variables: Any, name: str, preprocessing: data.Preprocessing
+) -> np.ndarray:
+    """(n, d): of the test images of a data set."""
+    of_batch = _features_step(model, preprocessing)
+    batches = data.eval_batches(data.load(name).test, preprocessing, batch_size=_BATCH)
+    parts = [
+        np.asarray(of_batch(variables, batch["image"]))[batch["mask"] > 0] for batch in batches
+    ]
+    return np.concatenate(parts)
+
+
+@functools.cache
+def _features_step(model: Any, preprocessing: data.Preprocessing) -> Any:
+    return jax.jit(
+        lambda variables, images: tljax.features(
+            model, variables, data.normalise(images, preprocessing)
+        )
+    )
+
+
+# --------------------------------------------------------------------------------- the tables
+
+
+def values(rows: list[dict[str, str]], method: str, column: str) -> list[float]:
+    """Of a method's runs, by seed."""
+    by_seed = {int(row["seed"]): float(row[column]) for row in rows if row["method"] == method}
+    return [by_seed[seed] for seed in page.SEEDS]
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Accuracies and changes of features with intervals over seeds; differences by seed."""
+    head = ["method", "rate", "digits", "shifted digits"]
+    head += ["change of features, digits", "change of features, shifted digits"]
+    columns = ("test_accuracy", "shifted_accuracy", "test_change", "shifted_change")
+    of_methods = []
+    for method, name in NAMES.items():
+        rate = next(row["lr"] for row in rows if row["method"] == method)
+        scores = [tables.score(mean_interval(values(rows, method, column))) for column in columns]
+        of_methods.append([name, rate, *scores])
+    of_pairs = []
+    for a, b in PAIRS:
+        gains = [
+            paired_difference(values(rows, a, column), values(rows, b, column))
+            for column in columns[:2]
+        ]
+        of_pairs.append([f"{NAMES[a]} over {NAMES[b]}", *map(tables.difference, gains)])
+    differences = tables.markdown(["difference", "digits", "shifted digits"], of_pairs)
+    return f"{tables.markdown(head, of_methods)}\n{differences}"
+
+
+# --------------------------------------------------------------------------------- the figure
+
+COLOURS = {"lp": "#d55e00", "ft": "#0072b2", "lp_ft": "#009e73"}  # Okabe and Ito's
+
+
+def figure(rows: list[dict[str, str]]) -> plt.Figure:
+    """Accuracy out of distribution by that in it, then how far features moved; a dot a seed."""
+    chart, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    for axis, x, y in (
+        (left, "test_accuracy", "shifted_accuracy"),
+        (right, "test_change", "shifted_change"),
+    ):
+        for method, name in NAMES.items():
+            of_x, of_y = values(rows, method, x), values(rows, method, y)
+            axis.scatter(of_x, of_y, s=9, alpha=0.5, color=COLOURS[method])
+            a, b = mean_interval(of_x), mean_interval(of_y)
+            axis.errorbar(
+                a.mean,
+                b.mean,
+                xerr=a.half_width,
+                yerr=b.half_width,
+                fmt="o",
+                capsize=3,
+                color=COLOURS[method],
+                label=name,
+            )
+    left.set_xlabel("test accuracy on digits")
+    left.set_ylabel("on shifted digits")
+    right.set_xlabel("change of features, digits")
+    right.set_ylabel("shifted digits")
+    right.axline((0, 0), slope=1, color="grey", linewidth=0.8, linestyle=":")
+    left.legend(frameon=False)
+    return chart
+
+
+if __name__ == "__main__":
+    main()
