@@ -10,8 +10,6 @@ results.png are made from these.
 """
 
 import argparse
-import csv
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +22,7 @@ from tljax.analysis.benefits import Benefits, RatioInterval, benefits
 from tljax.analysis.results import read_runs
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
 from tljax.analysis.sweep import run_sweep
+from tljax.analysis.tables import gain, markdown, read_csv, score, signed, write_csv
 from tljax.cli import use_compilation_cache
 from tljax.training import experiment
 from tljax.training.workdir import read_rows, write_atomically
@@ -76,12 +75,12 @@ class Study:
         self.test: dict[Arm, dict[int, float]] = {}
         self.naive: dict[Cell, float] = {}
         self.curves: dict[Arm, dict[int, list[tuple[float, float]]]] = {}
-        for row in _read(results):
+        for row in read_csv(results):
             arm, seed = _arm(row), int(row["seed"])
             self.validation.setdefault(arm, {})[seed] = float(row["val_accuracy"])
             self.test.setdefault(arm, {})[seed] = float(row["test_accuracy"])
             self.naive[Cell(*arm[:3])] = float(row["naive_accuracy"])
-        for row in _read(curves):
+        for row in read_csv(curves):
             points = self.curves.setdefault(_arm(row), {}).setdefault(int(row["seed"]), [])
             points.append((float(row["examples"]), float(row["val_accuracy"])))
 
@@ -182,21 +181,9 @@ def _collect() -> None:
                         point["examples"] = evaluation["examples"]
                         point["val_accuracy"] = round(evaluation["accuracy"], 6)
                         points.append(point)
-        _write(HERE / ("pilot.csv" if part == "pilot" else "results.csv"), rows)
+        write_csv(HERE / ("pilot.csv" if part == "pilot" else "results.csv"), rows)
         if part == "study":
-            _write(HERE / "curves.csv", points)
-
-
-def _write(path: Path, rows: Sequence[dict]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+            write_csv(HERE / "curves.csv", points)
 
 
 def _arm(row: dict[str, str]) -> Arm:
@@ -220,24 +207,22 @@ def table(study: Study) -> str:
         arms = study.chosen(cell)
         scores = {scenario: study.score(arm) for scenario, arm in arms.items()}
         best, second, *_ = sorted(scores, key=lambda s: -round(scores[s].mean, 12))
-        texts = {scenario: _score(score) for scenario, score in scores.items()}
+        texts = {scenario: score(interval) for scenario, interval in scores.items()}
         texts["freeze_first"] += f" (k={arms['freeze_first'].k})"
         texts[best] = f"**{texts[best]}**"
-        behind = "" if best == cell.prescribed else _gain(study, arms[best], arms[cell.prescribed])
+        behind = ""
+        if best != cell.prescribed:
+            behind = gain(study.gain(arms[best], arms[cell.prescribed]))
+        ahead = f"{gain(study.gain(arms[best], arms[second]))} ({_words(second)})"
         rows.append(
             [
                 *(cell.model, cell.target, f"{cell.size:,}", f"{study.naive[cell]:.3f}"),
                 *(texts[scenario] for scenario in SCENARIOS),
                 *(_words(cell.prescribed), _words(best)),
-                *(f"{_gain(study, arms[best], arms[second])} ({_words(second)})", behind),
+                *(ahead, behind),
             ]
         )
-    return _markdown(head, rows)
-
-
-def _gain(study: Study, a: Arm, b: Arm) -> str:
-    gain = study.gain(a, b)
-    return f"{gain.mean:+.3f} ±{gain.half_width:.3f}{'' if gain.excludes_zero else ' (includes 0)'}"
+    return markdown(head, rows)
 
 
 def benefits_table(study: Study) -> str:
@@ -255,31 +240,18 @@ def benefits_table(study: Study) -> str:
             rows.append(
                 [
                     *(cell.model, cell.target, f"{cell.size:,}", f"{_words(scenario)}{k}"),
-                    _signed(bought.higher_start),
+                    signed(bought.higher_start),
                     *map(_ratio, (bought.rate_ratio, bought.time_ratio)),
-                    *map(_signed, (bought.higher_asymptote, bought.total_reward)),
-                    _signed(bought.transfer_ratio),
-                    f"{_signed(bought.negative_transfer_gap)}{harm}",
+                    *map(signed, (bought.higher_asymptote, bought.total_reward)),
+                    signed(bought.transfer_ratio),
+                    f"{signed(bought.negative_transfer_gap)}{harm}",
                 ]
             )
-    return _markdown(head, rows)
-
-
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(head, rows)
 
 
 def _words(scenario: str) -> str:
     return scenario.replace("_", " ")
-
-
-def _score(interval: Interval) -> str:
-    return f"{interval.mean:.3f} ±{interval.half_width:.3f}"
-
-
-def _signed(interval: Interval) -> str:
-    return f"{interval.mean:+.3f} ±{interval.half_width:.3f}"
 
 
 def _ratio(ratio: RatioInterval) -> str:
