@@ -32,8 +32,8 @@ DIVISIONS = {"small": (0, 1, 2, 3, 4, 5), "paper": (0, 1, 2, 3)}
 # upper half of BnB would start where that of its source started.
 SEED_OF_STUDY = 100  # more than the source's
 
-# The pilot: base networks on B, of a division and a seed of their own.
-PILOT_SEED = 50
+# The pilot: base networks on B, of divisions and seeds of their own.
+PILOT_SEEDS = (50, 51, 52)
 PILOT_RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 SCALES = {
@@ -43,7 +43,7 @@ SCALES = {
         "train_size": 520,
         "steps": 160,
         "batch_size": 16,
-        "lr": 0.1,
+        "lr": 0.3,  # what the pilot chose
         "weight_decay": 5e-4,
         "augment": "crop",
         "crop_area": (0.6, 1.0),
@@ -87,7 +87,8 @@ def sweep(arg):
     scale, part, *division = arg.split("/")
     if part == "pilot":
         for lr in PILOT_RATES:
-            yield source(scale, "b", PILOT_SEED) | {"lr": lr}
+            for seed in PILOT_SEEDS:
+                yield source(scale, "b", seed) | {"lr": lr}
         return
     for number in map(int, division) if division else DIVISIONS[scale]:
         if part == "source":

@@ -19,7 +19,7 @@ import matplotlib
 
 from tljax.analysis.results import read_runs
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
-from tljax.analysis.sweep import parse_shard, run_name, run_sweep
+from tljax.analysis.sweep import parse_shard, plan_runs, run_sweep
 from tljax.analysis.tables import gain, markdown, read_csv, score, write_csv
 from tljax.cli import use_compilation_cache
 from tljax.models import create
@@ -30,10 +30,11 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
+PAGE = f"{HERE / 'config.py'}:small"
 ROOT = Path("runs/yosinski2014/small")
 DIVISIONS = page.DIVISIONS["small"]
 DEPTHS = range(1, page.GROUPS["small"])
-SOURCES = {"source A": "a", "source B": "b"}  # in results.csv beside the treatments
+SOURCES = ("source A", "source B")  # in results.csv beside the treatments
 COLUMNS = ("treatment", "n", "division", "seed", "lr", "steps", "train_size", "val_accuracy")
 COLUMNS += ("test_accuracy", "naive_accuracy", "best_step", "trainable_parameters", "wall_seconds")
 
@@ -77,7 +78,7 @@ def main() -> None:
             _pilot()
         for division in DIVISIONS[share::shares]:
             for part in ("source", "study"):
-                run_sweep(f"{HERE / 'config.py'}:small/{part}/{division}", [], ROOT / part)
+                run_sweep(f"{PAGE}/{part}/{division}", [], ROOT / part)
         if not _collect():
             print("there are no tables before the other divisions are done")
             return
@@ -92,28 +93,33 @@ def main() -> None:
 
 def _pilot() -> None:
     """The rates that base networks try; the best on validation images is the page's to hold."""
-    run_sweep(f"{HERE / 'config.py'}:small/pilot", [], ROOT / "pilot")
+    run_sweep(f"{PAGE}/pilot", [], ROOT / "pilot")
     runs = read_runs(ROOT / "pilot" / "runs")
     rows = [
         {name: (run.summary | run.overrides)[name] for name in ("lr", "seed", "val_accuracy")}
         for run in runs
     ]
     write_csv(HERE / "pilot.csv", rows)
-    best = max(rows, key=lambda row: row["val_accuracy"])["lr"]
-    used = page.SCALES["small"]["lr"]
+    means = {
+        lr: mean_interval([row["val_accuracy"] for row in rows if row["lr"] == lr]).mean
+        for lr in page.PILOT_RATES
+    }
+    best, used = max(means, key=means.get), page.SCALES["small"]["lr"]
     if best != used:
         print(f"here the pilot would choose {best}, the study has {used}")
 
 
 def _folders() -> Iterator[tuple[Arm, int, Path]]:
     """Every network, its division, and where it lies."""
+    arms = {
+        "source": [Arm(name, 0) for name in SOURCES],
+        "study": [Arm(*arm) for arm in page.arms("small")],
+    }
     for division in DIVISIONS:
-        for name, half in SOURCES.items():
-            run = page.source("small", half, division)
-            yield Arm(name, 0), division, ROOT / "source" / "runs" / run_name(run)
-        for treatment, n in page.arms("small"):
-            run = page.run("small", treatment, n, division)
-            yield Arm(treatment, n), division, ROOT / "study" / "runs" / run_name(run)
+        for part, in_order in arms.items():
+            runs = plan_runs(f"{PAGE}/{part}/{division}", [])
+            for arm, run in zip(in_order, runs, strict=True):
+                yield arm, division, ROOT / part / "runs" / run.name
 
 
 def _collect() -> bool:
