@@ -383,6 +383,11 @@ ROWS = {
         "choose 0 <= k <= k_last <= 4",
     ),
     "k_last where it means nothing": (tuned("k_last=2"), "k_last is 2"),
+    "more to start from than there is": (tuned("init_k=6"), "init_k goes from 0 to 5"),
+    "a start that nothing has": (field("init_k=2"), "unset init_k"),
+    "a kept head above new groups": (tuned("init_k=2", "head_init=pretrained"), "a new head"),
+    "a probe above new groups": (tuned("init_k=2", "stages=lp_ft"), "unset init_k"),
+    "a negative seed of the data": (field("data_seed=-1"), "data_seed is -1"),
     "an unknown recipe in stages": (tuned("stages=lpft"), "did you mean 'lp_ft'?"),
     "stages of a scenario that freezes all but the head": (
         tuned("stages=lp_ft", "scenario=feature_extraction"),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -204,7 +205,8 @@ def test_load_refuses_what_cannot_be(options, sentence):
         (
             "embedded:digit",
             "unknown embedded data 'digit' (did you mean 'digits'?): use one of embedded:digits, "
-            "embedded:digits_shifted, embedded:textures, embedded:glyphs",
+            "embedded:digits_shifted, embedded:textures, embedded:glyphs, embedded:glyphs_a, "
+            "embedded:glyphs_b",
         ),
     ],
 )
@@ -217,7 +219,9 @@ def test_unknown_data(spec, sentence):
 # ------------------------------------------------------------------------------ embedded
 
 
-@pytest.mark.parametrize("name", ["digits", "digits_shifted", "textures", "glyphs"])
+@pytest.mark.parametrize(
+    "name", ["digits", "digits_shifted", "textures", "glyphs", "glyphs_a", "glyphs_b"]
+)
 def test_embedded_data_sets(name):
     dataset = data.load(f"embedded:{name}")
     assert dataset.name == f"embedded:{name}"
@@ -270,6 +274,21 @@ def test_a_glyph_is_a_function_of_split_and_index():
     np.testing.assert_array_equal(forwards[5], one[5]["image"])  # from memory
     assert not np.array_equal(forwards[0], glyphs.GlyphSource("test")[0]["image"])
     assert one.labels[:40].tolist() == [i % 37 for i in range(40)]
+
+
+def test_the_halves_share_no_letter_and_are_drawn_as_glyphs_are():
+    halves = [data.load(f"embedded:glyphs_{half}") for half in "ab"]
+    assert sorted(sum((half.class_names for half in halves), ())) == list(glyphs.CLASSES[:26])
+    assert [half.num_classes for half in halves] == [13, 13]
+    for half in halves:
+        assert np.bincount(half.test.labels).tolist() == [200] * 13
+        rng = np.random.default_rng((1, 15))  # of the second split, image 15
+        np.testing.assert_array_equal(
+            half.test[15]["image"][..., 0], glyphs.draw(half.class_names[2], rng)
+        )
+        again = pickle.loads(pickle.dumps(half.test))
+        np.testing.assert_array_equal(again[15]["image"], half.test[15]["image"])
+        assert len(again) == len(half.test)
 
 
 def test_importing_data_imports_no_heavy_package():

@@ -6,6 +6,7 @@ splits, which are those that VTAB's repository and TFDS's catalogue give.
 
 import csv
 import importlib
+import importlib.util
 import itertools
 import json
 import re
@@ -18,11 +19,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from tests import vtab_sources
+from tests import bits, imagenet_source, vtab_sources
 from tests.test_tpu_vm import check_flags, subcommands
 from tljax import cli, data
 from tljax import config as config_lib
 from tljax.analysis.sweep import plan_runs
+from tljax.analysis.tables import write_csv
 from tljax.data import Task, tfds_spec
 from tljax.models import registry
 from tljax.training import experiment, hyperrules
@@ -50,6 +52,13 @@ SETS = {
     "dtd": ({"train": 1_880, "validation": 1_880, "test": 1_880}, 47),
     "eurosat/rgb": ({"train": 27_000}, 10),
     "food101": ({"train": 75_750, "validation": 25_250}, 101),
+    "imagenet2012": ({"train": 1_281_167, "validation": 50_000, "test": 100_000}, 1000),
+    # Which share of the training images is a half's follows from its classes.
+    **{
+        f"imagenet_halves/{half}{division}": ({"train": 640_583, "validation": 25_000}, 500)
+        for half in "ab"
+        for division in range(4)
+    },
     "oxford_flowers102": ({"train": 1_020, "validation": 1_020, "test": 6_149}, 102),
     "oxford_iiit_pet": ({"train": 3_680, "test": 3_669}, 37),
     "patch_camelyon": ({"train": 262_144, "validation": 32_768, "test": 32_768}, 2),
@@ -85,6 +94,8 @@ PAGES = [
     *(f"recipes/config.py:{recipe}/pilot" for recipe in RECIPES),
     "lp_ft/config.py:digits/lp_ft/study",
     "recipes/config.py:fine_tune/study",
+    *(f"yosinski2014/config.py:small/{part}" for part in ("pilot", "source", "study")),
+    *(f"yosinski2014/config.py:paper/{part}" for part in ("source", "study")),
 ]
 
 
@@ -173,7 +184,7 @@ print(json.dumps(found))
 
 def test_tfds_has_the_data_sets_and_their_labels(tmp_path):
     """In a process of its own, since a builder imported by its module is in no registry."""
-    targets = [name for name in SETS if not name.startswith("vtab/")]
+    targets = [name for name in SETS if not name.startswith(("vtab/", "imagenet_halves/"))]
     command = [sys.executable, "-c", BUILDERS, str(tmp_path), *targets]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
@@ -221,6 +232,36 @@ def test_shifted_images_have_the_classes_of_cifar(tmp_path, monkeypatch):
         names = [theirs[shade // 2].replace("car", "automobile") for shade in shades]
         assert [named[label] for label in dataset.test.labels] == names
         assert set(named) - set(names) == ({"frog"} if shift == "stl10" else set())
+
+
+def test_imagenet_is_halved_by_classes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS.parent))
+    builders = importlib.import_module("experiments.yosinski2014.builders")
+    divisions = []
+    for division in range(4):
+        a, b = (builders.half_of(f"{half}{division}") for half in "ab")
+        assert sorted([*a, *b]) == list(range(1000))
+        assert len(a) == len(b) == 500
+        divisions.append(a)
+    assert all((x != y).any() for x, y in itertools.combinations(divisions, 2))
+    imagenet_source.Imagenet2012(data_dir=tmp_path).download_and_prepare(file_format="array_record")
+    for half in ("a1", "b1"):
+        argv = ["prepare", f"tfds:experiments.yosinski2014.builders.ImagenetHalves/{half}"]
+        assert cli.main([*argv, "--data_dir", str(tmp_path)]) == 0
+        dataset = data.load(
+            f"tfds:imagenet_halves/{half}?train=train,val=validation[:1],test=validation[1:]",
+            data_dir=str(tmp_path),
+        )
+        classes = builders.half_of(half).tolist()
+        mine = [i for i, label in enumerate(imagenet_source.LABELS) if label in classes]
+        wanted = [classes.index(imagenet_source.LABELS[i]) for i in mine]
+        assert len(dataset.class_names) == 500
+        assert dataset.train.labels.tolist() == wanted
+        assert [*dataset.val.labels, *dataset.test.labels] == wanted
+        for place, record in enumerate(mine):
+            image = dataset.train[place]["image"]
+            assert image.shape[:2] == tuple(imagenet_source.sizes_after()[record])
+            assert abs(int(image[0, 0, 0]) - record) <= 2, "JPEG"
 
 
 def test_the_mean_of_vtab_is_the_mean_of_three_groups(tmp_path, monkeypatch, capsys):
@@ -290,13 +331,13 @@ def test_runs_build(page, abstract):
     places = sorted(set(np.linspace(0, len(runs) - 1, 8).astype(int)))
     for number, run in enumerate(runs[i] for i in places):
         config = run.config.copy_and_resolve_references()
-        if (config.init_from or "").startswith("runs/"):
+        if (config.init_from or "").startswith(("runs/", "data/")):
             config.init_from = None  # what another run leaves
         tasks, train_size = stand_in(config)
         config = settled(config, train_size)
         exp = experiment.prepare(config, tasks)
         steps = exp.options.total_steps(train_size)
-        assert 10 <= steps <= 20_000
+        assert 10 <= steps <= (450_000 if "yosinski2014/config.py:paper" in page else 20_000)
         assert exp.options.warmup < steps
         assert steps * config.batch_size / train_size >= 0.1, "a tenth of an epoch at least"
         if "four_scenarios" not in page:
@@ -347,11 +388,45 @@ def test_bit_takes_its_numbers_from_the_rule():
         assert (config.batch_size, config.lr) == (128, 0.001)
 
 
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_treatments_are_those_of_yosinski(scale):
+    """AnB: n groups of A's network, frozen, and random ones above them, on B; and so on."""
+    made_from = {}  # a source's folder: its half, division and seed
+    for run in planned(f"yosinski2014/config.py:{scale}/source"):
+        half = run.config.data.partition("?")[0].rstrip("0123")[-1]
+        made_from[run.name] = (half, run.config.data_seed, run.config.seed)
+    runs = planned(f"yosinski2014/config.py:{scale}/study/2")
+    steps = {run.config.steps for run in runs + planned(f"yosinski2014/config.py:{scale}/source")}
+    assert len(steps) == 1, "all networks have one budget"
+    tasks = (Task("any", ("1", "2")),)
+    seen = []
+    for run in runs:
+        config = run.config.copy_and_resolve_references()
+        assert (config.data_seed, config.seed) == (2, 102)
+        name, config.init_from = config.init_from, None
+        plan = experiment.prepare(config, tasks).plan
+        n = plan.init.count("pretrained")
+        assert plan.init == ("pretrained",) * n + ("random",) * (len(plan.groups) - n)
+        frozen = plan.lr_scale.count(0.0)
+        assert plan.lr_scale == (0.0,) * frozen + (1.0,) * (len(plan.groups) - frozen)
+        assert frozen in (0, n)
+        half = None
+        if name is not None:
+            half, division, seed = made_from[Path(name).name]
+            assert division == config.data_seed
+            assert seed != config.seed, "other random weights above the n groups"
+        seen.append((half, n, frozen > 0))
+    depths = range(1, len(plan.groups))
+    wanted = set(itertools.product("ab", depths, (True, False))) | {(None, 0, False)}
+    assert len(seen) == len(wanted)
+    assert set(seen) == wanted
+
+
 # --- runs ---------------------------------------------------------------------------------------
 
 
 SMALL = {"model": "vit_micro_patch4_32", "last_group": "block0", "data": "embedded:digits"}
-SMALL |= {"image_size": 16, "batch_size": 8, "train_size": 16}
+SMALL |= {"image_size": 16, "batch_size": 8, "train_size": 16, "num_workers": 0}
 
 
 @pytest.fixture(scope="module")
@@ -383,10 +458,50 @@ def test_a_page_takes_steps_on_other_data_with_a_small_network(page, source, tmp
     assert 0 <= result["test_accuracy"] <= 1
 
 
+def test_a_page_takes_steps_from_a_source_of_its_own(source, tmp_path):
+    """A run of the study as the sweep makes it, on other data and a small network."""
+    (run, *_) = (
+        run
+        for run in planned("yosinski2014/config.py:paper/study/0")
+        if run.config.init_k == 1 and run.config.scenario == "freeze_first"
+    )
+    config = run.config.copy_and_resolve_references()
+    config.update(SMALL | {"init_from": str(source), "steps": 3, "eval_every": 3})
+    result = experiment.run(config, tmp_path, progress=False)
+    before = experiment.read_workdir(source).variables["params"]
+    after = result.variables["params"]
+    assert bits.same(after["embed"], before["embed"])
+    assert bits.changed_paths(after["block0"], before["block0"])
+    assert result.summary["plan"]["init"] == ["pretrained", "random", "random"]
+
+
+def test_the_table_of_yosinski_is_paired_by_division(tmp_path, monkeypatch):
+    folder = EXPERIMENTS / "yosinski2014"
+    spec = importlib.util.spec_from_file_location("yosinski_run", folder / "run.py")
+    run = importlib.util.module_from_spec(spec)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "config", raising=False)
+    spec.loader.exec_module(run)
+    monkeypatch.delitem(sys.modules, "config")
+    rows = []
+    for arm, division, folder in run._folders():
+        luck, below = 0.01 * division, 0.02 * arm.n * (arm.treatment == "AnB")
+        row = {**arm._asdict(), "division": division, "test_accuracy": 0.8 + luck - below}
+        rows.append(row)
+        assert folder.is_relative_to(run.ROOT)
+    assert len({folder for _, _, folder in run._folders()}) == len(rows)
+    write_csv(tmp_path / "results.csv", rows)
+    study = run.Study(tmp_path / "results.csv")
+    table = run.table(study)
+    assert "| 3 | layer2_0 | AnB | 0.765 ±0.020 | -0.060 ±0.000 |" in table
+    assert "| 3 | layer2_0 | BnB+ | 0.825 ±0.020 | +0.000 ±0.000 (includes 0) |" in table
+    assert len(run.figure(study).axes) == 2
+
+
 # --- words --------------------------------------------------------------------------------------
 
 
-STUDIES = ["augreg_transfer", "bit_hyperrule", "vtab1k", "kornblith2019", "lp_ft"]
+STUDIES = ["augreg_transfer", "bit_hyperrule", "vtab1k", "kornblith2019", "lp_ft", "yosinski2014"]
 
 
 def commands(text):
@@ -398,7 +513,7 @@ def commands(text):
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_the_commands_of_a_study_can_be_given(study):
-    """Their flags, fields, pages and arguments exist; `ARM` stands for any."""
+    """Their flags, fields, pages and arguments exist; `ARM` and `SCALE` stand for any."""
     readme = (EXPERIMENTS / study / "README.md").read_text()
     assert "launch_tpu_vm.sh" in readme
     assert "not run" in readme
@@ -412,7 +527,8 @@ def test_the_commands_of_a_study_can_be_given(study):
         arm = {"vtab1k": "full", "kornblith2019": "random"}.get(study, "")
         overrides = [word for word in argv if word.startswith("--config.")]
         load = config_lib.load_sweep if argv[0] == "sweep" else config_lib.load
-        load(str(EXPERIMENTS.parent / config.replace("ARM", arm)), overrides)
+        page_of_one = config.replace("ARM", arm).replace("SCALE", "small")
+        load(str(EXPERIMENTS.parent / page_of_one), overrides)
 
 
 def test_the_board_has_every_study():

@@ -260,6 +260,7 @@ def test_export_and_init_from_merge(trained, tmp_path):
     ("fields", "words"),
     [
         ({"scenario": "from_scratch"}, "starts from random weights"),
+        ({"init_k": 2}, "fine_tune with init_k=2 starts from random weights"),
         ({"scenario": "feature_extraction"}, "of LoRA's 32 leaves are frozen"),
         ({"scenario": "freeze_first", "k": 3}, "block0/attn/proj/lora_a"),
         ({"train": "head/.*"}, "of LoRA's 32 leaves are frozen"),

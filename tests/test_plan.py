@@ -109,6 +109,20 @@ def test_each_group_starts_where_the_plan_says():
     assert from_scratch(GROUPS).initialise(random, None) == random
 
 
+def test_init_k_is_how_far_the_pretrained_groups_go():
+    for n in range(len(GROUPS)):
+        wanted = ("pretrained",) * n + ("random",) * (6 - n)
+        frozen, moving = freeze_first(GROUPS, n, init_k=n), fine_tune(GROUPS, 1.0, init_k=n)
+        assert (frozen.init, frozen.lr_scale) == (wanted, (0.0,) * n + (1.0,) * (6 - n))
+        assert (moving.init, moving.lr_scale) == (wanted, (1.0,) * 6)
+        for scenario, k in (("feature_extraction", {}), ("surgical", {"k": 1, "k_last": 2})):
+            assert build(scenario, GROUPS, init_k=n, **k).init == wanted
+    assert fine_tune(GROUPS, head="pretrained", init_k=5).init == ("pretrained",) * 6
+    for n in (-1, 6):
+        with pytest.raises(InputError, match="init_k goes from 0 to 5"):
+            freeze_first(GROUPS, 2, init_k=n)
+
+
 def test_all_misfits_are_reported_together():
     random, pretrained = (init(MODEL, jax.random.key(seed), 32) for seed in (0, 1))
     del pretrained["params"]["stem"]["conv"]["kernel"]

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
 import tljax
-from tests.bits import changed_paths
+from tests.bits import changed_paths, same
 from tests.soak.campaign import compare
 from tests.tfds_builders import CatsVsDogs
 from tests.watched import Watched
@@ -28,10 +29,14 @@ from tljax.models import ResNet, ViT, init, registry
 from tljax.models.groups import leaf_paths
 from tljax.training import experiment, hyperrules
 from tljax.training.checkpointing import Checkpoints
+from tljax.training.loop import new_variables
+from tljax.training.options import TrainingOptions
+from tljax.training.step import step_of_run
 from tljax.transfer import (
     discriminative,
     feature_extraction,
     fine_tune,
+    freeze_first,
     learning_rate_schedule,
     lp_ft,
     surgical,
@@ -230,6 +235,50 @@ def test_a_pull_of_nothing_is_refused(pretrained):
         tljax.fit(model, pretrained, head_alone, images, None, l2_sp_alpha=0.1)
     with pytest.raises(InputError, match="stage 1 of 2: l2_sp_alpha is"):
         tljax.fit_stages(model, pretrained, stages, images, None, l2_sp_alpha=0.1)
+
+
+# --- the first groups pretrained, random ones above them ------------------------------------------
+
+
+def start_of(plan, seed, pretrained):
+    options = TrainingOptions(seed=seed)
+    return plan.initialise(
+        new_variables(NETWORKS["resnet"], 16, options, plan.init), pretrained
+    ), new_variables(NETWORKS["resnet"], 16, options)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_the_first_groups_are_the_sources_and_the_others_are_the_seeds(n, pretrained):
+    """Before training; and, where they are frozen, also after it."""
+    model = NETWORKS["resnet"]
+    plan = freeze_first(model.groups, n, init_k=n)
+    start, random = start_of(plan, 7, pretrained)
+    images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), np.uint8)
+    train = (images, np.arange(16) % 10)
+    given = {"preprocessing": PREPROCESSING, "steps": 5, "batch_size": 8, "lr": 0.1, "seed": 7}
+    given |= {"progress": False}
+    after = tljax.fit(model, pretrained, plan, train, None, **given).last
+    for collection, tree in start.items():
+        for path in leaf_paths(tree):
+            of_source = model.groups.depth(path) < n
+            now, before, fresh = (
+                traverse_util.flatten_dict(variables[collection], sep="/")[path]
+                for variables in (start, pretrained, random)
+            )
+            assert same(now, before if of_source else fresh), path
+            moved = traverse_util.flatten_dict(after[collection], sep="/")[path]
+            assert same(moved, now) == of_source, path
+            assert plan.starts_pretrained(path) == of_source
+
+
+def test_plans_that_differ_in_their_start_share_a_step():
+    model = NETWORKS["resnet"]
+    plans = [fine_tune(model.groups, 1.0, init_k=n) for n in range(3)]
+    given = (PREPROCESSING, TrainingOptions(batch_size=8))
+    steps = {step_of_run(model, plan, *given)[1] for plan in plans}
+    assert len(steps) == 1
+    pulled = (PREPROCESSING, TrainingOptions(batch_size=8, l2_sp_alpha=0.1))
+    assert len({step_of_run(model, plan, *pulled)[1] for plan in plans[1:]}) == 2
 
 
 # --- BiT-HyperRule --------------------------------------------------------------------------------

@@ -229,6 +229,16 @@ def test_without_validation_the_last_weights_are_kept_and_nothing_is_written(dig
     assert list(tmp_path.iterdir()) == []
 
 
+def test_runs_of_several_seeds_can_share_their_images(tiny_config):
+    def rows(**seeds):
+        dataset = experiment.load_data(tiny_config(**seeds))
+        parts = (dataset.train, dataset.val)
+        return [data_lib.base_of(part)[1].tolist() for part in parts]
+
+    assert rows(seed=3) == rows(seed=4, data_seed=3) == rows(seed=3, data_seed=3)
+    assert rows(seed=3) != rows(seed=3, data_seed=4)
+
+
 def test_a_workdir_is_a_source(tiny_config, tmp_path):
     """A source run of 37 letters, then a target of 10 digits with a new zero head."""
     source = tiny_config(data="embedded:glyphs", val_fraction=0.01, normalisation="imagenet")

@@ -36,6 +36,8 @@ def base() -> ml_collections.ConfigDict:
     config.train_size = config_dict.placeholder(int)  # training images in all; None: all there are
     config.train_per_class = config_dict.placeholder(int)  # or so many of each class
     config.val_fraction = 0.2  # of the training images, where the data has no validation split
+    # Of these two draws, so that runs of several seeds can share their images; None: seed.
+    config.data_seed = config_dict.placeholder(int)
 
     # The network, and where its weights start.
     config.model = "resnet10_32"
@@ -68,6 +70,9 @@ def base() -> ml_collections.ConfigDict:
     config.scenario = "fine_tune"
     config.k = config_dict.placeholder(int)  # freeze_first, surgical: groups frozen at the input
     config.k_last = config_dict.placeholder(int)  # surgical: the last group, from 0, that trains
+    # Groups at the input that start from init_from, while those above them start from random
+    # weights; None: all below the head.
+    config.init_k = config_dict.placeholder(int)
     config.backbone_lr_scale = 0.1  # fine_tune: the backbone's multiple of lr
     config.layer_decay = 1.0  # fine_tune: a further factor for each group away from the head
     # fine_tune, instead of layer_decay: what the input's rate is divided by, and those of the
@@ -102,7 +107,7 @@ def base() -> ml_collections.ConfigDict:
     config.weight_decay = 0.0
     config.decayed = ".*kernel"  # regex on parameter paths: what is decayed
     # L2-SP, in the place of weight decay: alpha pulls what trains back to its pretrained weights,
-    # beta the new head to 0.
+    # beta what is new, as the head is, to 0.
     config.l2_sp_alpha = 0.0
     config.l2_sp_beta = 0.0
     config.clip_norm = config_dict.placeholder(float)

@@ -4,7 +4,9 @@ All images are uint8 (32, 32, 3):
 - digits: scikit-learn's 1,797 handwritten digits, 500 of them for testing;
 - digits_shifted: the same digits as a worse camera might see them, askew, pale and noisy;
 - textures: tiles of ten of scikit-image's photographs;
-- glyphs: letters drawn from matplotlib's fonts.
+- glyphs: letters drawn from matplotlib's fonts;
+- glyphs_a, glyphs_b: the same of 13 capitals each, A, C, E, ... and B, D, F, ...: two tasks much
+  alike that share no class, with 200 test images a class.
 """
 
 import functools
@@ -14,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tljax.data.glyphs import CLASSES, GlyphSource
+from tljax.data.glyphs import CLASSES, HALVES, GlyphSource
 from tljax.data.images import decode
 from tljax.data.sources import ArraySource, Dataset, Source
 from tljax.data.splits import stratified_order
@@ -22,6 +24,7 @@ from tljax.errors import InputError, did_you_mean
 
 _SIDE = 32
 _TEST_DIGITS = 500
+_TEST_OF_A_HALF = 2_600  # glyphs: a few points between two networks are to be seen
 
 # Class name -> file in scikit-image's data folder; all of them ship in its wheel.
 _PHOTOGRAPHS = {
@@ -150,10 +153,16 @@ def _glyphs() -> tuple[Source, Source]:
     return GlyphSource("train"), GlyphSource("test")
 
 
+def _glyphs_of(letters: tuple[str, ...]) -> tuple[Source, Source]:
+    return GlyphSource("train", letters), GlyphSource("test", letters, _TEST_OF_A_HALF)
+
+
 _Builder = Callable[[], tuple[Source, Source]]
 _REGISTRY: dict[str, tuple[tuple[str, ...], _Builder]] = {
     "digits": (tuple("0123456789"), _digits),
     "digits_shifted": (tuple("0123456789"), _digits_shifted),
     "textures": (tuple(_PHOTOGRAPHS), _textures),
     "glyphs": (CLASSES, _glyphs),
+    "glyphs_a": (HALVES["a"], functools.partial(_glyphs_of, HALVES["a"])),
+    "glyphs_b": (HALVES["b"], functools.partial(_glyphs_of, HALVES["b"])),
 }

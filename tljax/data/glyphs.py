@@ -5,6 +5,7 @@ resemble scanned handwriting more than print.
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ from tljax.data.sources import Example, Source
 # Capitals, and the small letters that are not just smaller capitals: the classes of EMNIST
 # "balanced" (Cohen et al. 2017) without its digits.
 CLASSES = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")
+
+# The capitals, in two halves: every other letter, so that letters much like each other fall within
+# a half (C and G, O and Q; P and R) as well as on both sides (E and F, I and J, M and N, U and V).
+HALVES = {"a": CLASSES[:26:2], "b": CLASSES[1:26:2]}
 
 # The fonts in matplotlib's mpl-data/fonts/ttf that draw every class as a letter of its own.
 # cmex10, cmsy10 and LastResortHE claim letters that they do not draw; the Display, STIXNonUni
@@ -54,14 +59,20 @@ _PENS = (1, 3, 5)  # pixels of the square pen that a letter is traced with; 1 le
 class GlyphSource(Source):
     """The images of one split, drawn on first access and then kept.
 
-    Image i is a function of (split, i) alone: its label is i modulo the number of classes, and
-    its random numbers are its own. So images may be drawn in any order, by any thread or process.
+    Image i is a function of (split, letters, i) alone: its label is i modulo the number of letters,
+    and its random numbers are those of (split, i). So images may be drawn in any order, by any
+    thread or process.
+
+    Args:
+      split: "train" or "test".
+      letters: the classes, of those in CLASSES.
+      count: of images; None: as many as `embedded:glyphs` has.
     """
 
-    def __init__(self, split: str):
-        self._split = split
-        count = _SIZES[split]
-        self.labels = np.arange(count) % len(CLASSES)
+    def __init__(self, split: str, letters: Sequence[str] = CLASSES, count: int | None = None):
+        count = _SIZES[split] if count is None else count
+        self._split, self._letters = split, tuple(letters)
+        self.labels = np.arange(count) % len(self._letters)
         # Threads may draw the same image at once: they write the same bytes, then the mark.
         self._images = np.empty((count, SIDE, SIDE), np.uint8)
         self._is_drawn = np.zeros(count, bool)
@@ -74,30 +85,29 @@ class GlyphSource(Source):
         label = int(self.labels[index])
         if not self._is_drawn[index]:
             rng = np.random.default_rng((list(_SIZES).index(self._split), index))
-            self._images[index] = draw(label, rng)
+            self._images[index] = draw(self._letters[label], rng)
             self._is_drawn[index] = True
         return {"image": np.repeat(self._images[index][:, :, None], 3, axis=2), "label": label}
 
     def __reduce__(self):
-        return GlyphSource, (self._split,)  # a worker process draws again rather than copies
+        # a worker process draws again rather than copies
+        return GlyphSource, (self._split, self._letters, len(self))
 
 
-def draw(label: int, rng: np.random.Generator) -> np.ndarray:
-    """A random image of class `label`: uint8 (32, 32)."""
-    upright = master(
-        FONTS[rng.integers(len(FONTS))], CLASSES[label], _PENS[rng.integers(len(_PENS))]
-    )
-    letter = upright.transform(
+def draw(letter: str, rng: np.random.Generator) -> np.ndarray:
+    """A random image of one of the CLASSES: uint8 (32, 32)."""
+    upright = master(FONTS[rng.integers(len(FONTS))], letter, _PENS[rng.integers(len(_PENS))])
+    drawn = upright.transform(
         (SIDE, SIDE), Image.Transform.AFFINE, _random_warp(rng), Image.Resampling.BILINEAR
     )
     if rng.random() < 2 / 3:  # as if scanned at a low resolution
         coarse = int(rng.integers(7, 17))
-        letter = letter.resize((coarse, coarse), Image.Resampling.BOX)
-        letter = letter.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+        drawn = drawn.resize((coarse, coarse), Image.Resampling.BOX)
+        drawn = drawn.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     else:
-        letter = letter.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.8)))
+        drawn = drawn.filter(ImageFilter.GaussianBlur(rng.uniform(0, 0.8)))
     brightness, noise = rng.uniform(0.6, 1), rng.uniform(0, 10)
-    pixels = np.asarray(letter) * brightness + rng.normal(0, noise, (SIDE, SIDE))
+    pixels = np.asarray(drawn) * brightness + rng.normal(0, noise, (SIDE, SIDE))
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 

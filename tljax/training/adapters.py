@@ -46,10 +46,12 @@ def check(config: ml_collections.ConfigDict, plan: TransferPlan, variables: Tree
     leaves = [path for path in leaf_paths(variables["params"]) if lora.is_leaf(path)]
     if not leaves:
         return
-    if any(plan.init[plan.groups.depth(path)] == "random" for path in leaves):
+    if "random" in plan.init[:-1]:
+        through = "" if config.init_k is None else f" with init_k={config.init_k}"
         raise InputError(
-            f"lora_rank is {config.lora_rank}, but scenario {config.scenario} starts from random"
-            " weights, and LoRA adapts trained ones; use fine_tune, or leave lora_rank out"
+            f"lora_rank is {config.lora_rank}, but scenario {config.scenario}{through} starts from"
+            " random weights, and LoRA adapts trained ones; use fine_tune without init_k, or leave"
+            " lora_rank out"
         )
     if config.l2_sp_alpha:
         raise InputError(

@@ -153,6 +153,7 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
         model.groups,
         k=config.k,
         k_last=config.k_last,
+        init_k=config.init_k,
         backbone_lr_scale=config.backbone_lr_scale,
         layer_decay=config.layer_decay,
         lr_spread=config.lr_spread,
@@ -279,7 +280,7 @@ def load(
     options = TrainingOptions(seed=seed)
     if source is None:
         return model, new_variables(model, size, options, channels=in_channels), preprocessing
-    head = {"head": "pretrained"} if keeps_head else {}
+    head: dict[str, Any] = {"head": "pretrained"} if keeps_head else {}
     plan = scenarios.feature_extraction(model.groups, **head)
     new = new_variables(model, size, options, plan.init, in_channels)
     pretrained = checkpoints.variables_for(source, model, size, in_channels, position_resampling)
@@ -364,9 +365,18 @@ def load_data(config: ml_collections.ConfigDict) -> Dataset:
         train_size=config.train_size,
         train_per_class=config.train_per_class,
         val_fraction=config.val_fraction,
-        seed=config.seed,
+        seed=_data_seed(config),
         data_dir=config.data_dir,
     )
+
+
+def _data_seed(config: ml_collections.ConfigDict) -> int:
+    """The seed of the validation images and the subsample; InputError if it is negative."""
+    if config.data_seed is None:
+        return int(config.seed)
+    if config.data_seed < 0:
+        raise InputError(f"data_seed is {config.data_seed}; set it to 0 or more")
+    return int(config.data_seed)
 
 
 def run(
@@ -571,7 +581,10 @@ def same_classes(trained: Trained, data: str | None, data_dir: str | None = None
         dataset = load_data(config)
     else:
         dataset = data_lib.load(
-            data, val_fraction=config.val_fraction, seed=config.seed, data_dir=config.data_dir
+            data,
+            val_fraction=config.val_fraction,
+            seed=_data_seed(config),
+            data_dir=config.data_dir,
         )
     known = trained.experiment.class_names
     _check_classes(dataset.class_names, known, data, trained.workdir)

@@ -2,7 +2,7 @@
 inductive bias for transfer learning with convolutional networks", section 3).
 
     alpha / 2 |w - w0|^2  over what started from pretrained weights w0, and trains,
-    beta / 2 |w|^2        over the new head, which has nothing to go back to
+    beta / 2 |w|^2        over what is new, as the head is, and has nothing to go back to
 
 are added to the loss, here as their gradients alpha (w - w0) and beta w.
 """

@@ -8,7 +8,7 @@ derived from it, so that they cannot disagree about what is frozen.
 import functools
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optax
@@ -88,6 +88,14 @@ class TransferPlan:
                 f" train='{self.train}'"
             )
         return tuple(depth in trained for depth in range(len(self.groups)))
+
+    @property
+    def in_motion(self) -> "TransferPlan":
+        """The plan but for where its groups start, which a step without L2-SP does not depend on.
+
+        Equal ones share a compiled step.
+        """
+        return replace(self, init=("carried",) * len(self.groups))
 
     def starts_pretrained(self, path: str) -> bool:
         """Whether the parameter at `path` starts from pretrained weights."""

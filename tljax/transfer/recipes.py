@@ -149,7 +149,15 @@ def _carried(plan: TransferPlan) -> TransferPlan:
 
 
 def _check_finetunes(name: str, plan: TransferPlan) -> None:
-    """Raises InputError unless the plan trains the head, and pretrained groups below it."""
+    """Raises InputError unless the plan trains the head, and pretrained groups below it.
+
+    All of these have to be pretrained: else the first stage would fit a head to random features.
+    """
+    if {"random"} < set(plan.init[:-1]):
+        raise InputError(
+            f"stages is {name}, which begins with the head on pretrained features, but some of the"
+            " groups below it start from random weights; unset init_k"
+        )
     below = zip(plan.init[:-1], plan.lr_scale[:-1], strict=True)
     if not plan.lr_scale[-1] or not any(start != "random" and scale for start, scale in below):
         raise InputError(

@@ -8,7 +8,8 @@
 | fine_tune          | large, similar    | pretrained            | everything, the backbone slower |
 | surgical           | shifted in one way | pretrained           | a range of groups, the new head |
 
-The head is new, hence random, unless `head="pretrained"` keeps it.
+The head is new, hence random, unless `head="pretrained"` keeps it. With `init_k` it is the first so
+many groups alone that start pretrained; those above them start from random weights, as the head.
 """
 
 import math
@@ -19,16 +20,28 @@ from tljax.models.groups import Groups
 from tljax.transfer.plan import TransferPlan
 
 
-def feature_extraction(groups: Groups, *, head: str = "random", **plan: Any) -> TransferPlan:
-    """Pretrained features, new head (Donahue et al. 2014, "DeCAF")."""
-    return TransferPlan(_init(groups, head), (0,) * (len(groups) - 1) + (1,), groups=groups, **plan)
-
-
-def freeze_first(groups: Groups, k: int, *, head: str = "random", **plan: Any) -> TransferPlan:
-    """The first k groups frozen, the rest retrained (Yosinski et al. 2014; their "BnB", "AnB").
+def feature_extraction(
+    groups: Groups, *, head: str = "random", init_k: int | None = None, **plan: Any
+) -> TransferPlan:
+    """Pretrained features, new head (Donahue et al. 2014, "DeCAF").
 
     Raises:
-      InputError: unless 0 <= k <= number of groups - 1.
+      InputError: for an `init_k` that the model does not have.
+    """
+    scale = (0,) * (len(groups) - 1) + (1,)
+    return TransferPlan(_init(groups, head, init_k), scale, groups=groups, **plan)
+
+
+def freeze_first(
+    groups: Groups, k: int, *, head: str = "random", init_k: int | None = None, **plan: Any
+) -> TransferPlan:
+    """The first k groups frozen, the rest retrained.
+
+    With `init_k` = k the rest starts from random weights: "AnB" and "BnB" of Yosinski et al. 2014,
+    section 2. With `init_k` = 0 it is random features that are frozen (their section 4.3).
+
+    Raises:
+      InputError: unless 0 <= k <= number of groups - 1; as `feature_extraction` for `init_k`.
     """
     if not 0 <= k <= len(groups) - 1:
         raise InputError(
@@ -36,7 +49,7 @@ def freeze_first(groups: Groups, k: int, *, head: str = "random", **plan: Any) -
             f" ({', '.join(groups.names)}), so k goes from 0 to {len(groups) - 1}"
         )
     scale = (0,) * k + (1,) * (len(groups) - k)
-    return TransferPlan(_init(groups, head), scale, groups=groups, **plan)
+    return TransferPlan(_init(groups, head, init_k), scale, groups=groups, **plan)
 
 
 def from_scratch(groups: Groups, **plan: Any) -> TransferPlan:
@@ -45,16 +58,26 @@ def from_scratch(groups: Groups, **plan: Any) -> TransferPlan:
 
 
 def fine_tune(
-    groups: Groups, backbone: float = 0.1, decay: float = 1.0, *, head: str = "random", **plan: Any
+    groups: Groups,
+    backbone: float = 0.1,
+    decay: float = 1.0,
+    *,
+    head: str = "random",
+    init_k: int | None = None,
+    **plan: Any,
 ) -> TransferPlan:
     """Everything trained, at `backbone` * `decay` ** (groups between a group and the head).
 
     `decay` below 1 is layer-wise learning-rate decay (Clark et al. 2020, ELECTRA, section 3.1).
-    The distance of the group next to the head is 1.
+    The distance of the group next to the head is 1. With `init_k` = n and `backbone` = 1 it is
+    "AnB+" of Yosinski et al. 2014, section 2. Rates go by depth, whether a group is new or not.
+
+    Raises:
+      InputError: as `feature_extraction`.
     """
     last = len(groups) - 1
     scale = (*(backbone * decay ** (last - depth) for depth in range(last)), 1)
-    return TransferPlan(_init(groups, head), scale, groups=groups, **plan)
+    return TransferPlan(_init(groups, head, init_k), scale, groups=groups, **plan)
 
 
 def discriminative(
@@ -75,7 +98,13 @@ def discriminative(
 
 
 def surgical(
-    groups: Groups, first: int, last: int, *, head: str = "random", **plan: Any
+    groups: Groups,
+    first: int,
+    last: int,
+    *,
+    head: str = "random",
+    init_k: int | None = None,
+    **plan: Any,
 ) -> TransferPlan:
     """The groups of depth `first` to `last` retrained, and the head if it is new (Lee et al. 2023).
 
@@ -83,7 +112,8 @@ def surgical(
     other features of known classes, the last for other labels (their section 2).
 
     Raises:
-      InputError: unless 0 <= first <= last, and `last` is below the head.
+      InputError: unless 0 <= first <= last, and `last` is below the head; as `feature_extraction`
+        for `init_k`.
     """
     if not 0 <= first <= last <= len(groups) - 2:
         raise InputError(
@@ -93,11 +123,25 @@ def surgical(
         )
     backbone = tuple(float(first <= depth <= last) for depth in range(len(groups) - 1))
     scale = (*backbone, 0.0 if head == "pretrained" else 1.0)
-    return TransferPlan(_init(groups, head), scale, groups=groups, **plan)
+    return TransferPlan(_init(groups, head, init_k), scale, groups=groups, **plan)
 
 
-def _init(groups: Groups, head: str) -> tuple[str, ...]:
-    return ("pretrained",) * (len(groups) - 1) + (head,)
+def _init(groups: Groups, head: str, init_k: int | None) -> tuple[str, ...]:
+    """Pretrained below the head, or only as far as `init_k` says."""
+    below = len(groups) - 1
+    if init_k is None:
+        init_k = below
+    if not 0 <= init_k <= below:
+        raise InputError(
+            f"init_k={init_k} is beyond this model's depth: it has {len(groups)} groups"
+            f" ({', '.join(groups.names)}), so init_k goes from 0 to {below}"
+        )
+    if init_k < below and head == "pretrained":
+        raise InputError(
+            f"init_k is {init_k}, so that {groups.names[below - 1]} starts from random weights, but"
+            " the pretrained head is kept above it; unset init_k, or give it a new head"
+        )
+    return ("pretrained",) * init_k + ("random",) * (below - init_k) + (head,)
 
 
 TEXTBOOK = ("feature_extraction", "freeze_first", "from_scratch", "fine_tune")
@@ -113,6 +157,7 @@ def build(
     backbone_lr_scale: float = 0.1,
     layer_decay: float = 1.0,
     lr_spread: float | None = None,
+    init_k: int | None = None,
     **plan: Any,
 ) -> TransferPlan:
     """The plan of a scenario by name, with the config's fields for it.
@@ -138,6 +183,14 @@ def build(
         raise InputError(
             f"lr_spread is {lr_spread} and layer_decay is {layer_decay}; set one of them"
         )
+    if scenario == "from_scratch":
+        if init_k is not None:
+            raise InputError(
+                f"init_k is {init_k}, but scenario from_scratch starts no group from pretrained"
+                " weights; unset init_k"
+            )
+        return from_scratch(groups, **plan)
+    plan["init_k"] = init_k
     match scenario:
         case "feature_extraction":
             return feature_extraction(groups, **plan)
@@ -148,8 +201,6 @@ def build(
                     f" set k to a value from 0 to {len(groups) - 1}"
                 )
             return freeze_first(groups, k, **plan)
-        case "from_scratch":
-            return from_scratch(groups, **plan)
         case "surgical":
             if k is None or k_last is None:
                 raise InputError(

@@ -1,0 +1,198 @@
+"""How transferable features of each depth are: AnB, BnB, AnB+ and BnB+ on halves of the glyphs.
+
+    python experiments/yosinski2014/run.py               # everything: pilot, sources, study, tables
+    python experiments/yosinski2014/run.py --shard 0/2   # every other division; 1/2 does the rest
+    python experiments/yosinski2014/run.py --tables      # the table and the figure alone
+
+From the repository's root. The runs lie in runs/yosinski2014/small; the same command goes on where
+it stopped. pilot.csv and results.csv hold their numbers, the latter once all are done; table.md and
+results.png are made from it.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import config as page  # beside this file
+import matplotlib
+
+from tljax.analysis import tables
+from tljax.analysis.results import read_runs
+from tljax.analysis.statistics import Interval, mean_interval, paired_difference
+from tljax.analysis.sweep import parse_shard, plan_runs, run_sweep
+from tljax.cli import use_compilation_cache
+from tljax.models import create
+from tljax.training import experiment
+from tljax.training.workdir import write_atomically
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+HERE = Path(__file__).parent
+PAGE = f"{HERE / 'config.py'}:small"
+ROOT = Path("runs/yosinski2014/small")
+DIVISIONS = page.DIVISIONS["small"]
+DEPTHS = range(1, page.GROUPS["small"])
+SOURCES = ("source A", "source B")  # in results.csv beside the treatments
+COLUMNS = ("treatment", "n", "division", "seed", "lr", "steps", "train_size", "val_accuracy")
+COLUMNS += ("test_accuracy", "naive_accuracy", "best_step", "trainable_parameters", "wall_seconds")
+
+
+class Arm(NamedTuple):
+    """A treatment with so many groups copied; a source has none."""
+
+    treatment: str
+    n: int
+
+
+class Study:
+    """Test accuracies of all networks, by arm and division."""
+
+    def __init__(self, results: Path):
+        self.test: dict[Arm, dict[int, float]] = {}
+        for row in tables.read_csv(results):
+            arm = Arm(row["treatment"], int(row["n"]))
+            self.test.setdefault(arm, {})[int(row["division"])] = float(row["test_accuracy"])
+
+    def values(self, arm: Arm) -> list[float]:
+        return [self.test[arm][division] for division in DIVISIONS]
+
+    def score(self, arm: Arm) -> Interval:
+        return mean_interval(self.values(arm))
+
+    def over_base(self, arm: Arm) -> Interval:
+        """Paired by division: base and arm have the same images and, where random, weights."""
+        return paired_difference(self.values(arm), self.values(Arm(page.BASE, 0)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tables", action="store_true", help="run nothing; use results.csv")
+    parser.add_argument("--shard", type=parse_shard, default="0/1", help="a share of the divisions")
+    args = parser.parse_args()
+    if not args.tables:
+        use_compilation_cache()
+        share, shares = args.shard
+        if share == 0:
+            _pilot()
+        for division in DIVISIONS[share::shares]:
+            for part in ("source", "study"):
+                run_sweep(f"{PAGE}/{part}/{division}", [], ROOT / part)
+        if not _collect():
+            print("there are no tables before the other divisions are done")
+            return
+    study = Study(HERE / "results.csv")
+    write_atomically(HERE / "table.md", table(study))
+    figure(study).savefig(HERE / "results.png", dpi=110, bbox_inches="tight")
+    print((HERE / "table.md").read_text())
+
+
+# ----------------------------------------------------------------------------------- the runs
+
+
+def _pilot() -> None:
+    """The rates that base networks try; the best on validation images is the page's to hold."""
+    run_sweep(f"{PAGE}/pilot", [], ROOT / "pilot")
+    runs = read_runs(ROOT / "pilot" / "runs")
+    rows = [
+        {name: (run.summary | run.overrides)[name] for name in ("lr", "seed", "val_accuracy")}
+        for run in runs
+    ]
+    tables.write_csv(HERE / "pilot.csv", rows)
+    means = {
+        lr: mean_interval([row["val_accuracy"] for row in rows if row["lr"] == lr]).mean
+        for lr in page.PILOT_RATES
+    }
+    best, used = max(means, key=means.get), page.SCALES["small"]["lr"]
+    if best != used:
+        print(f"here the pilot would choose {best}, the study has {used}")
+
+
+def _folders() -> Iterator[tuple[Arm, int, Path]]:
+    """Every network, its division, and where it lies."""
+    arms = {
+        "source": [Arm(name, 0) for name in SOURCES],
+        "study": [Arm(*arm) for arm in page.arms("small")],
+    }
+    for division in DIVISIONS:
+        for part, in_order in arms.items():
+            runs = plan_runs(f"{PAGE}/{part}/{division}", [])
+            for arm, run in zip(in_order, runs, strict=True):
+                yield arm, division, ROOT / part / "runs" / run.name
+
+
+def _collect() -> bool:
+    """Copies the networks' numbers beside this file, if all of them are there."""
+    rows = []
+    for arm, division, folder in _folders():
+        summary = experiment.read_result(folder)
+        if summary is None:
+            return False
+        config = experiment.read_config(folder)
+        row = {"lr": config.lr, **summary, **arm._asdict(), "division": division}
+        rows.append({name: row[name] for name in COLUMNS})
+    tables.write_csv(HERE / "results.csv", rows)
+    return True
+
+
+# ------------------------------------------------------------------------ the table, the figure
+
+
+def table(study: Study) -> str:
+    """Test accuracy by n and treatment, and what it is above the base network's."""
+    groups = create(page.SCALES["small"]["model"], 1).groups.names
+    rows = []
+    for arm in (Arm(name, 0) for name in (*SOURCES, page.BASE)):
+        rows.append(["0", "", arm.treatment, tables.score(study.score(arm)), ""])
+    for n in DEPTHS:
+        for treatment in page.TREATMENTS:
+            arm = Arm(treatment, n)
+            numbers = (tables.score(study.score(arm)), tables.difference(study.over_base(arm)))
+            rows.append([str(n), groups[n - 1], treatment, *numbers])
+    return tables.markdown(
+        ["n", "last group copied", "network", "test accuracy", "above base"], rows
+    )
+
+
+COLOURS = {"BnB": "#08306b", "BnB+": "#6baed6", "AnB": "#99000d", "AnB+": "#fb6a4a"}
+
+
+def figure(study: Study) -> plt.Figure:
+    """As the paper's figure 2: every network, and below the means with their intervals."""
+    chart, (above, below) = plt.subplots(2, 1, figsize=(8, 8), layout="constrained", sharex=True)
+    base = Arm(page.BASE, 0)
+    for division in DIVISIONS:
+        above.plot(0, study.test[base][division], "o", mfc="white", mec="black", markersize=5)
+    for place, (treatment, colour) in enumerate(COLOURS.items()):
+        shift = 0.12 * (place - 1.5)  # side by side
+        mark = "D" if treatment.startswith("A") else "o"
+        for n in DEPTHS:
+            values = study.values(Arm(treatment, n))
+            above.plot([n + shift] * len(values), values, mark, color=colour, markersize=4)
+        scores = [study.score(Arm(treatment, n)) for n in DEPTHS]
+        below.errorbar(
+            [n + shift for n in DEPTHS],
+            [score.mean for score in scores],
+            [score.half_width for score in scores],
+            marker=mark,
+            markersize=4,
+            capsize=2,
+            color=colour,
+            label=treatment,
+        )
+    mean = study.score(base)
+    below.errorbar(0, mean.mean, mean.half_width, fmt="o", mfc="white", color="black", capsize=2)
+    below.axhline(mean.mean, color="black", linewidth=0.8, linestyle=":", label="base B")
+    groups = create(page.SCALES["small"]["model"], 1).groups.names
+    names = ["0\nnone", *(f"{n}\nto {groups[n - 1]}" for n in DEPTHS)]
+    below.set_xticks(range(page.GROUPS["small"]), names)
+    below.set_xlabel("n: groups copied")
+    above.set_ylabel("test accuracy, each network")
+    below.set_ylabel("mean and 95 % interval")
+    chart.legend(*below.get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    return chart
+
+
+if __name__ == "__main__":
+    main()
