@@ -48,7 +48,7 @@ def environment(devices=1):
 def eight():
     command = [sys.executable, "-m", "tests.many_devices"]
     done = subprocess.run(
-        command, cwd=ROOT, env=environment(8), capture_output=True, text=True, timeout=300
+        command, cwd=ROOT, env=environment(8), capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
