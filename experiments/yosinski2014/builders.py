@@ -73,15 +73,12 @@ class ImagenetHalves(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        root = str(Path(self.data_dir).parents[2])  # of name/config/version
-        folder = tfds_spec.find(tfds_spec.parse(_SOURCE), root)
-        source = tfds.builder_from_directory(folder)
-        return {split: self._generate_examples(source, split) for split in _SPLITS}
+        return {split: self._generate_examples(split) for split in _SPLITS}
 
-    def _generate_examples(self, source, split) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(self, split) -> Iterator[tuple[int, dict[str, Any]]]:
         labels = {int(old): new for new, old in enumerate(half_of(self.builder_config.name))}
-        records = source.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        for number, record in enumerate(records):
+        root = Path(self.data_dir).parents[2]  # of name/config/version
+        for number, record in enumerate(tfds_spec.encoded_records(_SOURCE, split, str(root))):
             label = labels.get(int(record["label"]))
             if label is not None:
                 yield number, {"image": shrunk(record["image"]), "label": label}

@@ -18,7 +18,7 @@ import config as page  # beside this file
 import matplotlib
 
 from tljax.analysis import tables
-from tljax.analysis.results import read_runs
+from tljax.analysis.results import best_value, read_runs
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
 from tljax.analysis.sweep import parse_shard, plan_runs, run_sweep
 from tljax.cli import use_compilation_cache
@@ -100,11 +100,7 @@ def _pilot() -> None:
         for run in runs
     ]
     tables.write_csv(HERE / "pilot.csv", rows)
-    means = {
-        lr: mean_interval([row["val_accuracy"] for row in rows if row["lr"] == lr]).mean
-        for lr in page.PILOT_RATES
-    }
-    best, used = max(means, key=means.get), page.SCALES["small"]["lr"]
+    best, used = best_value(runs, "lr"), page.SCALES["small"]["lr"]
     if best != used:
         print(f"here the pilot would choose {best}, the study has {used}")
 

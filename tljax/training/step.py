@@ -205,8 +205,8 @@ def step_of_run(
     parts = parts or micro_batches.suited_to_training(
         model, plan, preprocessing.image_size, opt.batch_size // mesh_lib.size(mesh), start
     )
-    if not any(opt.l2_sp):
-        plan = plan.in_motion
+    if not any(opt.l2_sp):  # then no step depends on where groups start: such plans share one
+        plan = plan.carried
     tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm, opt.l2_sp)
     return tx, train_step(
         model, plan, preprocessing, tx, start, parts, tasks, mesh, opt.objective, opt.ema

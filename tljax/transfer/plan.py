@@ -90,11 +90,8 @@ class TransferPlan:
         return tuple(depth in trained for depth in range(len(self.groups)))
 
     @property
-    def in_motion(self) -> "TransferPlan":
-        """The plan but for where its groups start, which a step without L2-SP does not depend on.
-
-        Equal ones share a compiled step.
-        """
+    def carried(self) -> "TransferPlan":
+        """The same plan, but for groups that start as an earlier stage left them."""
         return replace(self, init=("carried",) * len(self.groups))
 
     def starts_pretrained(self, path: str) -> bool:

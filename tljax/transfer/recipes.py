@@ -64,7 +64,7 @@ def lp_ft(
     probe = replace(plan, lr_scale=head_alone)
     return (
         Stage(probe, share, lr=probe_lr, augment="none", carries="best"),
-        Stage(_carried(plan), 1 - share),
+        Stage(plan.carried, 1 - share),
     )
 
 
@@ -97,7 +97,7 @@ def gradual_unfreezing(
     for number, first in enumerate(lowest):
         scale = tuple(s if depth >= first else 0.0 for depth, s in enumerate(plan.lr_scale))
         unfrozen = replace(plan, lr_scale=scale)
-        stages.append(Stage(_carried(unfrozen) if number else unfrozen, 1 / len(lowest)))
+        stages.append(Stage(unfrozen.carried if number else unfrozen, 1 / len(lowest)))
     return tuple(stages)
 
 
@@ -142,10 +142,6 @@ def check_unused(
                 f"{field} is {value}, but stages is {name or 'not set'}; unset it, or set stages to"
                 f" {recipe}"
             )
-
-
-def _carried(plan: TransferPlan) -> TransferPlan:
-    return replace(plan, init=("carried",) * len(plan.groups))
 
 
 def _check_finetunes(name: str, plan: TransferPlan) -> None:
