@@ -3,7 +3,8 @@
     python -m benchmarks [--only REGEX] [--repeats 3] [--peer_epochs 10] [--output DIR]
 
 Writes `results.json`, the tables of `README.md` and `growth.png`. What `--only` leaves out keeps
-the figures of the run before, if that was on the same machine. Needs the extra `parity`.
+the figures of the run before; a row's contenders are always of one machine, which the tables name.
+Needs the extra `parity`.
 """
 
 import argparse
@@ -52,9 +53,11 @@ class Measurement:
     huge_pages: bool = False
 
 
+PEAK = Measurement("peak", OURS, "matmul_peak")
+
+
 def measurements(peer_epochs: int) -> Iterator[Measurement]:
     """All of them, contenders of a row side by side."""
-    yield Measurement("peak", OURS, "matmul_peak")
     for network in jobs.NETWORKS:
         forms = ["plain", "compiled"] + ([] if "vit" in network else ["channels_last"])
         for batch in (2, 4, 8, 16, jobs.BATCH):
@@ -128,6 +131,16 @@ def measure(one: Measurement, folder: Path) -> dict[str, Any]:
     return whole_job(found, one)
 
 
+def number_of_machine(results: dict[str, Any]) -> int:
+    """Of this one, among those that the results are of; it is added if it is a new one."""
+    machines, here = results["machines"], machine()
+    for number, known in enumerate(machines):
+        if {name: known[name] for name in here} == here:
+            return number
+    machines.append(here)
+    return len(machines) - 1
+
+
 def whole_job(found: dict[str, Any], one: Measurement) -> dict[str, Any]:
     """A job of which some epochs were run, with the others taken to last as long as these."""
     job = jobs.JOBS.get(one.arguments.get("job", ""))
@@ -160,18 +173,22 @@ def main() -> None:
         if re.search(args.only, f"{one.name} {one.label}")
     ]
     path = args.output / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    if results.get("machine") != machine():
-        results = {"machine": machine(), "rows": {}}
+    results: dict[str, Any] = {"machines": [], "rows": {}}
+    if path.exists():
+        results = json.loads(path.read_text())
+    here = number_of_machine(results)
     rows = results["rows"]
     for one in chosen:
-        rows.setdefault(one.name, {})[one.label] = []
+        if rows.get(one.name, {}).get("machine") != here:
+            rows[one.name] = {"machine": here, "runs": {}}
+        rows[one.name]["runs"][one.label] = []
     with (
         tempfile.TemporaryDirectory() as temporary,
         progress_bar(TextColumn("{task.fields[now]}")) as bar,
     ):
         folder = Path(os.environ.get("TLJAX_BENCHMARK_FOLDER", temporary))
-        task = bar.add_task("measuring", total=len(chosen) * args.repeats, now="")
+        task = bar.add_task("measuring", total=len(chosen) * args.repeats, now="matrix products")
+        results["machines"][here]["peak"] = [measure(PEAK, folder) for _ in range(args.repeats)]
         for repeat in range(args.repeats):
             for one in chosen:
                 if repeat and one.function == "against_minimal":  # pairs enough of its own
@@ -179,7 +196,7 @@ def main() -> None:
                 bar.update(task, now=f"{one.name}, {one.label}")
                 if repeat == 0 and (before := compiled_before(one)) is not None:
                     measure(before, folder)
-                rows[one.name][one.label].append(measure(one, folder))
+                rows[one.name]["runs"][one.label].append(measure(one, folder))
                 bar.advance(task)
             path.write_text(json.dumps(results, indent=1) + "\n")
     write_growth(results, args.output / "growth.png")

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks import jobs
 
-Rows = dict[str, dict[str, list[dict[str, Any]]]]
+Runs = dict[str, list[dict[str, Any]]]  # of a row, by contender
 _OURS = "tljax"
 _EMPTY = "Not measured yet."
 
@@ -31,7 +31,7 @@ def write_growth(results: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    points = _growth(results["rows"])
+    points = _growth(results)
     if not points:
         return
     middle = {"images": 128, "epochs": 4, "k": 10}
@@ -54,27 +54,33 @@ def write_growth(results: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def _machine(results: dict[str, Any]) -> list[str]:
-    machine = results["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    peak = results["rows"].get("peak", {}).get(_OURS)
-    lines = [
-        f"{machine['processor']}, {machine['cores']} cores; JAX on {machine['devices']} x"
-        f" {machine['device']}; {versions}."
-    ]
-    if peak:
-        gigaflops = _median(peak, "flops_per_second") / 1e9
-        lines.append(f"Fastest float32 matrix product: {gigaflops:,.0f} GFLOP/s.")
-    return lines
+def _machines(results: dict[str, Any]) -> list[str]:
+    body = []
+    for number, machine in enumerate(results["machines"]):
+        versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+        gigaflops = _median(machine["peak"], "flops_per_second") / 1e9
+        body.append(
+            [
+                _letter(number),
+                f"{machine['processor']}, {machine['vectors']}".strip(", "),
+                str(machine["cores"]),
+                f"{machine['devices']} x {machine['device']}",
+                f"{gigaflops:,.0f} GFLOP/s",
+                versions,
+            ]
+        )
+    head = ["machine", "processor", "cores", "JAX on", "fastest float32 matrix product", "versions"]
+    return _table(head, body)
 
 
 def _jobs(results: dict[str, Any]) -> list[str]:
     labels = (_OURS, "timm", "timm, features by hand", "Keras")
     head = ["job", *(f"{label}, s" for label in labels)]
-    head += [f"{label} / tljax" for label in labels[1:]] + ["peak MB: tljax, timm, Keras"]
+    head += [f"{label} / tljax" for label in labels[1:]]
+    head += ["peak MB: tljax, timm, Keras", "machine"]
     body = []
     for name in jobs.JOBS:
-        row = results["rows"].get(f"jobs/{name}")
+        row, machine = _row(results, f"jobs/{name}")
         if not row:
             continue
         cells = [name.replace("/", " ")]
@@ -85,24 +91,24 @@ def _jobs(results: dict[str, Any]) -> list[str]:
             for o in (_OURS, "timm", "Keras")
             if row.get(o)
         ]
-        body.append([*cells, ", ".join(peaks)])
+        body.append([*cells, ", ".join(peaks), machine])
     return _table(head, body)
 
 
 def _forward(results: dict[str, Any]) -> list[str]:
     labels = (_OURS, "timm", "timm, compiled", "timm, channels_last", "Keras")
-    head = ["network", "batch", *(f"{label}" for label in labels), "tljax / timm", "share of peak"]
+    head = ["network", "batch", *labels, "tljax / timm", "share of peak", "machine"]
     body = []
     for network in jobs.NETWORKS:
         for batch in (2, 4, 8, 16, jobs.BATCH):
-            row = results["rows"].get(f"forward/{network}/{batch}")
+            row, machine = _row(results, f"forward/{network}/{batch}")
             if not row:
                 continue
             cells = [network, str(batch)]
             cells += [_rate(row.get(label), batch) for label in labels]
             cells.append(_ratio(row.get("timm"), row[_OURS]))
             cells.append(f"{_median(row[_OURS], 'share_of_peak'):.0%}")
-            body.append(cells)
+            body.append([*cells, machine])
     return _table(head, body)
 
 
@@ -110,30 +116,29 @@ def _steps(results: dict[str, Any]) -> list[str]:
     labels = (_OURS, "timm", "timm, compiled", "timm, channels_last", "timm, huge pages", "Keras")
     body = []
     for network in jobs.NETWORKS:
-        row = results["rows"].get(f"step/{network}")
+        row, machine = _row(results, f"step/{network}")
         if row:
             cells = [_rate(row.get(label), jobs.BATCH) for label in labels]
-            body.append([network, *cells, _ratio(row.get("timm"), row[_OURS])])
-    return _table(["network", *labels, "tljax / timm"], body)
+            body.append([network, *cells, _ratio(row.get("timm"), row[_OURS]), machine])
+    return _table(["network", *labels, "tljax / timm", "machine"], body)
 
 
 def _single(results: dict[str, Any]) -> list[str]:
-    rows: Rows = results["rows"]
+    overhead, machine = _row(results, "overhead")
     body = []
-    for name, ratio in _overhead(rows).items():
-        body.append([f"tljax's step / a minimal JAX step, {name}", f"{ratio:.3f}"])
-    if "warm epoch" in rows:
-        body.append(
-            [
-                "an epoch of S1 over 2,000 images from a warm cache",
-                _seconds(rows["warm epoch"][_OURS]) + " s",
-            ]
-        )
+    for name, value in (overhead[_OURS][0] if overhead else {}).items():
+        if name != "peak_megabytes":
+            words = f"tljax's step / a minimal JAX step, {name}"
+            body.append([words, f"{value:.3f}", machine])
+    seconds = {"warm epoch": "an epoch of S1 over 2,000 images from a warm cache"}
     for scenario in ("feature_extraction", "fine_tune"):
-        if row := rows.get(f"start/{scenario}"):
-            words = f"`tljax train` to its first step, {scenario}, warm compilation cache"
-            body.append([words, _seconds(row[_OURS]) + " s"])
-    return _table(["measured", "median (least to most)"], body)
+        words = f"`tljax train` to its first step, {scenario}, warm compilation cache"
+        seconds[f"start/{scenario}"] = words
+    for name, words in seconds.items():
+        row, machine = _row(results, name)
+        if row:
+            body.append([words, _seconds(row[_OURS]) + " s", machine])
+    return _table(["measured", "median (least to most)", "machine"], body)
 
 
 def _growth_table(results: dict[str, Any]) -> list[str]:
@@ -145,14 +150,15 @@ def _growth_table(results: dict[str, Any]) -> list[str]:
             f"{p['seconds']:.1f}",
             f"{p['law']:.1f}",
             f"{p['seconds'] / p['law']:.2f}",
+            p["machine"],
         ]
-        for p in _growth(results["rows"])
+        for p in _growth(results)
     ]
-    return _table(["images", "epochs", "k", "seconds", "law", "ratio"], body)
+    return _table(["images", "epochs", "k", "seconds", "law", "ratio", "machine"], body)
 
 
 _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
-    "machine": _machine,
+    "machines": _machines,
     "jobs": _jobs,
     "forward": _forward,
     "steps": _steps,
@@ -161,24 +167,27 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 }
 
 
-def _growth(rows: Rows) -> list[dict[str, Any]]:
+def _growth(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Each point with its seconds, and those of the law: forward passes at the measured speed."""
     points = []
-    for name, row in rows.items():
+    for name in results["rows"]:
         if name.startswith("growth/"):
             images, epochs, k = map(int, name.split("/")[1:])
-            runs = row[_OURS]
-            law = _median(runs, "forwards") * _median(runs, "forward_seconds")
-            points.append(
-                {"images": images, "epochs": epochs, "k": k, "seconds": _median(runs), "law": law}
-            )
+            row, machine = _row(results, name)
+            law = _median(row[_OURS], "forwards") * _median(row[_OURS], "forward_seconds")
+            point = {"images": images, "epochs": epochs, "k": k, "machine": machine}
+            points.append(point | {"seconds": _median(row[_OURS]), "law": law})
     return sorted(points, key=lambda p: (p["images"], p["epochs"], p["k"]))
 
 
-def _overhead(rows: Rows) -> dict[str, float]:
-    runs = rows.get("overhead", {}).get(_OURS, [])
-    names = [name for name in (runs[0] if runs else {}) if name != "peak_megabytes"]
-    return {name: _median(runs, name) for name in names}
+def _row(results: dict[str, Any], name: str) -> tuple[Runs, str]:
+    """Its runs by contender, and the letter of the machine they ran on; empty if it has none."""
+    row = results["rows"].get(name)
+    return (row["runs"], _letter(row["machine"])) if row else ({}, "")
+
+
+def _letter(machine: int) -> str:
+    return chr(ord("A") + machine)
 
 
 def _median(runs: Iterable[dict[str, Any]], name: str = "seconds") -> float:

@@ -77,14 +77,27 @@ def machine() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "processor": _processor(),
+        "vectors": _vectors(),
         "cores": os.cpu_count(),
         "versions": {name: metadata.version(name) for name in _PACKAGES},
     }
 
 
 def _processor() -> str:
+    return _of_first_core("model name") or platform.processor() or platform.machine()
+
+
+def _vectors() -> str:
+    """The widest vectors that the processor says it has, as a name may stand for several kinds."""
+    flags = _of_first_core("flags").split()
+    widest = {"avx512f": "AVX-512", "avx2": "AVX2"}
+    return next((name for flag, name in widest.items() if flag in flags), "")
+
+
+def _of_first_core(name: str) -> str:
+    """What Linux says of the first core under this name; empty elsewhere."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        return next(line.split(":")[1].strip() for line in lines if line.startswith(name))
     except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+        return ""
