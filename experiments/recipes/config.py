@@ -71,8 +71,8 @@ def get_config(arg):
     config.clip_norm = 1.0
     config.warmup = 5
     config.batch_size = 16
-    config.steps = 30
-    config.eval_every = 30
+    config.steps = 40
+    config.eval_every = 40
     config.checkpoint_every = 1000  # a short run: its best weights are enough
     config.update(RECIPES[recipe])
     return config
