@@ -293,13 +293,14 @@ def _draw(
     return {path: flat[path] for path in paths}
 
 
-@functools.lru_cache(maxsize=64)
 def abstract_variables(model: Model, image_size: ImageSize, channels: int = 3) -> dict[str, Any]:
     """Shapes and dtypes of the model's variables; computes nothing. Not to be changed in place."""
-    return jax.eval_shape(
-        lambda key: model.init(key, jnp.zeros((1, *height_width(image_size), channels))),
-        jax.random.key(0),
-    )
+    return _abstract_variables(model, (*height_width(image_size), channels))
+
+
+@functools.lru_cache(maxsize=64)  # a large network takes a second to trace
+def _abstract_variables(model: Model, image: tuple[int, int, int]) -> dict[str, Any]:
+    return jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, *image))), jax.random.key(0))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -110,6 +110,18 @@ class Block(nn.Module):
         return x + residual(y, "ls2")
 
 
+# By whether its inside is computed again for the gradient, and whether it is traced once for all
+# blocks of its kind, which takes half of the time to trace a step. One that draws random numbers
+# would draw others so, and is traced by itself.
+_REMAT = nn.remat(Block, static_argnums=(2,))
+_BLOCKS = {
+    (False, False): Block,
+    (True, False): _REMAT,
+    (False, True): nn.jit(Block, static_argnums=(2,)),
+    (True, True): nn.jit(_REMAT, static_argnums=(2,)),
+}
+
+
 class Embed(nn.Module):
     """Images (n, h, w, 3) to tokens (n, 1 + registers + h * w / patch^2, dim).
 
@@ -231,7 +243,6 @@ class ViT(nn.Module):
         num_groups = self.depth + 2
         training = per_group(train, num_groups)
         rates = linear_rates(self.drop_path, self.depth)
-        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         x = images
         for depth in cut(start, stop, num_groups):
             if depth == 0:
@@ -245,12 +256,15 @@ class ViT(nn.Module):
                     name="embed",
                 )(x, training[depth])
             elif depth <= self.depth:
+                rate = rates[depth - 1] if training[depth] else 0.0
+                draws = training[depth] and bool(rate or self.dropout)
+                block = _BLOCKS[self.remat, not draws and not self.is_initializing()]
                 x = block(
                     self.heads,
                     self.mlp_ratio,
                     self.layer_scale,
                     self.layer_norm_eps,
-                    rates[depth - 1],
+                    rate,
                     self.dropout,
                     self.dtype,
                     self.lora,
