@@ -1,13 +1,17 @@
 r"""The normalisation layers alone, and the new head: scales, biases, and BatchNorm's statistics.
 
     tljax train --config configs/recipes/norm_only.py --workdir runs/norm_only \
-        --config.model=resnet10_32 --config.init_from=runs/glyphs --config.data=embedded:digits
+        --config.model=resnet10_32 --config.init_from=runs/glyphs \
+        --config.data=embedded:digits --config.train_size=200
 
 BatchNorm, GroupNorm and LayerNorm alike. Frankle et al. 2021 ("Training BatchNorm and only
 BatchNorm") show how far these go even over random weights.
 
-Expected: about a thousandth of the parameters is trained, as `tljax plan` shows;
---config.statistics=stored leaves BatchNorm's statistics as they are.
+Expected: test accuracy 0.954 [0.946-0.960], the mean [lowest-highest] of seeds 0, 1 and 2
+(--config.seed) from one source model (configs/from_scratch.py, seed 0); naive baseline 0.100; a
+quarter of a minute on one CPU core. Of this small network 0.9 % of the parameters train, head
+included, of a ResNet-50 0.2 % and the head, as `tljax plan` shows; --config.statistics=stored
+leaves BatchNorm's statistics as they are.
 """
 
 from tljax.config import base

@@ -1,14 +1,18 @@
 r"""Surgical fine-tuning: a range of groups trains, with the new head; all others are frozen.
 
     tljax train --config configs/recipes/surgical.py --workdir runs/surgical \
-        --config.model=resnet10_32 --config.init_from=runs/glyphs --config.data=embedded:digits
+        --config.model=resnet10_32 --config.init_from=runs/glyphs \
+        --config.data=embedded:digits --config.train_size=200
 
 Lee et al. 2023 ("Surgical fine-tuning improves adaptation to distribution shifts"): where images
 are corrupted the first blocks suit, where the labels are others the last. `k` counts the groups
 frozen below, `k_last` is the depth of the last group that trains, as `tljax plan` counts them. For
 the classes that the source knows, --config.head_init=pretrained keeps its head, frozen.
 
-Expected: groups outside the range, and their BatchNorm statistics, are the source's to the bit.
+Expected: test accuracy 0.941 [0.932-0.946], the mean [lowest-highest] of seeds 0, 1 and 2
+(--config.seed) from one source model (configs/from_scratch.py, seed 0); naive baseline 0.100; a
+quarter of a minute on one CPU core. Groups outside the range, and their BatchNorm statistics, are
+the source's to the bit.
 """
 
 from tljax.config import base
