@@ -11,11 +11,11 @@ All images are uint8 (32, 32, 3):
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from tljax.data.folder import shipped
 from tljax.data.glyphs import CLASSES, HALVES, GlyphSource
 from tljax.data.images import decode
 from tljax.data.sources import ArraySource, Dataset, Source
@@ -80,10 +80,10 @@ def _build(name: str) -> Dataset:
 
 def _digits() -> tuple[Source, Source]:
     """White on black, upscaled from 8x8; the test digits are the same whatever the seed."""
-    from sklearn.datasets import load_digits
-
-    small, labels = load_digits(return_X_y=True)
-    small = np.rint(small.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    # a line an image: 64 pixels from 0 to 16, and the label
+    table = np.loadtxt(shipped("sklearn", "datasets/data/digits.csv.gz"), delimiter=",")
+    small, labels = table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int)
+    small = np.rint(small * (255 / 16)).astype(np.uint8)
     images = np.stack([_upscale(image) for image in small])
     order = stratified_order(labels, np.random.default_rng(0))
     test, train = np.sort(order[:_TEST_DIGITS]), np.sort(order[_TEST_DIGITS:])
@@ -123,9 +123,7 @@ def _textures() -> tuple[Source, Source]:
 
     Grey, because colour alone would tell most of these photographs apart.
     """
-    import skimage
-
-    photographs = Path(skimage.__file__).parent / "data"
+    photographs = shipped("skimage", "data")
     train, test = [], []
     for file in _PHOTOGRAPHS.values():
         tiles = _tiles(decode(photographs / file))

@@ -115,12 +115,22 @@ def packaged(package: str, path: str) -> str:
     Raises:
       InputError: The package is not installed.
     """
+    return f"folder:{shipped(package, path)}"
+
+
+def shipped(package: str, path: str) -> Path:
+    """Where an installed Python package has the file or folder `path`; it is not imported, which
+    for some takes seconds.
+
+    Raises:
+      InputError: The package is not installed.
+    """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
             f"the package {package}, which ships these images, is not installed; pip install it"
         )
-    return f"folder:{Path(spec.submodule_search_locations[0]) / path}"
+    return Path(spec.submodule_search_locations[0]) / path
 
 
 def find_images(root: Path) -> list[Path]:

@@ -266,14 +266,15 @@ def init(
         dtype), since what pretrained weights replace need not be compiled and drawn. LoRA's, which
         a source seldom has, are wanted in any case. None: all.
     """
+    image = (*height_width(image_size), channels)
     if groups is None:
-        return _draw(model, key, image_size, channels, None)
-    abstract = abstract_variables(model, image_size, channels)
-
-    def wanted(path: str) -> bool:
-        return groups[model.groups.depth(path.split("/", 1)[1])] or lora_lib.is_leaf(path)
-
-    drawn = _draw(model, key, image_size, channels, tuple(filter(wanted, leaf_paths(abstract))))
+        return _draw(model, key, image, None, 0)
+    abstract = _abstract_variables(model, image)
+    depths = {path: model.groups.depth(path.split("/", 1)[1]) for path in leaf_paths(abstract)}
+    wanted = tuple(p for p, depth in depths.items() if groups[depth] or lora_lib.is_leaf(p))
+    drawn = {}
+    if wanted:
+        drawn = _draw(model, key, image, wanted, min(depths[path] for path in wanted))
     return map_with_path(lambda path, leaf: drawn.get(path, leaf), abstract)
 
 
@@ -281,12 +282,20 @@ def init(
 def _draw(
     model: Model,
     key: jax.Array,
-    image_size: ImageSize,
-    channels: int,
+    image: tuple[int, int, int],
     paths: tuple[str, ...] | None,
+    start: int,
 ) -> dict[str, Any]:
-    """All variables, or those at `paths` by path; XLA drops the computation of the others."""
-    variables = dict(model.init(key, jnp.zeros((1, *height_width(image_size), channels))))
+    """All variables, or those at `paths` by path, none of which lies below the group `start`.
+
+    A variable's numbers depend on the key and its path alone; so the groups below are left out.
+    """
+    seen: Any = jnp.zeros((1, *image))
+    if start:
+        below = functools.partial(model.apply, train=False, stop=start)
+        handed_on: Any = jax.eval_shape(below, _abstract_variables(model, image), seen)
+        seen = jnp.zeros(handed_on.shape, handed_on.dtype)
+    variables = dict(model.init(key, seen, start=start))
     if paths is None:
         return variables
     flat = traverse_util.flatten_dict(variables, sep="/")

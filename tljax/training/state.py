@@ -1,5 +1,6 @@
 """What a training run carries from step to step, and what it leaves as it is."""
 
+import functools
 import math
 from typing import Any
 
@@ -44,10 +45,17 @@ def create(
     updated, stored = plan.partition_statistics(
         variables.get("batch_stats", {}), variables["params"]
     )
+    state = _begun(tx, average, trained, updated)
+    return state, {"params": frozen, "batch_stats": stored}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))  # one program instead of one for each shape
+def _begun(
+    tx: optax.GradientTransformation, average: bool, trained: Tree, updated: Tree
+) -> TrainState:
     trained, updated = copied((trained, updated))
     kept = copied((trained, updated)) if average else None
-    state = TrainState(jnp.zeros((), jnp.int32), trained, updated, tx.init(trained), kept)
-    return state, {"params": frozen, "batch_stats": stored}
+    return TrainState(jnp.zeros((), jnp.int32), trained, updated, tx.init(trained), kept)
 
 
 def copied(tree: Any) -> Any:
