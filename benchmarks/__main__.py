@@ -3,7 +3,7 @@
     python -m benchmarks [--only REGEX] [--repeats 3] [--peer_epochs 10] [--output DIR]
 
 Writes `results.json`, the tables of `README.md` and `growth.png`. What `--only` leaves out keeps
-the figures of the run before; a row's contenders are always of one machine, which the tables name.
+its figures of before, as do rows of other machines; the tables name the machine of a row.
 Needs the extra `parity`.
 """
 
@@ -131,14 +131,15 @@ def measure(one: Measurement, folder: Path) -> dict[str, Any]:
     return whole_job(found, one)
 
 
-def number_of_machine(results: dict[str, Any]) -> int:
-    """Of this one, among those that the results are of; it is added if it is a new one."""
-    machines, here = results["machines"], machine()
-    for number, known in enumerate(machines):
+def this_machine(results: dict[str, Any]) -> dict[str, Any]:
+    """Its entry among the machines that the results are of; it is added if it is a new one."""
+    here = machine()
+    for known in results["machines"]:
         if {name: known[name] for name in here} == here:
-            return number
-    machines.append(here)
-    return len(machines) - 1
+            found: dict[str, Any] = known
+            return found
+    results["machines"].append(here | {"peak": [], "rows": {}})
+    return this_machine(results)
 
 
 def whole_job(found: dict[str, Any], one: Measurement) -> dict[str, Any]:
@@ -173,22 +174,20 @@ def main() -> None:
         if re.search(args.only, f"{one.name} {one.label}")
     ]
     path = args.output / "results.json"
-    results: dict[str, Any] = {"machines": [], "rows": {}}
+    results: dict[str, Any] = {"machines": []}
     if path.exists():
         results = json.loads(path.read_text())
-    here = number_of_machine(results)
-    rows = results["rows"]
+    here = this_machine(results)
+    rows = here["rows"]
     for one in chosen:
-        if rows.get(one.name, {}).get("machine") != here:
-            rows[one.name] = {"machine": here, "runs": {}}
-        rows[one.name]["runs"][one.label] = []
+        rows.setdefault(one.name, {})[one.label] = []
     with (
         tempfile.TemporaryDirectory() as temporary,
         progress_bar(TextColumn("{task.fields[now]}")) as bar,
     ):
         folder = Path(os.environ.get("TLJAX_BENCHMARK_FOLDER", temporary))
         task = bar.add_task("measuring", total=len(chosen) * args.repeats, now="matrix products")
-        results["machines"][here]["peak"] = [measure(PEAK, folder) for _ in range(args.repeats)]
+        here["peak"] = [measure(PEAK, folder) for _ in range(args.repeats)]
         for repeat in range(args.repeats):
             for one in chosen:
                 if repeat and one.function == "against_minimal":  # pairs enough of its own
@@ -196,7 +195,7 @@ def main() -> None:
                 bar.update(task, now=f"{one.name}, {one.label}")
                 if repeat == 0 and (before := compiled_before(one)) is not None:
                     measure(before, folder)
-                rows[one.name]["runs"][one.label].append(measure(one, folder))
+                rows[one.name][one.label].append(measure(one, folder))
                 bar.advance(task)
             path.write_text(json.dumps(results, indent=1) + "\n")
     write_growth(results, args.output / "growth.png")

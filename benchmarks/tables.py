@@ -2,7 +2,7 @@
 
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,40 +75,36 @@ def _machines(results: dict[str, Any]) -> list[str]:
 
 def _jobs(results: dict[str, Any]) -> list[str]:
     labels = (_OURS, "timm", "timm, features by hand", "Keras")
-    head = ["job", *(f"{label}, s" for label in labels)]
+    head = ["job", "machine", *(f"{label}, s" for label in labels)]
     head += [f"{label} / tljax" for label in labels[1:]]
-    head += ["peak MB: tljax, timm, Keras", "machine"]
+    head += ["peak MB: tljax, timm, Keras"]
     body = []
     for name in jobs.JOBS:
-        row, machine = _row(results, f"jobs/{name}")
-        if not row:
-            continue
-        cells = [name.replace("/", " ")]
-        cells += [_seconds(row.get(label)) for label in labels]
-        cells += [_ratio(row.get(label), row[_OURS]) for label in labels[1:]]
-        peaks = [
-            f"{_median(row[o], 'peak_megabytes'):,.0f}"
-            for o in (_OURS, "timm", "Keras")
-            if row.get(o)
-        ]
-        body.append([*cells, ", ".join(peaks), machine])
+        for row, machine in _rows(results, f"jobs/{name}"):
+            cells = [name.replace("/", " "), machine]
+            cells += [_seconds(row.get(label)) for label in labels]
+            cells += [_ratio(row.get(label), row[_OURS]) for label in labels[1:]]
+            peaks = [
+                f"{_median(row[o], 'peak_megabytes'):,.0f}"
+                for o in (_OURS, "timm", "Keras")
+                if row.get(o)
+            ]
+            body.append([*cells, ", ".join(peaks)])
     return _table(head, body)
 
 
 def _forward(results: dict[str, Any]) -> list[str]:
     labels = (_OURS, "timm", "timm, compiled", "timm, channels_last", "Keras")
-    head = ["network", "batch", *labels, "tljax / timm", "share of peak", "machine"]
+    head = ["network", "batch", "machine", *labels, "tljax / timm", "share of peak"]
     body = []
     for network in jobs.NETWORKS:
         for batch in (2, 4, 8, 16, jobs.BATCH):
-            row, machine = _row(results, f"forward/{network}/{batch}")
-            if not row:
-                continue
-            cells = [network, str(batch)]
-            cells += [_rate(row.get(label), batch) for label in labels]
-            cells.append(_ratio(row.get("timm"), row[_OURS]))
-            cells.append(f"{_median(row[_OURS], 'share_of_peak'):.0%}")
-            body.append([*cells, machine])
+            for row, machine in _rows(results, f"forward/{network}/{batch}"):
+                cells = [network, str(batch), machine]
+                cells += [_rate(row.get(label), batch) for label in labels]
+                cells.append(_ratio(row.get("timm"), row[_OURS]))
+                cells.append(f"{_median(row[_OURS], 'share_of_peak'):.0%}")
+                body.append(cells)
     return _table(head, body)
 
 
@@ -116,29 +112,27 @@ def _steps(results: dict[str, Any]) -> list[str]:
     labels = (_OURS, "timm", "timm, compiled", "timm, channels_last", "timm, huge pages", "Keras")
     body = []
     for network in jobs.NETWORKS:
-        row, machine = _row(results, f"step/{network}")
-        if row:
+        for row, machine in _rows(results, f"step/{network}"):
             cells = [_rate(row.get(label), jobs.BATCH) for label in labels]
-            body.append([network, *cells, _ratio(row.get("timm"), row[_OURS]), machine])
-    return _table(["network", *labels, "tljax / timm", "machine"], body)
+            body.append([network, machine, *cells, _ratio(row.get("timm"), row[_OURS])])
+    return _table(["network", "machine", *labels, "tljax / timm"], body)
 
 
 def _single(results: dict[str, Any]) -> list[str]:
-    overhead, machine = _row(results, "overhead")
     body = []
-    for name, value in (overhead[_OURS][0] if overhead else {}).items():
-        if name != "peak_megabytes":
-            words = f"tljax's step / a minimal JAX step, {name}"
-            body.append([words, f"{value:.3f}", machine])
+    for overhead, machine in _rows(results, "overhead"):
+        for name, value in overhead[_OURS][0].items():
+            if name != "peak_megabytes":
+                words = f"tljax's step / a minimal JAX step, {name}"
+                body.append([words, machine, f"{value:.3f}"])
     seconds = {"warm epoch": "an epoch of S1 over 2,000 images from a warm cache"}
     for scenario in ("feature_extraction", "fine_tune"):
         words = f"`tljax train` to its first step, {scenario}, warm compilation cache"
         seconds[f"start/{scenario}"] = words
     for name, words in seconds.items():
-        row, machine = _row(results, name)
-        if row:
-            body.append([words, _seconds(row[_OURS]) + " s", machine])
-    return _table(["measured", "median (least to most)", "machine"], body)
+        for row, machine in _rows(results, name):
+            body.append([words, machine, _seconds(row[_OURS]) + " s"])
+    return _table(["measured", "machine", "median (least to most)"], body)
 
 
 def _growth_table(results: dict[str, Any]) -> list[str]:
@@ -147,14 +141,14 @@ def _growth_table(results: dict[str, Any]) -> list[str]:
             str(p["images"]),
             str(p["epochs"]),
             str(p["k"]),
+            p["machine"],
             f"{p['seconds']:.1f}",
             f"{p['law']:.1f}",
             f"{p['seconds'] / p['law']:.2f}",
-            p["machine"],
         ]
         for p in _growth(results)
     ]
-    return _table(["images", "epochs", "k", "seconds", "law", "ratio", "machine"], body)
+    return _table(["images", "epochs", "k", "machine", "seconds", "law", "ratio"], body)
 
 
 _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
@@ -168,22 +162,28 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 
 
 def _growth(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each point with its seconds, and those of the law: forward passes at the measured speed."""
-    points = []
-    for name in results["rows"]:
+    """Each point with its seconds, and those of the law: forward passes at the measured speed.
+
+    All are of one machine, that which measured the most of them.
+    """
+    by_machine: dict[str, list[dict[str, Any]]] = {}
+    for name in sorted({name for machine in results["machines"] for name in machine["rows"]}):
         if name.startswith("growth/"):
             images, epochs, k = map(int, name.split("/")[1:])
-            row, machine = _row(results, name)
-            law = _median(row[_OURS], "forwards") * _median(row[_OURS], "forward_seconds")
-            point = {"images": images, "epochs": epochs, "k": k, "machine": machine}
-            points.append(point | {"seconds": _median(row[_OURS]), "law": law})
+            for row, machine in _rows(results, name):
+                law = _median(row[_OURS], "forwards") * _median(row[_OURS], "forward_seconds")
+                point = {"images": images, "epochs": epochs, "k": k, "machine": machine}
+                point |= {"seconds": _median(row[_OURS]), "law": law}
+                by_machine.setdefault(machine, []).append(point)
+    points = max(by_machine.values(), key=len, default=[])
     return sorted(points, key=lambda p: (p["images"], p["epochs"], p["k"]))
 
 
-def _row(results: dict[str, Any], name: str) -> tuple[Runs, str]:
-    """Its runs by contender, and the letter of the machine they ran on; empty if it has none."""
-    row = results["rows"].get(name)
-    return (row["runs"], _letter(row["machine"])) if row else ({}, "")
+def _rows(results: dict[str, Any], name: str) -> Iterator[tuple[Runs, str]]:
+    """The row's runs by contender, and the letter of the machine; once for each that ran tljax."""
+    for number, machine in enumerate(results["machines"]):
+        if (runs := machine["rows"].get(name)) and runs.get(_OURS):
+            yield runs, _letter(number)
 
 
 def _letter(machine: int) -> str:
