@@ -1,6 +1,7 @@
 """Models by the field's names: `create("resnet50", num_classes=10)`."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -268,17 +269,27 @@ def init(
     """
     image = (*height_width(image_size), channels)
     if groups is None:
-        return _draw(model, key, image, None, 0)
+        return _drawing()(model, key, image, None, 0)
     abstract = _abstract_variables(model, image)
     depths = {path: model.groups.depth(path.split("/", 1)[1]) for path in leaf_paths(abstract)}
     wanted = tuple(p for p, depth in depths.items() if groups[depth] or lora_lib.is_leaf(p))
     drawn = {}
     if wanted:
-        drawn = _draw(model, key, image, wanted, min(depths[path] for path in wanted))
+        drawn = _drawing()(model, key, image, wanted, min(depths[path] for path in wanted))
     return map_with_path(lambda path, leaf: drawn.get(path, leaf), abstract)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
+@functools.cache
+def _drawing() -> Callable[..., dict[str, Any]]:
+    """`_draw`, compiled.
+
+    XLA takes most of a second for the random numbers of each shape on a CPU, unless it is told that
+    little is won by it here: they are drawn once. It is a third of that then, for the same bits.
+    """
+    little = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    return jax.jit(_draw, static_argnums=(0, 2, 3, 4), compiler_options=little)
+
+
 def _draw(
     model: Model,
     key: jax.Array,
