@@ -269,22 +269,29 @@ def init(
     """
     image = (*height_width(image_size), channels)
     if groups is None:
-        return _drawing()(model, key, image, None, 0)
+        return _drawing(key)(model, key, image, None, 0)
     abstract = _abstract_variables(model, image)
     depths = {path: model.groups.depth(path.split("/", 1)[1]) for path in leaf_paths(abstract)}
     wanted = tuple(p for p, depth in depths.items() if groups[depth] or lora_lib.is_leaf(p))
     drawn = {}
     if wanted:
-        drawn = _drawing()(model, key, image, wanted, min(depths[path] for path in wanted))
+        start = min(depths[path] for path in wanted)
+        drawn = _drawing(key)(model, key, image, wanted, start)
     return map_with_path(lambda path, leaf: drawn.get(path, leaf), abstract)
 
 
-@functools.cache
-def _drawing() -> Callable[..., dict[str, Any]]:
-    """`_draw`, compiled.
+def _drawing(key: jax.Array) -> Callable[..., dict[str, Any]]:
+    """`_draw`, compiled, or as it is within a program that a caller traces."""
+    traced = isinstance(jax.random.key_data(key), jax.core.Tracer)  # even if the key is a constant
+    return _draw if traced else _compiled_drawing()
 
-    XLA takes most of a second for the random numbers of each shape on a CPU, unless it is told that
-    little is won by it here: they are drawn once. It is a third of that then, for the same bits.
+
+@functools.cache
+def _compiled_drawing() -> Callable[..., dict[str, Any]]:
+    """`_draw`, compiled with little optimisation on a CPU, as numbers are drawn once.
+
+    XLA takes most of a second for each shape of them otherwise, and a third of that so, for the
+    same bits.
     """
     little = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     return jax.jit(_draw, static_argnums=(0, 2, 3, 4), compiler_options=little)
