@@ -195,13 +195,13 @@ def _median(runs: Iterable[dict[str, Any]], name: str = "seconds") -> float:
 
 
 def _seconds(runs: Sequence[dict[str, Any]] | None) -> str:
-    """Median (least to most); a dagger where later epochs are extrapolated."""
+    """Median (least to most) of several runs; a dagger where later epochs are extrapolated."""
     if not runs:
         return ""
     values = [run["seconds"] for run in runs]
     dagger = "†" if any("measured_epochs" in run for run in runs) else ""
     median, least, most = (_short(f(values)) for f in (statistics.median, min, max))
-    return f"{median}{dagger} ({least} to {most})"
+    return f"{median}{dagger} ({least} to {most})" if len(values) > 1 else f"{median}{dagger}"
 
 
 def _rate(runs: Sequence[dict[str, Any]] | None, batch: int) -> str:

@@ -77,6 +77,7 @@ class Family:
       name: for messages and metadata, e.g. `timm ViT`.
       accepts: whether a model is of this kind.
       rules: its table; a function of the model, since some tables depend on its heads or options.
+        None: every tensor has the path of its parameter for a name.
       ignored: regexes on whole source names that are left out on purpose.
       prefixes: that wrappers put before every name.
       spellings: (regex, replacement) pairs, in order, that bring different names of one tensor
@@ -86,7 +87,7 @@ class Family:
 
     name: str
     accepts: Callable[[Any], bool]
-    rules: Callable[[Any], Sequence[Rule]]
+    rules: Callable[[Any], Sequence[Rule]] | None
     ignored: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ("module.",)
     spellings: tuple[tuple[str, str], ...] = ()
@@ -117,6 +118,8 @@ def assignments(family: Family, model: Any, paths: Sequence[str]) -> list[Assign
     Raises:
       ValueError: if the table has no rule, or several, for a path: the table is wrong.
     """
+    if family.rules is None:
+        return [Assignment((path,), (path,), same) for path in paths]
     table = [
         (
             rule,
