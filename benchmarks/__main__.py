@@ -136,10 +136,9 @@ def this_machine(results: dict[str, Any]) -> dict[str, Any]:
     here = machine()
     for known in results["machines"]:
         if {name: known[name] for name in here} == here:
-            found: dict[str, Any] = known
-            return found
+            return known
     results["machines"].append(here | {"peak": [], "rows": {}})
-    return this_machine(results)
+    return results["machines"][-1]
 
 
 def whole_job(found: dict[str, Any], one: Measurement) -> dict[str, Any]:
