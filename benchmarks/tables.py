@@ -62,7 +62,7 @@ def _machines(results: dict[str, Any]) -> list[str]:
         body.append(
             [
                 _letter(number),
-                f"{machine['processor']}, {machine['vectors']}".strip(", "),
+                _processor(machine),
                 str(machine["cores"]),
                 f"{machine['devices']} x {machine['device']}",
                 f"{gigaflops:,.0f} GFLOP/s",
@@ -184,6 +184,11 @@ def _rows(results: dict[str, Any], name: str) -> Iterator[tuple[Runs, str]]:
     for number, machine in enumerate(results["machines"]):
         if (runs := machine["rows"].get(name)) and runs.get(_OURS):
             yield runs, _letter(number)
+
+
+def _processor(machine: dict[str, Any]) -> str:
+    family = machine["family"] and f"family {machine['family']}"
+    return ", ".join(filter(None, (machine["processor"], family, machine["vectors"])))
 
 
 def _letter(machine: int) -> str:

@@ -77,6 +77,7 @@ def machine() -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "processor": _processor(),
+        "family": _of_first_core("cpu family"),
         "vectors": _vectors(),
         "cores": os.cpu_count(),
         "versions": {name: metadata.version(name) for name in _PACKAGES},
