@@ -4,14 +4,34 @@ tensorboardX's `SummaryWriter` hands events to a thread over a queue: if that th
 full disk, the training loop waits for it for ever. So its event file is written directly.
 """
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.summary import scalar
+
+@contextmanager
+def _torch_looking_absent() -> Iterator[None]:
+    """tensorboardX imports PyTorch where it is installed, which takes a second or two.
+
+    It does so for the type of arrays that are no scalars, of which none is written here.
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    sys.modules["torch"] = None  # type: ignore[assignment]  # which `import` takes as not installed
+    try:
+        yield
+    finally:
+        del sys.modules["torch"]
+
+
+with _torch_looking_absent():
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.summary import scalar
 
 
 class TensorBoard:
