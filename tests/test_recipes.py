@@ -29,8 +29,8 @@ from tljax.models import ResNet, ViT, init, registry
 from tljax.models.groups import leaf_paths
 from tljax.training import experiment, hyperrules
 from tljax.training.checkpointing import Checkpoints
-from tljax.training.loop import new_variables
 from tljax.training.options import TrainingOptions
+from tljax.training.preparation import new_variables
 from tljax.training.step import step_of_run
 from tljax.transfer import (
     discriminative,

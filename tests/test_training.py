@@ -1,6 +1,9 @@
 """The loop: resume, selection on validation, one look at the test data, files, early stops."""
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -351,6 +354,14 @@ def test_a_trace_of_steps_and_times_are_in_the_workdir(tiny_config, tmp_path):
             }
             results[profile] = without_time(result.summary)
         assert results[True] == results[False]
+
+
+def test_pytorch_is_not_imported_where_there_is_one(tmp_path):
+    """It would take seconds of every start; and whoever wants it afterwards gets it."""
+    (tmp_path / "torch.py").write_text("Tensor = object\n")
+    code = "import sys, tljax.training; assert 'torch' not in sys.modules; import torch"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 def test_the_result_has_the_public_fields(tiny_config, tmp_path):

@@ -23,7 +23,7 @@ from tljax.errors import InputError, printable
 from tljax.training import experiment
 from tljax.training import mesh as mesh_lib
 from tljax.training import state as state_lib
-from tljax.training.loop import check_fit, new_variables
+from tljax.training.preparation import check_fit, new_variables
 from tljax.training.progress import TrainingProgress
 from tljax.training.step import step_of_run
 from tljax.training.workdir import write_atomically

@@ -24,8 +24,9 @@ from tljax.models.preprocessing import parse_normalisation
 from tljax.training import adapters, hyperrules, processes
 from tljax.training.checkpointing import best_variables
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
-from tljax.training.loop import Result, check_fit, fit, new_variables
+from tljax.training.loop import Result, fit
 from tljax.training.options import HARMLESS, HEAD_INITS, OPTION_NAMES, TrainingOptions
+from tljax.training.preparation import check_fit, new_variables
 from tljax.training.stages import all_rows, check_stages, fit_stages, has_begun
 from tljax.training.tasks import spans, with_head_of
 from tljax.training.workdir import (

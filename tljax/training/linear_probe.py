@@ -34,8 +34,8 @@ from tljax.training.environment import versions
 from tljax.training.evaluation import evaluate, naive_accuracy
 from tljax.training.experiment import Start
 from tljax.training.feature_cache import CachedSource
-from tljax.training.loop import check_fit, new_variables
 from tljax.training.options import TrainingOptions
+from tljax.training.preparation import check_fit, new_variables
 from tljax.training.probe_grid import Setting, grid, ranks, train_heads
 from tljax.training.progress import progress_bar
 from tljax.training.workdir import locked, open_metrics, write_atomically

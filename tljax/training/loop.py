@@ -6,9 +6,9 @@ after a checkpoint is done again from it; and nothing that a run computes or log
 its checkpoints are saved.
 """
 
+import functools
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tljax.data import (
@@ -29,10 +28,10 @@ from tljax.data import (
     skipped_message,
     train_batches,
 )
-from tljax.errors import InputError
-from tljax.models import NORMALISATIONS, ImageSize, Model, parameter_count, registry
+from tljax.data.pipeline import TrainBatches
+from tljax.models import Model, registry
 from tljax.preemption import Preempted, sigterm_waits
-from tljax.training import feature_cache, micro_batches, processes
+from tljax.training import feature_cache, outcome, processes
 from tljax.training import mesh as mesh_lib
 from tljax.training import state as state_lib
 from tljax.training.answers import FILE as ANSWERS
@@ -46,20 +45,26 @@ from tljax.training.checkpointing import (
     validation_rank,
 )
 from tljax.training.environment import versions
-from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
+from tljax.training.evaluation import Evaluation, evaluate
 from tljax.training.feature_cache import CachedSource
 from tljax.training.options import TrainingOptions
+from tljax.training.preparation import (
+    check_fit,
+    learning_rates,
+    new_variables,
+    own_preprocessing,
+)
 from tljax.training.profiling import Profiler
 from tljax.training.progress import TrainingProgress
 from tljax.training.provenance import accepted_changes, check_same, what_made
 from tljax.training.step import step_of_run
-from tljax.training.tasks import by_task
+from tljax.training.step_metrics import StepMetrics, check_finite
 from tljax.training.workdir import (
     locked,
     open_metrics,
     write_atomically,
 )
-from tljax.transfer import TransferPlan, learning_rate_schedule
+from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
@@ -157,7 +162,8 @@ def fit(
         total_steps = opt.total_steps(len(train))
         examples_before = before["examples_seen"] if before else 0
         eval_interval = opt.evaluation_interval(len(train))
-        learning_rates = _learning_rates(opt, total_steps)
+        rates = learning_rates(opt, total_steps)
+        finite = functools.partial(check_finite, rates=rates, in_workdir=workdir is not None)
 
         preempted = Preempted(
             "stopped by SIGTERM"
@@ -236,24 +242,7 @@ def fit(
 
         # --- data: an endless, seeded, resumable stream, of which each process reads its rows
         rows = mesh_lib.rows_here(mesh, opt.batch_size)
-        if isinstance(seen_by_training, CachedSource):
-            batches = seen_by_training.shuffled(
-                opt.batch_size, opt.seed, opt.views or 1, rows, opt.sampling
-            )
-        else:
-            batches = train_batches(
-                seen,
-                as_seen,
-                batch_size=opt.batch_size,
-                seed=opt.seed,
-                views=opt.views or 1,
-                augment=opt.augment if opt.views is None else "none",
-                crop_area=opt.crop_area,
-                num_workers=opt.num_workers,
-                on_error=opt.on_error,
-                rows=rows,
-                sampling=opt.sampling,
-            )
+        batches = _stream(seen_by_training, as_seen, opt, rows)
         opened.enter_context(closing(batches))
         class_weights: np.ndarray | None = None
         if opt.class_weights is not None:
@@ -262,14 +251,14 @@ def fit(
         # --- go on where the checkpoint was saved
         first_step, seconds_before = 0, 0.0
         best: Best | None = None
-        unlogged: list[tuple[int, dict[str, float]]] = []  # steps since the last `train` row
+        unlogged = StepMetrics(functools.partial(finite, "training"))  # since the last `train` row
         skipped: set[str] = set()  # names of images that evaluations could not read
         if resumed is not None:
             beside = restore_like(state_lib.beside_variables(state), resumed.opt_state)
             state = state_lib.gone_on(state, resumed.step, beside)
             batches.set_state(resumed.extra["iterator"])
             first_step, seconds_before = resumed.step, resumed.extra["wall_seconds"]
-            unlogged = [(step, values) for step, values in resumed.extra["unlogged"]]
+            unlogged.go_on(resumed.extra["unlogged"])
             skipped = set(resumed.extra["skipped"])
         state, frozen = mesh_lib.place(mesh, (state, frozen))
         writer = open_metrics(workdir, resumed.extra["metrics"] if resumed else None)
@@ -284,35 +273,10 @@ def fit(
         def examples_at(step: int) -> int:
             return examples_before + step * opt.batch_size
 
-        unfetched: list[tuple[int, dict[str, jax.Array]]] = []
-
-        def check_finite(which: str, step: int, loss: float) -> None:
-            if not math.isfinite(loss):
-                rate = learning_rates[max(step - 1, 0)]
-                where = ", in a new workdir" if workdir else ""
-                raise InputError(
-                    f"the {which} loss became {loss} at step {step} (learning rate {rate:.3g});"
-                    f" lower lr, lengthen warmup or set clip_norm{where}"
-                )
-
-        def fetch() -> None:
-            """Waits for the steps taken, and stops if a loss is not finite."""
-            fetched = jax.device_get([values for _, values in unfetched])
-            for (step, _), values in zip(unfetched, fetched, strict=True):
-                check_finite("training", step, float(values["loss"]))
-                unlogged.append((step, {name: float(value) for name, value in values.items()}))
-            unfetched.clear()
-
         def log_training() -> None:
             """Writes the mean of the steps since the last row."""
-            fetch()
-            last_step, last_values = unlogged[-1]
-            means = {
-                name: float(np.mean([values[name] for _, values in unlogged]))
-                for name in last_values
-            }
-            unlogged.clear()
-            rate = float(learning_rates[last_step - 1])
+            last_step, means = unlogged.mean()
+            rate = float(rates[last_step - 1])
             writer.write("train", last_step, examples=examples_at(last_step), **means, lr=rate)
             bar.update(last_step, loss=means["loss"])
 
@@ -338,8 +302,8 @@ def fit(
             assert seen_by_validation is not None
             _log.debug("phase evaluation, step %d", step)
             evaluation = evaluation_of(state_lib.variables_of(state, frozen), seen_by_validation)
-            check_finite("validation", step, evaluation.loss)
-            values = _reported(evaluation, tasks)
+            finite("validation", step, evaluation.loss)
+            values = outcome.reported(evaluation, tasks)
             writer.write("val", step, examples=examples_at(step), **values)
             bar.update(step, val_accuracy=evaluation.accuracy)
             rank = validation_rank(values)
@@ -352,14 +316,14 @@ def fit(
 
         def save(step: int) -> None:
             if checkpoints is not None:
-                fetch()
+                fetched = unlogged.fetched()
                 _log.debug("phase save, step %d", step)
                 extra = {
                     "made_by": made_by,
                     "changes": changes,
                     "iterator": batches.get_state() | {"skipped": skipped_in_training()},
                     "metrics": writer.position(step),
-                    "unlogged": unlogged,
+                    "unlogged": fetched,
                     "skipped": sorted(skipped),
                     "wall_seconds": seconds_before + time.monotonic() - began,
                 }
@@ -412,7 +376,7 @@ def fit(
                         timing["input_wait_seconds"] += time.monotonic() - waits_from
                     spread = mesh_lib.spread(mesh, batch, opt.batch_size)
                     state, step_metrics = step_fn(
-                        state, frozen, spread, key, learning_rates[step], weight_decay
+                        state, frozen, spread, key, rates[step], weight_decay
                     )
                     step += 1
                     if step == first_step + 1:
@@ -420,7 +384,7 @@ def fit(
                         timing["first_step_seconds"] = time.monotonic() - called
                         bar.tell_first_step(timing["first_step_seconds"])
                     profiler.after(step, step_metrics)
-                    unfetched.append((step, step_metrics))
+                    unlogged.add(step, step_metrics)
                     bar.update(step)
                     if step % opt.log_every == 0 or validation_is_due() or step == total_steps:
                         log_training()
@@ -444,20 +408,21 @@ def fit(
         best = best or Best(total_steps, None, last)
 
         # --- test, once, with the best weights
-        validations = {row["step"]: row for row in writer.rows if row["event"] == "val"}
+        validated = best_row(writer.rows) or {}
         summary = {
             **(about or {}),
             "plan": plan.to_json(),
-            "train_size": len(train),
-            "val_size": 0 if val is None else len(val),
-            "seed": opt.seed,
-            "steps": step,
-            "best_step": best.step,
-            "val_accuracy": best.rank[0] if best.rank else None,
-            "val_balanced_accuracy": validations.get(best.step, {}).get("balanced_accuracy"),
-            "trainable_parameters": parameter_count(state.trained),
-            "total_parameters": parameter_count(best.variables["params"]),
-            "examples_seen": step * opt.batch_size,
+            **outcome.of_training(
+                train=train,
+                val=val,
+                seed=opt.seed,
+                steps=step,
+                batch_size=opt.batch_size,
+                best_step=best.step,
+                validated=validated,
+                trained=state.trained,
+                params=best.variables["params"],
+            ),
         }
         if opt.patience is not None:
             summary["stopped_early"] = step < total_steps
@@ -466,21 +431,12 @@ def fit(
             _log.debug("phase evaluation, test")
             seen_by_test = after_frozen_groups(test, preprocessing)
             final = evaluation_of(best.variables, seen_by_test, answers=workdir is not None)
-            writer.write(
-                "test", best.step, examples=examples_at(best.step), **_reported(final, tasks)
-            )
-            summary |= {
-                "test_size": final.count,
-                "test_accuracy": final.accuracy,
-                "test_balanced_accuracy": final.balanced_accuracy,
-                "test_loss": final.loss,
-                "naive_accuracy": naive_accuracy(train, final, task_sizes),
-            }
+            tested = outcome.reported(final, tasks)
+            writer.write("test", best.step, examples=examples_at(best.step), **tested)
+            summary |= outcome.of_test(final, train, task_sizes)
             if workdir is not None and writes and final.answers is not None:
                 write_atomically(workdir / ANSWERS, packed(final.answers))
-        if len(task_sizes) > 1:
-            validation = validations.get(best.step, {}).get("tasks")
-            summary["tasks"] = by_task(tasks or {}, train, val, validation, final)
+        summary |= outcome.of_tasks(tasks, train, val, validated, final)
         if opt.on_error == "skip":
             summary["skipped_images"] = sorted(skipped.union(skipped_in_training()))
             if summary["skipped_images"]:
@@ -495,7 +451,7 @@ def fit(
             "versions": versions(),
         }
         if before is not None:
-            summary = _with_stage_before(before, summary)
+            summary = outcome.with_stage_before(before, summary)
         _log.debug("phase write")
         if workdir is not None and writes:
             rounded = {name: round(seconds, 3) for name, seconds in timing.items()}
@@ -506,119 +462,27 @@ def fit(
         return Result(summary, variables, writer.rows, last)
 
 
-def own_preprocessing(train: Source) -> Preprocessing:
-    """Where nothing says what the weights expect: the first image's size, ImageNet's statistics."""
-    side = min(train[0]["image"].shape[:2])
-    return Preprocessing(side, *NORMALISATIONS["imagenet"])
-
-
-def check_fit(
-    model: Model,
-    plan: TransferPlan,
-    opt: TrainingOptions,
-    image_size: ImageSize,
-    train: Source,
-    val: Source | None,
-    test: Source | None,
-) -> None:
-    """Raises InputError if a run could not begin: to be asked before anything is written."""
-    registry.check_image_size(type(model).__name__, model, image_size)
-    variables = registry.abstract_variables(model, image_size)
-    plan.check_l2_sp(*opt.l2_sp, variables["params"])
-    micro_batches.check(opt.accumulate, plan, variables, opt.batch_size)
-    mesh_lib.check_batch(mesh_lib.build(opt.mesh), opt.batch_size, opt.accumulate)
-    feature_cache.check(opt.cache, plan.frozen_prefix(variables["params"]), opt.images_change)
-    _learning_rates(opt, opt.total_steps(len(train)))
-    if opt.patience is not None and val is None:
-        raise InputError(
-            f"patience is {opt.patience}, but there are no validation images that could tell when"
-            " to stop; pass some, or leave patience out"
-        )
-    for source in (train, val, test):
-        if source is None:
-            continue
-        if not len(source):
-            raise InputError("one of the splits has no images; pass at least one, or None")
-        if (label := int(np.max(source.labels))) >= model.num_classes:
-            raise InputError(
-                f"the data has a label {label}, but the model has {model.num_classes} classes;"
-                " create it with num_classes of the data"
-            )
-
-
-def _learning_rates(opt: TrainingOptions, steps: int) -> np.ndarray:
-    """Of every step, float32 (steps,)."""
-    schedule = learning_rate_schedule(
-        opt.schedule, opt.lr, steps, warmup=opt.warmup, milestones=opt.milestones
+def _stream(
+    source: Source, preprocessing: Preprocessing, opt: TrainingOptions, rows: np.ndarray | None
+) -> TrainBatches:
+    """Batches of images, or of what frozen groups made of them; `rows`: of each, those to read."""
+    views = opt.views or 1
+    if isinstance(source, CachedSource):
+        return source.shuffled(opt.batch_size, opt.seed, views, rows, opt.sampling)
+    return train_batches(
+        source,
+        preprocessing,
+        batch_size=opt.batch_size,
+        seed=opt.seed,
+        views=views,
+        augment=opt.augment if opt.views is None else "none",
+        crop_area=opt.crop_area,
+        num_workers=opt.num_workers,
+        on_error=opt.on_error,
+        rows=rows,
+        sampling=opt.sampling,
     )
-    return np.asarray(jax.vmap(schedule)(np.arange(steps)), np.float32)
-
-
-def new_variables(
-    model: Model,
-    image_size: ImageSize,
-    opt: TrainingOptions,
-    init: Sequence[str] | None = None,
-    channels: int = 3,
-) -> Tree:
-    """Random variables by the seed, with the head as `head_init` says.
-
-    Of a plan's `init` only the groups that it wants random are drawn; the rest stays abstract.
-    """
-    groups = None if init is None else tuple(start == "random" for start in init)
-    key = jax.random.key(opt.seed)
-    variables = registry.init(model, key, image_size, channels, groups)
-    if opt.head_init == "zero" and "head" in variables["params"]:
-        variables["params"]["head"] = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
-    return variables
-
-
-def _reported(evaluation: Evaluation, tasks: Mapping[str, int] | None = None) -> dict[str, Any]:
-    reported: dict[str, Any] = {
-        "accuracy": evaluation.accuracy,
-        "balanced_accuracy": evaluation.balanced_accuracy,
-        "loss": evaluation.loss,
-    }
-    if evaluation.tasks:
-        parts = zip(tasks or (), evaluation.tasks, strict=True)
-        reported["tasks"] = {name: _reported(part) for name, part in parts}
-    return reported
 
 
 def _validated(rows: Sequence[Mapping[str, Any]], step: int) -> bool:
     return any(row["event"] == "val" and row["step"] == step for row in rows)
-
-
-# What `stages` of a result holds of each.
-_OF_A_STAGE = (
-    "plan",
-    "steps",
-    "best_step",
-    "val_accuracy",
-    "examples_seen",
-    "trainable_parameters",
-)
-
-
-def _with_stage_before(before: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of a run up to this stage, from that up to the stage before and this one's own.
-
-    Its plan says where groups started in the first stage, and what moved in the last one.
-    """
-
-    def of_a_stage(summary: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: summary[name] for name in _OF_A_STAGE}
-
-    whole = {
-        **own,
-        "plan": {**own["plan"], "init": before["plan"]["init"]},
-        "seed": before["seed"],
-        "stages": [*before.get("stages", [of_a_stage(before)]), of_a_stage(own)],
-    }
-    for name in ("steps", "examples_seen"):
-        whole[name] = before[name] + own[name]
-    whole["wall_seconds"] = round(before["wall_seconds"] + own["wall_seconds"], 3)
-    for name in ("changes", "skipped_images"):
-        if name in before or name in own:
-            whole[name] = list(dict.fromkeys([*before.get(name, []), *own.get(name, [])]))
-    return whole

@@ -18,8 +18,9 @@ from tljax.files import parse_json
 from tljax.models import ImageSize, Model, registry
 from tljax.training import processes
 from tljax.training.checkpointing import has_checkpoint, newest_usable, restore_like
-from tljax.training.loop import Result, check_fit, fit, own_preprocessing
+from tljax.training.loop import Result, fit
 from tljax.training.options import TrainingOptions
+from tljax.training.preparation import check_fit, own_preprocessing
 from tljax.training.progress import console
 from tljax.training.provenance import accepted_changes, what_made
 from tljax.training.workdir import locked, read_rows
