@@ -76,6 +76,10 @@ def measurements(peer_epochs: int) -> Iterator[Measurement]:
         plain = {**given, "form": "plain"}
         yield Measurement(row, TIMM, "step", plain, "timm, huge pages", huge_pages=True)
         yield Measurement(row, KERAS, "step", given, "Keras")
+    for workers in (0, 2):
+        given = {"batch": jobs.BATCH, "num_workers": workers}
+        yield Measurement(f"input/{workers}", OURS, "read", given)
+        yield Measurement(f"input/{workers}", TIMM, "read", given, "torchvision")
     yield Measurement("overhead", OURS, "against_minimal", {"network": "vit_small"})
     yield Measurement("warm epoch", OURS, "warm_epoch", {"network": "vit_small", "images": 2000})
     for name, job in jobs.JOBS.items():

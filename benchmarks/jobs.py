@@ -89,6 +89,34 @@ def images_of(pixels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images), tiles.labels[chosen].astype(np.int32)
 
 
+def photographs(folder: Path, count: int = 256) -> Path:
+    """A folder of JPEG files of 500 x 375 pixels, about ImageNet's size, in two classes; made once.
+
+    Pieces of coloured photographs that scikit-image ships.
+    """
+    from PIL import Image
+
+    from tljax.data.folder import shipped
+
+    path = folder / f"photographs_{count}"
+    if not path.exists():
+        rng = np.random.default_rng(0)
+        whole = [
+            Image.open(shipped("skimage", f"data/{name}")).convert("RGB")
+            for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
+        ]
+        making = folder / f".photographs_{count}"
+        for i in range(count):
+            image = whole[i % len(whole)]
+            left, top = (int(rng.integers(side // 4)) for side in image.size)
+            box = (left, top, left + image.width * 3 // 4, top + image.height * 3 // 4)
+            file = making / "train" / f"class_{i % 2}" / f"{i}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            image.resize((500, 375), box=box).save(file, quality=90)
+        making.rename(path)
+    return path
+
+
 def weights_of(network: Network, folder: Path) -> Path:
     """A file of the network's weights under timm's names, made once.
 

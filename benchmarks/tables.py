@@ -118,6 +118,17 @@ def _steps(results: dict[str, Any]) -> list[str]:
     return _table(["network", "machine", *labels, "tljax / timm"], body)
 
 
+def _input(results: dict[str, Any]) -> list[str]:
+    labels = (_OURS, "torchvision")
+    body = []
+    for workers in (0, 2):
+        for row, machine in _rows(results, f"input/{workers}"):
+            cells = [_rate(row.get(label), jobs.BATCH) for label in labels]
+            ratio = _ratio(row.get("torchvision"), row[_OURS])
+            body.append([str(workers), machine, *cells, ratio])
+    return _table(["num_workers", "machine", *labels, "tljax / torchvision"], body)
+
+
 def _single(results: dict[str, Any]) -> list[str]:
     body = []
     for overhead, machine in _rows(results, "overhead"):
@@ -156,6 +167,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "jobs": _jobs,
     "forward": _forward,
     "steps": _steps,
+    "input": _input,
     "single figures": _single,
     "growth": _growth_table,
 }

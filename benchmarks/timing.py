@@ -6,7 +6,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,20 @@ def median_seconds(run: Callable[[], Any], at_least: float = 5.0, fewest: int = 
     while len(taken) < fewest or sum(taken) < at_least:
         taken.append(timed(run)[0])
     return statistics.median(taken)
+
+
+def seconds_per_batch(batches: Iterator[Any], at_least: float = 8.0) -> float:
+    """The mean over as many as fill `at_least` seconds, after ten that are not counted.
+
+    Ten, since a reader has some ready before anybody asks.
+    """
+    for _ in range(10):
+        next(batches)
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < at_least:
+        next(batches)
+        count += 1
+    return (time.perf_counter() - began) / count
 
 
 def peak_megabytes() -> float:

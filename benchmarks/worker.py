@@ -16,6 +16,7 @@ def main(folder: str, contender: str, function: str, arguments: str) -> None:
     from tljax.cli import use_compilation_cache
 
     use_compilation_cache()
+    multiply_in_float32()
     given = json.loads(arguments)
     if function == "matmul_peak":
         found = matmul_peak()
@@ -27,6 +28,14 @@ def main(folder: str, contender: str, function: str, arguments: str) -> None:
             given["network"] = NETWORKS[given["network"]]
         found = getattr(module, function)(folder=Path(folder), **given)
     print(json.dumps({**found, "peak_megabytes": round(peak_megabytes())}))
+
+
+def multiply_in_float32() -> None:
+    """GPUs and TPUs take fewer bits of a float32 by default, and PyTorch's default is another."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        jax.config.update("jax_default_matmul_precision", "float32")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import numpy as np
 import tljax
 from benchmarks import jobs
 from benchmarks.jobs import Job, Network
-from benchmarks.timing import median_seconds, share_of_peak, timed
+from benchmarks.timing import median_seconds, seconds_per_batch, share_of_peak, timed
+from tljax import data
 from tljax.analysis.cost import group_flops
+from tljax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from tljax.training import micro_batches
 from tljax.training import state as state_lib
 from tljax.training.step import optimizer, predict_step, train_step
@@ -63,6 +66,22 @@ def step(network: Network, folder: Path, batch: int, scenario: str) -> dict[str,
     """Seconds of one step of training, from images."""
     run = step_function(network, folder, batch, scenario)
     return {"seconds": median_seconds(run)}
+
+
+def read(folder: Path, batch: int, num_workers: int) -> dict[str, float]:
+    """Seconds in which a batch of JPEG files is read, cropped, resized and perhaps mirrored."""
+    photographs = data.load(f"folder:{jobs.photographs(folder)}").train
+    preprocessing = data.Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+    batches = data.train_batches(
+        photographs,
+        preprocessing,
+        batch_size=batch,
+        seed=0,
+        augment="crop_flip",
+        num_workers=num_workers,
+    )
+    with closing(batches):
+        return {"seconds": seconds_per_batch(batches)}
 
 
 def step_function(

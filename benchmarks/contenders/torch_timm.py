@@ -1,5 +1,6 @@
 """PyTorch with timm, frozen by `requires_grad=False`, as most people fine-tune."""
 
+import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,17 @@ import timm
 import torch
 from safetensors.torch import load_file
 from timm.models.resnet import BasicBlock, ResNet
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
 
 from benchmarks import jobs
 from benchmarks.jobs import Job, Network
-from benchmarks.timing import median_seconds
+from benchmarks.timing import median_seconds, seconds_per_batch
 from tljax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+torch.backends.fp32_precision = "ieee"  # cuDNN's convolutions would take TF32
 
 
 def job(
@@ -87,6 +92,28 @@ def step(
     targets = torch.from_numpy(labels).long().to(DEVICE)
     model, given = _in_form(model, given, form)
     return {"seconds": median_seconds(lambda: _step(model, optimizer, given, targets).item())}
+
+
+def read(folder: Path, batch: int, num_workers: int) -> dict[str, float]:
+    """Seconds in which torchvision reads, crops, resizes and perhaps mirrors a batch of files."""
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(224),  # bilinear
+            transforms.RandomHorizontalFlip(),
+            transforms.PILToTensor(),
+        ]
+    )
+    photographs = ImageFolder(str(jobs.photographs(folder) / "train"), transform)
+    loader = DataLoader(
+        photographs,
+        batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+    )
+    epochs = itertools.repeat(loader)
+    return {"seconds": seconds_per_batch(itertools.chain.from_iterable(epochs))}
 
 
 def build(network: Network, folder: Path) -> Any:
