@@ -52,13 +52,18 @@ def test_convolve(side, kernel, stride, padding):
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("tokens", [5, 300])  # together, and in pieces
-def test_attend(n, tokens):
+@pytest.mark.parametrize("queries", [None, 1, 2])
+def test_attend(n, tokens, queries):
     def theirs(qkv):
         q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+        q = q[:, :, :queries]
         weights = jax.nn.softmax(q @ k.swapaxes(-2, -1) / jnp.sqrt(q.shape[-1]))
         return (weights @ v).transpose(0, 2, 1, 3)
 
-    agree(arithmetic.attend, theirs, 3 * normal(0, n, tokens, 3, 3, 8))
+    def ours(qkv):
+        return arithmetic.attend(qkv, queries)
+
+    agree(ours, theirs, 3 * normal(0, n, tokens, 3, 3, 8))
 
 
 def test_gelu():

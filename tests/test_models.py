@@ -154,6 +154,24 @@ def test_mean_pooling_leaves_the_class_token_out():
     np.testing.assert_allclose(pooled(tokens), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("fields", [{}, {"remat": True}, {"registers": 2, "layer_scale": 0.1}])
+def test_where_the_class_token_is_pooled_the_rest_of_the_last_block_makes_no_difference(fields):
+    model = create("vit_micro_patch4_32", 0, **fields)
+    variables = init(model, jax.random.key(0), 32)
+    images = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
+
+    def of_all_tokens(variables, images):
+        return model.clone(pooling="none").apply(variables, images)[:, 0]
+
+    def value_and_gradients(function):
+        value, pull = jax.vjp(function, variables, images)
+        return jax.tree.leaves((value, pull(jnp.cos(jnp.arange(value.size)).reshape(value.shape))))
+
+    both = (jax.jit(lambda f=f: value_and_gradients(f))() for f in (model.apply, of_all_tokens))
+    for one, other in zip(*both, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * np.abs(other).max())
+
+
 def test_registers_stand_between_the_class_token_and_the_patches_and_have_no_position():
     model = create("vit_micro_patch4_32", 0, registers=3, pooling="mean")
     variables = init(model, jax.random.key(0), 32)

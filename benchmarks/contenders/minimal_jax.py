@@ -30,15 +30,15 @@ def norm(p: Params, x: jax.Array) -> jax.Array:
     return (x - mean) * (jax.lax.rsqrt(variance + EPS) * p["scale"]) + p["bias"]
 
 
-def block(p: Params, x: jax.Array) -> jax.Array:
+def block(p: Params, x: jax.Array, queries: int | None = None) -> jax.Array:
     n, t, d = x.shape
     qkv = dense(p["attn"]["qkv"], norm(p["norm1"], x))
     q, k, v = qkv.reshape(n, t, 3, HEADS, d // HEADS).transpose(2, 0, 3, 1, 4)
-    scores = (q * (d // HEADS) ** -0.5) @ k.swapaxes(-2, -1)
+    scores = (q[:, :, :queries] * (d // HEADS) ** -0.5) @ k.swapaxes(-2, -1)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     y = (weights @ v) / weights.sum(-1, keepdims=True)
-    y = y.transpose(0, 2, 1, 3).reshape(n, t, d)
-    x = x + dense(p["attn"]["proj"], y) * p["ls1"]["gamma"]
+    y = y.transpose(0, 2, 1, 3).reshape(n, -1, d)
+    x = x[:, :queries] + dense(p["attn"]["proj"], y) * p["ls1"]["gamma"]
     y = dense(p["mlp"]["fc1"], norm(p["norm2"], x))
     y = 0.5 * y * (1 + jax.lax.erf(y * 2**-0.5))
     return x + dense(p["mlp"]["fc2"], y) * p["ls2"]["gamma"]
@@ -54,8 +54,10 @@ def logits(p: Params, images: jax.Array) -> jax.Array:
     x = dense(flat, x.reshape(n, rows * columns, -1))
     token = jnp.broadcast_to(p["embed"]["cls_token"], (n, 1, x.shape[-1]))
     x = jnp.concatenate([token, x], axis=1) + p["embed"]["pos_embed"]
-    for b in range(sum(name.startswith("block") for name in p)):
+    depth = sum(name.startswith("block") for name in p)
+    for b in range(depth - 1):
         x = block(p[f"block{b}"], x)
+    x = block(p[f"block{depth - 1}"], x, queries=1)  # of which the head sees the class token
     return dense(p["head"], norm(p["norm"], x[:, 0]))
 
 

@@ -64,7 +64,8 @@ def parts_of(model: Model, variables: dict[str, Any], images: jax.Array) -> jax.
     if not isinstance(model, ViT) or not _has_tokens(model):
         own: Any = model.apply(variables, images, train=False, stop=stop)
         return own[:, None]
-    kept: Any = model.clone(remat=False).apply(
+    # with all tokens of the last block, of which its own head needs the class token alone
+    kept: Any = model.clone(remat=False, pooling="none").apply(
         variables,
         images,
         train=False,

@@ -23,18 +23,20 @@ _xavier = nn.initializers.xavier_uniform()
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over tokens (n, t, d)."""
+    """Multi-head self-attention over tokens (n, t, d), of the first `queries` (None: of all)."""
 
     heads: int
     dropout: float
     dtype: Any
     lora: LoRA | None = None
+    queries: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         n, t, d = x.shape
         qkv = _dense(self, 3 * d, "qkv")(x)
-        x = attend(qkv.reshape(n, t, 3, self.heads, d // self.heads)).reshape(n, t, d)
+        x = attend(qkv.reshape(n, t, 3, self.heads, d // self.heads), self.queries)
+        x = x.reshape(n, -1, d)
         x = _dense(self, d, "proj")(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
@@ -80,7 +82,10 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each pre-normalised and residual, over tokens (n, t, d)."""
+    """Attention and MLP, each pre-normalised and residual, over tokens (n, t, d).
+
+    All tokens are attended to; the first `queries` of them (None: all) come out.
+    """
 
     heads: int
     mlp_ratio: float
@@ -90,6 +95,7 @@ class Block(nn.Module):
     dropout: float
     dtype: Any
     lora: LoRA | None = None
+    queries: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -101,9 +107,11 @@ class Block(nn.Module):
                 branch = LayerScale(self.layer_scale, name=scale_name)(branch)
             return StochasticDepth(self.drop_path)(branch, train)
 
-        attention = Attention(self.heads, self.dropout, self.dtype, self.lora, name="attn")
+        attention = Attention(
+            self.heads, self.dropout, self.dtype, self.lora, self.queries, name="attn"
+        )
         y = attention(norm("norm1")(x), train)
-        x = x + residual(y, "ls1")
+        x = x[:, : y.shape[1]] + residual(y, "ls1")
         hidden = int(self.mlp_ratio * x.shape[-1])
         mlp = Mlp(hidden, self.dropout, self.dtype, self.lora, name="mlp")
         y = mlp(norm("norm2")(x), train)
@@ -170,6 +178,8 @@ class ViT(nn.Module):
     """Embedding, transformer blocks, linear head; one group each.
 
     The final norm and the pooling belong to the last block's group, so that the head sees (n, d).
+    Where the class token alone is pooled, the last block computes no other but for what is attended
+    to, which spares three quarters of that block's work, forward and backward.
 
     Attributes:
       dim, depth, heads, patch: width, number of blocks, attention heads, patch size in pixels.
@@ -259,6 +269,7 @@ class ViT(nn.Module):
                 rate = rates[depth - 1] if training[depth] else 0.0
                 draws = training[depth] and bool(rate or self.dropout)
                 block = _BLOCKS[self.remat, not draws and not self.is_initializing()]
+                token_alone = depth == self.depth and self.pooling == "token"
                 x = block(
                     self.heads,
                     self.mlp_ratio,
@@ -268,6 +279,7 @@ class ViT(nn.Module):
                     self.dropout,
                     self.dtype,
                     self.lora,
+                    1 if token_alone else None,
                     name=f"block{depth - 1}",
                 )(x, training[depth])
                 if depth == self.depth:
