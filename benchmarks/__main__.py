@@ -24,7 +24,6 @@ from rich.progress import TextColumn
 
 from benchmarks import jobs
 from benchmarks.tables import write_growth, write_tables
-from benchmarks.timing import machine
 from tljax import huge_pages
 from tljax.training.progress import console, progress_bar
 
@@ -53,6 +52,7 @@ class Measurement:
     huge_pages: bool = False
 
 
+MACHINE = Measurement("machine", OURS, "machine")
 PEAK = Measurement("peak", OURS, "matmul_peak")
 
 
@@ -118,12 +118,18 @@ def compiled_before(one: Measurement) -> Measurement | None:
     return replace(one, arguments={**one.arguments, **short})
 
 
-def measure(one: Measurement, folder: Path) -> dict[str, Any]:
-    """Runs it in a process of its own."""
+def measure(one: Measurement, folder: Path, device: str = "cpu") -> dict[str, Any]:
+    """Runs it in a process of its own.
+
+    This one never touches the device, of which a process may take all the memory (a GPU's, by
+    JAX), or which one process at a time may hold (a TPU).
+    """
     command = [sys.executable, "-m", "benchmarks.worker", str(folder), one.contender]
     command += [one.function, json.dumps(one.arguments)]
     # compiled programs and features of the benchmarks, not the user's
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    if device != "cpu":  # which takes fewer bits of a float32 by default; PyTorch's default differs
+        environment["JAX_DEFAULT_MATMUL_PRECISION"] = "float32"
     if one.huge_pages or one.contender == OURS:
         environment |= huge_pages.environment()
     process = subprocess.run(
@@ -135,9 +141,8 @@ def measure(one: Measurement, folder: Path) -> dict[str, Any]:
     return whole_job(found, one)
 
 
-def this_machine(results: dict[str, Any]) -> dict[str, Any]:
-    """Its entry among the machines that the results are of; it is added if it is a new one."""
-    here = machine()
+def entry_of(here: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """This machine's among those that the results are of; it is added if it is a new one."""
     for known in results["machines"]:
         if {name: known[name] for name in here} == here:
             return known
@@ -180,27 +185,27 @@ def main() -> None:
     results: dict[str, Any] = {"machines": []}
     if path.exists():
         results = json.loads(path.read_text())
-    here = this_machine(results)
-    rows = here["rows"]
-    for one in chosen:
-        rows.setdefault(one.name, {})[one.label] = []
     with (
         tempfile.TemporaryDirectory() as temporary,
         progress_bar(TextColumn("{task.fields[now]}")) as bar,
     ):
         folder = Path(os.environ.get("TLJAX_BENCHMARK_FOLDER", temporary))
         task = bar.add_task("measuring", total=len(chosen) * args.repeats, now="matrix products")
-        here["peak"] = [measure(PEAK, folder) for _ in range(args.repeats)]
+        here = entry_of(measure(MACHINE, folder), results)
+        rows, device = here["rows"], here["device"]
+        here["peak"] = [measure(PEAK, folder, device) for _ in range(args.repeats)]
         for repeat in range(args.repeats):
             for one in chosen:
                 if repeat and one.function == "against_minimal":  # pairs enough of its own
                     continue
                 bar.update(task, now=f"{one.name}, {one.label}")
                 if repeat == 0 and (before := compiled_before(one)) is not None:
-                    measure(before, folder)
-                rows[one.name][one.label].append(measure(one, folder))
+                    measure(before, folder, device)
+                found = measure(one, folder, device)
+                runs = rows.setdefault(one.name, {})
+                runs[one.label] = [*(runs[one.label] if repeat else []), found]
+                path.write_text(json.dumps(results, indent=1) + "\n")
                 bar.advance(task)
-            path.write_text(json.dumps(results, indent=1) + "\n")
     write_growth(results, args.output / "growth.png")
     write_tables(results, HERE / "README.md")
     console.print(f"wrote {path}")

@@ -85,7 +85,7 @@ def _jobs(results: dict[str, Any]) -> list[str]:
             cells += [_seconds(row.get(label)) for label in labels]
             cells += [_ratio(row.get(label), row[_OURS]) for label in labels[1:]]
             peaks = [
-                f"{_median(row[o], 'peak_megabytes'):,.0f}"
+                f"{statistics.median(map(_megabytes, row[o])):,.0f}"
                 for o in (_OURS, "timm", "Keras")
                 if row.get(o)
             ]
@@ -133,7 +133,7 @@ def _single(results: dict[str, Any]) -> list[str]:
     body = []
     for overhead, machine in _rows(results, "overhead"):
         for name, value in overhead[_OURS][0].items():
-            if name != "peak_megabytes":
+            if not name.endswith("_megabytes"):
                 words = f"tljax's step / a minimal JAX step, {name}"
                 body.append([words, machine, f"{value:.3f}"])
     seconds = {"warm epoch": "an epoch of S1 over 2,000 images from a warm cache"}
@@ -209,6 +209,12 @@ def _letter(machine: int) -> str:
 
 def _median(runs: Iterable[dict[str, Any]], name: str = "seconds") -> float:
     return statistics.median(run[name] for run in runs)
+
+
+def _megabytes(run: dict[str, Any]) -> float:
+    """The accelerator's where there is one, else the process's."""
+    found: float = run.get("device_megabytes", run["peak_megabytes"])
+    return found
 
 
 def _seconds(runs: Sequence[dict[str, Any]] | None) -> str:

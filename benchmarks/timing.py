@@ -51,6 +51,21 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+def device_megabytes() -> dict[str, int]:
+    """The most memory of an accelerator that this process's arrays took; empty without one.
+
+    By the framework's own account: what it set aside for them is another matter.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        import jax
+
+        peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    return {} if peak is None else {"device_megabytes": round(peak / 1e6)}
+
+
 def matmul_peak() -> dict[str, float]:
     """FLOP/s of the fastest float32 product of two square matrices, by JAX, on its device."""
     return {"flops_per_second": max(map(_speed, SIDES))}

@@ -9,17 +9,18 @@ import sys
 from pathlib import Path
 
 from benchmarks.jobs import JOBS, NETWORKS
-from benchmarks.timing import matmul_peak, peak_megabytes
+from benchmarks.timing import device_megabytes, machine, matmul_peak, peak_megabytes
+
+OF_THE_MACHINE = {"machine": machine, "matmul_peak": matmul_peak}
 
 
 def main(folder: str, contender: str, function: str, arguments: str) -> None:
     from tljax.cli import use_compilation_cache
 
     use_compilation_cache()
-    multiply_in_float32()
     given = json.loads(arguments)
-    if function == "matmul_peak":
-        found = matmul_peak()
+    if function in OF_THE_MACHINE:
+        found = OF_THE_MACHINE[function]()
     else:
         module = importlib.import_module(f"benchmarks.contenders.{contender}")
         if "job" in given:
@@ -27,15 +28,8 @@ def main(folder: str, contender: str, function: str, arguments: str) -> None:
         if "network" in given:
             given["network"] = NETWORKS[given["network"]]
         found = getattr(module, function)(folder=Path(folder), **given)
-    print(json.dumps({**found, "peak_megabytes": round(peak_megabytes())}))
-
-
-def multiply_in_float32() -> None:
-    """GPUs and TPUs take fewer bits of a float32 by default, and PyTorch's default is another."""
-    import jax
-
-    if jax.default_backend() != "cpu":
-        jax.config.update("jax_default_matmul_precision", "float32")
+        found |= {"peak_megabytes": round(peak_megabytes())} | device_megabytes()
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

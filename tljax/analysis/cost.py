@@ -27,24 +27,11 @@ import optax
 
 from tljax.data import Preprocessing
 from tljax.models import ImageSize, Model
+from tljax.models.flops import flops
 from tljax.models.preprocessing import height_width
 from tljax.training.step import loss_and_gradient
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
-
-
-def flops(function: Callable[..., Any], *arguments: Any) -> float:
-    """Floating-point operations of a function, by XLA's count; arguments may be abstract.
-
-    XLA counts the body of a loop once, so the function must be free of scans. It is counted in the
-    form that an accelerator gets: on a CPU the gradients of some kernels are loops.
-    """
-    return counted_flops(jax.jit(function).trace(*arguments).lower(lowering_platforms=("tpu",)))
-
-
-def counted_flops(program: Any) -> float:
-    """XLA's count for a lowered (fast) or compiled (what runs) program."""
-    return float(program.cost_analysis().get("flops", 0.0))  # which a program without any lacks
 
 
 def group_flops(

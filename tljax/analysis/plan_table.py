@@ -12,6 +12,7 @@ from rich.table import Table
 
 from tljax.analysis import cost
 from tljax.models import parameter_count, registry
+from tljax.models.flops import counted_flops, flops
 from tljax.models.groups import leaf_paths
 from tljax.training import experiment
 from tljax.training.experiment import Experiment
@@ -87,7 +88,7 @@ def _print_table(
     law = (whole + sum(activations) + sum(weights)) / whole
     step = cost.step_function(model, plan, exp.preprocessing)
     arguments = cost.step_arguments(plan, variables, size, config.batch_size)
-    counted = cost.flops(step, *arguments) / config.batch_size
+    counted = flops(step, *arguments) / config.batch_size
 
     width = None if Console().is_terminal else 120  # a pipe has no width of its own
     console = Console(highlight=False, soft_wrap=True, width=width)
@@ -112,7 +113,7 @@ def _print_table(
         peak = analysis.temp_size_in_bytes + analysis.argument_size_in_bytes
         console.print(
             f"compiled for {jax.devices()[0].device_kind} at batch {config.batch_size}:"
-            f" {cost.counted_flops(compiled) / config.batch_size / whole:.3f} F"
+            f" {counted_flops(compiled) / config.batch_size / whole:.3f} F"
             " (of a loop one turn),"
             f" {peak / _MEBI:,.0f} MiB of arguments and temporaries"
         )

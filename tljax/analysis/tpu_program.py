@@ -25,6 +25,7 @@ from tljax.analysis import cost
 from tljax.data import Task
 from tljax.errors import InputError
 from tljax.models import registry
+from tljax.models.flops import counted_flops
 from tljax.training import experiment
 from tljax.training import mesh as mesh_lib
 from tljax.training import state as state_lib
@@ -156,7 +157,7 @@ def compile_step(exp: Experiment, mesh: Mesh, batch_size: int, memory: int) -> R
         batch_size,
         int(mesh.size),
         fits=True,
-        flops=parts * cost.counted_flops(program),  # of a loop, one pass is counted
+        flops=parts * counted_flops(program),  # of a loop, one pass is counted
         bytes_accessed=parts * float(counted.get("bytes accessed", 0.0)),
         arguments=analysis.argument_size_in_bytes,
         outputs=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,

@@ -27,20 +27,30 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **_: A
 
     Windows that share no pixel (1x1 kernels, the patches of a ViT) are rows of one matrix product,
     and written so: XLA's convolutions on a CPU take up to ten times as long for the gradient of a
-    1x1 kernel. To be given to `flax.linen.Conv`, which passes the rest as it is by default.
+    1x1 kernel. Those that skip pixels are so on a CPU alone: XLA for a GPU (jaxlib 0.11.2) aborts
+    over the product of a strided slice. To be given to `flax.linen.Conv`, which passes the rest as
+    it is by default.
     """
+    padding = tuple(map(tuple, padding))
     height, width, channels, features = kernel.shape
     pads_nothing = all(before == after == 0 for before, after in padding)
-    if pads_nothing and (height, width) == (1, 1):
-        x = x[:, :: strides[0], :: strides[1]]
+    if pads_nothing and (height, width) == tuple(strides) == (1, 1):
         return product(x, kernel.reshape(channels, features))
+    if pads_nothing and (height, width) == (1, 1):
+
+        def of_some(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            some = x[:, :: strides[0], :: strides[1]]
+            return product(some, kernel.reshape(channels, features))
+
+        by_xla = functools.partial(_xla_convolution, strides=tuple(strides), padding=padding)
+        return jax.lax.platform_dependent(x, kernel, cpu=of_some, default=by_xla)
     if pads_nothing and (height, width) == tuple(strides):
         n, rows, columns = x.shape[0], x.shape[1] // height, x.shape[2] // width
         x = x[:, : rows * height, : columns * width]
         x = x.reshape(n, rows, height, columns, width, channels).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(n, rows, columns, height * width * channels)
         return product(x, kernel.reshape(-1, features))
-    return _convolution(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+    return _convolution(x, kernel, tuple(strides), padding)
 
 
 Padding = tuple[tuple[int, int], ...]

@@ -28,6 +28,7 @@ from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, in_order, sa
 from tljax.data.sources import base_of
 from tljax.errors import InputError
 from tljax.models import Model, registry
+from tljax.models.flops import flops
 from tljax.models.groups import leaf_paths
 from tljax.training import micro_batches, processes
 from tljax.training.environment import environment
@@ -196,8 +197,7 @@ def _share(model: Model, variables: Tree, preprocessing: Preprocessing, groups: 
 
     def counted(stop: int | None) -> float:
         run = functools.partial(model.apply, train=False, stop=stop)
-        analysis: Any = jax.jit(run).lower(variables, image).cost_analysis()
-        return float(analysis.get("flops", 0.0))
+        return flops(run, variables, image)
 
     return counted(groups) / counted(None)
 
