@@ -26,6 +26,7 @@ from benchmarks import jobs
 from benchmarks.tables import write_growth, write_tables
 from tljax import huge_pages
 from tljax.training.progress import console, progress_bar
+from tljax.training.workdir import write_atomically
 
 HERE = Path(__file__).parent
 OURS, TIMM, KERAS = "ours", "torch_timm", "keras_jax"
@@ -203,8 +204,10 @@ def main() -> None:
                     measure(before, folder, device)
                 found = measure(one, folder, device)
                 runs = rows.setdefault(one.name, {})
-                runs[one.label] = [*(runs[one.label] if repeat else []), found]
-                path.write_text(json.dumps(results, indent=1) + "\n")
+                if repeat == 0:
+                    runs[one.label] = []
+                runs[one.label].append(found)
+                write_atomically(path, json.dumps(results, indent=1) + "\n")
                 bar.advance(task)
     write_growth(results, args.output / "growth.png")
     write_tables(results, HERE / "README.md")

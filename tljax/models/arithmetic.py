@@ -31,26 +31,26 @@ def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **_: A
     over the product of a strided slice. To be given to `flax.linen.Conv`, which passes the rest as
     it is by default.
     """
-    padding = tuple(map(tuple, padding))
+    strides, padding = tuple(strides), tuple(map(tuple, padding))
     height, width, channels, features = kernel.shape
     pads_nothing = all(before == after == 0 for before, after in padding)
-    if pads_nothing and (height, width) == tuple(strides) == (1, 1):
-        return product(x, kernel.reshape(channels, features))
     if pads_nothing and (height, width) == (1, 1):
 
-        def of_some(x: jax.Array, kernel: jax.Array) -> jax.Array:
-            some = x[:, :: strides[0], :: strides[1]]
-            return product(some, kernel.reshape(channels, features))
+        def as_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            x = x[:, :: strides[0], :: strides[1]]
+            return product(x, kernel.reshape(channels, features))
 
-        by_xla = functools.partial(_xla_convolution, strides=tuple(strides), padding=padding)
-        return jax.lax.platform_dependent(x, kernel, cpu=of_some, default=by_xla)
-    if pads_nothing and (height, width) == tuple(strides):
+        if strides == (1, 1):
+            return as_product(x, kernel)
+        by_xla = functools.partial(_xla_convolution, strides=strides, padding=padding)
+        return jax.lax.platform_dependent(x, kernel, cpu=as_product, default=by_xla)
+    if pads_nothing and (height, width) == strides:
         n, rows, columns = x.shape[0], x.shape[1] // height, x.shape[2] // width
         x = x[:, : rows * height, : columns * width]
         x = x.reshape(n, rows, height, columns, width, channels).transpose(0, 1, 3, 2, 4, 5)
         x = x.reshape(n, rows, columns, height * width * channels)
         return product(x, kernel.reshape(-1, features))
-    return _convolution(x, kernel, tuple(strides), padding)
+    return _convolution(x, kernel, strides, padding)
 
 
 Padding = tuple[tuple[int, int], ...]
@@ -160,9 +160,8 @@ def attend(qkv: jax.Array, queries: int | None = None) -> jax.Array:
         return jnp.concatenate([together(piece) for piece in jnp.split(qkv, number)])
 
     n, t, _, heads, _ = qkv.shape
-    scored = heads * t * (t if queries is None else queries)
     number = max(pieces for pieces in range(1, _PIECES + 1) if n % pieces == 0)
-    if number == 1 or 4 * scored < _ONE_BY_ONE:
+    if number == 1 or 4 * heads * t * (queries or t) < _ONE_BY_ONE:
         return together(qkv)
     return jax.lax.platform_dependent(qkv, cpu=in_pieces, default=together)
 
