@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 _ONE_BY_ONE = 2**20  # bytes of an image's attention scores from which images are taken in turn
-_PIECES = 8  # at most
+_PIECES = 8  # of attention, at most
 _LARGE = 28 * 28  # pixels of a convolution's result from which images are taken in turn
 
 
@@ -136,8 +136,8 @@ def attend(qkv: jax.Array, queries: int | None = None) -> jax.Array:
     As plain products of (n, heads, t, d), which XLA runs about 1.4 times as fast on a CPU as an
     einsum over (n, t, heads, d). The softmax's sum divides the result, which is smaller than the
     weights (as in FlashAttention, Dao et al. 2022). XLA computes a batch of small products one
-    after another, each on few cores: a CPU therefore gets an operation for every few images, and
-    runs those side by side.
+    after another, each on few cores: a CPU therefore gets an operation for every few images and
+    heads, and runs those side by side.
 
     Args:
       qkv: queries, keys and values (n, t, 3, heads, d).
@@ -156,14 +156,23 @@ def attend(qkv: jax.Array, queries: int | None = None) -> jax.Array:
         scale = 1.0 / weights.sum(-1, keepdims=True)  # whose gradient is cheaper than a quotient's
         return ((weights.astype(v.dtype) @ v) * scale.astype(v.dtype)).swapaxes(1, 2)
 
+    def by_heads(qkv: jax.Array) -> jax.Array:
+        return jnp.concatenate([together(part) for part in jnp.split(qkv, of_heads, 3)], 2)
+
     def in_pieces(qkv: jax.Array) -> jax.Array:
-        return jnp.concatenate([together(piece) for piece in jnp.split(qkv, number)])
+        return jnp.concatenate([by_heads(part) for part in jnp.split(qkv, of_images)])
 
     n, t, _, heads, _ = qkv.shape
-    number = max(pieces for pieces in range(1, _PIECES + 1) if n % pieces == 0)
-    if number == 1 or 4 * heads * t * (queries or t) < _ONE_BY_ONE:
+    of_images = _largest_divisor(n, _PIECES)
+    of_heads = _largest_divisor(heads, _PIECES // of_images)
+    if of_images * of_heads == 1 or 4 * heads * t * (queries or t) < _ONE_BY_ONE:
         return together(qkv)
     return jax.lax.platform_dependent(qkv, cpu=in_pieces, default=together)
+
+
+def _largest_divisor(number: int, most: int) -> int:
+    """Of those that are at most `most`."""
+    return max(divisor for divisor in range(1, most + 1) if number % divisor == 0)
 
 
 @jax.custom_jvp
