@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 SIDES = (1024, 2048, 4096)  # of matrices, of which the fastest to multiply counts
@@ -100,34 +99,19 @@ def _product(side: int) -> Callable[[], Any]:
 
 def machine() -> dict[str, Any]:
     """What the figures are of."""
-    import jax
+    import jax  # here, as PyTorch's processes need neither
 
+    from tljax.training.environment import of_first_core
+
+    # a name may stand for several kinds, which differ in their widest vectors
+    widest = {"avx512f": "AVX-512", "avx2": "AVX2"}
+    flags = of_first_core("flags").split()
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
-        "processor": _processor(),
-        "family": _of_first_core("cpu family"),
-        "vectors": _vectors(),
+        "processor": of_first_core("model name") or platform.processor() or platform.machine(),
+        "family": of_first_core("cpu family"),
+        "vectors": next((name for flag, name in widest.items() if flag in flags), ""),
         "cores": os.cpu_count(),
         "versions": {name: metadata.version(name) for name in _PACKAGES},
     }
-
-
-def _processor() -> str:
-    return _of_first_core("model name") or platform.processor() or platform.machine()
-
-
-def _vectors() -> str:
-    """The widest vectors that the processor says it has, as a name may stand for several kinds."""
-    flags = _of_first_core("flags").split()
-    widest = {"avx512f": "AVX-512", "avx2": "AVX2"}
-    return next((name for flag, name in widest.items() if flag in flags), "")
-
-
-def _of_first_core(name: str) -> str:
-    """What Linux says of the first core under this name; empty elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith(name))
-    except (OSError, StopIteration):
-        return ""

@@ -8,6 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax import monitoring
 from sklearn.metrics import balanced_accuracy_score
 
 import tljax
@@ -337,6 +338,28 @@ def test_options_may_be_numpy_scalars(digits):
     options = {**OPTIONS, "lr": np.float32(0.05), "seed": np.int64(3), "steps": 1}
     result = tljax.fit(model, None, from_scratch(model.groups), digits.train, None, **options)
     assert json.loads(json.dumps(result.summary))["seed"] == 3
+
+
+@pytest.mark.parametrize("form", ["images", "features", "weighted"])
+def test_the_step_compiled_ahead_is_the_one_that_is_taken(form, digits):
+    model = tljax.create("resnet10_32", 10, drop_path=0.1)
+    plan = feature_extraction(model.groups) if form == "features" else from_scratch(model.groups)
+    options = OPTIONS | {"augment": "none", "batch_size": 10 + len(form)}  # a shape of its own
+    if form == "weighted":
+        options["class_weights"] = "balanced"
+    compiled = []
+
+    def listen(event, duration_secs, fun_name="", **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(fun_name)
+
+    monitoring.register_event_duration_secs_listener(listen)
+    try:
+        start = init(model, jax.random.key(0), 32)
+        tljax.fit(model, start, plan, digits.train, None, cache="auto", **options)
+    finally:
+        monitoring.unregister_event_duration_listener(listen)
+    assert compiled.count("jit(step)") == 1
 
 
 def test_a_trace_of_steps_and_times_are_in_the_workdir(tiny_config, tmp_path):

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -147,14 +148,7 @@ def attend(qkv: jax.Array, queries: int | None = None) -> jax.Array:
       (n, queries, heads, d).
     """
 
-    def together(qkv: jax.Array) -> jax.Array:
-        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
-        q = q[:, :, :queries]
-        scores = ((q * q.shape[-1] ** -0.5) @ k.swapaxes(-2, -1)).astype(jnp.float32)
-        highest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
-        weights = jnp.exp(scores - highest)
-        scale = 1.0 / weights.sum(-1, keepdims=True)  # whose gradient is cheaper than a quotient's
-        return ((weights.astype(v.dtype) @ v) * scale.astype(v.dtype)).swapaxes(1, 2)
+    together: Callable[[jax.Array], jax.Array] = functools.partial(_attend, queries=queries)
 
     def by_heads(qkv: jax.Array) -> jax.Array:
         return jnp.concatenate([together(part) for part in jnp.split(qkv, of_heads, 3)], 2)
@@ -168,6 +162,17 @@ def attend(qkv: jax.Array, queries: int | None = None) -> jax.Array:
     if of_images * of_heads == 1 or 4 * heads * t * (queries or t) < _ONE_BY_ONE:
         return together(qkv)
     return jax.lax.platform_dependent(qkv, cpu=in_pieces, default=together)
+
+
+@functools.partial(jax.jit, static_argnames="queries")  # traced once for all pieces
+def _attend(qkv: jax.Array, queries: int | None) -> jax.Array:
+    q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+    q = q[:, :, :queries]
+    scores = ((q * q.shape[-1] ** -0.5) @ k.swapaxes(-2, -1)).astype(jnp.float32)
+    highest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    weights = jnp.exp(scores - highest)
+    scale = 1.0 / weights.sum(-1, keepdims=True)  # whose gradient is cheaper than a quotient's
+    return ((weights.astype(v.dtype) @ v) * scale.astype(v.dtype)).swapaxes(1, 2)
 
 
 def _largest_divisor(number: int, most: int) -> int:

@@ -46,12 +46,17 @@ def _processor() -> dict[str, Any]:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
         cores = os.cpu_count() or 1
+    return {"cores": cores, "processor": of_first_core("model name") or platform.machine()}
+
+
+def of_first_core(name: str) -> str:
+    """What Linux says of the first core under a name, e.g. `flags`; empty elsewhere."""
     try:
-        described = Path("/proc/cpuinfo").read_text()
+        described = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
-        described = ""
-    named = re.search(r"^model name\s*:\s*(.+)$", described, re.MULTILINE)
-    return {"cores": cores, "processor": named[1] if named else platform.machine()}
+        return ""
+    found = re.search(rf"^{re.escape(name)}\s*:\s*(.+)$", described, re.MULTILINE)
+    return found[1] if found else ""
 
 
 @functools.cache

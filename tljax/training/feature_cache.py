@@ -31,6 +31,7 @@ from tljax.models import Model, registry
 from tljax.models.flops import flops
 from tljax.models.groups import leaf_paths
 from tljax.training import micro_batches, processes
+from tljax.training.compiler import compiled
 from tljax.training.environment import environment
 from tljax.training.progress import console, progress_bar
 from tljax.transfer import TransferPlan
@@ -306,7 +307,7 @@ def _prefix(
         parts = micro_batches.suited(model, size, len(images), stop=groups)
         return micro_batches.in_parts(run, parts, images)
 
-    return jax.jit(prefix)
+    return compiled(prefix)
 
 
 def _fill(

@@ -30,6 +30,7 @@ from tljax.training import experiment, micro_batches
 from tljax.training.answers import FILE as ANSWERS
 from tljax.training.answers import packed
 from tljax.training.checkpointing import Checkpoints
+from tljax.training.compiler import compiled
 from tljax.training.environment import versions
 from tljax.training.evaluation import evaluate, naive_accuracy
 from tljax.training.experiment import Start
@@ -91,7 +92,7 @@ def _compute(model: Model, preprocessing: Preprocessing) -> Callable[..., jax.Ar
         number = micro_batches.suited(model, preprocessing.image_size, len(images))
         return micro_batches.in_parts(run, number, images)
 
-    return jax.jit(compute)
+    return compiled(compute)
 
 
 def run(

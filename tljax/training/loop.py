@@ -11,6 +11,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from tljax.data import (
     Preprocessing,
@@ -44,6 +46,7 @@ from tljax.training.checkpointing import (
     restore_like,
     validation_rank,
 )
+from tljax.training.compiler import compile_ahead
 from tljax.training.environment import versions
 from tljax.training.evaluation import Evaluation, evaluate
 from tljax.training.feature_cache import CachedSource
@@ -269,6 +272,13 @@ def fit(
             best = Best(best_saved.step, validation_rank(validated), mesh_lib.place(mesh, weights))
         began = time.monotonic()
 
+        # --- the step is compiled, or read from the cache, beside what comes before the first one
+        shapes = _shapes(seen_by_training, as_seen, opt.batch_size, class_weights, mesh)
+        beside = opened.enter_context(ThreadPoolExecutor(1))
+        compiling: Future[None] = beside.submit(
+            compile_ahead, step_fn, state, frozen, shapes, key, rates[0], weight_decay
+        )
+
         # --- pieces of the loop
         def examples_at(step: int) -> int:
             return examples_before + step * opt.batch_size
@@ -375,6 +385,7 @@ def fit(
                     if step > first_step:  # the first one starts the reader
                         timing["input_wait_seconds"] += time.monotonic() - waits_from
                     spread = mesh_lib.spread(mesh, batch, opt.batch_size)
+                    compiling.result()
                     state, step_metrics = step_fn(
                         state, frozen, spread, key, rates[step], weight_decay
                     )
@@ -482,6 +493,28 @@ def _stream(
         rows=rows,
         sampling=opt.sampling,
     )
+
+
+def _shapes(
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    class_weights: np.ndarray | None,
+    mesh: Mesh | None,
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of the batches that `_stream` gives, as steps see them."""
+    rows: dict[str, tuple[tuple[int, ...], Any]] = {"label": ((), np.int32)}
+    if isinstance(source, CachedSource):
+        rows["features"] = source.features.shape[1:], source.features.dtype
+    else:
+        rows["image"] = (*preprocessing.height_width, 3), np.uint8
+    if class_weights is not None:
+        rows["weight"] = ((), class_weights.dtype)
+    sharding = None if mesh is None else mesh_lib.batch_sharding(mesh)
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
+        for name, (shape, dtype) in rows.items()
+    }
 
 
 def _validated(rows: Sequence[Mapping[str, Any]], step: int) -> bool:

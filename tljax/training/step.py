@@ -20,6 +20,7 @@ from tljax.models import Model
 from tljax.training import mesh as mesh_lib
 from tljax.training import micro_batches
 from tljax.training import state as state_lib
+from tljax.training.compiler import compiled
 from tljax.training.objective import Objective, accuracy
 from tljax.training.options import TrainingOptions
 from tljax.training.state import TrainState
@@ -183,7 +184,7 @@ def train_step(
         state = TrainState(taken, trained, statistics, opt_state, average)
         return mesh_lib.constrain(mesh, state), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return compiled(step, mesh, donate_argnums=0)
 
 
 def step_of_run(
@@ -254,7 +255,7 @@ def eval_step(
         return sums, answers if with_answers else {}
 
     if mesh is None:
-        return jax.jit(step)
+        return compiled(step)
 
     def step_of_each(variables: Tree, batch: Batch) -> tuple[Metrics, Metrics]:
         return jax.tree.map(lambda value: value[None], step(variables, batch))
@@ -263,7 +264,7 @@ def eval_step(
     on_each = jax.shard_map(
         step_of_each, mesh=mesh, in_specs=(whole, spread), out_specs=spread, check_vma=False
     )
-    return jax.jit(on_each, out_shardings=NamedSharding(mesh, whole))
+    return compiled(on_each, mesh, out_shardings=NamedSharding(mesh, whole))
 
 
 @functools.cache
@@ -280,7 +281,7 @@ def predict_step(model: Model, preprocessing: Preprocessing) -> Callable[..., Me
         # from the logits, like `correct` above: in their softmax close ones may be equal
         return {"label": jnp.argmax(logits, -1), "probabilities": jax.nn.softmax(logits)}
 
-    return jax.jit(step)
+    return compiled(step)
 
 
 def _logits(

@@ -1,0 +1,57 @@
+"""How the programs that hold a whole network are compiled."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from tljax.training.environment import of_first_core
+
+
+def compiled(function: Callable[..., Any], mesh: Mesh | None = None, **options: Any) -> Any:
+    """`jax.jit`, with the compiler's options that suit this processor.
+
+    Args:
+      function: not to be called from within another compiled one.
+      mesh: that its arguments lie on, perhaps of devices that this machine lacks; None: none.
+      options: of `jax.jit`.
+    """
+    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+    suited = _suited_to_cpu() if platform == "cpu" else None
+    return jax.jit(function, compiler_options=suited, **options)
+
+
+def compile_ahead(step: Any, *arguments: Any) -> None:
+    """Compiles a jitted function, or reads it from the cache on disk: its call finds it done.
+
+    Args:
+      step: what `compiled` gave.
+      arguments: as of the call; arrays may be abstract, and none is consumed.
+    """
+    step.lower(*arguments).compile()
+
+
+@functools.cache
+def _suited_to_cpu() -> dict[str, str] | None:
+    """Products and sums by XLA itself on an x86 processor without AVX-512, not by YNNPACK.
+
+    XLA leaves them to that library by default. It prepares each operation when a program is first
+    run, which takes a second and more for a step of ViT-S, and its products of the sizes that
+    networks have are slower there: see benchmarks/README.md. With AVX-512, or on other processors,
+    that has not been measured, and the default stays.
+    """
+    vectors = of_first_core("flags").split()
+    if "avx2" not in vectors or "avx512f" in vectors:
+        return None
+    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    try:
+        jax.jit(_nothing, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:  # this jaxlib has no such option
+        return None
+    return options
+
+
+def _nothing() -> int:
+    return 0
