@@ -1,6 +1,7 @@
 """How the programs that hold a whole network are compiled."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ import jax
 from jax.sharding import Mesh
 
 from tljax.training.environment import of_first_core
+
+_YNNPACK = "xla_cpu_experimental_ynn_fusion_type"  # kinds of operations that it takes over
 
 
 def compiled(function: Callable[..., Any], mesh: Mesh | None = None, **options: Any) -> Any:
@@ -40,12 +43,12 @@ def _suited_to_cpu() -> dict[str, str] | None:
     XLA leaves them to that library by default. It prepares each operation when a program is first
     run, which takes a second and more for a step of ViT-S, and its products of the sizes that
     networks have are slower there: see benchmarks/README.md. With AVX-512, or on other processors,
-    that has not been measured, and the default stays.
+    that has not been measured, and the default stays; `XLA_FLAGS` has precedence everywhere.
     """
     vectors = of_first_core("flags").split()
-    if "avx2" not in vectors or "avx512f" in vectors:
+    if "avx2" not in vectors or "avx512f" in vectors or _YNNPACK in os.environ.get("XLA_FLAGS", ""):
         return None
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    options = {_YNNPACK: ""}
     try:
         jax.jit(_nothing, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:  # this jaxlib has no such option
