@@ -20,9 +20,10 @@ from tests.many_devices import CASES, MESHES
 from tests.soak.campaign import ROOT, compare
 from tljax import config as config_lib
 from tljax.errors import InputError
-from tljax.training import experiment
+from tljax.training import experiment, feature_cache
 from tljax.training import mesh as mesh_lib
 from tljax.training.checkpointing import Checkpoints
+from tljax.training.evaluation import evaluate
 from tljax.training.workdir import read_rows
 
 RUN = [
@@ -205,8 +206,13 @@ def row(workdir, event, step):
 
 
 def assert_tested_as_by_one_device(workdir):
+    """By the same two programs: the frozen group, whose output is kept, and the rest."""
     result = json.loads((workdir / "result.json").read_text())
-    evaluation = experiment.evaluate_workdir(workdir, "test")[0].evaluation
+    trained = experiment.read_workdir(workdir)
+    model, preprocessing = trained.experiment.model, trained.experiment.preprocessing
+    test = experiment.load_data(trained.config).test
+    kept = feature_cache.cached(model, trained.variables, preprocessing, 1, test, None)
+    evaluation = evaluate(model, trained.variables, kept, preprocessing, trained.config.batch_size)
     assert (evaluation.accuracy, evaluation.loss) == (result["test_accuracy"], result["test_loss"])
     return result
 
