@@ -344,7 +344,7 @@ def test_options_may_be_numpy_scalars(digits):
 def test_the_step_compiled_ahead_is_the_one_that_is_taken(form, digits):
     model = tljax.create("resnet10_32", 10, drop_path=0.1)
     plan = feature_extraction(model.groups) if form == "features" else from_scratch(model.groups)
-    options = OPTIONS | {"augment": "none", "batch_size": 10 + len(form)}  # a shape of its own
+    options = OPTIONS | {"augment": "none", "batch_size": 20 + len(form)}  # a shape of its own
     if form == "weighted":
         options["class_weights"] = "balanced"
     compiled = []
