@@ -87,7 +87,7 @@ def suited_to_training(
     many times slower within a loop.
     """
     variables = registry.abstract_variables(model, image_size)
-    if sees_batch(plan, variables) or _convolves(model, image_size, start):
+    if sees_batch(plan, variables) or convolves(model, image_size, start):
         return 1
     return suited(model, image_size, images, start, part=_TRAINED_PART)
 
@@ -123,7 +123,8 @@ def _widest(model: Model, image_size: ImageSize, start: int, stop: int | None) -
     return max((a.size // _IMAGES * a.dtype.itemsize for a in results), default=1)
 
 
-def _convolves(model: Model, image_size: ImageSize, start: int) -> bool:
+def convolves(model: Model, image_size: ImageSize, start: int) -> bool:
+    """Whether the groups from `start` on have convolutions that are not written as products."""
     operations = _operations(model, image_size, start, None)
     return any(name == "conv_general_dilated" for name, _ in operations)
 
