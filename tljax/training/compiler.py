@@ -30,7 +30,7 @@ def compile_ahead(step: Any, *arguments: Any) -> None:
     """Compiles a jitted function, or reads it from the cache on disk: its call finds it done.
 
     Args:
-      step: what `compiled` gave.
+      step: the jitted function.
       arguments: as of the call; arrays may be abstract, and none is consumed.
     """
     step.lower(*arguments).compile()
