@@ -12,11 +12,11 @@ import os
 import re
 import shutil
 import time
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-import requests
 from filelock import FileLock
 from rich.console import Console
 from rich.progress import (
@@ -29,6 +29,9 @@ from rich.progress import (
 )
 
 from tljax.errors import InputError
+
+if TYPE_CHECKING:
+    import requests  # imported below by what downloads: it would take a tenth of a second here
 
 _log = logging.getLogger("tljax")
 
@@ -330,6 +333,8 @@ def _fetch(address: str, url: str, partial: _Partial) -> None:
 
 def _fetch_rest(address: str, url: str, partial: _Partial, bar: Progress) -> None:
     """One request, for all of the file or for what `partial` lacks of it."""
+    import requests
+
     version = partial.version
     held = partial.size if version else 0
     headers = {"Accept-Encoding": "identity"}  # so that bytes of the answer are bytes of the file
@@ -344,12 +349,12 @@ def _fetch_rest(address: str, url: str, partial: _Partial, bar: Progress) -> Non
             f"cannot download {address} ({_reason(error)}); check the address"
         ) from error
     with response:
-        if response.status_code == requests.codes.range_not_satisfiable:
+        if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             partial.delete()
             raise _BrokenOffError("the server has fewer bytes than were already here")
         _check_status(address, response)
         version_now, length = _described(response)
-        if response.status_code == requests.codes.ok:
+        if response.status_code == HTTPStatus.OK:
             held, partial.total = 0, length
             partial.restart(version_now)
         else:
@@ -371,7 +376,9 @@ def _fetch_rest(address: str, url: str, partial: _Partial, bar: Progress) -> Non
         raise _BrokenOffError("its length is not what the server said")
 
 
-def _write(response: requests.Response, file: Any, bar: Progress) -> None:
+def _write(response: "requests.Response", file: Any, bar: Progress) -> None:
+    import requests
+
     try:
         for piece in response.iter_content(_PIECE):
             file.write(piece)
@@ -382,24 +389,24 @@ def _write(response: requests.Response, file: Any, bar: Progress) -> None:
     os.fsync(file.fileno())
 
 
-def _check_status(address: str, response: requests.Response) -> None:
+def _check_status(address: str, response: "requests.Response") -> None:
     status = response.status_code
     answer = f"{status} {response.reason}".strip()
-    if status in (requests.codes.ok, requests.codes.partial_content):
+    if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         return
-    if status in (requests.codes.not_found, requests.codes.gone):
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
         raise InputError(f"there is no file at {address} ({answer}); check the address")
-    if status in (requests.codes.unauthorized, requests.codes.forbidden):
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         only = "only public objects can be fetched: " if address.startswith("gs://") else ""
         raise InputError(
             f"{address} may not be read without permission ({answer}); {only}{_BY_OTHER_MEANS}"
         )
-    if status == requests.codes.too_many_requests or status >= 500:
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= 500:
         raise _BrokenOffError(answer)
     raise InputError(f"the server answered {answer} for {address}; check the address")
 
 
-def _described(response: requests.Response) -> tuple[str, int | None]:
+def _described(response: "requests.Response") -> tuple[str, int | None]:
     """Which version of the file a server sends, fit for If-Range or empty, and its length.
 
     Neither is the file's if the answer was compressed on the way, which some servers do unasked.

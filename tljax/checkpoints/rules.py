@@ -192,7 +192,7 @@ def convert(
         given = [np.asarray(named[source]) for source in a.sources]
         wanted = [shapes[target] for target in a.targets]
         try:
-            made = [x.astype(np.float32, casting="same_kind") for x in a.transform.forward(given)]
+            made = [_float32(x) for x in a.transform.forward(given)]
             fits = all(map(_fits, a.targets, (array.shape for array in made), wanted))
         except (ValueError, IndexError, TypeError):  # TypeError: text, complex numbers
             fits = False
@@ -217,7 +217,12 @@ def convert(
             f" {'; '.join(faults[:_SHOWN])}{more}; set model to the network it was made with, or"
             " fetch the file again"
         )
-    return {path: np.ascontiguousarray(array, np.float32) for path, array in filled.items()}
+    return filled
+
+
+def _float32(array: np.ndarray) -> np.ndarray:
+    """In C's order; the same array where it is so already. TypeError for text and the like."""
+    return array.astype(np.float32, order="C", casting="same_kind", copy=False)
 
 
 def unconvert(family: Family, model: Any, flat: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -67,10 +67,14 @@ def new_variables(
 
     Of a plan's `init` only the groups that it wants random are drawn; the rest stays abstract.
     """
-    groups = None if init is None else tuple(start == "random" for start in init)
+    zero_head = opt.head_init == "zero"
+    groups = None
+    if init is not None:
+        drawn = zip(model.groups.names, init, strict=True)
+        groups = tuple(at == "random" and not (zero_head and name == "head") for name, at in drawn)
     key = jax.random.key(opt.seed)
     variables = registry.init(model, key, image_size, channels, groups)
-    if opt.head_init == "zero" and "head" in variables["params"]:
+    if zero_head and "head" in variables["params"]:
         variables["params"]["head"] = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
     return variables
 
