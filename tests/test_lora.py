@@ -152,7 +152,7 @@ def test_the_step_costs_what_the_law_allows():
     given = (model, variables, 32, batch_size)
     counts, products = cost.group_flops(*given), cost.group_products(*given)
     law = sum(map(sum, cost.law_terms(counts, products, plan.trained_groups(variables["params"]))))
-    arguments = cost.step_arguments(plan, variables, 32, batch_size)
+    arguments = cost.step_arguments(model, plan, variables, 32, batch_size)
     step = jax.jit(cost.step_function(model, plan, PREPROCESSING))
     assert counted_flops(step.lower(*arguments).compile()) <= 1.05 * law
 

@@ -83,6 +83,13 @@ def test_an_evaluation_is_that_of_one_device_to_the_last_bit(network, eight):
     assert all(evaluation == found["one"] for evaluation in found.values())
 
 
+def test_one_device_is_given_arrays_once_and_not_with_every_step():
+    given = {"frozen": np.ones(3, np.float32), "trained": jax.numpy.ones(3)}
+    placed = mesh_lib.place(None, given)
+    assert isinstance(placed["frozen"], jax.Array)
+    assert placed["trained"].unsafe_buffer_pointer() == given["trained"].unsafe_buffer_pointer()
+
+
 def test_what_is_cut_is_the_largest_axis_that_can_be():
     mesh = jax.sharding.AbstractMesh((2, 4), mesh_lib.AXES)
     shapes = {"kernel": (6, 1024), "odd": (4098, 3), "tall": (4096, 1024), "bias": (1024,)}

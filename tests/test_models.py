@@ -41,6 +41,19 @@ def test_sizes_are_the_published_ones(name, parameters, groups):
     assert len(model.groups) == groups
 
 
+@pytest.mark.parametrize("fields", [{}, {"dropout": 0.1, "drop_path": 0.1}, {"remat": True}])
+@pytest.mark.parametrize("name", [*SMALL, "resnetv2_50x1_bit"])
+def test_abstract_variables_are_those_that_are_drawn(name, fields):
+    known = create(name, 10).__dataclass_fields__
+    model = create(name, 10, **{field: v for field, v in fields.items() if field in known})
+    drawn = jax.eval_shape(lambda key: registry.init(model, key, 64), jax.random.key(0))
+    abstract = registry.abstract_variables(model, 64)
+    assert jax.tree.structure(abstract) == jax.tree.structure(drawn)
+    assert leaf_paths(abstract) == leaf_paths(drawn)
+    found, wanted = ([(x.shape, x.dtype) for x in jax.tree.leaves(t)] for t in (abstract, drawn))
+    assert found == wanted
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_is_in_exactly_one_group_and_no_group_is_empty(name):
     size = MODELS[name].preprocessing.image_size

@@ -185,7 +185,7 @@ def test_the_step_costs_what_the_law_allows(name, plan_name):
     counts, products = cost.group_flops(*given), cost.group_products(*given)
     law = sum(map(sum, cost.law_terms(counts, products, plan.trained_groups(variables["params"]))))
     step = cost.step_function(model, plan, PREPROCESSING)
-    arguments = cost.step_arguments(plan, variables, 32, batch_size)
+    arguments = cost.step_arguments(model, plan, variables, 32, batch_size)
     counted = counted_flops(jax.jit(step).lower(*arguments).compile())
     assert counted <= 1.05 * law
 

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -92,6 +93,30 @@ def test_a_batch_in_parts_is_the_batch(name, parts):
         return micro_batches.in_parts(lambda x: model.apply(variables, x), parts, images)
 
     np.testing.assert_allclose(run(images), model.apply(variables, images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("images", [1, 5, 12])
+def test_parts_that_only_fill_a_batch_are_not_computed(images):
+    """The others give the same bits; a callback counts."""
+    model = tljax.create("vit_micro_patch4_32", 10)
+    variables = init(model, jax.random.key(0), 32)
+    batch = jax.random.normal(jax.random.key(1), (12, 32, 32, 3))
+    computed = []
+
+    def run(part):
+        jax.debug.callback(lambda: computed.append(len(part)))
+        return model.apply(variables, part)
+
+    @jax.jit
+    def in_parts(batch, mask):
+        return micro_batches.in_parts(run, 4, batch, mask)
+
+    mask = (jnp.arange(12) < images).astype(jnp.float32)
+    masked = jax.block_until_ready(in_parts(batch, mask))
+    jax.effects_barrier()
+    assert sum(computed) == -(-images // 3) * 3
+    whole = in_parts(batch, jnp.ones(12))
+    np.testing.assert_array_equal(masked[:images], whole[:images])
 
 
 def test_parts_are_chosen_by_what_the_network_holds_at_once():

@@ -29,7 +29,7 @@ from tljax.data import Preprocessing
 from tljax.models import ImageSize, Model
 from tljax.models.flops import flops
 from tljax.models.preprocessing import height_width
-from tljax.training.step import loss_and_gradient
+from tljax.training.step import abstract_batch, loss_and_gradient
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
 
@@ -113,16 +113,13 @@ def step_function(
 
 
 def step_arguments(
-    plan: TransferPlan, variables: Tree, image_size: ImageSize, batch_size: int
+    model: Model, plan: TransferPlan, variables: Tree, image_size: ImageSize, batch_size: int
 ) -> tuple[Any, ...]:
     """Abstract arguments of `step_function`'s step."""
     trained, frozen = plan.partition(variables["params"])
     updated, stored = plan.partition_statistics(
         variables.get("batch_stats", {}), variables["params"]
     )
-    batch = {
-        "image": jax.ShapeDtypeStruct((batch_size, *height_width(image_size), 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((batch_size,), jnp.int32),
-    }
+    batch = abstract_batch(model, image_size, batch_size)
     key = jax.eval_shape(jax.random.key, 0)
     return trained, updated, {"params": frozen, "batch_stats": stored}, batch, key

@@ -87,7 +87,7 @@ def _print_table(
     whole = sum(forward)
     law = (whole + sum(activations) + sum(weights)) / whole
     step = cost.step_function(model, plan, exp.preprocessing)
-    arguments = cost.step_arguments(plan, variables, size, config.batch_size)
+    arguments = cost.step_arguments(model, plan, variables, size, config.batch_size)
     counted = flops(step, *arguments) / config.batch_size
 
     width = None if Console().is_terminal else 120  # a pipe has no width of its own

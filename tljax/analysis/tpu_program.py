@@ -15,22 +15,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tljax.analysis import cost
 from tljax.data import Task
 from tljax.errors import InputError
 from tljax.models import registry
 from tljax.models.flops import counted_flops
 from tljax.training import experiment
 from tljax.training import mesh as mesh_lib
-from tljax.training import state as state_lib
 from tljax.training.experiment import Experiment
-from tljax.training.step import step_of_run
+from tljax.training.step import abstract_batch, step_arguments, step_of_run
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
@@ -101,26 +98,13 @@ def mesh_of(text: str, devices: list[Any]) -> Mesh:
 def arguments(exp: Experiment, mesh: Mesh, tx: Any, batch_size: int) -> tuple[Any, ...]:
     """What the step is called with: abstract arrays, laid out on the mesh."""
     size = exp.preprocessing.image_size
+    batch = abstract_batch(exp.model, size, batch_size, mesh=mesh)
     variables = registry.abstract_variables(exp.model, size)
     keeps_average = exp.options.ema is not None
-    state, frozen = jax.eval_shape(
-        lambda v: state_lib.create(exp.plan, v, tx, keeps_average), variables
-    )
-    *_, batch, key = cost.step_arguments(exp.plan, variables, size, batch_size)
-    number = jax.ShapeDtypeStruct((), jnp.float32)
-
-    def laid_out(tree: Any, shardings: Any) -> Any:
-        return jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            tree,
-            shardings,
-        )
-
+    given = step_arguments(exp.plan, variables, tx, batch, mesh, keeps_average)
     whole = NamedSharding(mesh, PartitionSpec())
-    state, frozen = laid_out((state, frozen), mesh_lib.parameter_shardings(mesh, (state, frozen)))
-    batch = laid_out(batch, dict.fromkeys(batch, mesh_lib.batch_sharding(mesh)))
-    key, rate, decay = laid_out((key, number, number), (whole, whole, whole))
-    return state, frozen, batch, key, rate, decay
+    numbers = [jax.ShapeDtypeStruct((), leaf.dtype, sharding=whole) for leaf in given[3:]]
+    return *given[:3], *numbers
 
 
 def compile_step(exp: Experiment, mesh: Mesh, batch_size: int, memory: int) -> Report:

@@ -308,12 +308,8 @@ def _draw(
 
     A variable's numbers depend on the key and its path alone; so the groups below are left out.
     """
-    seen: Any = jnp.zeros((1, *image))
-    if start:
-        below = functools.partial(model.apply, train=False, stop=start)
-        handed_on: Any = jax.eval_shape(below, _abstract_variables(model, image), seen)
-        seen = jnp.zeros(handed_on.shape, handed_on.dtype)
-    variables = dict(model.init(key, seen, start=start))
+    seen = _abstract_output(model, image, start)
+    variables = dict(model.init(key, jnp.zeros(seen.shape, seen.dtype), start=start))
     if paths is None:
         return variables
     flat = traverse_util.flatten_dict(variables, sep="/")
@@ -327,7 +323,29 @@ def abstract_variables(model: Model, image_size: ImageSize, channels: int = 3) -
 
 @functools.lru_cache(maxsize=64)  # a large network takes a second to trace
 def _abstract_variables(model: Model, image: tuple[int, int, int]) -> dict[str, Any]:
-    return jax.eval_shape(lambda key: model.init(key, jnp.zeros((1, *image))), jax.random.key(0))
+    def draw(key: jax.Array, images: jax.Array) -> Any:
+        # not `init`, for which each block of a ViT is traced by itself, for its own numbers
+        drawn = ("params", "batch_stats")
+        return model.apply({}, images, rngs={"params": key}, mutable=drawn)[1]
+
+    return jax.eval_shape(draw, jax.random.key(0), _abstract_output(model, image, 0))
+
+
+def abstract_output(
+    model: Model, image_size: ImageSize, stop: int, channels: int = 3
+) -> jax.ShapeDtypeStruct:
+    """What the first `stop` groups make of one image (1, ...); computes nothing."""
+    return _abstract_output(model, (*height_width(image_size), channels), stop)
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract_output(model: Model, image: tuple[int, int, int], stop: int) -> jax.ShapeDtypeStruct:
+    images = jax.ShapeDtypeStruct((1, *image), jnp.float32)
+    if not stop:
+        return images
+    run = functools.partial(model.apply, train=False, stop=stop)
+    output: Any = jax.eval_shape(run, _abstract_variables(model, image), images)
+    return output
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -172,8 +172,7 @@ def choose(
             )
         return Cache(0)
     where = ("disk" if on_disk else "memory") if kind == "auto" else kind
-    output = prefix_output(model, variables, preprocessing, groups)
-    row = int(np.prod(output.shape)) * 4
+    row = 4 * registry.abstract_output(model, preprocessing.image_size, groups).size
     needed = row * sum(len(source) for source in sources)
     folder = _home() if where == "disk" else None
     fits = needed <= _room(folder)
@@ -201,18 +200,6 @@ def _share(model: Model, variables: Tree, preprocessing: Preprocessing, groups: 
         return flops(run, variables, image)
 
     return counted(groups) / counted(None)
-
-
-def prefix_output(
-    model: Model, variables: Tree, preprocessing: Preprocessing, groups: int
-) -> jax.ShapeDtypeStruct:
-    """What the first `groups` groups make of one image; computes nothing."""
-    height, width = preprocessing.height_width
-    image = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
-    output: Any = jax.eval_shape(
-        lambda v, x: model.apply(v, x, train=False, stop=groups), variables, image
-    )
-    return jax.ShapeDtypeStruct(output.shape[1:], jnp.float32)
 
 
 def _home() -> Path:
@@ -251,7 +238,7 @@ def cached(
     Raises:
       InputError: if an image cannot be read, or the disk is full.
     """
-    output = prefix_output(model, variables, preprocessing, groups)
+    shape = registry.abstract_output(model, preprocessing.image_size, groups).shape[1:]
     variables = jax.device_put(variables)  # once, and not with every batch
     prefix = _prefix(model, preprocessing, groups)
 
@@ -262,14 +249,14 @@ def cached(
             task = bar.add_task("caching frozen groups", total=len(source))
             for batch in reader:
                 between_batches()
-                rows = np.asarray(prefix(variables, batch["image"]))
+                rows = np.asarray(prefix(variables, batch["image"], batch["mask"]))
                 rows = rows[: len(source) - done]
                 store(done, rows)
                 done += len(rows)
                 bar.update(task, completed=done)
 
     if folder is None:
-        features = np.empty((len(source), *output.shape), np.float32)
+        features = np.empty((len(source), *shape), np.float32)
 
         def keep(start: int, values: np.ndarray) -> None:
             features[start : start + len(values)] = values
@@ -287,17 +274,17 @@ def cached(
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     entry = folder / name
-    _fill(entry, key, (len(base), *output.shape), base, rows, compute)
+    _fill(entry, key, (len(base), *shape), base, rows, compute)
     return CachedSource(groups, np.load(entry / _ROWS, mmap_mode="r"), rows, source.labels)
 
 
 @functools.cache
 def _prefix(
     model: Model, preprocessing: Preprocessing, groups: int
-) -> Callable[[Tree, np.ndarray], jax.Array]:
-    """The compiled first groups: (variables, images uint8) -> float32, one row an image."""
+) -> Callable[[Tree, np.ndarray, np.ndarray], jax.Array]:
+    """The compiled first groups: (variables, images uint8, mask) -> float32, one row an image."""
 
-    def prefix(variables: Tree, images: jax.Array) -> jax.Array:
+    def prefix(variables: Tree, images: jax.Array, mask: jax.Array) -> jax.Array:
         def run(images: jax.Array) -> jax.Array:
             x = normalise(images, preprocessing)
             result: Any = model.apply(variables, x, train=False, stop=groups)
@@ -305,7 +292,7 @@ def _prefix(
 
         size = preprocessing.image_size
         parts = micro_batches.suited(model, size, len(images), stop=groups)
-        return micro_batches.in_parts(run, parts, images)
+        return micro_batches.in_parts(run, parts, images, mask)
 
     return compiled(prefix)
 

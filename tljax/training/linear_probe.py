@@ -74,7 +74,7 @@ def features_of(
     with closing(iter(batches)) as reader, progress_bar() as bar:
         task = bar.add_task(f"features of {name} images", total=len(source), visible=progress)
         for batch in reader:
-            parts.append(np.asarray(compute(variables, batch["image"])))
+            parts.append(np.asarray(compute(variables, batch["image"], batch["mask"])))
             done += len(parts[-1])
             bar.update(task, completed=min(done, len(source)))
     features = np.concatenate(parts)[: len(source)]
@@ -83,14 +83,14 @@ def features_of(
 
 @functools.cache
 def _compute(model: Model, preprocessing: Preprocessing) -> Callable[..., jax.Array]:
-    """The compiled function (variables, images uint8) -> parts."""
+    """The compiled function (variables, images uint8, mask) -> parts."""
 
-    def compute(variables: Tree, images: jax.Array) -> jax.Array:
+    def compute(variables: Tree, images: jax.Array, mask: jax.Array) -> jax.Array:
         def run(images: jax.Array) -> jax.Array:
             return parts_of(model, variables, normalise(images, preprocessing))
 
         number = micro_batches.suited(model, preprocessing.image_size, len(images))
-        return micro_batches.in_parts(run, number, images)
+        return micro_batches.in_parts(run, number, images, mask)
 
     return compiled(compute)
 

@@ -6,10 +6,10 @@ pieces (`data:4,fsdp:2`: fully sharded data parallelism, as ZeRO stage 3 of Rajb
 2020): each device then holds a piece, and gathers the whole where it is used. The numbers are those
 of one device, up to the order of sums.
 
-On one device there is no mesh: None stands for it, and every function here leaves things as they
-are.
+On one device there is no mesh: None stands for it, and nothing is laid out.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -118,9 +118,12 @@ def bytes_per_device(mesh: Mesh, tree: Any) -> int:
 
 
 def place(mesh: Mesh | None, tree: Any) -> Any:
-    """Puts arrays, of which every process has the whole, under their `parameter_shardings`."""
+    """Puts arrays, of which every process has the whole, under their `parameter_shardings`.
+
+    On one device too: NumPy's would come to it with every call of a compiled function.
+    """
     if mesh is None:
-        return tree
+        return jax.device_put(tree)
 
     def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
         whole = np.asarray(leaf)
@@ -130,6 +133,24 @@ def place(mesh: Mesh | None, tree: Any) -> Any:
         )
 
     return jax.tree.map(put, tree, parameter_shardings(mesh, tree))
+
+
+def placed(mesh: Mesh | None, tree: Any) -> Any:
+    """The abstract arrays that `place` would make of abstract ones."""
+    if mesh is None:
+        return tree
+    return jax.tree.map(_laid_out, tree, parameter_shardings(mesh, tree))
+
+
+def batch_placed(mesh: Mesh | None, batch: Any) -> Any:
+    """The abstract arrays that `spread` would make of an abstract batch, all of its rows."""
+    if mesh is None:
+        return batch
+    return jax.tree.map(functools.partial(_laid_out, sharding=batch_sharding(mesh)), batch)
+
+
+def _laid_out(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def constrain(mesh: Mesh | None, tree: Any) -> Any:

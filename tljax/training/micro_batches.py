@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from tljax.errors import InputError
 from tljax.models import Model, registry
-from tljax.models.preprocessing import ImageSize, height_width
+from tljax.models.preprocessing import ImageSize
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
 
@@ -26,18 +26,36 @@ _TRAINED_PART = 4 * 2**20  # and where a gradient is taken
 _FEWEST = 2  # images in a part: matrix products of fewer rows are slower
 
 
-def in_parts(function: Callable[[Any], Any], parts: int, batch: Any) -> Any:
+def in_parts(
+    function: Callable[[Any], Any], parts: int, batch: Any, mask: jax.Array | None = None
+) -> Any:
     """`function` of a batch of n images, computed on n / parts of them at a time.
 
     Args:
       function: of a tree of arrays (m, ...) to one of arrays (m, ...), image by image.
       parts: a divisor of n.
       batch: a tree of arrays (n, ...).
+      mask: (n,), 0 for images that only fill the batch: a part of nothing else is not computed,
+        and zeros come out. None: there are none.
     """
     if parts == 1:
         return function(batch)
-    result = jax.lax.map(function, split(parts, batch))
+
+    def of_part(part: tuple[Any, jax.Array | None]) -> Any:
+        images, mask = part
+        if mask is None:
+            return function(images)
+        nothing = jax.eval_shape(function, images)
+        return jax.lax.cond(
+            (mask > 0).any(), function, lambda _: jax.tree.map(_zeros, nothing), images
+        )
+
+    result = jax.lax.map(of_part, split(parts, (batch, mask)))
     return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), result)
+
+
+def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.zeros(leaf.shape, leaf.dtype)
 
 
 def split(parts: int, batch: Any, devices: int = 1) -> Any:
@@ -135,9 +153,8 @@ def _operations(
 ) -> list[tuple[str, Any]]:
     """(name, abstract result) of all operations in the groups `start` to `stop - 1`."""
     variables = registry.abstract_variables(model, image_size)
-    x: Any = jax.ShapeDtypeStruct((_IMAGES, *height_width(image_size), 3), jnp.float32)
-    if start:
-        x = jax.eval_shape(lambda v, x: model.apply(v, x, train=False, stop=start), variables, x)
+    one = registry.abstract_output(model, image_size, start)
+    x = jax.ShapeDtypeStruct((_IMAGES, *one.shape[1:]), one.dtype)
     run = functools.partial(model.apply, train=False, start=start, stop=stop)
     return list(_within(jax.make_jaxpr(run)(variables, x).jaxpr))
 

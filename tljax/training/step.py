@@ -7,7 +7,7 @@ from: runs that differ in seed, data or learning rate share one program.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tljax.data import Preprocessing, normalise
-from tljax.models import Model
+from tljax.models import ImageSize, Model, registry
 from tljax.training import mesh as mesh_lib
 from tljax.training import micro_batches
 from tljax.training import state as state_lib
@@ -72,7 +72,7 @@ def loss_and_gradient(
         variables = {"params": params, "batch_stats": batch_stats}
         logits, changed = model.apply(
             variables,
-            _input(model, variables, batch, preprocessing, start),
+            _input(model, batch, preprocessing, start),
             start=start,
             **modes,
             rngs={"dropout": key},
@@ -189,6 +189,57 @@ def train_step(
     return compiled(step, mesh, donate_argnums=0)
 
 
+def step_arguments(
+    plan: TransferPlan,
+    variables: Tree,
+    tx: optax.GradientTransformation,
+    batch: Any,
+    mesh: Mesh | None = None,
+    average: bool = False,
+) -> tuple[Any, ...]:
+    """What `train_step` can be compiled for before anything is loaded or drawn: abstract arrays.
+
+    Args:
+      plan, tx, mesh: of the step.
+      variables: the model's, abstract.
+      batch: see `abstract_batch`.
+      average: whether the state keeps one.
+
+    Returns:
+      (state, frozen, batch, key, learning_rate, weight_decay)
+    """
+    create = functools.partial(state_lib.create, plan, tx=tx, average=average)
+    state, frozen = mesh_lib.placed(mesh, jax.eval_shape(create, variables))
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    return state, frozen, batch, jax.eval_shape(jax.random.key, 0), number, number
+
+
+def abstract_batch(
+    model: Model,
+    image_size: ImageSize,
+    size: int,
+    start: int = 0,
+    also: Sequence[str] = (),
+    mesh: Mesh | None = None,
+) -> Any:
+    """A batch of images, or of what the first groups made of them, as a step sees it.
+
+    Args:
+      model, start: whose first `start` groups.
+      image_size: of the images.
+      size: their number.
+      also: names of further numbers (n,) float32.
+      mesh: that the batch is spread over, see `tljax.training.mesh`.
+    """
+    seen = registry.abstract_output(model, image_size, start).shape[1:]
+    rows = {"features": (seen, jnp.float32)} if start else {"image": (seen, jnp.uint8)}
+    rows |= {"label": ((), jnp.int32), **dict.fromkeys(also, ((), jnp.float32))}
+    return mesh_lib.batch_placed(
+        mesh,
+        {name: jax.ShapeDtypeStruct((size, *row), dtype) for name, (row, dtype) in rows.items()},
+    )
+
+
 def step_of_run(
     model: Model,
     plan: TransferPlan,
@@ -292,7 +343,7 @@ def _logits(
     def run(batch: Batch) -> jax.Array:
         logits: Any = model.apply(
             variables,
-            _input(model, variables, batch, preprocessing, start),
+            _input(model, batch, preprocessing, start),
             train=False,
             start=start,
         )
@@ -301,12 +352,10 @@ def _logits(
     name = "features" if start else "image"
     seen = {name: batch[name]}
     parts = micro_batches.suited(model, preprocessing.image_size, len(seen[name]), start)
-    return micro_batches.in_parts(run, parts, seen)
+    return micro_batches.in_parts(run, parts, seen, batch.get("mask"))
 
 
-def _input(
-    model: Model, variables: Tree, batch: Batch, preprocessing: Preprocessing, start: int
-) -> jax.Array:
+def _input(model: Model, batch: Batch, preprocessing: Preprocessing, start: int) -> jax.Array:
     """What the group `start` sees: an image, or what the groups before it made of one.
 
     Features are kept as float32; they are handed on as the network itself would, in `model.dtype`
@@ -314,7 +363,5 @@ def _input(
     """
     if not start:
         return normalise(batch["image"], preprocessing)
-    image = jax.ShapeDtypeStruct((1, *preprocessing.height_width, 3), jnp.float32)
-    before = functools.partial(model.apply, train=False, stop=start)
-    handed_on: Any = jax.eval_shape(before, variables, image)
+    handed_on = registry.abstract_output(model, preprocessing.image_size, start)
     return batch["features"].astype(handed_on.dtype)
