@@ -16,7 +16,7 @@ from tljax.training import mesh as mesh_lib
 from tljax.training.answers import Answers
 from tljax.training.feature_cache import CachedSource
 from tljax.training.processes import union
-from tljax.training.step import eval_step
+from tljax.training.step import abstract_batch, eval_step
 from tljax.training.tasks import spans
 from tljax.transfer.partition import Tree
 
@@ -80,14 +80,15 @@ def evaluate(
     Raises:
       InputError: if an image cannot be read, or, with `skip`, not one can.
     """
-    batch_size = min(batch_size, _MOST)
-    at_once = batch_size * mesh_lib.size(mesh)
+    if mesh is None:
+        variables = jax.device_put(variables)  # once, and not with every batch
+    batch_size, at_once = _at_once(batch_size, mesh)
     rows = mesh_lib.rows_here(mesh, at_once)
+    start = source.groups if isinstance(source, CachedSource) else 0
+    step = eval_step(model, preprocessing, start, tuple(tasks), with_answers, mesh)
     if isinstance(source, CachedSource):
-        step = eval_step(model, preprocessing, source.groups, tuple(tasks), with_answers, mesh)
         batches = source.in_order(at_once, rows)
     else:
-        step = eval_step(model, preprocessing, 0, tuple(tasks), with_answers, mesh)
         batches = eval_batches(
             source, preprocessing, batch_size=at_once, on_error=on_error, rows=rows
         )
@@ -119,6 +120,36 @@ def evaluate(
         ),
         answers=_answers(source, answers) if with_answers else None,
     )
+
+
+def evaluation_program(
+    model: Model,
+    variables: Tree,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    *,
+    start: int = 0,
+    tasks: Sequence[int] = (),
+    mesh: Mesh | None = None,
+) -> tuple[Any, Any, Any]:
+    """What `evaluate` calls for each batch: the compiled function, and its abstract arguments.
+
+    Args:
+      variables: abstract.
+      start: number of the frozen groups whose output the source holds; 0 if it holds images.
+      model, preprocessing, batch_size, tasks, mesh: as of `evaluate`.
+    """
+    _, at_once = _at_once(batch_size, mesh)
+    batch = abstract_batch(
+        model, preprocessing.image_size, at_once, start, also=("mask",), mesh=mesh
+    )
+    return eval_step(model, preprocessing, start, tuple(tasks), False, mesh), variables, batch
+
+
+def _at_once(batch_size: int, mesh: Mesh | None) -> tuple[int, int]:
+    """Images that one device, and that all of them evaluate at once."""
+    batch_size = min(batch_size, _MOST)
+    return batch_size, batch_size * mesh_lib.size(mesh)
 
 
 def _evaluation(totals: dict[str, np.ndarray]) -> Evaluation:

@@ -49,6 +49,7 @@ def predict(
     With `on_error="skip"` an image that cannot be read gives None.
     """
     step = predict_step(model, preprocessing)
+    variables = jax.device_put(variables)  # once, and not with every batch
     left = len(source)
     batches = eval_batches(source, preprocessing, batch_size=batch_size, on_error=on_error)
     with closing(iter(batches)) as reader:

@@ -45,15 +45,17 @@ def create(
     updated, stored = plan.partition_statistics(
         variables.get("batch_stats", {}), variables["params"]
     )
-    state = _begun(tx, average, trained, updated)
+    # may_alias=False: arrays of the state's own, which steps consume, and this first program
+    own = jax.device_put((trained, updated), may_alias=False)
+    state = _begun(tx, average, *own)
     return state, {"params": frozen, "batch_stats": stored}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))  # one program instead of one for each shape
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
 def _begun(
     tx: optax.GradientTransformation, average: bool, trained: Tree, updated: Tree
 ) -> TrainState:
-    trained, updated = copied((trained, updated))
+    """One program instead of one for each shape."""
     kept = copied((trained, updated)) if average else None
     return TrainState(jnp.zeros((), jnp.int32), trained, updated, tx.init(trained), kept)
 
