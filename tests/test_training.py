@@ -341,7 +341,8 @@ def test_options_may_be_numpy_scalars(digits):
 
 
 @pytest.mark.parametrize("form", ["images", "features", "weighted"])
-def test_the_step_compiled_ahead_is_the_one_that_is_taken(form, digits):
+def test_programs_compiled_ahead_are_the_ones_that_run(form, digits):
+    """One of the step, and one of its evaluation: a call that did not find it would compile."""
     model = tljax.create("resnet10_32", 10, drop_path=0.1)
     plan = feature_extraction(model.groups) if form == "features" else from_scratch(model.groups)
     options = OPTIONS | {"augment": "none", "batch_size": 20 + len(form)}  # a shape of its own
@@ -356,10 +357,10 @@ def test_the_step_compiled_ahead_is_the_one_that_is_taken(form, digits):
     monitoring.register_event_duration_secs_listener(listen)
     try:
         start = init(model, jax.random.key(0), 32)
-        tljax.fit(model, start, plan, digits.train, None, cache="auto", **options)
+        tljax.fit(model, start, plan, digits.train, digits.val, cache="auto", **options)
     finally:
         monitoring.unregister_event_duration_listener(listen)
-    assert compiled.count("jit(step)") == 1
+    assert compiled.count("jit(step)") == 2
 
 
 def test_a_trace_of_steps_and_times_are_in_the_workdir(tiny_config, tmp_path):

@@ -17,9 +17,11 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint.experimental.v1 as ocp
 from jax.experimental import multihost_utils
 
 from tljax.errors import InputError
@@ -76,6 +77,8 @@ class Checkpoints:
 
     def __init__(self, directory: Path):
         self._directory = directory
+        self._beside: ThreadPoolExecutor | None = None
+        self._saving: Future[None] | None = None
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, whole or not, newest first."""
@@ -97,54 +100,96 @@ class Checkpoints:
         keep: int,
         best_step: int | None,
     ) -> None:
-        """Saves a checkpoint, and returns when it is whole on disk; a step is saved once.
+        """Begins to save a checkpoint, which is whole on disk when `finish` returns.
 
-        Afterwards the newest `keep` checkpoints and the one of `best_step` remain.
+        It is written beside what follows, but for jobs of several processes, where this returns
+        when that is done. A step is saved once. Afterwards the newest `keep` checkpoints and the
+        one of `best_step` remain.
 
         Raises:
-          InputError: if it cannot be written, e.g. to a full disk; older ones are still there.
+          InputError: if it, or the one before, cannot be written, e.g. to a full disk; older ones
+            are still there.
         """
+        self.finish()
         folder = self.folder(step)
-        if not processes.first_says(folder.exists):
-            content = {"variables": variables, "opt_state": opt_state}
-            if processes.count() > 1:
-                content = mesh_lib.on_host(content)
 
-            def describe() -> dict[str, Any]:
-                self._directory.mkdir(exist_ok=True)
-                self._check_room(folder, content)
-                described = json.loads(json.dumps(extra))
-                return described | {_DIGEST: _digest(jax.device_get(content), described)}
-
-            described = processes.first_says(describe)
-            if not processes.is_first():
-                # What the first one's Orbax asks all processes, although it is told to go alone:
-                # the SHA-256 of the folder's name, and whether it is the same everywhere.
-                multihost_utils.broadcast_one_to_all(np.zeros(32, np.uint8))
-                multihost_utils.process_allgather(np.zeros((), np.int32))
-            processes.first_says(lambda: self._write(folder, content, described))
-        if processes.is_first():
+        def clear() -> None:
             kept = {*self.steps()[:keep], step, best_step}
             for other in self.steps():
                 if other not in kept:
                     self._remove(other)
 
-    def _write(self, folder: Path, content: Tree, described: dict[str, Any]) -> None:
+        def write() -> None:
+            self._write(folder, content, described)
+            clear()
+
+        if processes.first_says(folder.exists):
+            if processes.is_first():
+                clear()
+            return
+        # On a CPU that is the arrays' own memory, which a step does not overwrite meanwhile, even
+        # if it consumes them: JAX does not give away what is in use elsewhere.
+        content = mesh_lib.on_host({"variables": variables, "opt_state": opt_state})
+
+        def describe() -> dict[str, Any]:
+            self._directory.mkdir(exist_ok=True)
+            self._check_room(folder, content)
+            described: dict[str, Any] = json.loads(json.dumps(extra))
+            return described
+
+        described = processes.first_says(describe)
+        if processes.count() == 1:
+            self._beside = self._beside or ThreadPoolExecutor(1)
+            self._saving = self._beside.submit(write)
+            return
+        if not processes.is_first():
+            # What the first one's Orbax asks all processes, although it is told to go alone:
+            # the SHA-256 of the folder's name, and whether it is the same everywhere.
+            multihost_utils.broadcast_one_to_all(np.zeros(32, np.uint8))
+            multihost_utils.process_allgather(np.zeros((), np.int32))
+        processes.first_says(write)
+
+    def finish(self) -> None:
+        """Returns when what is being saved is whole on disk.
+
+        Raises:
+          InputError: if it cannot be.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def close(self) -> None:
+        """Waits for what is being saved, where something else ends the run; and says what fails."""
         try:
-            # Not asynchronous: on CPU Orbax may read the buffers that the next step overwrites.
-            with _quietly(), _alone():
-                ocp.save_checkpointables(folder.absolute(), content, custom_metadata=described)
-        except Exception as error:
-            if processes.is_loss(error):
-                raise
-            for _ in range(5):  # Orbax's threads may still be at it
-                self.clear_unfinished()
-                time.sleep(0.1)
-            raise InputError(
-                f"cannot save the checkpoint {folder} ({_why_not_saved(error)}); make room or"
-                " mend that, and run the same command again: it goes on from the last"
-                " checkpoint"
-            ) from error
+            self.finish()
+        except InputError as error:
+            _log.warning("%s", error)
+        if self._beside is not None:
+            self._beside.shutdown()
+
+    def _write(self, folder: Path, content: Tree, described: dict[str, Any]) -> None:
+        described = described | {_DIGEST: _digest(content, described)}
+        ocp = _orbax()
+        with _quietly():
+            try:
+                with _alone():
+                    ocp.save_checkpointables(folder.absolute(), content, custom_metadata=described)
+            except Exception as error:
+                if processes.is_loss(error):
+                    raise
+                why = _why_not_saved(error)
+            else:
+                return
+            with _no_warnings():  # here alone, as they are shared with the thread that trains
+                for _ in range(5):  # Orbax's threads may still be at it
+                    self.clear_unfinished()
+                    gc.collect()
+                    time.sleep(0.1)
+        raise InputError(
+            f"cannot save the checkpoint {folder} ({why}); make room or mend that, and run the same"
+            " command again: it goes on from the last checkpoint"
+        )
 
     def read(self, step: int) -> Checkpoint:
         """Reads a checkpoint to the host.
@@ -152,8 +197,8 @@ class Checkpoints:
         Raises:
           DamagedCheckpoint: if it is not what was saved, byte for byte.
         """
-        folder, why = self.folder(step), None
-        with _quietly(), _alone():
+        ocp, folder, why = _orbax(), self.folder(step), None
+        with _quietly(), _no_warnings(), _alone():
             try:
                 saved = ocp.checkpointables_metadata(folder.absolute())
                 arrays = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), saved.metadata)
@@ -407,9 +452,16 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _alone() -> ocp.Context:
+def _orbax() -> Any:
+    """Imported where it is needed, beside a run's first validation: that takes its time."""
+    import orbax.checkpoint.experimental.v1 as ocp
+
+    return ocp
+
+
+def _alone() -> Any:
     """Where Orbax does not wait for other processes."""
-    context = ocp.Context()
+    context = _orbax().Context()
     if processes.count() > 1:
         me = jax.process_index()
         context.multiprocessing.primary_host = me
@@ -419,17 +471,27 @@ def _alone() -> ocp.Context:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Keeps Orbax from logging what it raises as well, and Python from warning of what that ends.
+    """Keeps Orbax from printing what it raises as well, and what else that ends.
 
-    A full disk or a damaged file would otherwise print pages of tracebacks and of coroutines that
-    were never awaited.
+    A full disk or a damaged file would otherwise print pages of tracebacks, of tasks that nobody
+    waited for and of callbacks to loops that are closed.
     """
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda _: None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        logger.setLevel(before)
+        sys.unraisablehook = hook
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Python's, of coroutines that were never awaited."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

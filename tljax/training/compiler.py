@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -26,14 +27,37 @@ def compiled(function: Callable[..., Any], mesh: Mesh | None = None, **options: 
     return jax.jit(function, compiler_options=suited, **options)
 
 
-def compile_ahead(step: Any, *arguments: Any) -> None:
-    """Compiles a jitted function, or reads it from the cache on disk: its call finds it done.
+class Ahead:
+    """Compiles programs, or reads them from the cache on disk, beside what comes before their use.
 
-    Args:
-      step: the jitted function.
-      arguments: as of the call; arrays may be abstract, and none is consumed.
+    In the order that they are given in, each being traced while the one before it is compiled;
+    their calls then find them done.
     """
-    step.lower(*arguments).compile()
+
+    def __init__(self) -> None:
+        self._tracing, self._compiling = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._begun: dict[str, Future[Any]] = {}
+
+    def compile(self, name: str, program: Any, *arguments: Any) -> None:
+        """Begins with a program, or lets it wait for those before it.
+
+        Args:
+          name: for `wait`.
+          program: the jitted function.
+          arguments: as of the call; arrays may be abstract, and none is consumed.
+        """
+        lowered = self._tracing.submit(program.lower, *arguments)
+        self._begun[name] = self._compiling.submit(lambda: lowered.result().compile())
+
+    def wait(self, name: str) -> None:
+        """Returns when the program of that name, if any, is there; raises what it raised."""
+        if name in self._begun:
+            self._begun[name].result()
+
+    def leave(self) -> None:
+        """Begins with no other, and does not wait for the one that is begun."""
+        for thread in (self._tracing, self._compiling):
+            thread.shutdown(wait=False, cancel_futures=True)
 
 
 @functools.cache

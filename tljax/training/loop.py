@@ -1,9 +1,9 @@
 """The training loop, top to bottom. `tljax train` and `tljax.fit` both run this one.
 
 A run that dies is run again and goes on from its last checkpoint, to the same bits. Two rules make
-that easy to see: a checkpoint is saved *before* its step is validated, so that whatever is done
-after a checkpoint is done again from it; and nothing that a run computes or logs depends on when
-its checkpoints are saved.
+that easy to see: a checkpoint holds what was there *before* its step was validated, so that
+whatever is done after a checkpoint is done again from it, also what is done while it is written;
+and nothing that a run computes or logs depends on when its checkpoints are saved.
 """
 
 import functools
@@ -11,7 +11,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from tljax.data import (
     Preprocessing,
@@ -46,9 +44,9 @@ from tljax.training.checkpointing import (
     restore_like,
     validation_rank,
 )
-from tljax.training.compiler import compile_ahead
+from tljax.training.compiler import Ahead
 from tljax.training.environment import versions
-from tljax.training.evaluation import Evaluation, evaluate
+from tljax.training.evaluation import Evaluation, evaluate, evaluation_program
 from tljax.training.feature_cache import CachedSource
 from tljax.training.options import TrainingOptions
 from tljax.training.preparation import (
@@ -60,7 +58,7 @@ from tljax.training.preparation import (
 from tljax.training.profiling import Profiler
 from tljax.training.progress import TrainingProgress
 from tljax.training.provenance import accepted_changes, check_same, what_made
-from tljax.training.step import step_of_run
+from tljax.training.step import abstract_batch, step_arguments, step_of_run
 from tljax.training.step_metrics import StepMetrics, check_finite
 from tljax.training.workdir import (
     locked,
@@ -192,6 +190,7 @@ def fit(
         changes: list[str] = []
         if workdir is not None:
             checkpoints = Checkpoints(workdir / "checkpoints")
+            opened.callback(checkpoints.close)
             processes.first_says(checkpoints.clear_unfinished)
             if usable := newest_usable(workdir):
                 resumed, best_saved = usable
@@ -220,25 +219,52 @@ def fit(
 
         # --- the plan says where each group starts
         size = preprocessing.image_size
+        abstract = registry.abstract_variables(model, size)
         if resumed is not None:
-            abstract = registry.abstract_variables(model, size)
             initial = restore_like(abstract, resumed.variables)
         else:
             given = variables() if callable(variables) else variables
             initial = plan.initialise(new_variables(model, size, opt, plan.init), given)
+            del given  # its memory
 
-        # --- the plan makes the optimizer, and splits the variables into what moves and what not
+        # --- the plan makes the optimizer
         tx, step_fn = step_of_run(model, plan, preprocessing, opt, cache.groups, task_sizes, mesh)
+
+        # --- programs are compiled, or read from a cache, beside what comes before their first use
+        ahead = Ahead()
+        opened.callback(ahead.leave)
+        weighted = ["weight"] if opt.class_weights is not None else []
+        batch_shape = abstract_batch(model, size, opt.batch_size, cache.groups, weighted, mesh)
+        shapes = step_arguments(plan, abstract, tx, batch_shape, mesh, opt.ema is not None)
+        if val is not None and resumed is None:
+            of_evaluation = evaluation_program(
+                model,
+                state_lib.variables_of(*shapes[:2]),
+                preprocessing,
+                opt.batch_size,
+                start=cache.groups,
+                tasks=task_sizes,
+                mesh=mesh,
+            )
+            ahead.compile("evaluation", *of_evaluation)
+        first_step = resumed.step if resumed is not None else 0
+        if first_step < total_steps:
+            ahead.compile("step", step_fn, *shapes)
+
+        # --- the plan splits the variables into what moves and what not
         state, frozen = state_lib.create(plan, initial, tx, average=opt.ema is not None)
-        if mesh is not None:  # or one device would hold them beside its share
-            initial = jax.device_get(initial)
+        prefix = initial if cache.groups else None
+        if mesh is not None:  # or one device would hold it beside its share
+            prefix = jax.device_get(prefix)
+        del initial
         weight_decay = np.float32(opt.weight_decay)
         key = jax.random.key(opt.seed)
 
         # --- what the leading frozen groups make of the images, once
         def after_frozen_groups(source: Source, preprocessing: Preprocessing) -> Source:
-            given = (model, initial, preprocessing, source, leave_alone_if_preempted)
-            return cache.through(*given) if cache.groups else source
+            if prefix is None:
+                return source
+            return cache.through(model, prefix, preprocessing, source, leave_alone_if_preempted)
 
         seen_by_training = after_frozen_groups(seen, as_seen)
         seen_by_validation = None if val is None else after_frozen_groups(val, preprocessing)
@@ -252,15 +278,15 @@ def fit(
             class_weights = balanced_weights(train.labels, model.num_classes)
 
         # --- go on where the checkpoint was saved
-        first_step, seconds_before = 0, 0.0
+        seconds_before = 0.0
         best: Best | None = None
         unlogged = StepMetrics(functools.partial(finite, "training"))  # since the last `train` row
         skipped: set[str] = set()  # names of images that evaluations could not read
         if resumed is not None:
-            beside = restore_like(state_lib.beside_variables(state), resumed.opt_state)
-            state = state_lib.gone_on(state, resumed.step, beside)
+            kept_beside = restore_like(state_lib.beside_variables(state), resumed.opt_state)
+            state = state_lib.gone_on(state, resumed.step, kept_beside)
             batches.set_state(resumed.extra["iterator"])
-            first_step, seconds_before = resumed.step, resumed.extra["wall_seconds"]
+            seconds_before = resumed.extra["wall_seconds"]
             unlogged.go_on(resumed.extra["unlogged"])
             skipped = set(resumed.extra["skipped"])
         state, frozen = mesh_lib.place(mesh, (state, frozen))
@@ -268,16 +294,9 @@ def fit(
         opened.enter_context(closing(writer))
         validated = best_row(writer.rows)
         if validated is not None and best_saved is not None:
-            weights = restore_like(registry.abstract_variables(model, size), best_saved.variables)
+            weights = restore_like(abstract, best_saved.variables)
             best = Best(best_saved.step, validation_rank(validated), mesh_lib.place(mesh, weights))
         began = time.monotonic()
-
-        # --- the step is compiled, or read from the cache, beside what comes before the first one
-        shapes = _shapes(seen_by_training, as_seen, opt.batch_size, class_weights, mesh)
-        beside = opened.enter_context(ThreadPoolExecutor(1))
-        compiling: Future[None] = beside.submit(
-            compile_ahead, step_fn, state, frozen, shapes, key, rates[0], weight_decay
-        )
 
         # --- pieces of the loop
         def examples_at(step: int) -> int:
@@ -311,6 +330,7 @@ def fit(
             nonlocal best
             assert seen_by_validation is not None
             _log.debug("phase evaluation, step %d", step)
+            ahead.wait("evaluation")
             evaluation = evaluation_of(state_lib.variables_of(state, frozen), seen_by_validation)
             finite("validation", step, evaluation.loss)
             values = outcome.reported(evaluation, tasks)
@@ -345,6 +365,10 @@ def fit(
                     keep=opt.keep,
                     best_step=best.step if best else None,
                 )
+
+        def finish_saving() -> None:
+            if checkpoints is not None:
+                checkpoints.finish()
 
         # --- the loop
         step = first_step
@@ -385,7 +409,7 @@ def fit(
                     if step > first_step:  # the first one starts the reader
                         timing["input_wait_seconds"] += time.monotonic() - waits_from
                     spread = mesh_lib.spread(mesh, batch, opt.batch_size)
-                    compiling.result()
+                    ahead.wait("step")
                     state, step_metrics = step_fn(
                         state, frozen, spread, key, rates[step], weight_decay
                     )
@@ -406,13 +430,16 @@ def fit(
                         stopped = stops_early()
                         if (best and best.step == step) or stopped:
                             save(step)  # the best weights, and the last, are always on disk
+                finish_saving()
             except Preempted:
                 save(step)
+                finish_saving()
                 raise
             except Exception:
                 if sigterm_came():  # and perhaps reached a process that reads images first
                     if processes.count() == 1:  # or it takes all of them to save
                         save(step)
+                        finish_saving()
                     raise preempted from None
                 raise
         last = state_lib.variables_of(state, frozen)
@@ -493,28 +520,6 @@ def _stream(
         rows=rows,
         sampling=opt.sampling,
     )
-
-
-def _shapes(
-    source: Source,
-    preprocessing: Preprocessing,
-    batch_size: int,
-    class_weights: np.ndarray | None,
-    mesh: Mesh | None,
-) -> dict[str, jax.ShapeDtypeStruct]:
-    """Of the batches that `_stream` gives, as steps see them."""
-    rows: dict[str, tuple[tuple[int, ...], Any]] = {"label": ((), np.int32)}
-    if isinstance(source, CachedSource):
-        rows["features"] = source.features.shape[1:], source.features.dtype
-    else:
-        rows["image"] = (*preprocessing.height_width, 3), np.uint8
-    if class_weights is not None:
-        rows["weight"] = ((), class_weights.dtype)
-    sharding = None if mesh is None else mesh_lib.batch_sharding(mesh)
-    return {
-        name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
-        for name, (shape, dtype) in rows.items()
-    }
 
 
 def _validated(rows: Sequence[Mapping[str, Any]], step: int) -> bool:
