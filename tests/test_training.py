@@ -19,7 +19,7 @@ from tljax.data import Preprocessing
 from tljax.errors import InputError
 from tljax.models import init
 from tljax.training import experiment
-from tljax.training.checkpointing import best_variables
+from tljax.training.checkpointing import best_variables, has_checkpoint
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.step import predict_step
 from tljax.training.workdir import read_rows
@@ -340,14 +340,26 @@ def test_options_may_be_numpy_scalars(digits):
     assert json.loads(json.dumps(result.summary))["seed"] == 3
 
 
-@pytest.mark.parametrize("form", ["images", "features", "weighted"])
-def test_programs_compiled_ahead_are_the_ones_that_run(form, digits):
-    """One of the step, and one of its evaluation: a call that did not find it would compile."""
+@pytest.mark.parametrize("form", ["images", "features", "weighted", "on a device", "resumed"])
+def test_programs_compiled_ahead_are_the_ones_that_run(form, digits, tmp_path):
+    """One of the step, one of its evaluation: a call that did not find them would compile again.
+
+    A run that goes on in the same process has them.
+    """
     model = tljax.create("resnet10_32", 10, drop_path=0.1)
     plan = feature_extraction(model.groups) if form == "features" else from_scratch(model.groups)
     options = OPTIONS | {"augment": "none", "batch_size": 20 + len(form)}  # a shape of its own
+    start = init(model, jax.random.key(0), 32)
     if form == "weighted":
         options["class_weights"] = "balanced"
+    if form == "on a device":
+        start = jax.device_put(start, jax.devices()[0])
+    if form == "resumed":
+        options |= {"workdir": tmp_path, "checkpoint_every": 2, "eval_every": 4}
+        dying = Watched(digits.train, fail_at=6 * options["batch_size"])
+        with pytest.raises(KeyboardInterrupt):
+            tljax.fit(model, start, plan, dying, digits.val, cache="auto", **options)
+        assert has_checkpoint(tmp_path)
     compiled = []
 
     def listen(event, duration_secs, fun_name="", **_):
@@ -356,11 +368,10 @@ def test_programs_compiled_ahead_are_the_ones_that_run(form, digits):
 
     monitoring.register_event_duration_secs_listener(listen)
     try:
-        start = init(model, jax.random.key(0), 32)
         tljax.fit(model, start, plan, digits.train, digits.val, cache="auto", **options)
     finally:
         monitoring.unregister_event_duration_listener(listen)
-    assert compiled.count("jit(step)") == 2
+    assert compiled.count("jit(step)") == (0 if form == "resumed" else 2)
 
 
 def test_a_trace_of_steps_and_times_are_in_the_workdir(tiny_config, tmp_path):

@@ -328,7 +328,10 @@ def _abstract_variables(model: Model, image: tuple[int, int, int]) -> dict[str, 
         drawn = ("params", "batch_stats")
         return model.apply({}, images, rngs={"params": key}, mutable=drawn)[1]
 
-    return jax.eval_shape(draw, jax.random.key(0), _abstract_output(model, image, 0))
+    drawn: dict[str, Any] = _shapes(
+        jax.eval_shape(draw, jax.random.key(0), _abstract_output(model, image, 0))
+    )
+    return drawn
 
 
 def abstract_output(
@@ -344,8 +347,15 @@ def _abstract_output(model: Model, image: tuple[int, int, int], stop: int) -> ja
     if not stop:
         return images
     run = functools.partial(model.apply, train=False, stop=stop)
-    output: Any = jax.eval_shape(run, _abstract_variables(model, image), images)
+    output: jax.ShapeDtypeStruct = _shapes(
+        jax.eval_shape(run, _abstract_variables(model, image), images)
+    )
     return output
+
+
+def _shapes(tree: Any) -> Any:
+    """Without the mesh of the program that a caller traces; for what is kept beyond that."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -128,7 +128,8 @@ class Checkpoints:
                 clear()
             return
         # On a CPU that is the arrays' own memory, which a step does not overwrite meanwhile, even
-        # if it consumes them: JAX does not give away what is in use elsewhere.
+        # if it consumes them: JAX does not give away what is in use elsewhere, and takes as much
+        # again for the step's results.
         content = mesh_lib.on_host({"variables": variables, "opt_state": opt_state})
 
         def describe() -> dict[str, Any]:
@@ -159,14 +160,21 @@ class Checkpoints:
         if saving is not None:
             saving.result()
 
+    def check(self) -> None:
+        """Raises InputError if what is being saved has turned out not to be possible."""
+        if self._saving is not None and self._saving.done():
+            self.finish()
+
     def close(self) -> None:
         """Waits for what is being saved, where something else ends the run; and says what fails."""
         try:
             self.finish()
-        except InputError as error:
+        except Exception as error:  # what ends the run has precedence
             _log.warning("%s", error)
-        if self._beside is not None:
-            self._beside.shutdown()
+        finally:
+            if self._beside is not None:
+                self._beside.shutdown()
+                self._beside = None
 
     def _write(self, folder: Path, content: Tree, described: dict[str, Any]) -> None:
         described = described | {_DIGEST: _digest(content, described)}
@@ -178,7 +186,7 @@ class Checkpoints:
             except Exception as error:
                 if processes.is_loss(error):
                     raise
-                why = _why_not_saved(error)
+                failed, why = error, _why_not_saved(error)
             else:
                 return
             with _no_warnings():  # here alone, as they are shared with the thread that trains
@@ -189,7 +197,7 @@ class Checkpoints:
         raise InputError(
             f"cannot save the checkpoint {folder} ({why}); make room or mend that, and run the same"
             " command again: it goes on from the last checkpoint"
-        )
+        ) from failed
 
     def read(self, step: int) -> Checkpoint:
         """Reads a checkpoint to the host.
@@ -267,11 +275,14 @@ def restore_like(template: Any, saved: Tree) -> Any:
             f"the checkpoint was made by another model, plan or optimizer: '{differing[0]}' differs"
             f" (and {len(differing) - 1} more); use a new workdir, or the config it was made with"
         )
-    # may_alias=False: the arrays' memory is not ours to give away, and steps donate theirs
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jax.device_put(arrays[_name(path)], leaf.sharding, may_alias=False),
-        template,
-    )
+
+    def put(path: tuple[Any, ...], leaf: Any) -> jax.Array:
+        # tied to devices only where the template is, or programs would be compiled for it anew;
+        # may_alias=False: the arrays' memory is not ours to give away, and steps donate theirs
+        tied = leaf.sharding if getattr(leaf, "committed", False) else None
+        return jax.device_put(arrays[_name(path)], tied, may_alias=False)
+
+    return jax.tree_util.tree_map_with_path(put, template)
 
 
 def validation_rank(metrics: Mapping[str, float]) -> tuple[float, float]:
@@ -474,19 +485,30 @@ def _quietly() -> Iterator[None]:
     """Keeps Orbax from printing what it raises as well, and what else that ends.
 
     A full disk or a damaged file would otherwise print pages of tracebacks, of tasks that nobody
-    waited for and of callbacks to loops that are closed.
+    waited for and of callbacks to loops that are closed. Whatever else is said meanwhile, perhaps
+    by a thread that trains, is said as before.
     """
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels, hook = [logger.level for logger in loggers], sys.unraisablehook
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda _: None
+    before = sys.unraisablehook
+
+    def hook(raised: Any) -> None:
+        if "Event loop is closed" not in str(raised.exc_value):
+            before(raised)
+
+    filters = {"absl": lambda _: False, "asyncio": _is_not_of_a_lost_task}
+    for name, passes in filters.items():
+        logging.getLogger(name).addFilter(passes)
+    sys.unraisablehook = hook
     try:
         yield
     finally:
-        sys.unraisablehook = hook
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        if sys.unraisablehook is hook:
+            sys.unraisablehook = before
+        for name, passes in filters.items():
+            logging.getLogger(name).removeFilter(passes)
+
+
+def _is_not_of_a_lost_task(record: logging.LogRecord) -> bool:
+    return "never retrieved" not in record.getMessage()
 
 
 @contextlib.contextmanager

@@ -31,7 +31,8 @@ class Ahead:
     """Compiles programs, or reads them from the cache on disk, beside what comes before their use.
 
     In the order that they are given in, each being traced while the one before it is compiled;
-    their calls then find them done.
+    their calls then find them done. What a caller sets for a `with` block alone, such as
+    `jax.default_matmul_precision`, does not reach the threads: then their calls compile again.
     """
 
     def __init__(self) -> None:

@@ -226,6 +226,7 @@ def fit(
             given = variables() if callable(variables) else variables
             initial = plan.initialise(new_variables(model, size, opt, plan.init), given)
             del given  # its memory
+        initial = mesh_lib.untied(mesh, initial)
 
         # --- the plan makes the optimizer
         tx, step_fn = step_of_run(model, plan, preprocessing, opt, cache.groups, task_sizes, mesh)
@@ -235,7 +236,7 @@ def fit(
         opened.callback(ahead.leave)
         weighted = ["weight"] if opt.class_weights is not None else []
         batch_shape = abstract_batch(model, size, opt.batch_size, cache.groups, weighted, mesh)
-        shapes = step_arguments(plan, abstract, tx, batch_shape, mesh, opt.ema is not None)
+        shapes = step_arguments(plan, initial, tx, batch_shape, mesh, opt.ema is not None)
         if val is not None and resumed is None:
             of_evaluation = evaluation_program(
                 model,
@@ -366,8 +367,10 @@ def fit(
                     best_step=best.step if best else None,
                 )
 
-        def finish_saving() -> None:
+        def save_and_finish(step: int) -> None:
             if checkpoints is not None:
+                checkpoints.close()  # where the save before failed, there may be room for this one
+                save(step)
                 checkpoints.finish()
 
         # --- the loop
@@ -400,6 +403,8 @@ def fit(
                 stopped = stops_early()
                 while step < total_steps and not stopped:
                     leave_if_preempted()
+                    if checkpoints is not None:
+                        checkpoints.check()
                     _log.debug("phase step, step %d", step + 1)
                     profiler.before(step + 1)
                     waits_from = time.monotonic()
@@ -430,16 +435,15 @@ def fit(
                         stopped = stops_early()
                         if (best and best.step == step) or stopped:
                             save(step)  # the best weights, and the last, are always on disk
-                finish_saving()
+                if checkpoints is not None:
+                    checkpoints.finish()
             except Preempted:
-                save(step)
-                finish_saving()
+                save_and_finish(step)
                 raise
             except Exception:
                 if sigterm_came():  # and perhaps reached a process that reads images first
                     if processes.count() == 1:  # or it takes all of them to save
-                        save(step)
-                        finish_saving()
+                        save_and_finish(step)
                     raise preempted from None
                 raise
         last = state_lib.variables_of(state, frozen)

@@ -135,6 +135,18 @@ def place(mesh: Mesh | None, tree: Any) -> Any:
     return jax.tree.map(put, tree, parameter_shardings(mesh, tree))
 
 
+def untied(mesh: Mesh | None, tree: Any) -> Any:
+    """Arrays that are tied to the one device (committed, in JAX's words) as NumPy's.
+
+    For them a function is compiled anew, though it is the same program.
+    """
+    if mesh is not None:
+        return tree
+    return jax.tree.map(
+        lambda leaf: np.asarray(leaf) if getattr(leaf, "committed", False) else leaf, tree
+    )
+
+
 def placed(mesh: Mesh | None, tree: Any) -> Any:
     """The abstract arrays that `place` would make of abstract ones."""
     if mesh is None:
@@ -199,6 +211,9 @@ def on_host(tree: Any) -> Any:
             leaf = jax.jit(_same, out_shardings=whole)(leaf)
         return np.asarray(leaf)
 
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
+            leaf.copy_to_host_async()  # all of them at once
     return jax.tree.map(fetch, tree)
 
 

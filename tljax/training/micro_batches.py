@@ -35,8 +35,8 @@ def in_parts(
       function: of a tree of arrays (m, ...) to one of arrays (m, ...), image by image.
       parts: a divisor of n.
       batch: a tree of arrays (n, ...).
-      mask: (n,), 0 for images that only fill the batch: a part of nothing else is not computed,
-        and zeros come out. None: there are none.
+      mask: (n,), 0 for images that only fill the batch: of several parts one of nothing else is
+        not computed, and zeros come out. None: there are none.
     """
     if parts == 1:
         return function(batch)
