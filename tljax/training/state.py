@@ -45,9 +45,7 @@ def create(
     updated, stored = plan.partition_statistics(
         variables.get("batch_stats", {}), variables["params"]
     )
-    # may_alias=False: arrays of the state's own, which steps consume, and this first program
-    own = jax.device_put((trained, updated), may_alias=False)
-    state = _begun(tx, average, *own)
+    state = _begun(tx, average, *copied((trained, updated)))  # which consumes the copies
     return state, {"params": frozen, "batch_stats": stored}
 
 
@@ -56,13 +54,13 @@ def _begun(
     tx: optax.GradientTransformation, average: bool, trained: Tree, updated: Tree
 ) -> TrainState:
     """One program instead of one for each shape."""
-    kept = copied((trained, updated)) if average else None
+    kept = jax.tree.map(jnp.copy, (trained, updated)) if average else None
     return TrainState(jnp.zeros((), jnp.int32), trained, updated, tx.init(trained), kept)
 
 
 def copied(tree: Any) -> Any:
     """The same arrays in memory of their own, which the next step does not overwrite."""
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), tree)
+    return jax.device_put(tree, may_alias=False)
 
 
 def averaged(average: Any, now: Any, taken: jax.Array, decay: float) -> Any:
