@@ -60,6 +60,8 @@ def _begun(
 
 def copied(tree: Any) -> Any:
     """The same arrays in memory of their own, which the next step does not overwrite."""
+    if jax.process_count() > 1:  # `device_put` takes none that lie on several hosts
+        return jax.tree.map(jnp.copy, tree)
     return jax.device_put(tree, may_alias=False)
 
 
