@@ -201,7 +201,7 @@ def step_arguments(
 
     Args:
       plan, tx, mesh: of the step.
-      variables: the model's, abstract.
+      variables: the model's, of which shapes and dtypes count; they may be abstract.
       batch: see `abstract_batch`.
       average: whether the state keeps one.
 
