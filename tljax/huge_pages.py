@@ -4,8 +4,13 @@ XLA takes what a step on a CPU needs from the operating system and gives it back
 In pages of 4 KiB that is a million page faults for every step of a ResNet-50 of 32 images, and a
 quarter of its time. glibc asks for huge pages if a tunable says so (malloc(3), "glibc.malloc.
 hugetlb"), which it reads before a program begins: the command therefore starts itself again.
+
+Touched for the first time, huge pages are the dearer ones on a virtual machine whose host has to
+find them, and a start touches all of its memory for the first time: `tljax train` takes small pages
+up to its first step. The second one then pays for its own; see benchmarks/README.md.
 """
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -13,6 +18,7 @@ from pathlib import Path
 _VARIABLE = "GLIBC_TUNABLES"
 _TUNABLE = "glibc.malloc.hugetlb"
 _MODES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_SET_DISABLED, _GET_DISABLED = 41, 42  # prctl(2), PR_SET_THP_DISABLE and PR_GET_THP_DISABLE
 
 
 def environment() -> dict[str, str]:
@@ -32,6 +38,27 @@ def start_again() -> None:
     """Replaces this process by the same command with `environment`, unless it has it already."""
     if added := environment():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **added})
+
+
+def postpone() -> None:
+    """Small pages until `come`, in a process that asked for huge ones."""
+    if _asked():
+        _prctl(_SET_DISABLED, 1)
+
+
+def come() -> None:
+    """Huge pages from now on, if they were postponed."""
+    if _asked() and _prctl(_GET_DISABLED, 0) == 1:
+        _prctl(_SET_DISABLED, 0)
+
+
+def _asked() -> bool:
+    return sys.platform == "linux" and f"{_TUNABLE}=1" in os.environ.get(_VARIABLE, "")
+
+
+def _prctl(option: int, value: int) -> int:
+    result: int = ctypes.CDLL(None).prctl(option, *map(ctypes.c_ulong, (value, 0, 0, 0)))
+    return result
 
 
 def _glibc(version: str) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tljax import huge_pages
 from tljax.data import (
     Preprocessing,
     Source,
@@ -265,6 +266,7 @@ def fit(
         def after_frozen_groups(source: Source, preprocessing: Preprocessing) -> Source:
             if prefix is None:
                 return source
+            huge_pages.come()
             return cache.through(model, prefix, preprocessing, source, leave_alone_if_preempted)
 
         seen_by_training = after_frozen_groups(seen, as_seen)
@@ -421,6 +423,7 @@ def fit(
                     step += 1
                     if step == first_step + 1:
                         jax.block_until_ready(step_metrics)
+                        huge_pages.come()
                         timing["first_step_seconds"] = time.monotonic() - called
                         bar.tell_first_step(timing["first_step_seconds"])
                     profiler.after(step, step_metrics)
