@@ -471,7 +471,10 @@ def fit_config(
     begun = processes.first_says(lambda: has_begun(workdir))
     beginning = start(config, begun)
     experiment, resolved, dataset = beginning.experiment, beginning.config, beginning.dataset
-    variables = beginning.pretrained if begun else beginning.checked_weights()
+    weights = beginning.pretrained
+    if not begun:
+        held = [beginning.checked_weights()]
+        weights = held.pop  # whoever takes them out of there can give up their memory
     size = experiment.preprocessing.image_size
     splits = (dataset.train, dataset.val, dataset.test)
     if experiment.stages:
@@ -499,8 +502,8 @@ def fit_config(
             **asdict(experiment.options),
         }
         if experiment.stages:
-            return fit_stages(experiment.model, variables, experiment.stages, *splits, **given)
-        return fit(experiment.model, variables, experiment.plan, *splits, **given)
+            return fit_stages(experiment.model, weights, experiment.stages, *splits, **given)
+        return fit(experiment.model, weights, experiment.plan, *splits, **given)
 
 
 def start(config: ml_collections.ConfigDict, begun: bool = False) -> Start:
