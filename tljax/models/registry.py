@@ -1,11 +1,12 @@
 """Models by the field's names: `create("resnet50", num_classes=10)`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 from flax import traverse_util
 
@@ -321,17 +322,24 @@ def abstract_variables(model: Model, image_size: ImageSize, channels: int = 3) -
     return _abstract_variables(model, (*height_width(image_size), channels))
 
 
-@functools.lru_cache(maxsize=64)  # a large network takes a second to trace
 def _abstract_variables(model: Model, image: tuple[int, int, int]) -> dict[str, Any]:
+    return _traced(model, image)[0]
+
+
+@functools.lru_cache(maxsize=64)  # a large network takes a second to trace
+def _traced(
+    model: Model, image: tuple[int, int, int]
+) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
+    """The shapes of a whole network's variables, and its `operations`, of one trace."""
+
     def draw(key: jax.Array, images: jax.Array) -> Any:
         # not `init`, for which each block of a ViT is traced by itself, for its own numbers
         drawn = ("params", "batch_stats")
         return model.apply({}, images, rngs={"params": key}, mutable=drawn)[1]
 
-    drawn: dict[str, Any] = _shapes(
-        jax.eval_shape(draw, jax.random.key(0), _abstract_output(model, image, 0))
-    )
-    return drawn
+    images = jax.ShapeDtypeStruct((_IMAGES, *image), jnp.float32)
+    program, drawn = jax.make_jaxpr(draw, return_shape=True)(jax.random.key(0), images)
+    return _shapes(drawn), list(_within(program.jaxpr))
 
 
 def abstract_output(
@@ -351,6 +359,47 @@ def _abstract_output(model: Model, image: tuple[int, int, int], stop: int) -> ja
         jax.eval_shape(run, _abstract_variables(model, image), images)
     )
     return output
+
+
+_IMAGES = 1009  # a prime, by which the arrays of a batch can be told from the weights
+
+
+def bytes_of_an_image(result: Any) -> int:
+    """Of an operation's abstract result among `operations`; 0 if it is not of the images."""
+    return 0 if result.size % _IMAGES else result.size // _IMAGES * result.dtype.itemsize
+
+
+def operations(
+    model: Model, image_size: ImageSize, start: int = 0, stop: int | None = None
+) -> list[tuple[str, Any]]:
+    """(name, abstract result) of all operations in the groups `start` to `stop - 1`.
+
+    Those that would draw variables may be among them. Not to be changed in place.
+    """
+    image = (*height_width(image_size), 3)
+    if start == 0 and stop is None:
+        return _traced(model, image)[1]
+    return _operations(model, image, start, stop)
+
+
+@functools.lru_cache(maxsize=64)
+def _operations(
+    model: Model, image: tuple[int, int, int], start: int, stop: int | None
+) -> list[tuple[str, Any]]:
+    one = _abstract_output(model, image, start)
+    x = jax.ShapeDtypeStruct((_IMAGES, *one.shape[1:]), one.dtype)
+    run = functools.partial(model.apply, train=False, start=start, stop=stop)
+    return list(_within(jax.make_jaxpr(run)(_abstract_variables(model, image), x).jaxpr))
+
+
+def _within(jaxpr: Any) -> Iterator[tuple[str, Any]]:
+    """Of a program, and of the programs within its operations."""
+    for operation in jaxpr.eqns:
+        for result in operation.outvars:
+            if hasattr(result.aval, "dtype"):
+                yield operation.primitive.name, result.aval
+        for inner in jax.extend.core.jaxprs_in_params(operation.params):
+            yield from _within(inner)
 
 
 def _shapes(tree: Any) -> Any:

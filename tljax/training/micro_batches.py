@@ -6,12 +6,10 @@ as they come. The numbers are those of the whole batch, up to the order of sums,
 sees another: BatchNorm with the statistics of the batch is where they do.
 """
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.extend.core
 import jax.numpy as jnp
 
 from tljax.errors import InputError
@@ -132,38 +130,13 @@ def check(parts: int | None, plan: TransferPlan, variables: Tree, batch_size: in
         )
 
 
-_IMAGES = 1009  # a prime, by which the arrays of a batch can be told from the weights
-
-
 def _widest(model: Model, image_size: ImageSize, start: int, stop: int | None) -> int:
     """Bytes of the widest array between two operations, per image; computes nothing."""
-    results = [a for _, a in _operations(model, image_size, start, stop) if a.size % _IMAGES == 0]
-    return max((a.size // _IMAGES * a.dtype.itemsize for a in results), default=1)
+    operations = registry.operations(model, image_size, start, stop)
+    return max(registry.bytes_of_an_image(result) for _, result in operations) or 1
 
 
 def convolves(model: Model, image_size: ImageSize, start: int) -> bool:
     """Whether the groups from `start` on have convolutions that are not written as products."""
-    operations = _operations(model, image_size, start, None)
+    operations = registry.operations(model, image_size, start)
     return any(name == "conv_general_dilated" for name, _ in operations)
-
-
-@functools.lru_cache(maxsize=64)
-def _operations(
-    model: Model, image_size: ImageSize, start: int, stop: int | None
-) -> list[tuple[str, Any]]:
-    """(name, abstract result) of all operations in the groups `start` to `stop - 1`."""
-    variables = registry.abstract_variables(model, image_size)
-    one = registry.abstract_output(model, image_size, start)
-    x = jax.ShapeDtypeStruct((_IMAGES, *one.shape[1:]), one.dtype)
-    run = functools.partial(model.apply, train=False, start=start, stop=stop)
-    return list(_within(jax.make_jaxpr(run)(variables, x).jaxpr))
-
-
-def _within(jaxpr: Any) -> Iterator[tuple[str, Any]]:
-    """Of a program, and of the programs within its operations."""
-    for operation in jaxpr.eqns:
-        for result in operation.outvars:
-            if hasattr(result.aval, "dtype"):
-                yield operation.primitive.name, result.aval
-        for inner in jax.extend.core.jaxprs_in_params(operation.params):
-            yield from _within(inner)
