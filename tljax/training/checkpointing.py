@@ -20,7 +20,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,7 @@ class Checkpoints:
     def __init__(self, directory: Path):
         self._directory = directory
         self._beside: ThreadPoolExecutor | None = None
+        self._held: Callable[[], None] | None = None
         self._saving: Future[None] | None = None
 
     def steps(self) -> list[int]:
@@ -99,12 +100,18 @@ class Checkpoints:
         *,
         keep: int,
         best_step: int | None,
+        later: bool = False,
     ) -> None:
         """Begins to save a checkpoint, which is whole on disk when `finish` returns.
 
         It is written beside what follows, but for jobs of several processes, where this returns
         when that is done. A step is saved once. Afterwards the newest `keep` checkpoints and the
         one of `best_step` remain.
+
+        Args:
+          step, variables, opt_state, extra: the `Checkpoint`.
+          keep, best_step: which checkpoints remain.
+          later: whether it is written from the next `check` or `finish` on, and not at once.
 
         Raises:
           InputError: if it, or the one before, cannot be written, e.g. to a full disk; older ones
@@ -140,8 +147,9 @@ class Checkpoints:
 
         described = processes.first_says(describe)
         if processes.count() == 1:
-            self._beside = self._beside or ThreadPoolExecutor(1)
-            self._saving = self._beside.submit(write)
+            self._held = write
+            if not later:
+                self._begin()
             return
         if not processes.is_first():
             # What the first one's Orbax asks all processes, although it is told to go alone:
@@ -156,14 +164,23 @@ class Checkpoints:
         Raises:
           InputError: if it cannot be.
         """
+        self._begin()
         saving, self._saving = self._saving, None
         if saving is not None:
             saving.result()
 
     def check(self) -> None:
         """Raises InputError if what is being saved has turned out not to be possible."""
+        self._begin()
         if self._saving is not None and self._saving.done():
             self.finish()
+
+    def _begin(self) -> None:
+        """Writes what `save` left for later, if there is something."""
+        held, self._held = self._held, None
+        if held is not None:
+            self._beside = self._beside or ThreadPoolExecutor(1)
+            self._saving = self._beside.submit(held)
 
     def close(self) -> None:
         """Waits for what is being saved, where something else ends the run; and says what fails."""

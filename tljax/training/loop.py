@@ -347,7 +347,7 @@ def fit(
         def skipped_in_training() -> tuple[str, ...]:
             return processes.union(batches.skipped) if opt.on_error == "skip" else ()
 
-        def save(step: int) -> None:
+        def save(step: int, later: bool = False) -> None:
             if checkpoints is not None:
                 fetched = unlogged.fetched()
                 _log.debug("phase save, step %d", step)
@@ -367,6 +367,7 @@ def fit(
                     extra,
                     keep=opt.keep,
                     best_step=best.step if best else None,
+                    later=later,
                 )
 
         def save_and_finish(step: int) -> None:
@@ -399,14 +400,12 @@ def fit(
         with TrainingProgress(first_step, total_steps, opt.batch_size, shown) as bar:
             try:
                 if validation_is_due() and not _validated(writer.rows, step):
-                    if resumed is None:
-                        save(step)
+                    if resumed is None:  # written after a step: before, nothing can be lost
+                        save(step, later=True)
                     validate(step)
                 stopped = stops_early()
                 while step < total_steps and not stopped:
                     leave_if_preempted()
-                    if checkpoints is not None:
-                        checkpoints.check()
                     _log.debug("phase step, step %d", step + 1)
                     profiler.before(step + 1)
                     waits_from = time.monotonic()
@@ -429,6 +428,8 @@ def fit(
                     profiler.after(step, step_metrics)
                     unlogged.add(step, step_metrics)
                     bar.update(step)
+                    if checkpoints is not None:
+                        checkpoints.check()
                     if step % opt.log_every == 0 or validation_is_due() or step == total_steps:
                         log_training()
                     if checkpoint_is_due():
