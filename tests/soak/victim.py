@@ -2,7 +2,8 @@
 
     python -m tests.soak.victim PHASE OCCURRENCE DELAY SIGNAL LOG -- train --config ...
 
-The training loop logs the phase that it enters: step, save, evaluation or write. DELAY seconds
+The training loop logs the phase that it enters: step, evaluation or write; and save, which lasts
+until it is over, beside the others. DELAY seconds
 after it has entered PHASE for the OCCURRENCE-th time the process appends to LOG the phase that it
 is in by then, and sends itself SIGNAL: from a thread of its own, so that it may come anywhere.
 """
@@ -25,14 +26,18 @@ class Executioner(logging.Handler):
         super().__init__(logging.DEBUG)
         self._phase, self._left, self._delay = phase, occurrence, delay
         self._number, self._log = number, log
-        self._now = "start"
+        self._now, self._saves = "start", False
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
         if not message.startswith("phase "):
             return
-        self._now = message.removeprefix("phase ").split(",")[0]
-        self._left -= self._now == self._phase
+        entered = message.removeprefix("phase ").split(",")[0]
+        if entered.startswith("save"):
+            self._saves = entered == "save"
+        else:
+            self._now = entered
+        self._left -= entered == self._phase
         if self._left == 0:
             self._left = -1
             threading.Thread(target=self._strike, daemon=True).start()
@@ -40,7 +45,7 @@ class Executioner(logging.Handler):
     def _strike(self) -> None:
         time.sleep(self._delay)
         with self._log.open("a") as log:
-            log.write(f"{self._now}\n")
+            log.write("save\n" if self._saves else f"{self._now}\n")
             log.flush()
             os.kill(os.getpid(), self._number)
 

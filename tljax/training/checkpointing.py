@@ -127,8 +127,10 @@ class Checkpoints:
                     self._remove(other)
 
         def write() -> None:
+            _log.debug("phase save, step %d", step)
             self._write(folder, content, described)
             clear()
+            _log.debug("phase save is over")
 
         if processes.first_says(folder.exists):
             if processes.is_first():

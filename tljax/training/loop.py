@@ -350,7 +350,6 @@ def fit(
         def save(step: int, later: bool = False) -> None:
             if checkpoints is not None:
                 fetched = unlogged.fetched()
-                _log.debug("phase save, step %d", step)
                 extra = {
                     "made_by": made_by,
                     "changes": changes,
