@@ -108,15 +108,19 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
     assert campaign.differences == []
 
 
-def test_a_checkpoint_holds_what_was_there_when_its_save_began(tmp_path):
+@pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
+def test_a_checkpoint_holds_what_was_there_when_its_save_began(later, tmp_path):
     """Also where steps consume the arrays, and overwrite what is theirs, before it is written."""
     step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
     state = step({f"w{n}": np.full(2**18, n, np.float32) for n in range(8)})
     expected = jax.tree.map(np.array, state)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, state, state, {}, keep=1, best_step=None)
+    checkpoints.save(1, state, state, {}, keep=1, best_step=None, later=later)
     for _ in range(20):
         state = jax.block_until_ready(step(state))
+    if later:
+        assert checkpoints.steps() == []
+        checkpoints.check()
     checkpoints.finish()
     saved = checkpoints.read(1)
     for name, value in expected.items():

@@ -30,7 +30,6 @@ _CONFIG_HELP = (
 
 def train(args: argparse.Namespace, overrides: list[str]) -> None:
     """Train by a config; run the same command again to go on where it stopped."""
-    huge_pages.postpone()
     config = _config(args.config, overrides)
     from tljax.analysis.summary import print_result
     from tljax.training import experiment, processes

@@ -6,8 +6,8 @@ quarter of its time. glibc asks for huge pages if a tunable says so (malloc(3), 
 hugetlb"), which it reads before a program begins: the command therefore starts itself again.
 
 Touched for the first time, huge pages are the dearer ones on a virtual machine whose host has to
-find them, and a start touches all of its memory for the first time: `tljax train` takes small pages
-up to its first step. The second one then pays for its own; see benchmarks/README.md.
+find them, and a start touches all of its memory for the first time: training begins in small pages.
+What comes next then pays for its own; see benchmarks/README.md.
 """
 
 import ctypes
@@ -40,20 +40,23 @@ def start_again() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **added})
 
 
+_postponed = False
+
+
 def postpone() -> None:
     """Small pages until `come`, in a process that asked for huge ones."""
-    if _asked():
-        _prctl(_SET_DISABLED, 1)
+    global _postponed
+    asked = f"{_TUNABLE}=1" in os.environ.get(_VARIABLE, "")
+    if asked and sys.platform == "linux" and not _prctl(_GET_DISABLED, 0):
+        _postponed = not _prctl(_SET_DISABLED, 1)
 
 
 def come() -> None:
     """Huge pages from now on, if they were postponed."""
-    if _asked() and _prctl(_GET_DISABLED, 0) == 1:
+    global _postponed
+    if _postponed:
         _prctl(_SET_DISABLED, 0)
-
-
-def _asked() -> bool:
-    return sys.platform == "linux" and f"{_TUNABLE}=1" in os.environ.get(_VARIABLE, "")
+        _postponed = False
 
 
 def _prctl(option: int, value: int) -> int:

@@ -111,7 +111,8 @@ class Checkpoints:
         Args:
           step, variables, opt_state, extra: the `Checkpoint`.
           keep, best_step: which checkpoints remain.
-          later: whether it is written from the next `check` or `finish` on, and not at once.
+          later: whether it is written from the next `check` or `finish` on, and not at once; makes
+            no difference to jobs of several processes.
 
         Raises:
           InputError: if it, or the one before, cannot be written, e.g. to a full disk; older ones
@@ -172,7 +173,10 @@ class Checkpoints:
             saving.result()
 
     def check(self) -> None:
-        """Raises InputError if what is being saved has turned out not to be possible."""
+        """Goes on with what is being saved; InputError if that has turned out not to be possible.
+
+        It writes what was left for later.
+        """
         self._begin()
         if self._saving is not None and self._saving.done():
             self.finish()

@@ -71,6 +71,8 @@ from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
 
+_START = 10.0  # seconds: a validation before the first step that takes longer is no start any more
+
 
 @dataclass(frozen=True)
 class Best:
@@ -210,6 +212,9 @@ def fit(
             was=resumed.extra["made_by"]["config"]["cached_groups"] if resumed else None,
             tell=progress and writes,
         )
+        if jax.default_backend() == "cpu" and not (cache.groups or opt.num_workers):
+            huge_pages.postpone()  # which workers would inherit
+            opened.callback(huge_pages.come)
         if workdir is not None:
             made_by = what_made(
                 model, plan, preprocessing, opt, tasks, cache.groups, train, val, test
@@ -266,7 +271,6 @@ def fit(
         def after_frozen_groups(source: Source, preprocessing: Preprocessing) -> Source:
             if prefix is None:
                 return source
-            huge_pages.come()
             return cache.through(model, prefix, preprocessing, source, leave_alone_if_preempted)
 
         seen_by_training = after_frozen_groups(seen, as_seen)
@@ -312,6 +316,17 @@ def fit(
             writer.write("train", last_step, examples=examples_at(last_step), **means, lr=rate)
             bar.update(last_step, loss=means["loss"])
 
+        def end_start() -> None:
+            """With what it was spared: huge pages, and writing its checkpoint."""
+            huge_pages.come()
+            if checkpoints is not None:
+                checkpoints.check()
+
+        def between_batches() -> None:
+            leave_if_preempted()
+            if time.monotonic() - began > _START:
+                end_start()
+
         def evaluation_of(current: Tree, source: Source, answers: bool = False) -> Evaluation:
             evaluation = evaluate(
                 model,
@@ -322,7 +337,7 @@ def fit(
                 on_error=opt.on_error,
                 tasks=task_sizes,
                 with_answers=answers,
-                between_batches=leave_if_preempted,
+                between_batches=between_batches,
                 mesh=mesh,
             )
             skipped.update(evaluation.skipped)
@@ -399,7 +414,7 @@ def fit(
         with TrainingProgress(first_step, total_steps, opt.batch_size, shown) as bar:
             try:
                 if validation_is_due() and not _validated(writer.rows, step):
-                    if resumed is None:  # written after a step: before, nothing can be lost
+                    if resumed is None:
                         save(step, later=True)
                     validate(step)
                 stopped = stops_early()
@@ -421,16 +436,14 @@ def fit(
                     step += 1
                     if step == first_step + 1:
                         jax.block_until_ready(step_metrics)
-                        huge_pages.come()
                         timing["first_step_seconds"] = time.monotonic() - called
                         bar.tell_first_step(timing["first_step_seconds"])
                     profiler.after(step, step_metrics)
                     unlogged.add(step, step_metrics)
                     bar.update(step)
-                    if checkpoints is not None:
-                        checkpoints.check()
                     if step % opt.log_every == 0 or validation_is_due() or step == total_steps:
                         log_training()
+                    end_start()
                     if checkpoint_is_due():
                         save(step)
                     if validation_is_due():

@@ -133,7 +133,8 @@ def check(parts: int | None, plan: TransferPlan, variables: Tree, batch_size: in
 def _widest(model: Model, image_size: ImageSize, start: int, stop: int | None) -> int:
     """Bytes of the widest array between two operations, per image; computes nothing."""
     operations = registry.operations(model, image_size, start, stop)
-    return max(registry.bytes_of_an_image(result) for _, result in operations) or 1
+    each = (registry.bytes_of_an_image(result) for _, result in operations)
+    return max(each, default=0) or 1
 
 
 def convolves(model: Model, image_size: ImageSize, start: int) -> bool:
