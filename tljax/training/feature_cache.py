@@ -164,11 +164,12 @@ def choose(
         return Cache(0)
     if not groups or images_change:
         if groups and tell:
+            share = _share(model, variables, preprocessing, groups)
             console.print(
-                f"the first {groups} of {len(model.groups)} groups, with"
-                f" {_share(model, variables, preprocessing, groups):.0%} of the forward pass, are"
-                " frozen: with augment=none, or fixed views=n of each image, without mixup and"
-                " cutmix, and with on_error=fail, their output would be computed once"
+                f"the first {groups} of {len(model.groups)} groups"
+                + ("" if share is None else f", with {share:.0%} of the forward pass,")
+                + " are frozen: with augment=none, or fixed views=n of each image, without mixup"
+                " and cutmix, and with on_error=fail, their output would be computed once"
             )
         return Cache(0)
     where = ("disk" if on_disk else "memory") if kind == "auto" else kind
@@ -191,15 +192,23 @@ def choose(
     return Cache(groups, folder) if fits or was else Cache(0)
 
 
-def _share(model: Model, variables: Tree, preprocessing: Preprocessing, groups: int) -> float:
-    """Of the forward pass, by XLA's count, that the first groups take; runs nothing."""
+def _share(
+    model: Model, variables: Tree, preprocessing: Preprocessing, groups: int
+) -> float | None:
+    """Of the forward pass, by XLA's count, that the first groups take; runs nothing.
+
+    None where JAX may not use the CPU, which counts.
+    """
     image = jax.ShapeDtypeStruct((1, *preprocessing.height_width, 3), jnp.float32)
 
     def counted(stop: int | None) -> float:
         run = functools.partial(model.apply, train=False, stop=stop)
         return flops(run, variables, image)
 
-    return counted(groups) / counted(None)
+    try:
+        return counted(groups) / counted(None)
+    except InputError:
+        return None
 
 
 def _home() -> Path:
