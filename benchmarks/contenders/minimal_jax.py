@@ -16,7 +16,7 @@ from benchmarks.jobs import Network
 from tljax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 Params = dict[str, Any]
-HEADS, EPS = 6, 1e-6
+HEADS, EPS, PIECES = 6, 1e-6, 8
 
 
 def dense(p: Params, x: jax.Array) -> jax.Array:
@@ -30,14 +30,24 @@ def norm(p: Params, x: jax.Array) -> jax.Array:
     return (x - mean) * (jax.lax.rsqrt(variance + EPS) * p["scale"]) + p["bias"]
 
 
+def attend(qkv: jax.Array, queries: int | None) -> jax.Array:
+    of_heads = max(d for d in (1, 2, 3, 6) if d * len(qkv) <= PIECES)
+    pieces = [jnp.split(image, of_heads, 3) for image in jnp.split(qkv, len(qkv))]
+    together = [jnp.concatenate([attended(x, queries) for x in image], 2) for image in pieces]
+    return jnp.concatenate(together)
+
+
+def attended(qkv: jax.Array, queries: int | None) -> jax.Array:
+    q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+    scores = (q[:, :, :queries] * q.shape[-1] ** -0.5) @ k.swapaxes(-2, -1)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    return ((weights @ v) * (1 / weights.sum(-1, keepdims=True))).swapaxes(1, 2)
+
+
 def block(p: Params, x: jax.Array, queries: int | None = None) -> jax.Array:
     n, t, d = x.shape
     qkv = dense(p["attn"]["qkv"], norm(p["norm1"], x))
-    q, k, v = qkv.reshape(n, t, 3, HEADS, d // HEADS).transpose(2, 0, 3, 1, 4)
-    scores = (q[:, :, :queries] * (d // HEADS) ** -0.5) @ k.swapaxes(-2, -1)
-    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    y = (weights @ v) / weights.sum(-1, keepdims=True)
-    y = y.transpose(0, 2, 1, 3).reshape(n, -1, d)
+    y = attend(qkv.reshape(n, t, 3, HEADS, d // HEADS), queries).reshape(n, -1, d)
     x = x[:, :queries] + dense(p["attn"]["proj"], y) * p["ls1"]["gamma"]
     y = dense(p["mlp"]["fc1"], norm(p["norm2"], x))
     y = 0.5 * y * (1 + jax.lax.erf(y * 2**-0.5))
