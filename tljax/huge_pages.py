@@ -20,6 +20,8 @@ _TUNABLE = "glibc.malloc.hugetlb"
 _MODES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _SET_DISABLED, _GET_DISABLED = 41, 42  # prctl(2), PR_SET_THP_DISABLE and PR_GET_THP_DISABLE
 
+_postponed = False  # by us, and not by whoever started this process
+
 
 def environment() -> dict[str, str]:
     """The variable to set; nothing if it is set, or if huge pages come unasked or not at all."""
@@ -38,9 +40,6 @@ def start_again() -> None:
     """Replaces this process by the same command with `environment`, unless it has it already."""
     if added := environment():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **added})
-
-
-_postponed = False
 
 
 def postpone() -> None:

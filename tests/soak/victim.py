@@ -3,9 +3,9 @@
     python -m tests.soak.victim PHASE OCCURRENCE DELAY SIGNAL LOG -- train --config ...
 
 The training loop logs the phase that it enters: step, evaluation or write; and save, which lasts
-until it is over, beside the others. DELAY seconds
-after it has entered PHASE for the OCCURRENCE-th time the process appends to LOG the phase that it
-is in by then, and sends itself SIGNAL: from a thread of its own, so that it may come anywhere.
+until it is over, beside the others. DELAY seconds after it has entered PHASE for the OCCURRENCE-th
+time the process appends to LOG the phase that it is in by then, and sends itself SIGNAL: from a
+thread of its own, so that it may come anywhere.
 """
 
 import logging

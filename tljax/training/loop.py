@@ -317,7 +317,10 @@ def fit(
             bar.update(last_step, loss=means["loss"])
 
         def end_start() -> None:
-            """With what it was spared: huge pages, and writing its checkpoint."""
+            """With what it was spared: huge pages, and writing its checkpoint.
+
+            Later calls see only to what is being saved by then.
+            """
             huge_pages.come()
             if checkpoints is not None:
                 checkpoints.check()
