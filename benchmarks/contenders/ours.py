@@ -178,8 +178,8 @@ def start(folder: Path, scenario: str) -> dict[str, float]:
 def against_minimal(network: Network, folder: Path, pairs: int = 20) -> dict[str, float]:
     """tljax's step over a minimal one in plain JAX: FLOPs, bytes, and seconds in turn.
 
-    FLOPs and bytes are XLA's of a batch of 4 in one part, since it counts a loop's body once; the
-    time is that of a batch of 4, too, and of the job's batch in parts, as tljax takes it.
+    FLOPs and bytes are XLA's of a batch in one part, since it counts a loop's body once: of 4
+    images, and of the job's batch, whose time is that of parts, as tljax takes it.
     """
     from benchmarks.contenders import minimal_jax
 
@@ -187,17 +187,21 @@ def against_minimal(network: Network, folder: Path, pairs: int = 20) -> dict[str
     plan = tljax.from_scratch(model.groups)
     parts = micro_batches.suited_to_training(model, plan, network.pixels, jobs.BATCH)
     found: dict[str, float] = {}
-    for label, batch, n in (("batch 4", 4, 1), (f"batch {jobs.BATCH}", jobs.BATCH, parts)):
-        one = step_function(network, folder, batch, "from_scratch", n)
-        other = minimal_jax.step_function(network, folder, batch, n)
-        if n == 1:
-            costs = [run.compiled.cost_analysis() for run in (one, other)]
-            for name in ("flops", "bytes accessed"):
-                found[name] = costs[0][name] / costs[1][name]
-        for run in (one, other):
-            run()
+
+    def both(batch: int, parts: int) -> tuple[Any, Any]:
+        one = step_function(network, folder, batch, "from_scratch", parts)
+        return one, minimal_jax.step_function(network, folder, batch, parts)
+
+    for batch, n in ((4, 1), (jobs.BATCH, parts)):
+        whole = both(batch, 1)
+        costs = [step.compiled.cost_analysis() for step in whole]
+        for name in ("flops", "bytes accessed"):
+            found[f"{name}, batch {batch}"] = costs[0][name] / costs[1][name]
+        one, other = whole if n == 1 else both(batch, n)
+        for step in (one, other):
+            step()
         ratios = [timed(one)[0] / timed(other)[0] for _ in range(pairs)]
-        found[f"seconds, {label}"] = statistics.median(ratios)
+        found[f"seconds, batch {batch}"] = statistics.median(ratios)
     return found
 
 
