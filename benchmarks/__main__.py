@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -210,7 +211,10 @@ def main() -> None:
                 write_atomically(path, json.dumps(results, indent=1) + "\n")
                 bar.advance(task)
     write_growth(results, args.output / "growth.png")
-    write_tables(results, HERE / "README.md")
+    page = args.output / "README.md"
+    if not page.exists():
+        shutil.copy(HERE / "README.md", page)
+    write_tables(results, page)
     console.print(f"wrote {path}")
 
 

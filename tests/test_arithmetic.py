@@ -30,8 +30,11 @@ def agree(ours, theirs, *arguments):
     ("side", "kernel", "stride", "padding"),
     [
         (32, 3, 1, 1),  # with a kernel's gradient of its own on a CPU
-        (60, 7, 2, 3),
+        (60, 7, 2, 3),  # with both
         (57, 3, 2, 1),
+        (58, 3, 2, 1),
+        (13, 5, 3, 2),  # with an image's
+        (12, 1, 2, 1),
         (12, 3, 1, 1),  # with XLA's
         (12, 1, 2, 0),  # products
         (12, 4, 4, 0),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 _ONE_BY_ONE = 2**20  # bytes of an image's attention scores from which images are taken in turn
 _PIECES = 8  # of attention, at most
-_LARGE = 28 * 28  # pixels of a convolution's result from which images are taken in turn
+_LARGE = 14 * 14  # pixels of a convolution's result from which images are taken in turn
 
 
 def product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
@@ -61,7 +61,7 @@ Padding = tuple[tuple[int, int], ...]
 def _convolution(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding
 ) -> jax.Array:
-    """XLA's, with a kernel's gradient of its own on a CPU where images are large."""
+    """XLA's, on a CPU with gradients of its own where images are large or windows skip pixels."""
     return _xla_convolution(x, kernel, strides, padding)
 
 
@@ -84,21 +84,65 @@ def _convolution_backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = kept
 
-    def by_xla(x: jax.Array, g: jax.Array) -> jax.Array:
+    def to_x(kernel: jax.Array, g: jax.Array) -> jax.Array:
+        pull = jax.vjp(lambda x: _xla_convolution(x, kernel, strides, padding), x)[1]
+        gradient: jax.Array = pull(g)[0]
+        return gradient
+
+    def to_x_by_phase(kernel: jax.Array, g: jax.Array) -> jax.Array:
+        return _image_gradient(kernel, g, x.shape, strides, padding)
+
+    def to_kernel(x: jax.Array, g: jax.Array) -> jax.Array:
         pull = jax.vjp(lambda kernel: _xla_convolution(x, kernel, strides, padding), kernel)[1]
         gradient: jax.Array = pull(g)[0]
         return gradient
 
-    def by_image(x: jax.Array, g: jax.Array) -> jax.Array:
+    def to_kernel_by_image(x: jax.Array, g: jax.Array) -> jax.Array:
         return _kernel_gradient(x, g, kernel.shape, strides, padding)
 
-    (to_x,) = jax.vjp(lambda x: _xla_convolution(x, kernel, strides, padding), x)[1](g)
-    if g.shape[1] * g.shape[2] < _LARGE:
-        return to_x, by_xla(x, g)
-    return to_x, jax.lax.platform_dependent(x, g, cpu=by_image, default=by_xla)
+    on_cpu = jax.lax.platform_dependent
+    skips, large = strides != (1, 1), g.shape[1] * g.shape[2] >= _LARGE
+    return (
+        on_cpu(kernel, g, cpu=to_x_by_phase, default=to_x) if skips else to_x(kernel, g),
+        on_cpu(x, g, cpu=to_kernel_by_image, default=to_kernel) if large else to_kernel(x, g),
+    )
 
 
 _convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+def _image_gradient(
+    kernel: jax.Array,
+    g: jax.Array,
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: Padding,
+) -> jax.Array:
+    """Of a convolution's images (n, h, w, c), by the remainders of a pixel's place by the strides.
+
+    Pixels of one remainder meet every other part of the kernel alone, as in a convolution of that
+    part that skips nothing. XLA's own puts zeros between the pixels of g, and multiplies these too.
+    """
+    n, height, width, channels = shape
+    rows, columns = (
+        -(-(size + sum(added)) // stride)
+        for size, added, stride in zip((height, width), padding, strides, strict=True)
+    )
+
+    def phase(i: int, j: int) -> jax.Array:
+        part = kernel[i :: strides[0], j :: strides[1]]
+        if not part.size:
+            return jnp.zeros((n, rows, columns, channels), g.dtype)
+        added = (
+            (part.shape[0] - 1, rows - g.shape[1]),
+            (part.shape[1] - 1, columns - g.shape[2]),
+        )
+        return _xla_convolution(g, part[::-1, ::-1].swapaxes(2, 3), (1, 1), added)
+
+    phases = [jnp.stack([phase(i, j) for j in range(strides[1])], 3) for i in range(strides[0])]
+    x = jnp.stack(phases, 2).reshape(n, rows * strides[0], columns * strides[1], channels)
+    (top, _), (left, _) = padding
+    return x[:, top : top + height, left : left + width]
 
 
 def _kernel_gradient(

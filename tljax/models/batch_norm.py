@@ -66,11 +66,10 @@ def _backward(epsilon: float, kept: Any, cotangents: Any) -> tuple[jax.Array, ja
     bias: sum g; scale: sum g xhat; x: scale * inverse * (g - mean g - xhat * mean(g xhat)).
     """
     x, mean, inverse, scale = kept
-    g = cotangents[0]
-    centred, n = x - mean, _count(x)
-    sum_g, sum_g_centred = _sums(g, centred)
-    sum_gxhat = sum_g_centred * inverse
-    gradient = (scale * inverse) * (g - sum_g / n - centred * (inverse * sum_gxhat / n))
+    g, n = cotangents[0], _count(x)
+    sum_g, sum_gx = _sums(g, x)  # not of x - mean, which a CPU would write down first
+    sum_gxhat = (sum_gx - mean * sum_g) * inverse
+    gradient = (scale * inverse) * (g - sum_g / n - (x - mean) * (inverse * sum_gxhat / n))
     return gradient.astype(x.dtype), sum_gxhat, sum_g
 
 
