@@ -85,17 +85,13 @@ def _convolution_backward(
     x, kernel = kept
 
     def to_x(kernel: jax.Array, g: jax.Array) -> jax.Array:
-        pull = jax.vjp(lambda x: _xla_convolution(x, kernel, strides, padding), x)[1]
-        gradient: jax.Array = pull(g)[0]
-        return gradient
+        return _gradient(lambda x: _xla_convolution(x, kernel, strides, padding), x, g)
 
     def to_x_by_phase(kernel: jax.Array, g: jax.Array) -> jax.Array:
         return _image_gradient(kernel, g, x.shape, strides, padding)
 
     def to_kernel(x: jax.Array, g: jax.Array) -> jax.Array:
-        pull = jax.vjp(lambda kernel: _xla_convolution(x, kernel, strides, padding), kernel)[1]
-        gradient: jax.Array = pull(g)[0]
-        return gradient
+        return _gradient(lambda kernel: _xla_convolution(x, kernel, strides, padding), kernel, g)
 
     def to_kernel_by_image(x: jax.Array, g: jax.Array) -> jax.Array:
         return _kernel_gradient(x, g, kernel.shape, strides, padding)
@@ -109,6 +105,12 @@ def _convolution_backward(
 
 
 _convolution.defvjp(_convolution_forward, _convolution_backward)
+
+
+def _gradient(function: Callable[[jax.Array], jax.Array], x: jax.Array, g: jax.Array) -> jax.Array:
+    """JAX's own, at x, of a cotangent g of the function's result."""
+    gradient: jax.Array = jax.vjp(function, x)[1](g)[0]
+    return gradient
 
 
 def _image_gradient(
