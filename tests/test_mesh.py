@@ -181,8 +181,8 @@ def launch_with(settings, count, workdir, *more, strike=None):
 
 
 def succeed(ends):
-    for code, error in ends:
-        assert code == 0, error
+    said = "\n".join(f"process {n} ended with {code}: {e}" for n, (code, e) in enumerate(ends))
+    assert [code for code, _ in ends] == [0] * len(ends), said
 
 
 @pytest.fixture(scope="module")
