@@ -178,11 +178,19 @@ def main() -> None:
     )
     parser.add_argument("--output", type=Path, default=HERE, metavar="DIR", help="default: here")
     args = parser.parse_args()
+    try:
+        only = re.compile(args.only)
+    except re.error as error:
+        parser.error(f"--only '{args.only}' is no regular expression ({error})")
     chosen = [
-        one
-        for one in measurements(args.peer_epochs)
-        if re.search(args.only, f"{one.name} {one.label}")
+        one for one in measurements(args.peer_epochs) if only.search(f"{one.name} {one.label}")
     ]
+    if not chosen:
+        parser.error(f"--only '{args.only}' names nothing; try e.g. 'step/vit.* timm$'")
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--output {args.output} cannot be made ({error.strerror}); give another")
     path = args.output / "results.json"
     results: dict[str, Any] = {"machines": []}
     if path.exists():
