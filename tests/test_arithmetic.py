@@ -55,18 +55,28 @@ def test_convolve(side, kernel, stride, padding):
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("tokens", [5, 300])  # together, and in pieces
-@pytest.mark.parametrize("queries", [None, 1, 2])
-def test_attend(n, tokens, queries):
-    def theirs(qkv):
-        q, k, v = qkv.transpose(2, 0, 3, 1, 4)
-        q = q[:, :, :queries]
-        weights = jax.nn.softmax(q @ k.swapaxes(-2, -1) / jnp.sqrt(q.shape[-1]))
-        return (weights @ v).transpose(0, 2, 1, 3)
+def test_attend(n, tokens):
+    agree(arithmetic.attend, attention, 3 * normal(0, n, tokens, 3, 3, 8))
 
-    def ours(qkv):
-        return arithmetic.attend(qkv, queries)
 
-    agree(ours, theirs, 3 * normal(0, n, tokens, 3, 3, 8))
+def attention(qkv):
+    q, k, v = qkv.transpose(2, 0, 3, 1, 4)
+    weights = jax.nn.softmax(q @ k.swapaxes(-2, -1) / jnp.sqrt(q.shape[-1]))
+    return (weights @ v).transpose(0, 2, 1, 3)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 300])
+def test_attend_alone(tokens):
+    """As the first of the tokens that all ask."""
+
+    def theirs(x, kernel, bias):
+        return attention(jnp.einsum("ntd,dchs->ntchs", x, kernel) + bias)[:, 0]
+
+    def ours(x, kernel, bias):
+        query = jnp.einsum("nd,dhs->nhs", x[:, 0], kernel[:, 0]) + bias[0]
+        return arithmetic.attend_alone(query, x, kernel[:, 1], kernel[:, 2]) + bias[2]
+
+    agree(ours, theirs, normal(0, 2, tokens, 12), normal(1, 12, 3, 3, 4), normal(2, 3, 3, 4))
 
 
 def test_gelu():

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import tljax
 from benchmarks import jobs
 from benchmarks.jobs import Network
-from tljax.models.arithmetic import attend
+from tljax.models.arithmetic import attend, attend_alone
 from tljax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from tljax.training.compiler import compiled
 
@@ -37,11 +37,22 @@ def norm(p: Params, x: jax.Array) -> jax.Array:
     return (x - mean) * (jax.lax.rsqrt(variance + EPS) * p["scale"]) + p["bias"]
 
 
-def block(p: Params, x: jax.Array, queries: int | None = None) -> jax.Array:
+def attention(p: Params, x: jax.Array) -> jax.Array:
     n, t, d = x.shape
-    qkv = dense(p["attn"]["qkv"], norm(p["norm1"], x))
-    y = attend(qkv.reshape(n, t, 3, HEADS, d // HEADS), queries).reshape(n, -1, d)
-    x = x[:, :queries] + dense(p["attn"]["proj"], y) * p["ls1"]["gamma"]
+    return attend(dense(p, x).reshape(n, t, 3, HEADS, d // HEADS)).reshape(n, t, d)
+
+
+def attention_alone(p: Params, x: jax.Array) -> jax.Array:
+    """Of the first token."""
+    n, _, d = x.shape
+    kernel, bias = p["kernel"].reshape(d, 3, HEADS, -1), p["bias"].reshape(3, HEADS, -1)
+    query = dense(p, x[:, :1]).reshape(n, 3, HEADS, -1)[:, 0]
+    return (attend_alone(query, x, kernel[:, 1], kernel[:, 2]) + bias[2]).reshape(n, 1, d)
+
+
+def block(p: Params, x: jax.Array, alone: bool = False) -> jax.Array:
+    attended = (attention_alone if alone else attention)(p["attn"]["qkv"], norm(p["norm1"], x))
+    x = x[:, : attended.shape[1]] + dense(p["attn"]["proj"], attended) * p["ls1"]["gamma"]
     y = dense(p["mlp"]["fc1"], norm(p["norm2"], x))
     y = 0.5 * y * (1 + jax.lax.erf(y * 2**-0.5))
     return x + dense(p["mlp"]["fc2"], y) * p["ls2"]["gamma"]
@@ -60,7 +71,7 @@ def logits(p: Params, images: jax.Array) -> jax.Array:
     depth = sum(name.startswith("block") for name in p)
     for b in range(depth - 1):
         x = block(p[f"block{b}"], x)
-    x = block(p[f"block{depth - 1}"], x, queries=1)  # of which the head sees the class token
+    x = block(p[f"block{depth - 1}"], x, alone=True)  # of which the head sees the class token
     return dense(p["head"], norm(p["norm"], x[:, 0]))
 
 

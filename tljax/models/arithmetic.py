@@ -176,8 +176,8 @@ def _kernel_gradient(
     return jax.lax.scan(add, zero, (padded, g))[0].reshape(shape)
 
 
-@functools.partial(jax.jit, static_argnums=1)  # traced once for all blocks of a network
-def attend(qkv: jax.Array, queries: int | None = None) -> jax.Array:
+@jax.jit  # traced once for all blocks of a network
+def attend(qkv: jax.Array) -> jax.Array:
     """Softmax attention, softmax(q k^T / sqrt(d)) v of every head.
 
     As plain products of (n, heads, t, d), which XLA runs about 1.4 times as fast on a CPU as an
@@ -188,16 +188,13 @@ def attend(qkv: jax.Array, queries: int | None = None) -> jax.Array:
 
     Args:
       qkv: queries, keys and values (n, t, 3, heads, d).
-      queries: of the t tokens the first so many ask, None: all; all of them answer.
 
     Returns:
-      (n, queries, heads, d).
+      (n, t, heads, d).
     """
 
-    together: Callable[[jax.Array], jax.Array] = functools.partial(_attend, queries=queries)
-
     def by_heads(qkv: jax.Array) -> jax.Array:
-        return jnp.concatenate([together(part) for part in jnp.split(qkv, of_heads, 3)], 2)
+        return jnp.concatenate([_attend(part) for part in jnp.split(qkv, of_heads, 3)], 2)
 
     def in_pieces(qkv: jax.Array) -> jax.Array:
         return jnp.concatenate([by_heads(part) for part in jnp.split(qkv, of_images)])
@@ -205,20 +202,44 @@ def attend(qkv: jax.Array, queries: int | None = None) -> jax.Array:
     n, t, _, heads, _ = qkv.shape
     of_images = _largest_divisor(n, _PIECES)
     of_heads = _largest_divisor(heads, _PIECES // of_images)
-    if of_images * of_heads == 1 or 4 * heads * t * (queries or t) < _ONE_BY_ONE:
-        return together(qkv)
-    return jax.lax.platform_dependent(qkv, cpu=in_pieces, default=together)
+    if of_images * of_heads == 1 or 4 * heads * t * t < _ONE_BY_ONE:
+        return _attend(qkv)
+    return jax.lax.platform_dependent(qkv, cpu=in_pieces, default=_attend)
 
 
-@functools.partial(jax.jit, static_argnames="queries")  # traced once for all pieces
-def _attend(qkv: jax.Array, queries: int | None) -> jax.Array:
+@jax.jit  # traced once for all pieces
+def _attend(qkv: jax.Array) -> jax.Array:
     q, k, v = qkv.transpose(2, 0, 3, 1, 4)
-    q = q[:, :, :queries]
-    scores = ((q * q.shape[-1] ** -0.5) @ k.swapaxes(-2, -1)).astype(jnp.float32)
+    return _weighted(q * q.shape[-1] ** -0.5, k, v).swapaxes(1, 2)
+
+
+def attend_alone(q: jax.Array, x: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+    """Softmax attention of one query, whose keys and values are not computed.
+
+    With k = K x + b and v = V x + c of each token x, the scores q k = (K^T q) x + q b differ from
+    (K^T q) x by the same number for all tokens, which a softmax does not see, and the sum of the
+    v, weighted by w, is V (sum of w x) + c, as weights add up to 1. So two products of all tokens
+    with d vectors each become two with as many vectors as there are heads.
+
+    Args:
+      q: the query (n, heads, size).
+      x: the tokens (n, t, d) that answer.
+      keys, values: K and V, (d, heads, size).
+
+    Returns:
+      (n, heads, size), to which c is to be added.
+    """
+    asked = jnp.einsum("nhs,dhs->nhd", q * q.shape[-1] ** -0.5, keys)
+    return jnp.einsum("nhd,dhs->nhs", _weighted(asked, x, x), values)
+
+
+def _weighted(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """softmax(q k^T) v."""
+    scores = (q @ k.swapaxes(-2, -1)).astype(jnp.float32)
     highest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores - highest)
     scale = 1.0 / weights.sum(-1, keepdims=True)  # whose gradient is cheaper than a quotient's
-    return ((weights.astype(v.dtype) @ v) * scale.astype(v.dtype)).swapaxes(1, 2)
+    return (weights.astype(v.dtype) @ v) * scale.astype(v.dtype)
 
 
 def _largest_divisor(number: int, most: int) -> int:

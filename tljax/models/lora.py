@@ -82,6 +82,18 @@ class Dense(nn.Dense):
         hidden = product(inputs.astype(y.dtype), down.astype(y.dtype))
         return y + lora.factor * product(hidden, up.astype(y.dtype))
 
+    def weights(self) -> tuple[jax.Array, jax.Array]:
+        """(c, d) and (d,): what it multiplies by, with its update, and what it adds.
+
+        To be asked for after a call, which makes them.
+        """
+        params = self.variables["params"]
+        kernel = params["kernel"]
+        if A in params:
+            assert self.lora is not None
+            kernel = kernel + self.lora.factor * (params[A] @ params[B])
+        return kernel, params["bias"]
+
 
 def is_leaf(path: str) -> bool:
     """Whether the parameter at a path is a part of an update."""

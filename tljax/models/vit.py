@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tljax.models.arithmetic import attend, convolve, gelu, product
+from tljax.models.arithmetic import attend, attend_alone, convolve, gelu, product
 from tljax.models.groups import Groups, Modes, cut, per_group
 from tljax.models.lora import Dense, LoRA
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
@@ -23,19 +23,26 @@ _xavier = nn.initializers.xavier_uniform()
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over tokens (n, t, d), of the first `queries` (None: of all)."""
+    """Multi-head self-attention over tokens (n, t, d), of all or of the first one alone."""
 
     heads: int
     dropout: float
     dtype: Any
     lora: LoRA | None = None
-    queries: int | None = None
+    alone: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         n, t, d = x.shape
-        qkv = _dense(self, 3 * d, "qkv")(x)
-        x = attend(qkv.reshape(n, t, 3, self.heads, d // self.heads), self.queries)
+        heads = self.heads, d // self.heads
+        qkv = _dense(self, 3 * d, "qkv")
+        if self.alone:
+            query = qkv(x[:, :1]).reshape(n, 3, *heads)[:, 0]
+            kernel, bias = (leaf.astype(query.dtype) for leaf in qkv.weights())
+            _, keys, values = kernel.reshape(d, 3, *heads).swapaxes(0, 1)
+            x = attend_alone(query, x, keys, values) + bias.reshape(3, *heads)[2]
+        else:
+            x = attend(qkv(x).reshape(n, t, 3, *heads))
         x = x.reshape(n, -1, d)
         x = _dense(self, d, "proj")(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -84,7 +91,7 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each pre-normalised and residual, over tokens (n, t, d).
 
-    All tokens are attended to; the first `queries` of them (None: all) come out.
+    All tokens are attended to; all of them come out, or the first one alone.
     """
 
     heads: int
@@ -95,7 +102,7 @@ class Block(nn.Module):
     dropout: float
     dtype: Any
     lora: LoRA | None = None
-    queries: int | None = None
+    alone: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -108,7 +115,7 @@ class Block(nn.Module):
             return StochasticDepth(self.drop_path)(branch, train)
 
         attention = Attention(
-            self.heads, self.dropout, self.dtype, self.lora, self.queries, name="attn"
+            self.heads, self.dropout, self.dtype, self.lora, self.alone, name="attn"
         )
         y = attention(norm("norm1")(x), train)
         x = x[:, : y.shape[1]] + residual(y, "ls1")
@@ -178,8 +185,8 @@ class ViT(nn.Module):
     """Embedding, transformer blocks, linear head; one group each.
 
     The final norm and the pooling belong to the last block's group, so that the head sees (n, d).
-    Where the class token alone is pooled, the last block computes no other but for what is attended
-    to, which spares three quarters of that block's work, forward and backward.
+    Where the class token alone is pooled, the last block computes no other, and of those attended
+    to neither keys nor values, which spares nearly all of that block's work, forward and backward.
 
     Attributes:
       dim, depth, heads, patch: width, number of blocks, attention heads, patch size in pixels.
@@ -279,7 +286,7 @@ class ViT(nn.Module):
                     self.dropout,
                     self.dtype,
                     self.lora,
-                    1 if token_alone else None,
+                    token_alone,
                     name=f"block{depth - 1}",
                 )(x, training[depth])
                 if depth == self.depth:
