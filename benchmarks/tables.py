@@ -176,7 +176,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 def _growth(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Each point with its seconds, and those of the law: forward passes at the measured speed.
 
-    All are of one machine, that which measured the most of them.
+    All are of one machine, that which measured the most of them; of equal ones the last.
     """
     by_machine: dict[str, list[dict[str, Any]]] = {}
     for name in sorted({name for machine in results["machines"] for name in machine["rows"]}):
@@ -187,7 +187,7 @@ def _growth(results: dict[str, Any]) -> list[dict[str, Any]]:
                 point = {"images": images, "epochs": epochs, "k": k, "machine": machine}
                 point |= {"seconds": _median(row[_OURS]), "law": law}
                 by_machine.setdefault(machine, []).append(point)
-    points = max(by_machine.values(), key=len, default=[])
+    points = max(reversed(list(by_machine.values())), key=len, default=[])
     return sorted(points, key=lambda p: (p["images"], p["epochs"], p["k"]))
 
 
