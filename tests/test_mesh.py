@@ -176,7 +176,7 @@ def launch_with(settings, count, workdir, *more, strike=None):
                 text=True,
             )
         )
-    errors = [process.communicate(timeout=300)[1] for process in processes]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
     return [(p.returncode, e) for p, e in zip(processes, errors, strict=True)]
 
 
