@@ -174,21 +174,28 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 
 
 def _growth(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each point with its seconds, and those of the law: forward passes at the measured speed.
+    """Each point with its seconds, and those of the law.
 
-    All are of one machine, that which measured the most of them; of equal ones the last.
+    The law counts forward passes, each at the median speed of those measured beside the points:
+    one alone would give a shared machine's moment to its point. All points are of one machine,
+    that which measured the most of them; of equal ones the last.
     """
-    by_machine: dict[str, list[dict[str, Any]]] = {}
+    by_machine: dict[str, dict[tuple[int, ...], list[dict[str, Any]]]] = {}
     for name in sorted({name for machine in results["machines"] for name in machine["rows"]}):
         if name.startswith("growth/"):
-            images, epochs, k = map(int, name.split("/")[1:])
+            varied = tuple(map(int, name.split("/")[1:]))
             for row, machine in _rows(results, name):
-                law = _median(row[_OURS], "forwards") * _median(row[_OURS], "forward_seconds")
-                point = {"images": images, "epochs": epochs, "k": k, "machine": machine}
-                point |= {"seconds": _median(row[_OURS]), "law": law}
-                by_machine.setdefault(machine, []).append(point)
-    points = max(reversed(list(by_machine.values())), key=len, default=[])
-    return sorted(points, key=lambda p: (p["images"], p["epochs"], p["k"]))
+                by_machine.setdefault(machine, {})[varied] = row[_OURS]
+    if not by_machine:
+        return []
+    machine, points = max(reversed(by_machine.items()), key=lambda item: len(item[1]))
+    forward = _median((run for runs in points.values() for run in runs), "forward_seconds")
+    return [
+        dict(zip(("images", "epochs", "k"), varied, strict=True))
+        | {"machine": machine, "seconds": _median(runs)}
+        | {"law": _median(runs, "forwards") * forward}
+        for varied, runs in sorted(points.items())
+    ]
 
 
 def _rows(results: dict[str, Any], name: str) -> Iterator[tuple[Runs, str]]:
