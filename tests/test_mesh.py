@@ -180,9 +180,13 @@ def launch_with(settings, count, workdir, *more, strike=None):
     return [(p.returncode, e) for p, e in zip(processes, errors, strict=True)]
 
 
-def succeed(ends):
+def end_with(codes, ends):
     said = "\n".join(f"process {n} ended with {code}: {e}" for n, (code, e) in enumerate(ends))
-    assert [code for code, _ in ends] == [0] * len(ends), said
+    assert [code for code, _ in ends] == codes, said
+
+
+def succeed(ends):
+    end_with([0] * len(ends), ends)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +249,7 @@ def test_a_killed_process_ends_the_job(killed):
 
 def test_sigterm_to_one_makes_all_save_the_same_step_and_leave(preempted):
     workdir, ends = preempted
-    assert [code for code, _ in ends] == [75, 75]
+    end_with([75, 75], ends)
     assert all("the same command goes on from what was saved" in error for _, error in ends)
     assert Checkpoints(workdir / "checkpoints").steps()[0] < 8
 
