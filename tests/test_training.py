@@ -13,6 +13,7 @@ from sklearn.metrics import balanced_accuracy_score
 
 import tljax
 from tests.bits import same
+from tests.soak.campaign import ROOT
 from tests.watched import Watched
 from tljax import data as data_lib
 from tljax.data import Preprocessing
@@ -372,6 +373,36 @@ def test_programs_compiled_ahead_are_the_ones_that_run(form, digits, tmp_path):
     finally:
         monitoring.unregister_event_duration_listener(listen)
     assert compiled.count("jit(step)") == (0 if form == "resumed" else 2)
+
+
+def test_no_import_reaches_into_programs_that_are_traced_beside_it(tmp_path):
+    """Grain's is one of those while which `import` gives every thread a stand-in for a module.
+
+    Here that lasts, so that whatever is traced meanwhile meets it.
+    """
+    code = """
+import contextlib, sys, time
+from etils import epy
+from tljax import cli
+
+lazy_imports = epy.lazy_imports
+
+@contextlib.contextmanager
+def lasting(**given):
+    with lazy_imports(**given):
+        print("made to last")
+        time.sleep(2)
+        yield
+
+epy.lazy_imports = lasting
+sys.exit(cli.main(sys.argv[1:]))
+"""
+    run = ("train", "--config", "configs/from_scratch.py", "--workdir", str(tmp_path / "run"))
+    options = ("--config.data=embedded:digits", "--config.train_size=20", "--config.steps=1")
+    command = [sys.executable, "-c", code, *run, *options]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "made to last" in done.stdout
 
 
 def test_a_trace_of_steps_and_times_are_in_the_workdir(tiny_config, tmp_path):

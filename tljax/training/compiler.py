@@ -1,6 +1,7 @@
 """How programs that hold a network are compiled."""
 
 import functools
+import importlib
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,6 +37,9 @@ class Ahead:
     """
 
     def __init__(self) -> None:
+        # Before there are threads: a module of Grain, while it is imported, has Python give all of
+        # them stand-ins for what they import (etils.epy.lazy_imports), which JAX does as it traces.
+        importlib.import_module("grain")
         self._tracing, self._compiling = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._begun: dict[str, Future[Any]] = {}
 
