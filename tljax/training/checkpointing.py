@@ -489,7 +489,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _orbax() -> Any:
-    """Imported where it is needed, as it takes a quarter of a second; training's Grain brings it."""
+    """Imported where it is needed, and it takes a quarter of a second; Grain brings it too."""
     import orbax.checkpoint.experimental.v1 as ocp
 
     return ocp
