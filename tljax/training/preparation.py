@@ -1,5 +1,6 @@
 """What a run needs before its first step, and what would keep it from taking one."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -79,8 +80,9 @@ def new_variables(
     return variables
 
 
+@functools.lru_cache(maxsize=16)  # some ten small programs, and more than one asks for them
 def learning_rates(opt: TrainingOptions, steps: int) -> np.ndarray:
-    """Of every step, float32 (steps,)."""
+    """Of every step, float32 (steps,); not to be written to."""
     schedule = learning_rate_schedule(
         opt.schedule, opt.lr, steps, warmup=opt.warmup, milestones=opt.milestones
     )
