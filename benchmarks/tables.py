@@ -178,7 +178,7 @@ def _growth(results: dict[str, Any]) -> list[dict[str, Any]]:
 
     The law counts forward passes, each at the median speed of those measured beside the points:
     one alone would give a shared machine's moment to its point. All points are of one machine,
-    that which measured the most of them; of equal ones the last.
+    that which measured the most of them; of equal ones the first.
     """
     by_machine: dict[str, dict[tuple[int, ...], list[dict[str, Any]]]] = {}
     for name in sorted({name for machine in results["machines"] for name in machine["rows"]}):
@@ -188,7 +188,7 @@ def _growth(results: dict[str, Any]) -> list[dict[str, Any]]:
                 by_machine.setdefault(machine, {})[varied] = row[_OURS]
     if not by_machine:
         return []
-    machine, points = max(reversed(by_machine.items()), key=lambda item: len(item[1]))
+    machine, points = max(by_machine.items(), key=lambda item: len(item[1]))
     forward = _median((run for runs in points.values() for run in runs), "forward_seconds")
     return [
         dict(zip(("images", "epochs", "k"), varied, strict=True))
