@@ -25,7 +25,7 @@ def write_tables(results: dict[str, Any], readme: Path) -> None:
 
 
 def write_growth(results: dict[str, Any], path: Path) -> None:
-    """Time against images, epochs and k, beside the line of the law."""
+    """Time against images, epochs and k, a colour a machine: dots, and the line of the law."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -34,6 +34,7 @@ def write_growth(results: dict[str, Any], path: Path) -> None:
     points = _growth(results)
     if not points:
         return
+    machines = sorted({p["machine"] for p in points})
     middle = {"images": 128, "epochs": 4, "k": 10}
     figure, panels = plt.subplots(1, 3, figsize=(10, 3.2), sharey=True, layout="constrained")
     for axes, varied in zip(panels, middle, strict=True):
@@ -41,11 +42,14 @@ def write_growth(results: dict[str, Any], path: Path) -> None:
             (p for p in points if all(p[o] == v for o, v in middle.items() if o != varied)),
             key=lambda p: p[varied],
         )
-        x = [p[varied] for p in chosen]
-        axes.plot(x, [p["law"] for p in chosen], color="0.6", label="law", zorder=1)
-        axes.scatter(x, [p["seconds"] for p in chosen], color="#0b6e99", label="measured", zorder=2)
+        for number, machine in enumerate(machines):
+            own = [p for p in chosen if p["machine"] == machine]
+            x = [p[varied] for p in own]
+            color = f"C{number}"
+            axes.plot(x, [p["law"] for p in own], color=color, alpha=0.4)
+            axes.plot(x, [p["seconds"] for p in own], "o", color=color, label=machine)
         axes.set_xlabel({"k": "k, groups frozen"}.get(varied, varied))
-        axes.set_xticks(x)
+        axes.set_xticks(sorted({p[varied] for p in chosen}))
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("seconds")
@@ -174,11 +178,10 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 
 
 def _growth(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each point with its seconds, and those of the law.
+    """Each point with its seconds, and those of the law, machine by machine.
 
-    The law counts forward passes, each at the median speed of those measured beside the points:
-    one alone would give a shared machine's moment to its point. All points are of one machine,
-    that which measured the most of them; of equal ones the first.
+    The law counts forward passes, each at the median speed of those measured beside that machine's
+    points: one alone would give a shared machine's moment to its point.
     """
     by_machine: dict[str, dict[tuple[int, ...], list[dict[str, Any]]]] = {}
     for name in sorted({name for machine in results["machines"] for name in machine["rows"]}):
@@ -186,16 +189,16 @@ def _growth(results: dict[str, Any]) -> list[dict[str, Any]]:
             varied = tuple(map(int, name.split("/")[1:]))
             for row, machine in _rows(results, name):
                 by_machine.setdefault(machine, {})[varied] = row[_OURS]
-    if not by_machine:
-        return []
-    machine, points = max(by_machine.items(), key=lambda item: len(item[1]))
-    forward = _median((run for runs in points.values() for run in runs), "forward_seconds")
-    return [
-        dict(zip(("images", "epochs", "k"), varied, strict=True))
-        | {"machine": machine, "seconds": _median(runs)}
-        | {"law": _median(runs, "forwards") * forward}
-        for varied, runs in sorted(points.items())
-    ]
+    found = []
+    for machine, points in sorted(by_machine.items()):
+        forward = _median((run for runs in points.values() for run in runs), "forward_seconds")
+        found += [
+            dict(zip(("images", "epochs", "k"), varied, strict=True))
+            | {"machine": machine, "seconds": _median(runs)}
+            | {"law": _median(runs, "forwards") * forward}
+            for varied, runs in sorted(points.items())
+        ]
+    return found
 
 
 def _rows(results: dict[str, Any], name: str) -> Iterator[tuple[Runs, str]]:

@@ -72,8 +72,8 @@ def _suited_to_cpu() -> dict[str, str] | None:
     XLA leaves them to that library by default. It prepares each operation when a program is first
     run, which takes a second and more for a step of ViT-S, and its products of the sizes that
     networks have are slower there, but for the gradients of convolutions, which are not to be
-    compiled so: see benchmarks/README.md. With AVX-512 YNNPACK's products are the faster ones; on
-    other processors that has not been measured. There the default stays; `XLA_FLAGS` has
+    compiled so: see benchmarks/README.md. On the one processor with AVX-512 that was measured its
+    products are the faster ones; others were not. There the default stays; `XLA_FLAGS` has
     precedence everywhere.
     """
     vectors = of_first_core("flags").split()
