@@ -25,9 +25,9 @@ from rich.progress import TextColumn
 
 from benchmarks import jobs
 from benchmarks.tables import write_growth, write_tables
-from tljax import huge_pages
+from tljax.devices import huge_pages
+from tljax.runs.workdir import write_atomically
 from tljax.training.progress import console, progress_bar
-from tljax.training.workdir import write_atomically
 
 HERE = Path(__file__).parent
 OURS, TIMM, KERAS = "ours", "torch_timm", "keras_jax"

@@ -125,8 +125,8 @@ def weights_of(network: Network, folder: Path) -> Path:
     from safetensors.numpy import save_file
 
     import tljax
-    from tljax.checkpoints import rules
-    from tljax.checkpoints.export import family_of
+    from tljax.weights import rules
+    from tljax.weights.export import family_of
 
     path = folder / f"{network.name}_{network.pixels}.safetensors"
     if not path.exists():

@@ -101,7 +101,7 @@ def machine() -> dict[str, Any]:
     """What the figures are of."""
     import jax  # here, as PyTorch's processes need neither
 
-    from tljax.training.environment import of_first_core
+    from tljax.runs.environment import of_first_core
 
     # a name may stand for several kinds, which differ in their widest vectors
     widest = {"avx512f": "AVX-512", "avx2": "AVX2"}

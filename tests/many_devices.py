@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.test_plan_laws import NETWORKS, PREPROCESSING, network
 from tljax import data as data_lib
-from tljax.training import mesh as mesh_lib
+from tljax.devices import mesh as mesh_lib
 from tljax.training import state as state_lib
 from tljax.training.evaluation import evaluate
 from tljax.training.objective import Objective

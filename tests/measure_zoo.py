@@ -11,12 +11,12 @@ from pathlib import Path
 
 import jax
 
-import tljax.checkpoints.zoo
+import tljax.weights.zoo
 from tljax.analysis.cost import group_flops
 from tljax.models import create, parameter_count
 from tljax.models.registry import abstract_variables
 
-TABLE = Path(tljax.checkpoints.zoo.__file__).with_name("zoo.csv")
+TABLE = Path(tljax.weights.zoo.__file__).with_name("zoo.csv")
 
 
 @functools.cache

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tests.reference_weights import draw_all
-from tljax.checkpoints import rules
-from tljax.checkpoints.families import FAMILIES
 from tljax.models import ImageSize, Model, create
+from tljax.weights import rules
+from tljax.weights.families import FAMILIES
 
 _FAMILIES = {family.name: family for family in FAMILIES}
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tljax.checkpoints import of_variables, rules
-from tljax.checkpoints.export import save_converted
 from tljax.models import ImageSize, Model, registry
 from tljax.models.preprocessing import height_width
+from tljax.weights import of_variables, rules
+from tljax.weights.export import save_converted
 
 KEPT = 24  # numbers kept of each image's output of a group
 

@@ -16,8 +16,8 @@ from tests.test_plan_laws import (
 )
 from tests.watched import Watched
 from tljax import data as data_lib
+from tljax.runs.checkpoints import best_variables
 from tljax.training import state as state_lib
-from tljax.training.checkpointing import best_variables
 from tljax.training.evaluation import evaluate
 from tljax.training.objective import Objective
 from tljax.training.step import train_step

@@ -13,16 +13,15 @@ from safetensors.numpy import save_file
 
 import tljax
 from tests.reference_weights import draw
-from tljax import checkpoints
-from tljax.checkpoints import rules, zoo
-from tljax.checkpoints.families import TIMM_VIT, TORCH_RESNET
-from tljax.checkpoints.read import read
+from tljax import experiment, weights
 from tljax.cli import main
 from tljax.errors import InputError
 from tljax.models import MODELS, create
 from tljax.models.preprocessing import parse_normalisation
 from tljax.models.registry import abstract_variables
-from tljax.training import experiment
+from tljax.weights import rules, zoo
+from tljax.weights.families import TIMM_VIT, TORCH_RESNET
+from tljax.weights.read import read
 
 VIT, RESNET = "vit_micro_patch4_32", "resnet10_32"
 FAMILIES = {VIT: TIMM_VIT, RESNET: TORCH_RESNET}
@@ -195,7 +194,7 @@ def test_a_checkpoint_that_says_nothing_of_its_images_is_mentioned(vit_file, tin
 
 
 def test_a_zoo_name_settles_the_preprocessing_without_its_weights():
-    found = checkpoints.preprocessing_of("vit_base_patch16_224.mae")
+    found = weights.preprocessing_of("vit_base_patch16_224.mae")
     assert found.normalisation == "imagenet"
     assert MODELS["vit_base_patch16_224"].preprocessing.normalisation == "half"
 

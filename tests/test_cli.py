@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tljax import cli
-from tljax.analysis.demo import Settings, Size, run_demo
+from tljax.commands.demo import Settings, Size, run_demo
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FROM_SCRATCH = ["--config", str(CONFIGS / "from_scratch.py")]

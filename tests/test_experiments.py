@@ -21,13 +21,14 @@ import tensorflow_datasets as tfds
 
 from tests import bits, imagenet_source, vtab_sources
 from tests.test_tpu_vm import check_flags, subcommands
-from tljax import cli, data
+from tljax import cli, data, experiment
 from tljax import config as config_lib
-from tljax.analysis.sweep import plan_runs
 from tljax.analysis.tables import write_csv
-from tljax.data import Task, tfds_spec
+from tljax.commands.sweep import plan_runs
+from tljax.data import Task
+from tljax.data.tfds import spec as tfds_spec
+from tljax.experiment import hyperrules
 from tljax.models import registry
-from tljax.training import experiment, hyperrules
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 CIFAR = {"train": 50_000, "test": 10_000}

@@ -13,18 +13,18 @@ from safetensors.numpy import load_file, save_file
 import tljax
 from tests.reference_weights import draw_all
 from tests.test_cli import run
-from tljax import checkpoints, cli
+from tljax import cli, experiment, weights
 from tljax import config as config_lib
-from tljax.checkpoints import rules, zoo
-from tljax.checkpoints.export import family_of, save_converted
-from tljax.checkpoints.families import GOOGLE_VIT, HF_DINOV2, TLJAX
-from tljax.checkpoints.loading import preprocessing_to_json
-from tljax.checkpoints.model_card import Export, constructor
+from tljax.commands import publishing
 from tljax.errors import InputError
 from tljax.files import replacing
 from tljax.models import Preprocessing, registry
-from tljax.training import experiment, publishing
-from tljax.training.checkpointing import best_variables
+from tljax.runs.checkpoints import best_variables
+from tljax.weights import rules, zoo
+from tljax.weights.export import family_of, save_converted
+from tljax.weights.families import GOOGLE_VIT, HF_DINOV2, TLJAX
+from tljax.weights.loading import preprocessing_to_json
+from tljax.weights.model_card import Export, constructor
 
 SMALL = ("resnet10_32", "vit_micro_patch4_32")
 IGNORED = {
@@ -100,7 +100,7 @@ def test_a_converted_file_says_what_it_is_and_is_a_source(name, tmp_path):
     says = header(ours)
     assert set(says) == {"format", "model", "preprocessing", "origin", "family", "resampling"}
     assert (says["format"], says["model"], says["origin"]) == ("tljax", name, str(source))
-    assert checkpoints.preprocessing_of(str(ours)) == registry.spec(name).preprocessing
+    assert weights.preprocessing_of(str(ours)) == registry.spec(name).preprocessing
     tensors = load_file(ours)
     assert {array.dtype for array in tensors.values()} == {np.dtype(np.float32)}
     model, variables, preprocessing = tljax.load(name, ours, num_classes=None)
@@ -122,11 +122,11 @@ def test_an_exported_run_is_read_back_bit_for_bit(trained, tmp_path, capsys):
     )
     assert code == 0, err
     best = rules.flatten(best_variables(workdir))
-    read = checkpoints.load(str(output), name).filled
+    read = weights.load(str(output), name).filled
     assert read.keys() == best.keys()
     assert all(read[path].tobytes() == np.asarray(best[path]).tobytes() for path in best)
     config = experiment.read_config(workdir)
-    assert checkpoints.preprocessing_of(str(output)) == experiment.preprocessing_of(config)
+    assert weights.preprocessing_of(str(output)) == experiment.preprocessing_of(config)
 
 
 def test_card_and_metadata_say_how_it_was_made(trained, tmp_path):
@@ -204,7 +204,7 @@ def lines(name, format="timm", num_classes=5, channels=3, last_group=None):
     if last_group is not None:
         model = registry.truncated(name, model, last_group)
     preprocessing = registry.spec(name).preprocessing.for_channels(channels)
-    checkpoint = checkpoints.Checkpoint({}, num_classes, TLJAX, "x")
+    checkpoint = weights.Checkpoint({}, num_classes, TLJAX, "x")
     made = constructor(Export(name, model, checkpoint, preprocessing), format)
     return made and made[made.index("") + 1 :]
 
@@ -248,7 +248,7 @@ def test_a_vit_of_another_image_size_is_built_for_the_size_of_its_positions(tmp_
     argv = ("--model", "vit_micro_patch4_32", "--format", "timm", "--output", output)
     assert run_quietly("export", "--init_from", source, *argv) == 0
     assert "img_size=24" in (tmp_path / "e.md").read_text()
-    assert checkpoints.preprocessing_of(str(output)).image_size == 24
+    assert weights.preprocessing_of(str(output)).image_size == 24
 
 
 @pytest.mark.parametrize("fields", [{"pooling": "mean"}, {"layer_norm_eps": 1e-5}])
@@ -327,7 +327,7 @@ def test_a_part_of_a_network_is_not_converted(tmp_path):
     model = registry.truncated("resnet10_32", registry.create("resnet10_32", 3), "layer2_0")
     abstract = registry.abstract_variables(model, 32)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
-    part = checkpoints.of_variables(zeros, "run")
+    part = weights.of_variables(zeros, "run")
     path, preprocessing = tmp_path / "c.safetensors", registry.spec("resnet10_32").preprocessing
     with pytest.raises(InputError, match="only a part of a resnet10_32"):
         save_converted(part, "resnet10_32", preprocessing, path)

@@ -11,11 +11,11 @@ from safetensors.numpy import save_file
 import tljax
 from tests.reference_cases import GRIDS, POSITIONS, position_embedding
 from tests.reference_weights import draw_all
-from tljax.checkpoints import rules
-from tljax.checkpoints.families import TLJAX
-from tljax.checkpoints.fitting import adapt_channels, resample_positions
 from tljax.errors import InputError
 from tljax.models import create
+from tljax.weights import rules
+from tljax.weights.families import TLJAX
+from tljax.weights.fitting import adapt_channels, resample_positions
 
 VIT, RESNET = "vit_micro_patch4_32", "resnet10_32"
 POSITION_REFERENCES = Path(__file__).parent / "references/positions.npz"

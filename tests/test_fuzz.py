@@ -14,13 +14,13 @@ from safetensors.numpy import save
 
 from tests.fuzz import seeds, targets
 from tests.fuzz.mutate import mutated, with_checksums
-from tljax.checkpoints import preprocessing_of
-from tljax.checkpoints.read import read
 from tljax.config import base
 from tljax.data import decode
 from tljax.errors import InputError
-from tljax.training.experiment import read_config
-from tljax.training.workdir import read_rows
+from tljax.experiment import read_config
+from tljax.runs.workdir import read_rows
+from tljax.weights import preprocessing_of
+from tljax.weights.read import read
 
 _OFTEN = ("image", ".safetensors", ".npz", "preprocessing", "metrics", "config")
 

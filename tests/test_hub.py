@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tljax.checkpoints import hub
 from tljax.errors import InputError
+from tljax.weights import hub
 
 BODY = np.random.default_rng(0).bytes(1_000_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()

@@ -8,7 +8,7 @@ import pytest
 # what a process says of itself, in the order of its life
 STATES = """
 import re
-from tljax import huge_pages
+from tljax.devices import huge_pages
 def state():
     print(*re.findall(r"THP_enabled:\\s*(\\d)", open("/proc/self/status").read()))
 state()

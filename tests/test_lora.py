@@ -20,21 +20,20 @@ from tests.test_plan_laws import (
 )
 from tests.test_training import without_time
 from tests.watched import Watched
-from tljax import checkpoints, cli
+from tljax import cli, experiment, weights
 from tljax import config as config_lib
 from tljax import data as data_lib
 from tljax.analysis import cost
-from tljax.checkpoints import rules
 from tljax.errors import InputError
 from tljax.models import ViT, init, lora
 from tljax.models.flops import counted_flops
 from tljax.models.groups import leaf_paths, map_with_path
 from tljax.models.lora import LoRA
-from tljax.training import experiment
+from tljax.runs.checkpoints import best_variables
 from tljax.training import state as state_lib
-from tljax.training.checkpointing import best_variables
 from tljax.training.step import train_step
 from tljax.transfer import feature_extraction, fine_tune
+from tljax.weights import rules
 
 PLAIN = ViT(64, 2, 4, 4, num_classes=10)
 ADAPTERS = {
@@ -114,13 +113,13 @@ def test_rematerialisation_and_cuts_see_the_same_leaves():
 def test_merged_it_is_a_plain_network_of_the_same_logits(name):
     plain, model, variables = network(name)
     variables = drawn(variables)
-    merged, weights = tljax.merge_lora(model, variables)
+    merged, folded = tljax.merge_lora(model, variables)
     assert merged == PLAIN
-    assert leaf_paths(weights) == leaf_paths(plain)
+    assert leaf_paths(folded) == leaf_paths(plain)
     adapted = model.apply(variables, images())
     assert np.abs(adapted - PLAIN.apply(plain, images())).max() > 1e-2, "or this shows nothing"
-    np.testing.assert_allclose(merged.apply(weights, images()), adapted, rtol=0, atol=1e-5)
-    assert tljax.merge_lora(merged, weights) == (merged, weights)
+    np.testing.assert_allclose(merged.apply(folded, images()), adapted, rtol=0, atol=1e-5)
+    assert tljax.merge_lora(merged, folded) == (merged, folded)
 
 
 # --- the plan's laws ----------------------------------------------------------------------------
@@ -204,7 +203,7 @@ def trained(source, tmp_path_factory):
 
 
 def test_a_run_trains_updates_and_head_alone(trained, source):
-    before, after = checkpoints.load(str(source), RUN["model"]).filled, best_variables(trained)
+    before, after = weights.load(str(source), RUN["model"]).filled, best_variables(trained)
     after = rules.flatten(after)
     assert {path for path in after if path not in before} == set(filter(lora.is_leaf, after))
     for path, array in before.items():
@@ -221,11 +220,11 @@ def test_a_run_trains_updates_and_head_alone(trained, source):
 def test_resumed_equals_uninterrupted_to_the_bit(source, tmp_path):
     exp = experiment.prepare(lora_config(source))
     digits = data_lib.load(RUN["data"], train_size=40)
-    weights = checkpoints.variables_for(checkpoints.load(str(source), RUN["model"]), exp.model, 32)
+    start = weights.variables_for(weights.load(str(source), RUN["model"]), exp.model, 32)
     options = dataclasses.asdict(exp.options) | {"preprocessing": exp.preprocessing}
 
     def run(train, folder):
-        args = (exp.model, weights, exp.plan, train, digits.val)
+        args = (exp.model, start, exp.plan, train, digits.val)
         return tljax.fit(*args, workdir=tmp_path / folder, progress=False, **options)
 
     straight = run(digits.train, "straight")
@@ -245,8 +244,8 @@ def test_export_and_init_from_merge(trained, tmp_path):
     argv = ["export", "--workdir", str(trained), "--format", "timm", "--output", str(output)]
     assert cli.main(argv) == 0
     assert "| lora_rank | 4 |" in output.with_suffix(".md").read_text()
-    for weights in (output, trained):
-        plain, variables, _ = tljax.load(RUN["model"], weights, num_classes=None)
+    for source in (output, trained):
+        plain, variables, _ = tljax.load(RUN["model"], source, num_classes=None)
         assert plain.lora is None
         np.testing.assert_allclose(plain.apply(variables, x), adapted, rtol=0, atol=1e-5)
     base = {"scenario": "feature_extraction", "init_from": str(trained), "augment": "none"}

@@ -10,10 +10,10 @@ from tests.bits import same
 from tests.test_cli import run
 from tests.test_training import without_time
 from tljax import config as config_lib
-from tljax.analysis import lr_finder
-from tljax.analysis.lr_finder import Curve, range_test
+from tljax import experiment
+from tljax.commands import find_lr as lr_finder
+from tljax.commands.find_lr import Curve, range_test
 from tljax.errors import InputError
-from tljax.training import experiment
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

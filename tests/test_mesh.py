@@ -19,12 +19,13 @@ import pytest
 from tests.many_devices import CASES, MESHES
 from tests.soak.campaign import ROOT, compare
 from tljax import config as config_lib
+from tljax import experiment
+from tljax.devices import mesh as mesh_lib
 from tljax.errors import InputError
-from tljax.training import experiment, feature_cache
-from tljax.training import mesh as mesh_lib
-from tljax.training.checkpointing import Checkpoints
+from tljax.runs.checkpoints import Checkpoints
+from tljax.runs.workdir import read_rows
+from tljax.training import feature_cache
 from tljax.training.evaluation import evaluate
-from tljax.training.workdir import read_rows
 
 RUN = [
     *("--config.data=embedded:digits", "--config.model=vit_micro_patch4_32"),

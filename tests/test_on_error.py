@@ -10,10 +10,10 @@ from PIL import Image
 
 from tests.test_cli import run
 from tljax import data as data_lib
+from tljax import experiment
 from tljax.data import Preprocessing
 from tljax.data.folder import find_images
 from tljax.errors import InputError
-from tljax.training import experiment
 
 PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
 

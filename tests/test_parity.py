@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 from tests.reference_cases import CASES, Case
 from tests.reference_weights import images, kept
-from tljax.checkpoints import Checkpoint, rules, variables_for
-from tljax.checkpoints.read import read
+from tljax.weights import Checkpoint, rules, variables_for
+from tljax.weights.read import read
 
 REFERENCES = Path(__file__).parent / "references"
 

@@ -12,8 +12,8 @@ from tests.test_cli import run
 from tests.test_export import torch_tensors
 from tljax import config as config_lib
 from tljax import data as data_lib
+from tljax import experiment
 from tljax.data.folder import find_images
-from tljax.training import experiment
 
 
 @pytest.fixture(scope="module")

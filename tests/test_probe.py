@@ -16,11 +16,13 @@ import tljax
 from tests.reference_weights import draw_file
 from tests.test_cli import run
 from tljax import data as data_lib
+from tljax import experiment
+from tljax.commands.probe import grid as probe_grid
+from tljax.commands.probe import linear_probe
+from tljax.commands.probe.linear_probe import features_of
 from tljax.errors import InputError
 from tljax.models import init, probing
 from tljax.models.probing import OWN, Features
-from tljax.training import experiment, linear_probe, probe_grid
-from tljax.training.linear_probe import features_of
 from tljax.transfer import feature_extraction
 
 VIT, RESNET = "vit_micro_patch4_32", "resnet10_32"

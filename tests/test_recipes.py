@@ -16,19 +16,17 @@ from tests.bits import changed_paths, same
 from tests.soak.campaign import compare
 from tests.tfds_builders import CatsVsDogs
 from tests.watched import Watched
-from tljax import checkpoints, cli
+from tljax import cli, experiment, weights
 from tljax import config as config_lib
 from tljax import data as data_lib
-from tljax.analysis.sweep import plan_runs
-from tljax.checkpoints.export import family_of
-from tljax.checkpoints.rules import assignments
+from tljax.commands.sweep import plan_runs
 from tljax.data import Preprocessing
 from tljax.data.transforms import augmentation
 from tljax.errors import InputError
+from tljax.experiment import hyperrules
 from tljax.models import ResNet, ViT, init, registry
 from tljax.models.groups import leaf_paths
-from tljax.training import experiment, hyperrules
-from tljax.training.checkpointing import Checkpoints
+from tljax.runs.checkpoints import Checkpoints
 from tljax.training.options import TrainingOptions
 from tljax.training.preparation import new_variables
 from tljax.training.step import step_of_run
@@ -41,6 +39,8 @@ from tljax.transfer import (
     lp_ft,
     surgical,
 )
+from tljax.weights.export import family_of
+from tljax.weights.rules import assignments
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(path.stem for path in (CONFIGS / "recipes").glob("*.py"))
@@ -463,7 +463,7 @@ def test_the_textbooks_example_can_be_built(tmp_path):
     config = config_lib.load(path, [f"--config.data_dir={tmp_path}"])
     exp = experiment.prepare(config)
     assert exp.class_names == ("cat", "dog")
-    assert checkpoints.preprocessing_of(config.init_from) == exp.preprocessing
+    assert weights.preprocessing_of(config.init_from) == exp.preprocessing
     dataset = experiment.load_data(config)
     splits = (dataset.train, dataset.val, dataset.test)
     assert [len(split) for split in splits] == [16, 2, 2]

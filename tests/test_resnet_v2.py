@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from tests.reference_weights import draw
-from tljax.checkpoints import fitting, rules
-from tljax.checkpoints.families import FAMILIES
-from tljax.checkpoints.families.bit import GOOGLE_BIT, TIMM_BIT
-from tljax.checkpoints.families.keras import KERAS, KERAS_3
-from tljax.checkpoints.families.resnet import TORCH_RESNET
-from tljax.checkpoints.read import read
 from tljax.errors import InputError
 from tljax.models import create, parameter_count, registry
 from tljax.models.resnet_v2 import standardise
+from tljax.weights import fitting, rules
+from tljax.weights.families import FAMILIES
+from tljax.weights.families.bit import GOOGLE_BIT, TIMM_BIT
+from tljax.weights.families.keras import KERAS, KERAS_3
+from tljax.weights.families.resnet import TORCH_RESNET
+from tljax.weights.read import read
 
 TINY = {
     "resnetv2_50x1_bit": {"stage_sizes": (2, 1), "widths": (32, 64)},

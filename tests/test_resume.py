@@ -19,12 +19,12 @@ import tljax
 from tests.soak.campaign import ROOT, compare, run_campaign
 from tests.watched import Watched
 from tljax import data as data_lib
+from tljax import experiment
 from tljax.data import Preprocessing
+from tljax.devices.preemption import Preempted
 from tljax.errors import InputError
-from tljax.preemption import Preempted
-from tljax.training import experiment
-from tljax.training.checkpointing import Checkpoints, DamagedCheckpoint, best_variables
-from tljax.training.workdir import locked
+from tljax.runs.checkpoints import Checkpoints, DamagedCheckpoint, best_variables
+from tljax.runs.workdir import locked
 
 OPTIONS = {
     "preprocessing": Preprocessing(32, (0.5,) * 3, (0.5,) * 3),

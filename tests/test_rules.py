@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from tests.reference_weights import draw_all
-from tljax.checkpoints import rules
-from tljax.checkpoints.families import FAMILIES, TIMM_VIT, TORCH_RESNET
-from tljax.checkpoints.families.vit import DINOV2, GOOGLE_VIT, HF_DINOV2, HF_VIT
-from tljax.checkpoints.rules import Family, Rule, convert, linear, unconvert
 from tljax.errors import InputError
 from tljax.models import MODELS, create, registry
+from tljax.weights import rules
+from tljax.weights.families import FAMILIES, TIMM_VIT, TORCH_RESNET
+from tljax.weights.families.vit import DINOV2, GOOGLE_VIT, HF_DINOV2, HF_VIT
+from tljax.weights.rules import Family, Rule, convert, linear, unconvert
 
 VIT = "vit_micro_patch4_32"
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.test_cli import run
 from tests.test_report import Elements
+from tljax import experiment
 from tljax.analysis.calibration import reliability
 from tljax.analysis.report.answered import Answered
 from tljax.analysis.report.figures import Gallery
@@ -19,8 +20,7 @@ from tljax.analysis.report.predictions import _part
 from tljax.analysis.report.runs import Place, Setting, collect, read_run
 from tljax.config import base
 from tljax.data import Task
-from tljax.training import experiment
-from tljax.training.answers import Answers
+from tljax.runs.answers import Answers
 
 CLASSES = ("<script>alert(1)", "a\nb", "\u202eevil", "$x$ &amp; \"q'")
 

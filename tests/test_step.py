@@ -8,10 +8,10 @@ import pytest
 
 import tljax
 from tljax.data import ArraySource, Preprocessing
+from tljax.devices import micro_batches
 from tljax.errors import InputError
 from tljax.models import ResNetV2, init
 from tljax.models.arithmetic import max_pool
-from tljax.training import micro_batches
 from tljax.training.step import loss_and_gradient
 
 PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)

@@ -12,9 +12,9 @@ import pytest
 
 from tests.soak.campaign import ROOT, compare
 from tljax import cli
-from tljax.analysis import sweep as sweep_lib
 from tljax.analysis.results import SweepRun, best_value, read_runs, select, write_results
-from tljax.analysis.sweep import parse_shard, plan_runs, run_name
+from tljax.commands import sweep as sweep_lib
+from tljax.commands.sweep import parse_shard, plan_runs, run_name
 from tljax.errors import InputError
 
 # Two runs that are done, and two that diverge.

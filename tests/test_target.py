@@ -9,11 +9,12 @@ import jax
 import pytest
 
 from tljax import config as config_lib
-from tljax.analysis import cost, target, tpu_program
+from tljax import experiment
+from tljax.analysis import cost
+from tljax.commands.plan import target, tpu_program
+from tljax.devices import mesh as mesh_lib
 from tljax.errors import InputError
 from tljax.models import registry
-from tljax.training import experiment
-from tljax.training import mesh as mesh_lib
 
 has_libtpu = find_spec("libtpu") is not None
 takes_libtpu = pytest.mark.skipif(not has_libtpu, reason="libtpu, of the extra tpu, is missing")

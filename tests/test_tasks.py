@@ -10,11 +10,11 @@ from PIL import Image
 
 from tests.test_cli import run
 from tljax import data as data_lib
+from tljax import experiment
 from tljax.config import base
 from tljax.data.datasets import split_spec
 from tljax.errors import InputError
-from tljax.training import experiment
-from tljax.training.answers import read_answers
+from tljax.runs.answers import read_answers
 from tljax.training.tasks import within_task
 
 SPEC = "embedded:digits,embedded:textures"

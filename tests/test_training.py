@@ -16,14 +16,14 @@ from tests.bits import same
 from tests.soak.campaign import ROOT
 from tests.watched import Watched
 from tljax import data as data_lib
+from tljax import experiment
 from tljax.data import Preprocessing
 from tljax.errors import InputError
 from tljax.models import init
-from tljax.training import experiment
-from tljax.training.checkpointing import best_variables, has_checkpoint
+from tljax.runs.checkpoints import best_variables, has_checkpoint
+from tljax.runs.workdir import read_rows
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.step import predict_step
-from tljax.training.workdir import read_rows
 from tljax.transfer import feature_extraction, from_scratch
 
 PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)

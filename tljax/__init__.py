@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tljax.errors import InputError
+    from tljax.experiment import load
     from tljax.models import create, features
     from tljax.models.lora import merge_lora
-    from tljax.training.experiment import load
     from tljax.training.loop import Result, fit
     from tljax.training.stages import fit_stages
     from tljax.transfer import (
@@ -41,7 +41,7 @@ _HOMES = {
     "freeze_first": "tljax.transfer",
     "from_scratch": "tljax.transfer",
     "gradual_unfreezing": "tljax.transfer",
-    "load": "tljax.training.experiment",
+    "load": "tljax.experiment",
     "lp_ft": "tljax.transfer",
     "merge": "tljax.transfer",
     "merge_lora": "tljax.models.lora",

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tljax import huge_pages
+from tljax.devices import huge_pages
+from tljax.devices.preemption import EXIT_CODE as PREEMPTED
+from tljax.devices.preemption import LostProcess, Preempted, sigterm_raises
 from tljax.errors import InputError, printable
-from tljax.preemption import EXIT_CODE as PREEMPTED
-from tljax.preemption import LostProcess, Preempted, sigterm_raises
 
 _CALLED = time.monotonic()  # the time to the first step counts from here
 _CONFIG_HELP = (
@@ -31,8 +31,9 @@ _CONFIG_HELP = (
 def train(args: argparse.Namespace, overrides: list[str]) -> None:
     """Train by a config; run the same command again to go on where it stopped."""
     config = _config(args.config, overrides)
-    from tljax.analysis.summary import print_result
-    from tljax.training import experiment, processes
+    from tljax import experiment
+    from tljax.commands.summary import print_result
+    from tljax.devices import processes
 
     processes.join(args.coordinator_address, args.num_processes, args.process_id)
     with processes.losses_told():
@@ -52,8 +53,8 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
     _no_overrides(overrides)
     workdirs = [Path(workdir) for workdir in args.workdir]
     if args.data is not None:
-        from tljax.analysis.drift_table import print_drift
-        from tljax.training import drift
+        from tljax.commands import drift
+        from tljax.commands.drift_table import print_drift
 
         drifts = drift.measure(
             workdirs, args.data, args.split, args.task, args.refit_head, args.data_dir
@@ -62,8 +63,8 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
         return
     if args.refit_head:
         raise InputError("--refit_head fits a head to shifted data; give them with --data")
-    from tljax.analysis.summary import print_evaluation
-    from tljax.training import experiment
+    from tljax import experiment
+    from tljax.commands.summary import print_evaluation
 
     for workdir in workdirs:
         for evaluated in experiment.evaluate_workdir(workdir, args.split, args.task, args.data_dir):
@@ -73,8 +74,8 @@ def evaluate(args: argparse.Namespace, overrides: list[str]) -> None:
 def predict(args: argparse.Namespace, overrides: list[str]) -> None:
     """Classify images with the best weights of a workdir."""
     _no_overrides(overrides)
-    from tljax.analysis.summary import print_predictions
-    from tljax.training import prediction
+    from tljax.commands import prediction
+    from tljax.commands.summary import print_predictions
 
     output = Path(args.output) if args.output is not None else None
     paths = [Path(path) for path in args.paths]
@@ -88,8 +89,8 @@ def predict(args: argparse.Namespace, overrides: list[str]) -> None:
 def convert(args: argparse.Namespace, overrides: list[str]) -> None:
     """Write any checkpoint as a safetensors file of tljax's own, for init_from."""
     _no_overrides(overrides)
-    from tljax.analysis.summary import print_written
-    from tljax.training import publishing
+    from tljax.commands import publishing
+    from tljax.commands.summary import print_written
 
     print_written(publishing.convert(args.source, args.model, Path(args.output)))
 
@@ -103,8 +104,8 @@ def export(args: argparse.Namespace, overrides: list[str]) -> None:
         raise InputError("--task goes with --workdir, and names one of the run's tasks")
     if (args.model is None) != (args.init_from is None):
         raise InputError("--model goes with --init_from, and names the network in it; give both")
-    from tljax.analysis.summary import print_written
-    from tljax.training import publishing
+    from tljax.commands import publishing
+    from tljax.commands.summary import print_written
 
     output = Path(args.output)
     if args.workdir is not None:
@@ -122,11 +123,11 @@ def plan(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.target is not None:
         import jax
 
-        from tljax.analysis.target import check, print_target
+        from tljax.commands.plan.target import check, print_target
 
         check(args.target)
         jax.config.update("jax_platforms", "cpu")  # with libtpu here, it would look for a TPU
-    from tljax.analysis.plan_table import print_plan
+    from tljax.commands.plan.table import print_plan
 
     print_plan(config, args.compile)
     if args.target is not None:
@@ -136,7 +137,7 @@ def plan(args: argparse.Namespace, overrides: list[str]) -> None:
 def find_lr(args: argparse.Namespace, overrides: list[str]) -> None:
     """Suggest a learning rate for a config, by a few training steps at growing rates."""
     config = _config(args.config, overrides)
-    from tljax.analysis import lr_finder
+    from tljax.commands import find_lr as lr_finder
     from tljax.files import writable_file
 
     output = writable_file(Path(args.output), ".png") if args.output is not None else None
@@ -156,8 +157,8 @@ def probe(args: argparse.Namespace, overrides: list[str]) -> None:
             f"--weight_decays is '{args.weight_decays}'; give numbers with commas between, e.g."
             " 0,1e-4"
         ) from None
-    from tljax.analysis.probe_table import print_probe, write_grid
-    from tljax.training import linear_probe
+    from tljax.commands.probe import linear_probe
+    from tljax.commands.probe.table import print_probe, write_grid
 
     workdir = Path(args.workdir)
     result = linear_probe.run(config, workdir, weight_decays)
@@ -177,7 +178,7 @@ def report(args: argparse.Namespace, overrides: list[str]) -> None:
 
 def sweep(args: argparse.Namespace, overrides: list[str]) -> None:
     """Run every run of a config page's sweep(), and choose on validation accuracy."""
-    from tljax.analysis.sweep import parse_shard, run_sweep
+    from tljax.commands.sweep import parse_shard, run_sweep
 
     run_sweep(
         args.config,
@@ -193,7 +194,7 @@ def sweep(args: argparse.Namespace, overrides: list[str]) -> None:
 def demo(args: argparse.Namespace, overrides: list[str]) -> None:
     """Run the four scenarios on embedded data, offline, and write a report."""
     _no_overrides(overrides)
-    from tljax.analysis.demo import run_demo
+    from tljax.commands.demo import run_demo
 
     run_demo(Path(args.workdir), seeds=args.seeds)
 
@@ -201,7 +202,7 @@ def demo(args: argparse.Namespace, overrides: list[str]) -> None:
 def models(args: argparse.Namespace, overrides: list[str]) -> None:
     """List the checkpoints known by name, with where they lie and what images they expect."""
     _no_overrides(overrides)
-    from tljax.analysis.zoo_table import print_models
+    from tljax.commands.models import print_models
 
     print_models(args.pattern, args.csv)
 
@@ -209,7 +210,7 @@ def models(args: argparse.Namespace, overrides: list[str]) -> None:
 def prepare(args: argparse.Namespace, overrides: list[str]) -> None:
     """Download and prepare a data set of TensorFlow Datasets, as array_record."""
     _no_overrides(overrides)
-    from tljax.data import tfds_prepare
+    from tljax.data.tfds import prepare as tfds_prepare
 
     folder, made = tfds_prepare.prepare(args.data, args.data_dir)
     print(f"{'prepared' if made else 'there already:'} {printable(folder)}")
@@ -523,7 +524,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, overrides = build_parser().parse_known_args(argv)
     code = _run(args, overrides)
     if code and args.command == "train":
-        from tljax.training import processes
+        from tljax.devices import processes
 
         processes.leave(code)
     return code

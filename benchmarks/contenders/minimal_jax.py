@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import tljax
 from benchmarks import jobs
 from benchmarks.jobs import Network
+from tljax.devices.compiler import compiled
 from tljax.models.arithmetic import attend, attend_alone
 from tljax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from tljax.training.compiler import compiled
 
 Params = dict[str, Any]
 HEADS, EPS = 6, 1e-6

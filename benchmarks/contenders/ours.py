@@ -20,8 +20,8 @@ from benchmarks.jobs import Job, Network
 from benchmarks.timing import median_seconds, seconds_per_batch, share_of_peak, timed
 from tljax import data
 from tljax.analysis.cost import group_flops
+from tljax.devices import micro_batches
 from tljax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from tljax.training import micro_batches
 from tljax.training import state as state_lib
 from tljax.training.step import optimizer, predict_step, train_step
 

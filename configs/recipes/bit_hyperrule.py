@@ -4,7 +4,7 @@ r"""BiT-HyperRule: length, schedule, resolution and MixUp from the data alone; n
         --config.model=resnetv2_50x1_bit --config.init_from=resnetv2_50x1_bit.goog_in21k \
         --config.data=folder:PETS
 
-Kolesnikov et al. 2020 ("Big Transfer"); the numbers stand in `tljax.training.hyperrules`, and, as
+Kolesnikov et al. 2020 ("Big Transfer"); the numbers stand in `tljax.experiment.hyperrules`, and, as
 chosen, in the run's `config.json`. What the command line sets wins, e.g. on a small machine
 --config.batch_size=64 --config.lr=0.000375 --config.image_size=128
 

@@ -18,14 +18,14 @@ import matplotlib
 import numpy as np
 
 from tljax import config as config_lib
+from tljax import experiment
 from tljax.analysis import tables
 from tljax.analysis.benefits import Benefits, RatioInterval, benefits
 from tljax.analysis.results import best_value, read_runs
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
-from tljax.analysis.sweep import run_sweep
 from tljax.cli import use_compilation_cache
-from tljax.training import experiment
-from tljax.training.workdir import read_rows, write_atomically
+from tljax.commands.sweep import run_sweep
+from tljax.runs.workdir import read_rows, write_atomically
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

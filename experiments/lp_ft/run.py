@@ -20,15 +20,14 @@ import numpy as np
 
 import tljax
 from tljax import config as config_lib
-from tljax import data
+from tljax import data, experiment
 from tljax.analysis import tables
 from tljax.analysis.results import read_runs
 from tljax.analysis.statistics import mean_interval, paired_difference
-from tljax.analysis.sweep import run_tuned
 from tljax.cli import use_compilation_cache
+from tljax.commands.sweep import run_tuned
 from tljax.files import parse_json
-from tljax.training import experiment
-from tljax.training.workdir import write_atomically
+from tljax.runs.workdir import write_atomically
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

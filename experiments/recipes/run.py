@@ -16,14 +16,14 @@ import config as page  # beside this file
 import matplotlib
 import numpy as np
 
+from tljax import experiment
 from tljax.analysis import tables
 from tljax.analysis.results import read_runs
 from tljax.analysis.statistics import mean_interval, paired_difference
-from tljax.analysis.sweep import run_tuned
 from tljax.cli import use_compilation_cache
+from tljax.commands.sweep import run_tuned
 from tljax.data import folder
-from tljax.training import experiment
-from tljax.training.workdir import write_atomically
+from tljax.runs.workdir import write_atomically
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tljax.data import tfds_spec
+from tljax.data.tfds import spec as tfds_spec
 
 _CLEVR = ("train", "validation")  # nobody labelled the third
 _KITTI = ("train", "validation", "test")

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tljax.data import tfds_spec
+from tljax.data.tfds import spec as tfds_spec
 
 CLASSES = 1000
 DIVISIONS = 4

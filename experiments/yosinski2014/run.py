@@ -17,14 +17,14 @@ from typing import NamedTuple
 import config as page  # beside this file
 import matplotlib
 
+from tljax import experiment
 from tljax.analysis import tables
 from tljax.analysis.results import best_value, read_runs
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
-from tljax.analysis.sweep import parse_shard, plan_runs, run_sweep
 from tljax.cli import use_compilation_cache
+from tljax.commands.sweep import parse_shard, plan_runs, run_sweep
 from tljax.models import create
-from tljax.training import experiment
-from tljax.training.workdir import write_atomically
+from tljax.runs.workdir import write_atomically
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

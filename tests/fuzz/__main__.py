@@ -20,12 +20,12 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "tljax.data.images", "tljax.checkpoints.read"]):
+with atheris.instrument_imports(include=["PIL", "tljax.data.images", "tljax.weights.read"]):
     import numpy as np
 
     from tests.fuzz import seeds, targets
     from tests.fuzz.mutate import mutated, with_checksums
-    from tljax.checkpoints import hdf5
+    from tljax.weights import hdf5
 
 from tljax.training.progress import progress_bar
 

@@ -11,12 +11,13 @@ import numpy as np
 from safetensors.numpy import save
 
 from tests.fuzz.seeds import checkpoints
-from tljax.checkpoints import preprocessing_of
-from tljax.checkpoints.read import read, read_metadata
+from tljax import experiment
 from tljax.data import decode
 from tljax.errors import InputError
 from tljax.models import Preprocessing
-from tljax.training import experiment, workdir
+from tljax.runs import workdir
+from tljax.weights import preprocessing_of
+from tljax.weights.read import read, read_metadata
 
 
 def outcome(target: str, data: bytes) -> str:

@@ -18,8 +18,8 @@ import numpy as np
 from tests.reference_cases import CASES, GRIDS, POSITIONS, Case, position_embedding
 from tests.reference_weights import images, kept
 from tests.test_parity import our_outputs
-from tljax.checkpoints import rules
-from tljax.checkpoints.fitting import resample_positions
+from tljax.weights import rules
+from tljax.weights.fitting import resample_positions
 
 FOLDER = Path(__file__).parents[1] / "references"
 TOLERANCE = 1e-4

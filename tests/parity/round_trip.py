@@ -17,16 +17,15 @@ import torch
 from safetensors.numpy import save_file
 
 from tests.reference_weights import draw_all
-from tljax import checkpoints, cli
+from tljax import cli, experiment, weights
 from tljax import config as config_lib
 from tljax import data as data_lib
-from tljax.checkpoints import rules
-from tljax.checkpoints.export import FORMATS, family_of
-from tljax.checkpoints.families import TLJAX
-from tljax.checkpoints.model_card import Export, constructor
 from tljax.errors import InputError
 from tljax.models import MODELS, registry
-from tljax.training import experiment
+from tljax.weights import rules
+from tljax.weights.export import FORMATS, family_of
+from tljax.weights.families import TLJAX
+from tljax.weights.model_card import Export, constructor
 
 TOLERANCE = 1e-4  # of the largest logit
 TRAINED = (
@@ -97,7 +96,7 @@ def misnamed(name: str, format: str) -> list[str]:
     flat = {path: np.zeros(leaf.shape, np.int8) for path, leaf in shapes.items()}
     given = rules.unconvert(family_of(format, name, model), model, flat)
     lines = constructor(
-        Export(name, model, checkpoints.Checkpoint({}, 5, TLJAX, "x"), preprocessing), format
+        Export(name, model, weights.Checkpoint({}, 5, TLJAX, "x"), preprocessing), format
     )
     if lines is None:
         print(f"{name}: no constructor in {format}")

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from tljax.training.checkpointing import Checkpoints
+from tljax.runs.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 PHASES = ("step", "save", "evaluation", "write")

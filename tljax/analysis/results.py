@@ -17,9 +17,9 @@ from typing import Any
 from tljax.analysis.statistics import Interval, mean_interval
 from tljax.config import base
 from tljax.errors import InputError, printable
+from tljax.experiment import read_result
 from tljax.files import parse_json
-from tljax.training.experiment import read_result
-from tljax.training.workdir import write_atomically
+from tljax.runs.workdir import write_atomically
 
 OVERRIDES, FAILED = "overrides.json", "failed.json"
 # Fields that say what the task is: across them accuracies cannot be compared.

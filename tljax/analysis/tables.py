@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tljax.analysis.statistics import Interval
-from tljax.training.workdir import write_atomically
+from tljax.runs.workdir import write_atomically
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

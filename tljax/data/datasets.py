@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tljax.data import embedded, folder, tfds
+from tljax.data import embedded, folder
 from tljax.data.joint import Task, join, names_of_all
 from tljax.data.sources import Dataset, Source, Subset
 from tljax.data.splits import carve, random_ranks, stratified_order
+from tljax.data.tfds import source as tfds
 from tljax.errors import InputError, did_you_mean
 
 # Where data comes from: each module offers load(rest) -> Dataset and class_names(rest).
@@ -40,7 +41,7 @@ def load(
 
     Args:
       spec: `embedded:NAME`, `folder:PATH`, or `tfds:NAME[/CONFIG][:VERSION]`, with choices after
-        a `?` (see `tljax.data.tfds_spec`); or several of them with commas between.
+        a `?` (see `tljax.data.tfds.spec`); or several of them with commas between.
       train_size: Training images in all (of each, if several), in the proportions of the classes;
         None keeps all. May be less than the number of classes.
       train_per_class: Training images of each class, instead of `train_size`.

@@ -10,12 +10,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tljax.data import Preprocessing, Source, eval_batches
+from tljax.devices import mesh as mesh_lib
+from tljax.devices.processes import union
 from tljax.errors import InputError
 from tljax.models import Model
-from tljax.training import mesh as mesh_lib
-from tljax.training.answers import Answers
+from tljax.runs.answers import Answers
 from tljax.training.feature_cache import CachedSource
-from tljax.training.processes import union
 from tljax.training.step import abstract_batch, eval_step
 from tljax.training.tasks import spans
 from tljax.transfer.partition import Tree
@@ -75,7 +75,7 @@ def evaluate(
       tasks: numbers of classes of several tasks, within each of which its images are evaluated.
       with_answers: whether to keep them, image by image.
       between_batches: called before each batch; what it raises ends the evaluation.
-      mesh: that the variables lie on, see `tljax.training.mesh`.
+      mesh: that the variables lie on, see `tljax.devices.mesh`.
 
     Raises:
       InputError: if an image cannot be read, or, with `skip`, not one can.

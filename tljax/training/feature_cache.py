@@ -26,13 +26,13 @@ from filelock import FileLock
 from tljax.data import Preprocessing, Source, Subset, eval_batches, fingerprint, normalise
 from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, in_order, sampled
 from tljax.data.sources import base_of
+from tljax.devices import micro_batches, processes
+from tljax.devices.compiler import compiled
 from tljax.errors import InputError
 from tljax.models import Model, registry
 from tljax.models.flops import flops
 from tljax.models.groups import leaf_paths
-from tljax.training import micro_batches, processes
-from tljax.training.compiler import compiled
-from tljax.training.environment import environment
+from tljax.runs.environment import environment
 from tljax.training.progress import console, progress_bar
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree

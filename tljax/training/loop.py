@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from tljax import huge_pages
 from tljax.data import (
     Preprocessing,
     Source,
@@ -30,14 +29,14 @@ from tljax.data import (
     train_batches,
 )
 from tljax.data.pipeline import TrainBatches
+from tljax.devices import huge_pages, processes
+from tljax.devices import mesh as mesh_lib
+from tljax.devices.compiler import Ahead
+from tljax.devices.preemption import Preempted, sigterm_waits
 from tljax.models import Model, registry
-from tljax.preemption import Preempted, sigterm_waits
-from tljax.training import feature_cache, outcome, processes
-from tljax.training import mesh as mesh_lib
-from tljax.training import state as state_lib
-from tljax.training.answers import FILE as ANSWERS
-from tljax.training.answers import packed
-from tljax.training.checkpointing import (
+from tljax.runs.answers import FILE as ANSWERS
+from tljax.runs.answers import packed
+from tljax.runs.checkpoints import (
     Checkpoint,
     Checkpoints,
     best_row,
@@ -45,8 +44,15 @@ from tljax.training.checkpointing import (
     restore_like,
     validation_rank,
 )
-from tljax.training.compiler import Ahead
-from tljax.training.environment import versions
+from tljax.runs.environment import versions
+from tljax.runs.workdir import (
+    locked,
+    open_metrics,
+    write_atomically,
+)
+from tljax.training import feature_cache
+from tljax.training import result as outcome
+from tljax.training import state as state_lib
 from tljax.training.evaluation import Evaluation, evaluate, evaluation_program
 from tljax.training.feature_cache import CachedSource
 from tljax.training.options import TrainingOptions
@@ -61,11 +67,6 @@ from tljax.training.progress import TrainingProgress
 from tljax.training.provenance import accepted_changes, check_same, what_made
 from tljax.training.step import abstract_batch, step_arguments, step_of_run
 from tljax.training.step_metrics import StepMetrics, check_finite
-from tljax.training.workdir import (
-    locked,
-    open_metrics,
-    write_atomically,
-)
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
 

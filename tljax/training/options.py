@@ -10,8 +10,8 @@ import numpy as np
 
 from tljax.data.pipeline import ON_ERROR, SAMPLINGS
 from tljax.data.transforms import AUGMENTATIONS
+from tljax.devices import mesh
 from tljax.errors import InputError, check_known
-from tljax.training import mesh
 from tljax.training.objective import Objective
 from tljax.transfer.optimizer import OPTIMIZERS, SCHEDULES
 
@@ -70,7 +70,7 @@ class TrainingOptions:
       num_workers: processes that read images; 0: threads of this one.
       on_error: what to do about an image that cannot be read: `fail` or `skip`.
       head_init: of a new head: `zero` or `random`.
-      mesh: sizes of the axes `data` and `fsdp` that the devices form: see `tljax.training.mesh`.
+      mesh: sizes of the axes `data` and `fsdp` that the devices form: see `tljax.devices.mesh`.
       seed: of new weights, data order, augmentation and dropout.
     """
 

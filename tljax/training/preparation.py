@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax.data import Preprocessing, Source
+from tljax.devices import mesh as mesh_lib
+from tljax.devices import micro_batches
 from tljax.errors import InputError
 from tljax.models import NORMALISATIONS, ImageSize, Model, registry
-from tljax.training import feature_cache, micro_batches
-from tljax.training import mesh as mesh_lib
+from tljax.training import feature_cache
 from tljax.training.options import TrainingOptions
 from tljax.transfer import TransferPlan, learning_rate_schedule
 from tljax.transfer.partition import Tree

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tljax.data import Preprocessing, Source, fingerprint
+from tljax.devices import processes
 from tljax.errors import InputError
 from tljax.models import Model
-from tljax.training import processes
-from tljax.training.checkpointing import Checkpoint
-from tljax.training.environment import environment
+from tljax.runs.checkpoints import Checkpoint
+from tljax.runs.environment import environment
+from tljax.runs.workdir import differences, refuse_changes
 from tljax.training.options import HARMLESS, TrainingOptions
-from tljax.training.workdir import differences, refuse_changes
 from tljax.transfer import TransferPlan
 
 _log = logging.getLogger("tljax")

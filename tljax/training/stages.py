@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 
 from tljax.data import Preprocessing, Source, as_source
+from tljax.devices import processes
 from tljax.errors import InputError
 from tljax.files import parse_json
 from tljax.models import ImageSize, Model, registry
-from tljax.training import processes
-from tljax.training.checkpointing import has_checkpoint, newest_usable, restore_like
+from tljax.runs.checkpoints import has_checkpoint, newest_usable, restore_like
+from tljax.runs.workdir import locked, read_rows
 from tljax.training.loop import Result, fit
 from tljax.training.options import TrainingOptions
 from tljax.training.preparation import check_fit, own_preprocessing
 from tljax.training.progress import console
 from tljax.training.provenance import accepted_changes, what_made
-from tljax.training.workdir import locked, read_rows
 from tljax.transfer import Stage
 from tljax.transfer.partition import Tree
 

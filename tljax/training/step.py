@@ -16,11 +16,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tljax.data import Preprocessing, normalise
+from tljax.devices import mesh as mesh_lib
+from tljax.devices import micro_batches
+from tljax.devices.compiler import compiled
 from tljax.models import ImageSize, Model, registry
-from tljax.training import mesh as mesh_lib
-from tljax.training import micro_batches
 from tljax.training import state as state_lib
-from tljax.training.compiler import compiled
 from tljax.training.objective import Objective, accuracy
 from tljax.training.options import TrainingOptions
 from tljax.training.state import TrainState
@@ -53,7 +53,7 @@ def loss_and_gradient(
         divisor of its size. Without BatchNorm of batch statistics, or randomness, a matter of
         speed and memory alone.
       tasks: numbers of classes of several tasks; see `tljax.training.tasks`.
-      mesh: that the arguments lie on, see `tljax.training.mesh`.
+      mesh: that the arguments lie on, see `tljax.devices.mesh`.
       objective: what is minimised.
 
     Returns:
@@ -229,7 +229,7 @@ def abstract_batch(
       image_size: of the images.
       size: their number.
       also: names of further numbers (n,) float32.
-      mesh: that the batch is spread over, see `tljax.training.mesh`.
+      mesh: that the batch is spread over, see `tljax.devices.mesh`.
     """
     seen = registry.abstract_output(model, image_size, start).shape[1:]
     rows = {"features": (seen, jnp.float32)} if start else {"image": (seen, jnp.uint8)}

@@ -7,7 +7,7 @@ import numpy as np
 
 from tljax.analysis.report.runs import Setting
 from tljax.data import Task
-from tljax.training.answers import Answers
+from tljax.runs.answers import Answers
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tljax import experiment
 from tljax.analysis import cost
 from tljax.analysis.report.labels import Places, differing, shown
 from tljax.analysis.report.page import table
 from tljax.analysis.report.runs import Collection, Setting
 from tljax.analysis.report.words import percent, words
+from tljax.experiment import Experiment
 from tljax.models import parameter_count, registry
 from tljax.models.groups import Groups
-from tljax.training import experiment
-from tljax.training.experiment import Experiment
 from tljax.transfer.partition import Tree, split
 
 _COLUMNS = 8  # plans side by side at most

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from tljax.training.workdir import write_atomically
+from tljax.runs.workdir import write_atomically
 
 
 def write_page(path: Path, title: str, body: str) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from tljax import experiment
 from tljax.analysis import statistics
 from tljax.analysis.statistics import Interval
 from tljax.data import Task
 from tljax.errors import InputError
 from tljax.files import parse_json
-from tljax.training import experiment
-from tljax.training.answers import Answers, read_answers
+from tljax.runs.answers import Answers, read_answers
 from tljax.training.options import HARMLESS
 from tljax.training.stages import all_rows
 from tljax.transfer.scenarios import SCENARIOS

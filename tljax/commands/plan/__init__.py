@@ -1,0 +1,1 @@
+"""`tljax plan`: what a config would train, freeze and cost."""

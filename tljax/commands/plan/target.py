@@ -1,0 +1,211 @@
+"""`tljax plan --target`: a config's training step on a TPU slice that one need not have.
+
+The published figures of a chip turn the compiled program into an estimate (the roofline of Williams
+et al. 2009): no step is faster than its arithmetic at the peak rate, or than what it sends at the
+interconnect's; and it takes about as long as its memory traffic, which XLA counts with what stays
+on the chip, so that this is no bound. How long it really takes, only a TPU can tell.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import ml_collections
+from rich.console import Console
+from rich.table import Table
+
+from tljax import experiment
+from tljax.commands.plan.tpu_program import Report
+from tljax.errors import InputError
+from tljax.training.progress import progress_bar
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Chip:
+    """Published figures: memory in GiB; peak bfloat16 FLOP/s; HBM and interconnect in bytes/s."""
+
+    memory: int
+    flops: float
+    bandwidth: float
+    interconnect: float
+
+
+# docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e, read in 2026. The interconnect's is that of one
+# direction, all links of a chip together: half of what is given as bidirectional.
+CHIPS = {
+    "v4": Chip(32, 275e12, 1200e9, 300e9),
+    "v5e": Chip(16, 197e12, 819e9, 200e9),
+    "v5p": Chip(95, 459e12, 2765e9, 600e9),
+    "v6e": Chip(32, 918e12, 1638e9, 400e9),
+}
+# It is no TPU VM, has no metadata to ask, and other such processes may be under way.
+_ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+def chip_of(target: str) -> Chip:
+    """The chip of a slice, e.g. of `v5e:2x4`.
+
+    Raises:
+      InputError: if it is no slice of a chip in the table.
+    """
+    match = re.fullmatch(r"(\w+):\d+x\d+(x\d+)?", target)
+    if not match or match[1] not in CHIPS:
+        raise InputError(
+            f"there is no TPU slice '{target}'; give a chip ({', '.join(CHIPS)}) and the shape of"
+            " the slice, e.g. v5e:2x4 or v4:2x2x1"
+        )
+    return CHIPS[match[1]]
+
+
+def check(target: str) -> Chip:
+    """The chip of a slice, which can be compiled for here.
+
+    Raises:
+      InputError: if there is no such chip, or libtpu is not installed.
+    """
+    chip = chip_of(target)
+    if find_spec("libtpu") is None:
+        raise InputError(
+            "to compile for a TPU takes its compiler, which also runs without one; install it with"
+            " pip install -c constraints.txt '.[tpu]'"
+        )
+    return chip
+
+
+def reports(
+    config: ml_collections.ConfigDict, target: str, max_batch: bool = False
+) -> Iterator[Report]:
+    """Compiles the config's step for a slice, in a process of its own: see `tpu_program.answer`.
+
+    Raises:
+      InputError: if libtpu is not installed, or there is no such slice, or the config does not fit
+        it.
+    """
+    chip = check(target)
+    config = experiment.settled(config)
+    resolved = experiment.resolve(config)
+    question = {
+        "config": json.loads(resolved.to_json()),
+        "tasks": [[task.name, task.class_names] for task in experiment.prepare(config).tasks],
+        "target": target,
+        "memory": chip.memory * _GIB,
+        "max_batch": max_batch,
+    }
+    command = [sys.executable, "-m", "tljax.commands.plan.tpu_program"]
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(
+            command,
+            env={**os.environ, **_ENVIRONMENT},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,  # libtpu talks a lot
+            text=True,
+        ) as compiler,
+    ):
+        try:
+            assert compiler.stdin is not None
+            assert compiler.stdout is not None
+            with compiler.stdin as questions:
+                json.dump(question, questions)
+            for line in compiler.stdout:
+                answer: dict[str, Any] = json.loads(line)
+                if "error" in answer:
+                    raise InputError(answer["error"])
+                yield Report(**answer)
+            if compiler.wait():
+                said.seek(0)
+                raise RuntimeError(f"the compiler for {target} failed:\n{said.read()[-4000:]}")
+        finally:
+            compiler.terminate()
+
+
+def roofline(report: Report, chip: Chip) -> dict[str, float]:
+    """Seconds that a step takes for each of its parts, at the chip's peak rates."""
+    sent = sum(moved for *_, moved in (report.collectives or {}).values())
+    return {
+        "arithmetic": report.flops / chip.flops,
+        "memory": report.bytes_accessed / chip.bandwidth,
+        "interconnect": sent / chip.interconnect,
+    }
+
+
+def print_target(config: ml_collections.ConfigDict, target: str, max_batch: bool = False) -> None:
+    """Prints what the step would be on a slice, per chip, and the largest batch if asked.
+
+    Raises:
+      InputError: see `reports`.
+    """
+    chip = check(target)
+    width = None if Console().is_terminal else 120
+    console = Console(highlight=False, soft_wrap=True, width=width)
+    best: Report | None = None
+    with progress_bar() as bar:
+        task = bar.add_task(f"compiling for {target}", total=None)
+        for number, report in enumerate(reports(config, target, max_batch)):
+            if number == 0:
+                console.print()
+                _print_report(console, config, target, chip, report)
+            else:
+                bar.update(task, completed=number)
+                said = f"fits, {report.memory / _GIB:.2f} GiB" if report.fits else report.why
+                console.print(f"batch {report.batch_size:,}: {said}")
+            if report.fits and (best is None or report.batch_size > best.batch_size):
+                best = report
+    if max_batch and best is None:
+        console.print(f"no batch fits {target}, not even one image a chip")
+    elif max_batch and best is not None:
+        console.print(
+            f"the largest batch that fits {target} is {best.batch_size:,}"
+            f" ({best.memory / _GIB:.2f} GiB a chip)"
+        )
+
+
+def _print_report(
+    console: Console, config: ml_collections.ConfigDict, target: str, chip: Chip, report: Report
+) -> None:
+    each = report.batch_size // report.devices
+    console.print(
+        f"{config.scenario} of {config.model} on {target}: {report.devices} chips, mesh"
+        f" {config.mesh}, batch {report.batch_size:,} ({each:,} images a chip), {config.dtype}"
+    )
+    if not report.code:
+        console.print(f"does not fit: {report.why}")
+        return
+    table = Table()
+    table.add_column("a chip")
+    table.add_column("", justify="right")
+    for name in ("arguments", "outputs", "temporaries", "code"):
+        table.add_row(name, f"{getattr(report, name) / _GIB:.3f} GiB")
+    share = report.memory / _GIB / chip.memory
+    table.add_row("HBM in all", f"{report.memory / _GIB:.2f} of {chip.memory} GiB ({share:.0%})")
+    table.add_row("fits", "yes" if report.fits else "no", end_section=True)
+    table.add_row("FLOP a step", f"{report.flops:.4g}")
+    table.add_row(
+        "memory traffic a step", f"{report.bytes_accessed / _GIB:.2f} GiB", end_section=True
+    )
+    for kind, (count, size, _) in (report.collectives or {}).items():
+        table.add_row(kind, f"{count} of {size / 2**20:,.1f} MiB in all")
+    console.print(table)
+    seconds = roofline(report, chip)
+    least, most = max(seconds["arithmetic"], seconds["interconnect"]), max(seconds.values())
+    console.print(
+        "roofline of a step, at the chip's peak rates: "
+        + ", ".join(f"{value * 1e3:.1f} ms of {name}" for name, value in seconds.items())
+        + f"; so at most {report.batch_size / least:,.0f} images/s, or"
+        f" {report.batch_size / most:,.0f} if all memory traffic goes to HBM"
+    )

@@ -1,0 +1,251 @@
+"""Compiles the training step for a TPU slice, on a machine that has none.
+
+    python -m tljax.commands.plan.tpu_program < question.json > reports.jsonl
+
+A process of its own, whose environment tells libtpu that this is not a TPU VM; `tljax plan
+--target` starts it, see `tljax.commands.plan.target`. What is compiled is the step that `tljax
+train` would run there: gradient, clip, update, state donated, arrays laid out on the config's mesh.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from tljax import experiment
+from tljax.data import Task
+from tljax.devices import mesh as mesh_lib
+from tljax.errors import InputError
+from tljax.experiment import Experiment
+from tljax.models import registry
+from tljax.models.flops import counted_flops
+from tljax.training.step import abstract_batch, step_arguments, step_of_run
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
+_LARGEST = 2**22  # images: where the search for the largest batch ends
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of a step compiled for a slice; sizes in bytes, and all of it per chip.
+
+    Attributes:
+      batch_size: of the whole slice.
+      devices: chips.
+      fits: whether the program fits the chip's memory, by the compiler and by `memory`.
+      why: what the compiler said if it did not.
+      flops: of a step, by XLA's count.
+      bytes_accessed: of HBM in a step, by XLA's count.
+      arguments, outputs, temporaries, code: in HBM; outputs without those that take an argument's
+        place.
+      collectives: by kind, the number in the program, the bytes of their results, and the bytes
+        that a chip sends.
+      optimizer_state: shapes, as they lie on a chip, of the optimizer's arrays among the program's
+        parameters.
+    """
+
+    batch_size: int
+    devices: int
+    fits: bool
+    why: str = ""
+    flops: float = 0.0
+    bytes_accessed: float = 0.0
+    arguments: int = 0
+    outputs: int = 0
+    temporaries: int = 0
+    code: int = 0
+    collectives: dict[str, tuple[int, int, int]] | None = None
+    optimizer_state: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def memory(self) -> int:
+        return self.arguments + self.outputs + self.temporaries + self.code
+
+
+def devices_of(target: str) -> list[Any]:
+    """The chips of a slice, e.g. `v5e:2x4`.
+
+    Raises:
+      InputError: if libtpu knows no such slice.
+    """
+    # v4 and v5p chips have two cores that work as one device, if that is asked for.
+    two_cores = target.startswith(("v4", "v5p"))
+    options = {"chip_config_name": "megacore"} if two_cores else {}
+    try:
+        return list(topologies.get_topology_desc(target, "tpu", **options).devices)
+    except Exception as error:
+        first_line = str(error).splitlines()[0]
+        raise InputError(
+            f"there is no TPU slice '{target}' ({first_line}); give one like v5e:2x4 or v4:2x2x1"
+        ) from None
+
+
+def mesh_of(text: str, devices: list[Any]) -> Mesh:
+    """The config's mesh; on one chip too, because the program is not for this machine."""
+    mesh = mesh_lib.build(text, devices)
+    return mesh or Mesh(np.array(devices).reshape(1, 1), mesh_lib.AXES)
+
+
+def arguments(exp: Experiment, mesh: Mesh, tx: Any, batch_size: int) -> tuple[Any, ...]:
+    """What the step is called with: abstract arrays, laid out on the mesh."""
+    size = exp.preprocessing.image_size
+    batch = abstract_batch(exp.model, size, batch_size, mesh=mesh)
+    variables = registry.abstract_variables(exp.model, size)
+    keeps_average = exp.options.ema is not None
+    given = step_arguments(exp.plan, variables, tx, batch, mesh, keeps_average)
+    whole = NamedSharding(mesh, PartitionSpec())
+    numbers = [jax.ShapeDtypeStruct((), leaf.dtype, sharding=whole) for leaf in given[3:]]
+    return *given[:3], *numbers
+
+
+def compile_step(exp: Experiment, mesh: Mesh, batch_size: int, memory: int) -> Report:
+    """The report of one batch size, for chips with so many bytes of memory.
+
+    Raises:
+      InputError: if the batch cannot be shared by the devices.
+    """
+    opt = exp.options
+    parts = opt.accumulate or 1
+    mesh_lib.check_batch(mesh, batch_size, parts)
+    step: Any
+    tx, step = step_of_run(
+        exp.model,
+        exp.plan,
+        exp.preprocessing,
+        opt,
+        tasks=tuple(exp.task_sizes.values()),
+        mesh=mesh,
+        accumulate=parts,
+    )
+    given = arguments(exp, mesh, tx, batch_size)
+    try:
+        program = step.lower(*given).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        used = re.search(r"Used \S+ of \S+ \w+", str(error))
+        return Report(batch_size, int(mesh.size), False, used[0] if used else str(error)[:200])
+    analysis: Any = program.memory_analysis()
+    counted: Any = program.cost_analysis()
+    text = program.as_text()
+    report = Report(
+        batch_size,
+        int(mesh.size),
+        fits=True,
+        flops=parts * counted_flops(program),  # of a loop, one pass is counted
+        bytes_accessed=parts * float(counted.get("bytes accessed", 0.0)),
+        arguments=analysis.argument_size_in_bytes,
+        outputs=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+        temporaries=analysis.temp_size_in_bytes,
+        code=analysis.generated_code_size_in_bytes,
+        collectives=collectives(text, int(mesh.size)),
+        optimizer_state=optimizer_state(text),
+    )
+    if report.memory > memory:
+        return Report(**{**asdict(report), "fits": False, "why": "more than the chip has"})
+    return report
+
+
+def collectives(program: str, devices: int) -> dict[str, tuple[int, int, int]]:
+    """By kind: (number, bytes of results, bytes sent by a chip) in the text of a compiled program.
+
+    What a chip sends is counted for rings: of n chips that reduce or gather s bytes each sends
+    s (n - 1) / n, twice that for both. A loop's body counts once.
+    """
+    found = dict.fromkeys(COLLECTIVES, (0, 0, 0))
+    for line in program.splitlines():
+        match = re.search(rf"= (.+?) ({'|'.join(COLLECTIVES)})(-start)?\(", line)
+        if not match:
+            continue
+        kind = match[2]
+        sizes = [_size(dtype, shape) for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", match[1])]
+        shows_operand = match[3] and kind in ("all-gather", "collective-permute")
+        size = sizes[1] if shows_operand else sum(sizes)
+        n = _group(line, devices)
+        sent = {
+            "all-reduce": 2 * size * (n - 1) / n,
+            "reduce-scatter": size * (n - 1),  # its result is the n-th part
+            "collective-permute": size,
+        }.get(kind, size * (n - 1) / n)
+        number, total, moved = found[kind]
+        found[kind] = (number + 1, total + size, moved + int(sent))
+    return {kind: counts for kind, counts in found.items() if counts[0]}
+
+
+def optimizer_state(program: str) -> tuple[tuple[int, ...], ...]:
+    """Shapes of the optimizer's arrays among a compiled program's parameters, sorted."""
+    entry = program[program.index("\nENTRY ") :]
+    shapes = re.findall(r"\w+\[([\d,]+)\]\S* parameter\(.*op_name=\"state\.opt_state", entry)
+    return tuple(sorted(tuple(int(n) for n in shape.split(",")) for shape in shapes))
+
+
+def _size(dtype: str, shape: str) -> int:
+    return _BYTES.get(dtype, 4) * int(np.prod([int(n) for n in shape.split(",") if n]))
+
+
+def _group(line: str, devices: int) -> int:
+    """How many chips take part in each instance of a collective."""
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(match[1])
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
+        return len(match[1].split(","))
+    return devices
+
+
+def largest_batch(compiled: Callable[[int], Report], begin: Report, unit: int) -> Iterator[Report]:
+    """Reports on the way to the largest batch that fits: twice as many, then halfway between.
+
+    Args:
+      compiled: the report of a batch size.
+      begin: of the batch to begin at.
+      unit: what a batch has to be a multiple of.
+    """
+    fitting, failing = 0, 0
+    report = begin
+    while True:
+        number = report.batch_size // unit
+        fitting, failing = (number, failing) if report.fits else (fitting, number)
+        if failing - fitting == 1 or fitting * unit > _LARGEST:
+            return
+        number = (fitting + failing) // 2 if failing else 2 * fitting
+        report = compiled(number * unit)
+        yield report
+
+
+def answer(question: dict[str, Any]) -> Iterator[Report]:
+    """The report of the config's batch size; then, if asked, those of the search for the largest.
+
+    Args:
+      question: `config`, resolved; `tasks`, name and classes of each; `target`; `memory` of a chip
+        in bytes; `max_batch`, whether to search.
+    """
+    config = ml_collections.ConfigDict(question["config"])
+    tasks = tuple(Task(name, tuple(names)) for name, names in question["tasks"])
+    exp = experiment.prepare(config, tasks)
+    mesh = mesh_of(config.mesh, devices_of(question["target"]))
+
+    def compiled(batch_size: int) -> Report:
+        return compile_step(exp, mesh, batch_size, question["memory"])
+
+    report = compiled(config.batch_size)
+    yield report
+    if question["max_batch"]:
+        unit = int(mesh.size) * (exp.options.accumulate or 1)
+        yield from largest_batch(compiled, report, unit)
+
+
+if __name__ == "__main__":
+    try:
+        for answered in answer(json.load(sys.stdin)):
+            print(json.dumps(asdict(answered)), flush=True)
+    except InputError as told:
+        print(json.dumps({"error": str(told)}), flush=True)

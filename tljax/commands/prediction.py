@@ -1,0 +1,153 @@
+"""`tljax predict`: a trained network's answers to image files."""
+
+import csv
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tljax import experiment
+from tljax.data import Preprocessing, Source, eval_batches, skipped_message
+from tljax.data.folder import FolderSource, find_images
+from tljax.errors import InputError
+from tljax.files import replacing, writable_file
+from tljax.models import Model
+from tljax.training.progress import progress_bar
+from tljax.training.step import predict_step
+from tljax.transfer.partition import Tree
+
+_log = logging.getLogger("tljax")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Of one image: the class with the largest logit, and all classes' probabilities (n,)."""
+
+    label: int
+    probabilities: np.ndarray
+
+    @property
+    def probability(self) -> float:
+        """Of the class that is predicted."""
+        return float(self.probabilities[self.label])
+
+
+def predict(
+    model: Model,
+    variables: Tree,
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    on_error: str = "fail",
+) -> Iterator[Prediction | None]:
+    """Classifies every image of `source`, in order; its labels are not looked at.
+
+    With `on_error="skip"` an image that cannot be read gives None.
+    """
+    step = predict_step(model, preprocessing)
+    variables = jax.device_put(variables)  # once, and not with every batch
+    left = len(source)
+    batches = eval_batches(source, preprocessing, batch_size=batch_size, on_error=on_error)
+    with closing(iter(batches)) as reader:
+        for batch in reader:
+            answers = jax.device_get(step(variables, batch))
+            for row in range(min(left, batch_size)):
+                answer = Prediction(int(answers["label"][row]), answers["probabilities"][row])
+                yield answer if batch["mask"][row] else None
+            left -= batch_size
+
+
+def predict_files(
+    workdir: Path,
+    paths: Sequence[Path],
+    output: Path | None = None,
+    on_error: str = "fail",
+    task: str | None = None,
+) -> list[tuple[Path, str, float]]:
+    """`tljax predict`: classifies images with the best weights of a workdir.
+
+    Args:
+      workdir: of a run of `tljax train`.
+      paths: image files, and folders, which are searched with all that is in them.
+      output: CSV file to write: `file`, `prediction`, `probability`, then each class's probability.
+      on_error: what to do about an image that cannot be read: `fail`, or `skip`, which warns.
+      task: which one's classes to answer with, if the run has several.
+
+    Returns:
+      (file, predicted class, its probability) of each image that could be read.
+
+    Raises:
+      InputError: if it is not a trained workdir, a path is missing or holds no image, an image
+        cannot be read (or, with `skip`, not one can), or the output not be written; no output is
+        then left behind.
+    """
+    if output is not None:
+        writable_file(output, ".csv")
+    files = list(dict.fromkeys(file for path in paths for file in _image_files(path)))
+    trained = experiment.read_workdir(workdir, task)
+    exp = trained.experiment
+    predictions = predict(
+        exp.model,
+        trained.variables,
+        FolderSource(files, [0] * len(files)),
+        exp.preprocessing,
+        min(trained.config.batch_size, len(files)),
+        on_error,
+    )
+    names = exp.class_names
+    with progress_bar() as bar:
+        answers = _readable(files, bar.track(predictions, len(files), description="predicting"))
+        if output is None:
+            return [(file, names[p.label], p.probability) for file, p in answers]
+        return _write(output, answers, names)
+
+
+def _readable(
+    files: Sequence[Path], predictions: Iterable[Prediction | None]
+) -> Iterator[tuple[Path, Prediction]]:
+    """The images that could be read; then says which could not."""
+    skipped = []
+    for file, prediction in zip(files, predictions, strict=True):
+        if prediction is None:
+            skipped.append(file)
+        else:
+            yield file, prediction
+    if len(skipped) == len(files):
+        raise InputError(
+            f"none of the {len(files)} images can be read, e.g. {files[0]}; check them"
+        )
+    if skipped:
+        _log.warning(skipped_message(skipped))
+
+
+def _write(
+    output: Path, answers: Iterator[tuple[Path, Prediction]], names: Sequence[str]
+) -> list[tuple[Path, str, float]]:
+    rows = []
+    # File names may hold bytes that are no UTF-8; they come out as they went in.
+    with (
+        replacing(output) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
+    ):
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["file", "prediction", "probability", *names])
+        for file, prediction in answers:
+            rows.append((file, names[prediction.label], prediction.probability))
+            numbers = [f"{p:.6g}" for p in (prediction.probability, *prediction.probabilities)]
+            writer.writerow([file, names[prediction.label], *numbers])
+    return rows
+
+
+def _image_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        if not path.is_file():
+            raise InputError(f"there is no image or folder '{path}'; check the path")
+        return [path]
+    files = find_images(path)
+    if not files:
+        raise InputError(f"the folder '{path}' holds no images; give one that does")
+    return files

@@ -1,0 +1,1 @@
+"""`tljax probe`: many linear heads on frozen features."""

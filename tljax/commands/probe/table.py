@@ -1,0 +1,84 @@
+"""What `tljax probe` leaves beside its result: the grid as CSV and as a figure, and a few lines."""
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tljax.commands.summary import print_result
+from tljax.errors import printable
+from tljax.runs.workdir import write_atomically
+
+_COLUMNS = ("blocks", "average_pool", "lr", "weight_decay", "val_accuracy", "val_loss")
+
+
+def write_grid(result: Mapping[str, Any], workdir: Path) -> None:
+    """Writes `grid.csv`, a row a head, and `grid.png`, validation accuracy by learning rate."""
+    rows = result["probe"]["grid"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(workdir / "grid.csv", text.getvalue())
+    write_atomically(workdir / "grid.png", _figure(result))
+
+
+def print_probe(result: dict[str, Any], workdir: Path) -> None:
+    """The result, the choice, and whether its head fits the model."""
+    print_result(result)
+    console = Console(highlight=False, soft_wrap=True)
+    probe = result["probe"]
+    chosen = probe["chosen"]
+    console.print(
+        f"chosen on validation among {len(probe['grid'])} heads: learning rate {chosen['lr']:.3g},"
+        f" weight decay {chosen['weight_decay']:g}, {_features(chosen)}"
+    )
+    where = printable(workdir)
+    console.print(
+        f"`tljax evaluate` and `predict` take {where}"
+        if probe["own_features"]
+        else f"these are not the model's own features: {where} serves no `tljax evaluate` or"
+        " `predict`; head.safetensors holds the head",
+        markup=False,
+    )
+
+
+def _features(row: Mapping[str, Any]) -> str:
+    tokens = "last block" if row["blocks"] == 1 else f"last {row['blocks']} blocks"
+    return f"{tokens}{', with the patches mean' if row['average_pool'] else ''}"
+
+
+def _figure(result: Mapping[str, Any]) -> bytes:
+    from matplotlib.figure import Figure
+
+    probe = result["probe"]
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for row in probe["grid"]:
+        name = _features(row)
+        if len(probe["weight_decays"]) > 1:
+            name += f", weight decay {row['weight_decay']:g}"
+        lines.setdefault(name, []).append(row)
+    for name, rows in lines.items():
+        rates = [row["lr"] for row in rows]
+        axes.plot(rates, [row["val_accuracy"] for row in rows], marker=".", label=name)
+    axes.plot(
+        probe["chosen"]["lr"],
+        result["val_accuracy"],
+        "o",
+        markersize=11,
+        fillstyle="none",
+        color="black",
+        label="chosen",
+    )
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("validation accuracy")
+    axes.legend()
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=160)
+    return content.getvalue()

@@ -1,0 +1,169 @@
+"""Weights for others: `tljax convert` and `tljax export`."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tljax import experiment, weights
+from tljax.errors import InputError
+from tljax.experiment import Trained
+from tljax.files import writable_file
+from tljax.models import lora, registry
+from tljax.weights import zoo
+from tljax.weights.export import family_of, save_converted, save_exported
+from tljax.weights.loading import FORMAT
+from tljax.weights.model_card import Export
+from tljax.weights.read import read_metadata
+
+_SUFFIX = ".safetensors"
+_TRAINING_ROWS = ("scenario", "train_size", "seed", "steps", "best_step", "examples_seen")
+_RESULT_ROWS = (
+    "val_accuracy",
+    "val_balanced_accuracy",
+    "test_accuracy",
+    "test_balanced_accuracy",
+    "test_loss",
+    "naive_accuracy",
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What `convert` or `export` wrote; `card` is the export's model card."""
+
+    path: Path
+    tensors: int
+    family: str
+    card: Path | None = None
+
+
+def convert(source: str, model_name: str, output: Path) -> Written:
+    """`tljax convert`: any checkpoint as a file that `init_from` takes, under our own paths.
+
+    Args:
+      source: a name that `tljax models` lists, a file, an address, or a workdir.
+      model_name: of the network in it.
+      output: a name that ends in `.safetensors`.
+
+    Raises:
+      InputError: if the source cannot be read, holds another model, or the output not be written.
+    """
+    spec = registry.spec(model_name)
+    writable_file(output, _SUFFIX)
+    checkpoint = experiment.read_source(source, model_name)
+    preprocessing = experiment.source_preprocessing(source) or spec.preprocessing
+    save_converted(checkpoint, model_name, preprocessing, output)
+    return Written(output, len(checkpoint.filled), checkpoint.family.name)
+
+
+def export_workdir(workdir: Path, format: str, output: Path, task: str | None = None) -> Written:
+    """`tljax export --workdir`: a run's best weights under PyTorch's names, and their card.
+
+    LoRA's updates are merged into the weights. Of a run of several tasks: with the head of `task`.
+
+    Raises:
+      InputError: if it is not a trained workdir, the format has no such network, or the output
+        cannot be written.
+    """
+    writable_file(output, _SUFFIX)
+    trained = experiment.read_workdir(workdir, task)
+    exp, result = trained.experiment, trained.result
+    model, variables = lora.merge_lora(exp.model, trained.variables)
+    described = Export(
+        trained.config.model,
+        model,
+        weights.of_variables(variables, str(workdir)),
+        exp.preprocessing,
+        exp.class_names,
+        {
+            "Training": _training(trained),
+            "Groups, input first: start, and multiplier of the learning rate (0 = frozen)": {
+                name: f"{init}, {scale:g}"
+                for name, init, scale in zip(
+                    model.groups.names, exp.plan.init, exp.plan.lr_scale, strict=True
+                )
+            },
+            "Results": {name: result[name] for name in _RESULT_ROWS if result.get(name) is not None}
+            or {"none": "the run was not done when these weights were exported"},
+            "Source of the weights": _provenance(trained.config.init_from)
+            if "pretrained" in exp.plan.init
+            else {},
+        },
+    )
+    return _save(described, format, output)
+
+
+def export_checkpoint(init_from: str, model_name: str, format: str, output: Path) -> Written:
+    """`tljax export --init_from`: any checkpoint under PyTorch's names, and its card.
+
+    Raises:
+      InputError: as `convert` does, or if the format has no such network.
+    """
+    model = registry.create(model_name, num_classes=0)
+    writable_file(output, _SUFFIX)
+    family_of(format, model_name, model)
+    if Path(init_from).is_dir():
+        raise InputError(f"'{init_from}' is a folder; export a run with --workdir {init_from}")
+    checkpoint = weights.load(init_from, model_name)
+    preprocessing = weights.preprocessing_of(init_from) or registry.spec(model_name).preprocessing
+    source = {"Source of the weights": _provenance(init_from)}
+    described = Export(model_name, model, checkpoint, preprocessing, tables=source)
+    return _save(described, format, output)
+
+
+def _save(described: Export, format: str, output: Path) -> Written:
+    family = family_of(format, described.name, described.model)
+    card = save_exported(described, format, output)
+    return Written(output, len(described.checkpoint.filled), family.name, card)
+
+
+def _training(trained: Trained) -> dict[str, Any]:
+    config, plan = trained.config, trained.experiment.plan
+    rows = {"data": config.data, "init_from": config.init_from}
+    rows |= {name: trained.result.get(name) for name in _TRAINING_ROWS}
+    rows |= {
+        "scenario": config.scenario,
+        "stages": config.stages,
+        "train": plan.train,
+        "statistics": plan.statistics,
+    }
+    rows |= {name: config[name] for name in ("lora_rank", "lora_alpha", "lora_targets")}
+    return {name: value for name, value in rows.items() if value is not None}
+
+
+def _provenance(init_from: str | None) -> dict[str, Any]:
+    """What is known of the weights that a network began with, back to a published checkpoint."""
+    if init_from is None:
+        return {}
+    origins = _origins(init_from)
+    rows: dict[str, Any] = {"origin": ", which came from ".join(origins)}
+    entry = zoo.entries().get(origins[-1])
+    if entry is not None:
+        rows |= {
+            "licence": entry.licence,
+            "trained on": entry.trained_on,
+            "address": entry.address,
+            "figures from": entry.source,
+        }
+    return {name: value for name, value in rows.items() if value}
+
+
+def _origins(init_from: str) -> list[str]:
+    """`init_from`, what that was made from, and so on, as far as the files still there tell."""
+    origins = [init_from]
+    while (before := _before(origins[-1])) is not None and before not in origins:
+        origins.append(before)
+    return origins
+
+
+def _before(init_from: str) -> str | None:
+    path = Path(os.path.expanduser(init_from))
+    try:
+        if (path / "config.json").is_file():
+            return experiment.read_config(path).init_from
+        header: Mapping[str, str] = read_metadata(path)
+    except InputError:  # a damaged source takes nothing from what was made of it
+        return None
+    return header.get("origin") if header.get("format") == FORMAT else None

@@ -1,0 +1,1 @@
+"""The machine: devices, several processes, compiling, and what makes a start fast."""

@@ -1,0 +1,33 @@
+"""The rule tables: one family a way of naming a network's tensors."""
+
+from tljax.weights.families.bit import GOOGLE_BIT, TIMM_BIT
+from tljax.weights.families.keras import KERAS, KERAS_3
+from tljax.weights.families.resnet import HF_RESNET, TORCH_RESNET
+from tljax.weights.families.vit import (
+    BIG_VISION,
+    DINOV2,
+    GOOGLE_VIT,
+    HF_DINOV2,
+    HF_VIT,
+    TIMM_VIT,
+)
+from tljax.weights.rules import Family
+
+# What `tljax convert` writes: our own paths.
+TLJAX = Family("tljax", accepts=lambda model: True, rules=None)
+
+FAMILIES: tuple[Family, ...] = (
+    TORCH_RESNET,
+    HF_RESNET,
+    TIMM_VIT,
+    DINOV2,
+    HF_VIT,
+    HF_DINOV2,
+    GOOGLE_VIT,
+    BIG_VISION,
+    TIMM_BIT,
+    GOOGLE_BIT,
+    KERAS,
+    KERAS_3,
+    TLJAX,
+)

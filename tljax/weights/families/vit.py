@@ -1,0 +1,333 @@
+"""Vision Transformers: the names of timm, Hugging Face transformers, DINOv2 and Google."""
+
+from typing import Any
+
+import numpy as np
+
+from tljax.models import ViT
+from tljax.weights.rules import Arrays, Family, Rule, Transform, convolution, linear
+
+_ATTENTION = ("query", "key", "value")
+
+
+def _join_linear(arrays: Arrays) -> Arrays:
+    return [np.concatenate([array.T for array in arrays], axis=1)]
+
+
+def _split_linear(arrays: Arrays) -> Arrays:
+    return [part.T for part in np.split(arrays[0], 3, axis=1)]
+
+
+# Three dense layers of PyTorch, or their biases, as the one of our attention, and back.
+joined_linear = Transform(_join_linear, _split_linear)
+joined_bias = Transform(
+    lambda arrays: [np.concatenate(arrays)], lambda arrays: np.split(arrays[0], 3)
+)
+
+
+def _position_into_token(arrays: Arrays) -> Arrays:
+    token, positions = arrays
+    return [token + positions[:, :1], positions[:, 1:]]
+
+
+def _position_of_zero(arrays: Arrays) -> Arrays:
+    token, positions = arrays
+    return [token, np.concatenate([np.zeros_like(token), positions], axis=1)]
+
+
+# From a class token with a position embedding to one without, which is the sum of both, and back,
+# to a position embedding of 0; and the other way round.
+position_into_token = Transform(_position_into_token, _position_of_zero)
+position_of_zero = Transform(_position_of_zero, _position_into_token)
+
+
+def _dense(source: str, target: str) -> tuple[Rule, ...]:
+    return (
+        Rule(f"{source}.weight", f"{target}/kernel", linear),
+        Rule(f"{source}.bias", f"{target}/bias"),
+    )
+
+
+def _norm(source: str, target: str) -> tuple[Rule, ...]:
+    return Rule(f"{source}.weight", f"{target}/scale"), Rule(f"{source}.bias", f"{target}/bias")
+
+
+def _is_plain(model: Any) -> bool:
+    return isinstance(model, ViT) and model.layer_scale is None and not model.registers
+
+
+# timm -------------------------------------------------------------------------------------------
+
+
+def _timm_network(model: Any) -> tuple[Rule, ...]:
+    return (
+        Rule("patch_embed.proj.weight", "embed/patch/kernel", convolution),
+        Rule("patch_embed.proj.bias", "embed/patch/bias"),
+        *_norm("blocks.{i}.norm{n}", "block{i}/norm{n}"),
+        *_dense("blocks.{i}.attn.qkv", "block{i}/attn/qkv"),
+        *_dense("blocks.{i}.attn.proj", "block{i}/attn/proj"),
+        *_dense("blocks.{i}.mlp.fc{n}", "block{i}/mlp/fc{n}"),
+        Rule("blocks.{i}.ls{n}.gamma", "block{i}/ls{n}/gamma"),
+        # timm's name of the final norm tells whether it comes before the pooling or after it.
+        *_norm("fc_norm" if model.pooling == "mean" else "norm", "norm"),
+        *_dense("head", "head"),
+    )
+
+
+def _timm_rules(model: Any) -> tuple[Rule, ...]:
+    return (
+        Rule("cls_token", "embed/cls_token"),
+        Rule("reg_token", "embed/reg_token"),
+        Rule("pos_embed", "embed/pos_embed"),
+        *_timm_network(model),
+    )
+
+
+def _dinov2_rules(model: Any) -> tuple[Rule, ...]:
+    return (
+        Rule(
+            ("cls_token", "pos_embed"),
+            ("embed/cls_token", "embed/pos_embed"),
+            position_into_token,
+        ),
+        Rule("register_tokens", "embed/reg_token"),
+        *_timm_network(model),
+    )
+
+
+# The names of ViT, AugReg, DeiT, MAE, DINO and DINOv2 in timm, and of the last four in the files of
+# their authors, with what these hold besides: the decoder of MAE, the projection heads of DINO.
+TIMM_VIT = Family(
+    "timm ViT",
+    accepts=lambda model: isinstance(model, ViT),
+    rules=_timm_rules,
+    ignored=(
+        "mask_token",
+        r"decoder_.*",
+        r"(head\.(mlp|last_layer)|dino_head|ibot_head|pre_logits)\..*",
+    ),
+    prefixes=("module.", "backbone."),
+    spellings=((r"^fc_norm\.", "norm."),),
+)
+
+# As the authors of DINOv2 file its networks with registers (those without have timm's names).
+DINOV2 = Family(
+    "DINOv2",
+    accepts=lambda model: isinstance(model, ViT) and model.registers > 0 and model.class_token,
+    rules=_dinov2_rules,
+    ignored=TIMM_VIT.ignored,
+    prefixes=TIMM_VIT.prefixes,
+    spellings=TIMM_VIT.spellings,
+)
+
+
+# Hugging Face transformers ----------------------------------------------------------------------
+# Files have the names of the first releases; transformers 5 renames them when it reads them, and a
+# `state_dict` of its models has the new ones.
+
+_SINCE_5 = (
+    (r"^layers\.", "encoder.layer."),
+    (r"\.attention\.q_proj\.", ".attention.attention.query."),
+    (r"\.attention\.k_proj\.", ".attention.attention.key."),
+    (r"\.attention\.v_proj\.", ".attention.attention.value."),
+    (r"\.attention\.o_proj\.", ".attention.output.dense."),
+)
+
+
+def _hf_network() -> tuple[Rule, ...]:
+    """What ViT and Dinov2 have in common."""
+    layer = "encoder.layer.{i}"
+    attention = f"{layer}.attention.attention"
+    return (
+        Rule("embeddings.patch_embeddings.projection.weight", "embed/patch/kernel", convolution),
+        Rule("embeddings.patch_embeddings.projection.bias", "embed/patch/bias"),
+        Rule(
+            tuple(f"{attention}.{part}.weight" for part in _ATTENTION),
+            "block{i}/attn/qkv/kernel",
+            joined_linear,
+        ),
+        Rule(
+            tuple(f"{attention}.{part}.bias" for part in _ATTENTION),
+            "block{i}/attn/qkv/bias",
+            joined_bias,
+        ),
+        *_dense(f"{layer}.attention.output.dense", "block{i}/attn/proj"),
+        *_norm("layernorm", "norm"),
+    )
+
+
+_HF_EMBEDDINGS = (
+    Rule("embeddings.cls_token", "embed/cls_token"),
+    Rule("embeddings.position_embeddings", "embed/pos_embed"),
+)
+_HF_EMBEDDINGS_WITH_REGISTERS = (
+    Rule(
+        ("embeddings.cls_token", "embeddings.position_embeddings"),
+        ("embed/cls_token", "embed/pos_embed"),
+        position_into_token,
+    ),
+    Rule("embeddings.register_tokens", "embed/reg_token"),
+)
+
+
+def _hf_vit_rules(model: Any) -> tuple[Rule, ...]:
+    layer = "encoder.layer.{i}"
+    return (
+        *_HF_EMBEDDINGS,
+        *_hf_network(),
+        *_norm(f"{layer}.layernorm_before", "block{i}/norm1"),
+        *_norm(f"{layer}.layernorm_after", "block{i}/norm2"),
+        *_dense(f"{layer}.intermediate.dense", "block{i}/mlp/fc1"),
+        *_dense(f"{layer}.output.dense", "block{i}/mlp/fc2"),
+        *_dense("classifier", "head"),
+    )
+
+
+# transformers' LayerNorms have an epsilon of 1e-12, ours one of 1e-6, as they have in Google's code
+# and in timm's, where most of these checkpoints come from; the field `layer_norm_eps` sets it.
+HF_VIT = Family(
+    "Hugging Face ViT",
+    accepts=_is_plain,
+    rules=_hf_vit_rules,
+    ignored=(r"embeddings\.mask_token", r"(pooler|decoder)\..*"),
+    prefixes=("module.", "vit."),
+    spellings=(
+        *_SINCE_5,
+        (r"\.mlp\.fc1\.", ".intermediate.dense."),
+        (r"\.mlp\.fc2\.", ".output.dense."),
+    ),
+    resampling="bicubic",
+)
+
+
+# A head of ours that no tensor makes: the classifier sees the class token beside the patches' mean.
+_NO_HEAD = Rule((), ("head/kernel", "head/bias"), Transform(lambda _: [], lambda _: []))
+
+
+def _hf_dinov2_rules(model: Any) -> tuple[Rule, ...]:
+    layer = "encoder.layer.{i}"
+    return (
+        *(_HF_EMBEDDINGS_WITH_REGISTERS if model.registers else _HF_EMBEDDINGS),
+        *_hf_network(),
+        *_norm(f"{layer}.norm{{n}}", "block{i}/norm{n}"),
+        *_dense(f"{layer}.mlp.fc{{n}}", "block{i}/mlp/fc{n}"),
+        Rule(f"{layer}.layer_scale{{n}}.lambda1", "block{i}/ls{n}/gamma"),
+        _NO_HEAD,
+    )
+
+
+HF_DINOV2 = Family(
+    "Hugging Face Dinov2",
+    accepts=lambda model: isinstance(model, ViT) and model.layer_scale is not None,
+    rules=_hf_dinov2_rules,
+    ignored=(r"embeddings\.mask_token", r"classifier\..*"),
+    prefixes=("module.", "dinov2.", "dinov2_with_registers."),
+    spellings=_SINCE_5,
+    # transformers resamples with antialiasing if there are registers, else without; the network is
+    # timm's, whose way gives one result for one checkpoint under either naming. The other way is
+    # position_resampling="bicubic".
+    resampling="antialiased_bicubic",
+)
+
+
+# Google -----------------------------------------------------------------------------------------
+
+
+def _merged(shape: tuple[int, ...], merged: tuple[int, ...]) -> Transform:
+    """Arrays of one shape, side by side along their last axis once it has taken in the heads."""
+
+    def forward(arrays: Arrays) -> Arrays:
+        if any(array.shape != shape for array in arrays):
+            raise ValueError(f"not all of shape {shape}")
+        return [np.concatenate([array.reshape(merged) for array in arrays], axis=-1)]
+
+    def backward(arrays: Arrays) -> Arrays:
+        number = arrays[0].shape[-1] // merged[-1]
+        return [part.reshape(shape) for part in np.split(arrays[0], number, axis=-1)]
+
+    return Transform(forward, backward)
+
+
+def _google_block(model: Any, attention: str, norm2: str, mlp: str) -> tuple[Rule, ...]:
+    """A block whose three parts have these numbers, the way Flax once numbered all modules."""
+    block = "Transformer/encoderblock_{i}"
+    attention = f"{block}/MultiHeadDotProductAttention_{attention}"
+    dim, heads = model.dim, model.heads
+    per_head = dim // heads
+    return (
+        *_flax_norm(f"{block}/LayerNorm_0", "block{i}/norm1"),
+        Rule(
+            tuple(f"{attention}/{part}/kernel" for part in _ATTENTION),
+            "block{i}/attn/qkv/kernel",
+            _merged((dim, heads, per_head), (dim, dim)),
+        ),
+        Rule(
+            tuple(f"{attention}/{part}/bias" for part in _ATTENTION),
+            "block{i}/attn/qkv/bias",
+            _merged((heads, per_head), (dim,)),
+        ),
+        Rule(
+            f"{attention}/out/kernel",
+            "block{i}/attn/proj/kernel",
+            _merged((heads, per_head, dim), (dim, dim)),
+        ),
+        Rule(f"{attention}/out/bias", "block{i}/attn/proj/bias"),
+        *_flax_norm(f"{block}/LayerNorm_{norm2}", "block{i}/norm2"),
+        Rule(f"{block}/MlpBlock_{mlp}/Dense_{{n}}/kernel", "block{i}/mlp/fc{n+1}/kernel"),
+        Rule(f"{block}/MlpBlock_{mlp}/Dense_{{n}}/bias", "block{i}/mlp/fc{n+1}/bias"),
+    )
+
+
+def _flax_norm(source: str, target: str) -> tuple[Rule, ...]:
+    return Rule(f"{source}/scale", f"{target}/scale"), Rule(f"{source}/bias", f"{target}/bias")
+
+
+_GOOGLE_NETWORK = (
+    Rule("embedding/kernel", "embed/patch/kernel"),
+    Rule("embedding/bias", "embed/patch/bias"),
+    *_flax_norm("Transformer/encoder_norm", "norm"),
+    Rule("head/kernel", "head/kernel"),
+    Rule("head/bias", "head/bias"),
+)
+
+
+def _google_rules(model: Any) -> tuple[Rule, ...]:
+    return (
+        Rule("cls", "embed/cls_token"),
+        Rule("Transformer/posembed_input/pos_embedding", "embed/pos_embed"),
+        *_google_block(model, attention="1", norm2="2", mlp="3"),
+        *_GOOGLE_NETWORK,
+    )
+
+
+def _big_vision_rules(model: Any) -> tuple[Rule, ...]:
+    return (
+        Rule(("cls", "pos_embedding"), ("embed/cls_token", "embed/pos_embed"), position_of_zero)
+        if model.class_token
+        else Rule("pos_embedding", "embed/pos_embed"),
+        *_google_block(model, attention="0", norm2="1", mlp="0"),
+        *_GOOGLE_NETWORK,
+    )
+
+
+# https://github.com/google-research/vision_transformer: ViT and AugReg. `pre_logits` is a layer
+# before the old head, which goes with it. Google's own code approximates GELU by tanh; timm, which
+# serves the same weights, does not, and neither do we.
+GOOGLE_VIT = Family(
+    "Google ViT",
+    accepts=_is_plain,
+    rules=_google_rules,
+    ignored=(r"pre_logits/.*",),
+    prefixes=("opt/target/", "params/"),
+    resampling="zoom",
+)
+
+# https://github.com/google-research/big_vision, whose class token has no position.
+BIG_VISION = Family(
+    "big_vision",
+    accepts=_is_plain,
+    rules=_big_vision_rules,
+    ignored=GOOGLE_VIT.ignored,
+    prefixes=("opt/target/", "params/", "img/"),
+    resampling="zoom",
+)

@@ -1,0 +1,184 @@
+"""Tensors by name from a checkpoint file, whatever its format; nothing in a file is ever run."""
+
+import argparse
+import importlib.util
+import lzma
+import re
+import tempfile
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tljax.errors import InputError
+from tljax.files import parse_json
+from tljax.weights import hdf5
+
+Tensors = dict[str, np.ndarray]
+
+# Under which training scripts file the weights within a .pth; the averaged ones last.
+_WRAPPERS = ("state_dict", "model", "teacher", "model_ema", "state_dict_ema")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds: tensors by name, and the metadata of a safetensors header."""
+
+    tensors: Tensors
+    metadata: dict[str, str]
+
+
+def read(path: Path) -> Contents:
+    """Reads .safetensors, .npz, .h5 (Keras) or, where PyTorch is installed, .pth files.
+
+    Raises:
+      InputError: if the file is missing, damaged, of another format, or would have to run code.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint file '{path}'; check the path")
+    contents = _READERS[check_readable(str(path))](path)
+    if not contents.tensors:
+        raise InputError(f"'{path}' holds no tensors; give the file that holds the weights")
+    for name, tensor in contents.tensors.items():
+        kind = getattr(tensor, "dtype", np.dtype(object)).kind  # an .npz may hold any file
+        if kind not in _NUMBERS or not isinstance(name, str):
+            raise InputError(
+                f"'{path}' holds {name!r}, which is no tensor of numbers; give the file that holds"
+                " the weights"
+            )
+    return contents
+
+
+def check_readable(name: str) -> str:
+    """The suffix of a file's name or address; InputError if such files cannot be read here."""
+    suffix = Path(re.split(r"[?#]", name)[0]).suffix.lower()
+    if suffix not in _READERS:
+        raise InputError(
+            f"'{name}' is not a checkpoint that can be read: its name ends in neither"
+            f" {', '.join(_READERS)}; convert it to safetensors"
+        )
+    if _READERS[suffix] is _read_torch and importlib.util.find_spec("torch") is None:
+        raise InputError(
+            f"reading '{name}' needs PyTorch, which is not installed; give the same weights as"
+            " .safetensors (timm's and torchvision's are on the Hugging Face hub, e.g. init_from="
+            "resnet50.tv_in1k), or pip install torch"
+        )
+    return suffix
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, without reading its tensors; empty for other formats."""
+    if path.suffix.lower() != ".safetensors" or not path.is_file():
+        return {}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _read_safetensors(path: Path) -> Contents:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return Contents(tensors, dict(file.metadata() or {}))
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from None
+
+
+# Kinds of NumPy's dtypes; V is what it makes of bfloat16.
+_NUMBERS = "biufV"
+
+# What numpy raises for damaged archives, and for a single array under the name of one.
+_NPZ_DAMAGE = (
+    *(OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, RuntimeError),
+    *(NotImplementedError, MemoryError, SyntaxError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+
+
+def _read_npz(path: Path) -> Contents:
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            claimed, size = sum(m.file_size for m in file.zip.infolist()), path.stat().st_size
+            if claimed > hdf5.largest(size):
+                raise ValueError(f"{claimed:,} bytes of tensors in a file of {size:,}")
+            return Contents({name: file[name] for name in file.files}, {})
+    except _NPZ_DAMAGE as error:
+        raise _damaged(path, error) from None
+
+
+def _read_torch(path: Path) -> Contents:
+    import torch
+
+    try:
+        # Training scripts like to store their arguments, which are plain data, beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen kinds for damage and for code
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise InputError(
+                f"'{path}' holds more than tensors, and loading it could run code, so it is"
+                " refused; save its state_dict alone, or give it as .safetensors"
+            ) from None
+        raise _damaged(path, error) from None
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, dict):
+        raise InputError(f"'{path}' holds no state_dict of tensors; save a model's state_dict")
+    return Contents(
+        {
+            str(name): (value.float() if value.is_floating_point() else value).detach().numpy()
+            for name, value in loaded.items()
+            if isinstance(value, torch.Tensor) and value.layout == torch.strided
+        },
+        {},
+    )
+
+
+def _read_hdf5(path: Path) -> Contents:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy.safetensors"
+        try:
+            hdf5.convert(path, copy)
+        except hdf5.DamagedHdf5 as error:
+            raise _damaged(path, error) from None
+        return Contents(_read_safetensors(copy).tensors, {})
+
+
+_READERS: dict[str, Callable[[Path], Contents]] = {
+    ".safetensors": _read_safetensors,
+    ".npz": _read_npz,
+    ".h5": _read_hdf5,
+    ".hdf5": _read_hdf5,
+    ".pth": _read_torch,
+    ".pt": _read_torch,
+    ".bin": _read_torch,
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object beside a checkpoint; empty if it is none."""
+    try:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    reason = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+    return InputError(
+        f"cannot read '{path}': it is truncated or not a {path.suffix} file ({reason});"
+        " delete it and fetch it again"
+    )
