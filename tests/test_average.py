@@ -16,7 +16,7 @@ from tests.test_plan_laws import (
 )
 from tests.watched import Watched
 from tljax import data as data_lib
-from tljax.runs.checkpoints import best_variables
+from tljax.runs.resume import best_variables
 from tljax.training import state as state_lib
 from tljax.training.evaluation import evaluate
 from tljax.training.objective import Objective

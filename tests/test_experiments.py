@@ -336,7 +336,7 @@ def test_runs_build(page, abstract):
             config.init_from = None  # what another run leaves
         tasks, train_size = stand_in(config)
         config = settled(config, train_size)
-        exp = experiment.prepare(config, tasks)
+        exp = experiment.build(config, tasks)
         steps = exp.options.total_steps(train_size)
         assert 10 <= steps <= (450_000 if "yosinski2014/config.py:paper" in page else 20_000)
         assert exp.options.warmup < steps
@@ -372,7 +372,7 @@ def test_augreg_is_what_big_vision_does():
         told = (config.steps, config.warmup, config.lr, tuple(config.crop_area))
         size = count(parts(text)["train"])
         assert (*told, size) == wanted[tfds_spec.parse(text).target]
-        exp = experiment.prepare(config, stand_in(config)[0])
+        exp = experiment.build(config, stand_in(config)[0])
         assert (exp.preprocessing.image_size, exp.preprocessing.mean) == (384, (0.5,) * 3)
         assert set(exp.plan.lr_scale) == {1.0}
         options = exp.options
@@ -405,7 +405,7 @@ def test_treatments_are_those_of_yosinski(scale):
         config = run.config.copy_and_resolve_references()
         assert (config.data_seed, config.seed) == (2, 102)
         name, config.init_from = config.init_from, None
-        plan = experiment.prepare(config, tasks).plan
+        plan = experiment.build(config, tasks).plan
         n = plan.init.count("pretrained")
         assert plan.init == ("pretrained",) * n + ("random",) * (len(plan.groups) - n)
         frozen = plan.lr_scale.count(0.0)

@@ -19,7 +19,7 @@ from tljax.commands import publishing
 from tljax.errors import InputError
 from tljax.files import replacing
 from tljax.models import Preprocessing, registry
-from tljax.runs.checkpoints import best_variables
+from tljax.runs.resume import best_variables
 from tljax.weights import rules, zoo
 from tljax.weights.export import family_of, save_converted
 from tljax.weights.families import GOOGLE_VIT, HF_DINOV2, TLJAX

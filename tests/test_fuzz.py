@@ -18,7 +18,7 @@ from tljax.config import base
 from tljax.data import decode
 from tljax.errors import InputError
 from tljax.experiment import read_config
-from tljax.runs.workdir import read_rows
+from tljax.runs.metrics import read_rows
 from tljax.weights import preprocessing_of
 from tljax.weights.read import read
 

@@ -29,7 +29,7 @@ from tljax.models import ViT, init, lora
 from tljax.models.flops import counted_flops
 from tljax.models.groups import leaf_paths, map_with_path
 from tljax.models.lora import LoRA
-from tljax.runs.checkpoints import best_variables
+from tljax.runs.resume import best_variables
 from tljax.training import state as state_lib
 from tljax.training.step import train_step
 from tljax.transfer import feature_extraction, fine_tune
@@ -218,7 +218,7 @@ def test_a_run_trains_updates_and_head_alone(trained, source):
 
 
 def test_resumed_equals_uninterrupted_to_the_bit(source, tmp_path):
-    exp = experiment.prepare(lora_config(source))
+    exp = experiment.build(lora_config(source))
     digits = data_lib.load(RUN["data"], train_size=40)
     start = weights.variables_for(weights.load(str(source), RUN["model"]), exp.model, 32)
     options = dataclasses.asdict(exp.options) | {"preprocessing": exp.preprocessing}
@@ -272,10 +272,10 @@ def test_export_and_init_from_merge(trained, tmp_path):
 )
 def test_what_makes_no_sense_is_refused(fields, words, source):
     with pytest.raises(InputError, match=words):
-        experiment.prepare(lora_config(source, **fields))
+        experiment.build(lora_config(source, **fields))
 
 
 def test_updates_in_the_groups_that_train_go_with_frozen_ones(source):
     fields = {"scenario": "freeze_first", "k": 3, "lora_targets": "block[23]/.*"}
-    exp = experiment.prepare(lora_config(source, **fields))
+    exp = experiment.build(lora_config(source, **fields))
     assert exp.plan.frozen_prefix(init(exp.model, jax.random.key(0), 32)["params"]) == 3

@@ -23,7 +23,7 @@ from tljax import experiment
 from tljax.devices import mesh as mesh_lib
 from tljax.errors import InputError
 from tljax.runs.checkpoints import Checkpoints
-from tljax.runs.workdir import read_rows
+from tljax.runs.metrics import read_rows
 from tljax.training import feature_cache
 from tljax.training.evaluation import evaluate
 

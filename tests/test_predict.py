@@ -59,7 +59,7 @@ def test_the_probabilities_agree_with_evaluate(trained, tmp_path, capsys):
     assert code == 0, err
     assert f"{len(files)} images" in out
     rows = read(output)
-    names = experiment.prepare(experiment.read_config(trained / "run")).class_names
+    names = experiment.build(experiment.read_config(trained / "run")).class_names
     assert list(rows[0]) == ["file", "prediction", "probability", *names]
     assert [row["file"] for row in rows] == [str(file) for file in files]
     right = [row["prediction"] == file.parent.name for row, file in zip(rows, files, strict=True)]

@@ -28,7 +28,7 @@ from tljax.models import ResNet, ViT, init, registry
 from tljax.models.groups import leaf_paths
 from tljax.runs.checkpoints import Checkpoints
 from tljax.training.options import TrainingOptions
-from tljax.training.preparation import new_variables
+from tljax.training.setup import new_variables
 from tljax.training.step import step_of_run
 from tljax.transfer import (
     discriminative,
@@ -312,13 +312,13 @@ def test_the_bit_rule_has_the_papers_numbers(train_size, steps, warmup, drops, m
 def test_the_rule_settles_what_nobody_set(tmp_path):
     page = str(CONFIGS / "recipes" / "bit_hyperrule.py")
     config = config_lib.load(page, ["--config.data=embedded:digits"])
-    settled = experiment.settled(config)
+    settled = experiment.resolve(config)
     assert (settled.batch_size, settled.steps, settled.schedule) == (512, 500, "step")
-    assert experiment.settled(settled) == settled
+    assert experiment.resolve(settled) == settled
     given = ["--config.data=embedded:digits", "--config.batch_size=64", "--config.schedule=cosine"]
-    mine = experiment.settled(config_lib.load(page, given))
+    mine = experiment.resolve(config_lib.load(page, given))
     assert (mine.batch_size, mine.schedule, mine.lr) == (64, "cosine", 0.003), "also if by default"
-    longer = experiment.settled(config_lib.load(page, [given[0], "--config.epochs=10"]))
+    longer = experiment.resolve(config_lib.load(page, [given[0], "--config.epochs=10"]))
     assert (longer.steps, longer.epochs) == (None, 10.0)
     many = data_lib.ArraySource(np.zeros((20_000, 97, 97, 1), np.uint8), np.zeros(20_000, int))
     large = hyperrules.apply(config, many)
@@ -327,7 +327,7 @@ def test_the_rule_settles_what_nobody_set(tmp_path):
     sweep = '\n\ndef sweep():\n    yield {"batch_size": 64}\n    yield {"lr": 0.01, "k": None}\n'
     (tmp_path / "page.py").write_text(text + sweep)
     runs = plan_runs(str(tmp_path / "page.py"), given[:1])
-    swept = [experiment.settled(run.config) for run in runs]
+    swept = [experiment.resolve(run.config) for run in runs]
     assert [(run.batch_size, run.lr) for run in swept] == [(64, 0.003), (512, 0.01)]
 
 
@@ -396,7 +396,7 @@ def test_every_page_meets_every_model_and_data_set(recipe, name, sources, tmp_pa
     steps = Checkpoints(tmp_path / "checkpoints").steps()
     after = Checkpoints(tmp_path / "checkpoints").read(steps[0]).variables
     config = experiment.read_config(tmp_path)
-    exp = experiment.prepare(config)
+    exp = experiment.build(config)
     given = experiment.pretrained_variables(config, exp.model, 16)
     before = dict(
         given,
@@ -461,7 +461,7 @@ def test_the_textbooks_example_can_be_built(tmp_path):
     CatsVsDogs(data_dir=tmp_path).download_and_prepare(file_format="array_record")
     path = str(CONFIGS / "cats_vs_dogs.py")
     config = config_lib.load(path, [f"--config.data_dir={tmp_path}"])
-    exp = experiment.prepare(config)
+    exp = experiment.build(config)
     assert exp.class_names == ("cat", "dog")
     assert weights.preprocessing_of(config.init_from) == exp.preprocessing
     dataset = experiment.load_data(config)

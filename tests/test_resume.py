@@ -23,7 +23,8 @@ from tljax import experiment
 from tljax.data import Preprocessing
 from tljax.devices.preemption import Preempted
 from tljax.errors import InputError
-from tljax.runs.checkpoints import Checkpoints, DamagedCheckpoint, best_variables
+from tljax.runs.checkpoints import Checkpoints, DamagedCheckpoint
+from tljax.runs.resume import best_variables
 from tljax.runs.workdir import locked
 
 OPTIONS = {

@@ -45,7 +45,7 @@ def test_a_tpu_program_obeys_the_laws(config, sizes):
     assert report.fits
     assert report.devices == 8
 
-    exp = experiment.prepare(config)
+    exp = experiment.build(config)
     variables = registry.abstract_variables(exp.model, 32)
     given = (exp.model, variables, 32, config.batch_size)
     counts, products = cost.group_flops(*given), cost.group_products(*given)

@@ -6,20 +6,17 @@ by SIGTERM, or by the end of another process of the job: run the same command ag
 
 import argparse
 import contextlib
-import gc
 import logging
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tljax.devices import huge_pages
 from tljax.devices.preemption import EXIT_CODE as PREEMPTED
 from tljax.devices.preemption import LostProcess, Preempted, sigterm_raises
+from tljax.devices.startup import begin_command
 from tljax.errors import InputError, printable
 
-_CALLED = time.monotonic()  # the time to the first step counts from here
 _CONFIG_HELP = (
     "a config file, e.g. configs/fine_tune.py; any field of it can be overridden by"
     " --config.FIELD=VALUE, e.g. --config.lr=0.03 --config.data=folder:PETS; --config.data takes"
@@ -42,7 +39,6 @@ def train(args: argparse.Namespace, overrides: list[str]) -> None:
             Path(args.workdir),
             accept_changes=args.accept_changes,
             profile=args.profile,
-            called=_CALLED,
         )
     if processes.is_first():
         print_result(result.summary)
@@ -512,10 +508,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def command() -> int:
     """Entry point of the `tljax` command: `main` in a process whose memory is in huge pages."""
-    huge_pages.start_again()
-    # Tracing a network makes a million objects that stay; looking for garbage among them after
-    # every 700 new ones, as Python does by default, takes a second of a start.
-    gc.set_threshold(100_000)
+    begin_command()
     return main()
 
 

@@ -25,7 +25,9 @@ from tljax.analysis.results import best_value, read_runs
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
 from tljax.cli import use_compilation_cache
 from tljax.commands.sweep import run_sweep
-from tljax.runs.workdir import read_rows, write_atomically
+from tljax.runs import record
+from tljax.runs.metrics import read_rows
+from tljax.runs.workdir import write_atomically
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -138,7 +140,7 @@ def main() -> None:
 def _run(model: str) -> None:
     name = f"{HERE / 'config.py'}:{model}"
     source = ROOT / model / "source"
-    if experiment.read_result(source) is None:
+    if record.read_result(source) is None:
         experiment.run(config_lib.load(f"{name}/source"), source)
     for part in ("pilot", "study"):
         run_sweep(f"{name}/{part}", [], ROOT / model / part)

@@ -27,6 +27,7 @@ from tljax.analysis.statistics import mean_interval, paired_difference
 from tljax.cli import use_compilation_cache
 from tljax.commands.sweep import run_tuned
 from tljax.files import parse_json
+from tljax.runs import record
 from tljax.runs.workdir import write_atomically
 
 matplotlib.use("Agg")
@@ -62,7 +63,7 @@ def main() -> None:
 
 def _run() -> None:
     """Each method at the rate of its pilot; LP-FT's probe is trained at the linear probe's."""
-    if experiment.read_result(Path(page.SOURCE)) is None:
+    if record.read_result(Path(page.SOURCE)) is None:
         experiment.run(
             config_lib.load(f"{SOURCE_PAGE}:resnet10_32/source"), Path(page.SOURCE), progress=True
         )

@@ -24,6 +24,7 @@ from tljax.analysis.statistics import Interval, mean_interval, paired_difference
 from tljax.cli import use_compilation_cache
 from tljax.commands.sweep import parse_shard, plan_runs, run_sweep
 from tljax.models import create
+from tljax.runs import record
 from tljax.runs.workdir import write_atomically
 
 matplotlib.use("Agg")
@@ -122,7 +123,7 @@ def _collect() -> bool:
     """Copies the networks' numbers beside this file, if all of them are there."""
     rows = []
     for arm, division, folder in _folders():
-        summary = experiment.read_result(folder)
+        summary = record.read_result(folder)
         if summary is None:
             return False
         config = experiment.read_config(folder)

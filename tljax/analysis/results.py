@@ -17,8 +17,8 @@ from typing import Any
 from tljax.analysis.statistics import Interval, mean_interval
 from tljax.config import base
 from tljax.errors import InputError, printable
-from tljax.experiment import read_result
 from tljax.files import parse_json
+from tljax.runs.record import read_result
 from tljax.runs.workdir import write_atomically
 
 OVERRIDES, FAILED = "overrides.json", "failed.json"

@@ -13,9 +13,9 @@ from tljax import experiment
 from tljax.data import Dataset
 from tljax.errors import InputError
 from tljax.experiment import Evaluated, Trained
-from tljax.runs.checkpoints import validation_rank
+from tljax.runs.resume import validation_rank
 from tljax.training.evaluation import Evaluation, evaluate
-from tljax.training.loop import fit
+from tljax.training.fit import fit
 from tljax.transfer import feature_extraction
 
 # The new head's training; which learning rate, validation images of the shifted data decide.

@@ -24,8 +24,8 @@ from tljax.devices import mesh as mesh_lib
 from tljax.errors import InputError, printable
 from tljax.runs.workdir import write_atomically
 from tljax.training import state as state_lib
-from tljax.training.preparation import check_fit, new_variables
 from tljax.training.progress import TrainingProgress
+from tljax.training.setup import new_variables
 from tljax.training.step import step_of_run
 
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 100
@@ -139,19 +139,17 @@ def find(
     Raises:
       InputError: as a run of the config would, or as `range_test`.
     """
-    beginning = experiment.start(config)
-    exp, dataset = beginning.experiment, beginning.dataset
-    train = dataset.train
+    exp = experiment.build(config, fetch_weights=True)
     model, plan, opt, preprocessing = exp.model, exp.plan, exp.options, exp.preprocessing
     if exp.stages:
         raise InputError(
             f"stages is {config.stages}, and each stage may want a rate of its own; leave stages"
             " out to find the last one's"
         )
-    size = preprocessing.image_size
-    check_fit(model, plan, opt, size, train, dataset.val, dataset.test)
-    given = beginning.checked_weights()
-    variables = plan.initialise(new_variables(model, size, opt, plan.init), given)
+    (setup,) = exp.setups(experiment.load_data(exp.config))
+    train = setup.train
+    new = new_variables(model, setup.image_size, opt, plan.init)
+    variables = plan.initialise(new, exp.read_pretrained())
     mesh = mesh_lib.build(opt.mesh)
     tasks = tuple(exp.task_sizes.values())
     no_average = replace(opt, ema=None)  # it is no part of the training loss

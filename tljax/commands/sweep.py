@@ -38,6 +38,7 @@ from tljax.analysis.tables import score
 from tljax.devices.compilations import Compilations, counted
 from tljax.devices.preemption import Preempted
 from tljax.errors import InputError, check_known, printable
+from tljax.runs import record
 from tljax.runs.workdir import InUse, locked, writable, write_atomically
 from tljax.training.progress import console as stderr
 from tljax.training.progress import progress_bar
@@ -204,9 +205,9 @@ def _check(runs: Sequence[Planned], workdir: Path) -> None:
     tasks: dict[str, tuple[data_lib.Task, ...]] = {}
     for run in runs:
         try:
-            config = experiment.as_begun(run.config, workdir / "runs" / run.name)
+            config, _ = experiment.resolve_in(run.config, workdir / "runs" / run.name)
             data = str(config.data)  # whose classes are asked for once
-            tasks[data] = experiment.prepare(config, tasks.get(data)).tasks
+            tasks[data] = experiment.build(config, tasks.get(data)).tasks
         except InputError as error:
             raise InputError(f"in the run {run.name}: {error}") from None
 
@@ -248,11 +249,11 @@ def _run_one(
     run: Planned, folder: Path, tally: Tally, accept_changes: bool, stop_at_errors: bool
 ) -> str:
     """Does one run, unless it is done; says how it went, if it had to be done."""
-    if experiment.read_result(folder) is not None:
+    if record.read_result(folder) is not None:
         tally.skipped.append(run.name)
         return ""
     with locked(folder):
-        if experiment.read_result(folder) is not None:  # by who held it until now
+        if record.read_result(folder) is not None:  # by who held it until now
             tally.skipped.append(run.name)
             return ""
         write_atomically(folder / OVERRIDES, json.dumps(run.overrides, indent=2) + "\n")

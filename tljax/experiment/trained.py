@@ -7,12 +7,12 @@ from typing import Any
 
 import ml_collections
 
-from tljax import data as data_lib
-from tljax.data import Dataset
+from tljax.data import Dataset, load, skipped_message
 from tljax.errors import InputError, check_known
-from tljax.experiment.build import Experiment, _data_seed, load_data, prepare
-from tljax.experiment.record import _check_classes, _shorten, read_config, read_result, tasks_of
-from tljax.runs.checkpoints import best_variables
+from tljax.experiment.build import Experiment, build, data_seed, load_data
+from tljax.experiment.workdir import read_config, tasks_of
+from tljax.runs.record import check_classes, read_result
+from tljax.runs.resume import best_variables
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.tasks import spans, with_head_of
 from tljax.transfer.partition import Tree
@@ -26,17 +26,20 @@ class Trained:
 
     Attributes:
       workdir: where it lies.
-      config: resolved.
-      experiment: what it made of the config.
+      experiment: what its config describes.
       variables: the best weights.
       result: the fields of `result.json`; empty while the run is not done.
     """
 
     workdir: Path
-    config: ml_collections.ConfigDict
     experiment: Experiment
     variables: Tree
     result: dict[str, Any]
+
+    @property
+    def config(self) -> ml_collections.ConfigDict:
+        """The resolved config."""
+        return self.experiment.config
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def evaluate_trained(
         on_error=config.on_error,
     )
     if evaluation.skipped:
-        _log.warning(data_lib.skipped_message(evaluation.skipped))
+        _log.warning(skipped_message(evaluation.skipped))
     naive = naive_accuracy(dataset.train, evaluation)
     return Evaluated(evaluation, naive, data or config.data, split)
 
@@ -101,14 +104,14 @@ def same_classes(trained: Trained, data: str | None, data_dir: str | None = None
     if data == config.data:
         dataset = load_data(config)
     else:
-        dataset = data_lib.load(
+        dataset = load(
             data,
             val_fraction=config.val_fraction,
-            seed=_data_seed(config),
+            seed=data_seed(config),
             data_dir=config.data_dir,
         )
     known = trained.experiment.class_names
-    _check_classes(dataset.class_names, known, data, trained.workdir)
+    check_classes(dataset.class_names, known, data, trained.workdir)
     return dataset
 
 
@@ -121,10 +124,10 @@ def read_workdir(workdir: Path, task: str | None = None) -> Trained:
       InputError: if it is not a workdir, or holds no weights; or if it has several tasks and none
         of them is named.
     """
-    config = read_config(workdir)
-    result = read_result(workdir) or {}
     tasks = tasks_of(workdir)
-    whole = Trained(workdir, config, prepare(config, tasks), best_variables(workdir), result)
+    experiment = build(read_config(workdir), tasks)
+    result = read_result(workdir) or {}
+    whole = Trained(workdir, experiment, best_variables(workdir), result)
     if task is None and len(tasks) == 1:
         return whole
     names = [known.name for known in tasks]
@@ -137,7 +140,7 @@ def read_workdir(workdir: Path, task: str | None = None) -> Trained:
 
 
 def _alone(whole: Trained, number: int) -> Trained:
-    """Of a run of several tasks, the one of that number."""
+    """One of a run's several tasks, as if it had been trained alone."""
     experiment, config = whole.experiment, whole.config.copy_and_resolve_references()
     task = experiment.tasks[number]
     span = spans(list(experiment.task_sizes.values()))[number]
@@ -147,27 +150,7 @@ def _alone(whole: Trained, number: int) -> Trained:
     result |= whole.result.get("tasks", {}).get(task.name, {})
     return Trained(
         whole.workdir,
-        config,
-        replace(experiment, model=model, tasks=(task,)),
+        replace(experiment, config=config, model=model, tasks=(task,)),
         variables,
         result | ({"data": task.name} if result else {}),
     )
-
-
-def task_for(workdir: Path, data: str, data_dir: str | None = None) -> str | None:
-    """Which of a run's tasks other data are for: the one of the same classes; None: there is one.
-
-    Raises:
-      InputError: if none has these classes, or several have them.
-    """
-    tasks, classes = tasks_of(workdir), data_lib.class_names(data, data_dir)
-    if len(tasks) == 1:
-        return None
-    fitting = [task.name for task in tasks if task.class_names == classes]
-    if len(fitting) != 1:
-        why = f"those of {' and '.join(fitting)}" if fitting else "those of none of its tasks"
-        raise InputError(
-            f"'{data}' has the classes {_shorten(classes)}, {why} in '{workdir}'; choose one of"
-            f" {', '.join(task.name for task in tasks)} with --task, or other data"
-        )
-    return fitting[0]

@@ -1,6 +1,6 @@
 """Accuracies and loss over a whole source, and the naive baseline to hold them against."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,6 +47,18 @@ class Evaluation:
     skipped: tuple[str, ...] = ()
     tasks: tuple["Evaluation", ...] = ()
     answers: Answers | None = None
+
+    def to_json(self, tasks: Iterable[str] = ()) -> dict[str, Any]:
+        """The numbers of a row of `metrics.jsonl`; of several `tasks`, by name, each one's too."""
+        fields: dict[str, Any] = {
+            "accuracy": self.accuracy,
+            "balanced_accuracy": self.balanced_accuracy,
+            "loss": self.loss,
+        }
+        if self.tasks:
+            parts = zip(tasks, self.tasks, strict=True)
+            fields["tasks"] = {name: part.to_json() for name, part in parts}
+        return fields
 
 
 def evaluate(

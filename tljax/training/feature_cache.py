@@ -142,8 +142,8 @@ def choose(
     *,
     images_change: bool,
     on_disk: bool,
-    was: int | None,
-    tell: bool,
+    cached_before: int | None,
+    log: bool,
 ) -> Cache:
     """Whether and where a run keeps what its frozen groups make of its images.
 
@@ -152,18 +152,19 @@ def choose(
       model, plan, preprocessing, sources: of the run.
       images_change: whether they do from epoch to epoch, so that there is nothing to keep.
       on_disk: whether `auto` may write.
-      was: number of groups that were kept when the run began, which stays; None: it begins.
-      tell: whether to say what is done on stderr.
+      cached_before: number of groups that were cached when the run began, which stays; None: the
+        run begins.
+      log: whether to say on stderr what is done.
 
     Raises:
       InputError: if `memory` or `disk` is asked for and there is no room.
     """
     variables = registry.abstract_variables(model, preprocessing.image_size)
     groups = plan.frozen_prefix(variables["params"])
-    if kind == "off" or was == 0:
+    if kind == "off" or cached_before == 0:
         return Cache(0)
     if not groups or images_change:
-        if groups and tell:
+        if groups and log:
             share = _share(model, variables, preprocessing, groups)
             console.print(
                 f"the first {groups} of {len(model.groups)} groups"
@@ -178,18 +179,18 @@ def choose(
     folder = _home() if where == "disk" else None
     fits = needed <= _room(folder)
     fits = all(processes.all_say(bool(fits)))  # each process keeps them for itself
-    if not fits and kind != "auto" and was is None:
+    if not fits and kind != "auto" and cached_before is None:
         raise InputError(
             f"cache is {kind}, but {needed:,} bytes of features do not fit (room for"
             f" {_room(folder):,}); set it to auto or off"
         )
-    if tell:
+    if log:
         console.print(
             f"the output of the first {groups} of {len(model.groups)} groups, which are frozen, "
             + (f"is kept in {folder or 'memory'}" if fits else "does not fit, and is not kept")
             + f": up to {needed / 1e6:,.1f} MB"
         )
-    return Cache(groups, folder) if fits or was else Cache(0)
+    return Cache(groups, folder) if fits or cached_before else Cache(0)
 
 
 def _share(

@@ -35,8 +35,8 @@ class TrainingProgress:
         if self._live:
             self._bar.stop()
 
-    def tell_first_step(self, seconds: float) -> None:
-        """Says how long it took from the command to the end of the first step."""
+    def show_first_step(self, seconds: float) -> None:
+        """Prints how long it took from the command to the end of the first step."""
         if self._live or self._lines:
             first = self._start + 1
             console.print(f"step {first}/{self._steps}  done {seconds:.1f} s after the command")

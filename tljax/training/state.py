@@ -113,8 +113,8 @@ def beside_variables(state: TrainState) -> Any:
     }
 
 
-def gone_on(state: TrainState, step: int, beside: Any) -> TrainState:
-    """A state made from a checkpoint's variables, as it was saved.
+def resumed(state: TrainState, step: int, beside: Any) -> TrainState:
+    """The state as it was saved, from one that has a checkpoint's variables.
 
     Args:
       state: as `create` makes it.

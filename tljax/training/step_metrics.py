@@ -42,8 +42,8 @@ class StepMetrics:
         self._on_device: list[tuple[int, dict[str, jax.Array]]] = []
         self._fetched: list[tuple[int, dict[str, float]]] = []
 
-    def go_on(self, fetched: Iterable[tuple[int, dict[str, float]]]) -> None:
-        """Takes up what `fetched` gave when the run was saved."""
+    def restore(self, fetched: Iterable[tuple[int, dict[str, float]]]) -> None:
+        """Holds what `fetched` returned when the run was saved."""
         self._fetched = [(step, values) for step, values in fetched]
 
     def add(self, step: int, values: dict[str, jax.Array]) -> None:

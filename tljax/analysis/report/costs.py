@@ -120,7 +120,7 @@ evaluation included, the mean over seeds.</p>
 
 def _prepared(setting: Setting) -> Experiment:
     run = setting.first
-    return experiment.prepare(experiment.read_config(run.workdir), run.tasks)
+    return experiment.build(experiment.read_config(run.workdir), run.tasks)
 
 
 @functools.cache

@@ -17,8 +17,8 @@ from tljax.data import Task
 from tljax.errors import InputError
 from tljax.files import parse_json
 from tljax.runs.answers import Answers, read_answers
+from tljax.runs.record import all_rows
 from tljax.training.options import HARMLESS
-from tljax.training.stages import all_rows
 from tljax.transfer.scenarios import SCENARIOS
 
 _NEEDED = {

@@ -31,8 +31,8 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
       config: a whole config; `init_from` may be None.
       compile_step: also compile the step, for XLA's own FLOPs and peak memory (slow).
     """
-    config = experiment.settled(config)
-    exp = experiment.prepare(config)
+    exp = experiment.build(config)
+    config = exp.config
     title = f"{config.scenario} of {config.model} at {exp.preprocessing.image_size} px"
     if not exp.stages:
         _print_table(config, exp, title, compile_step)

@@ -96,11 +96,10 @@ def reports(
         it.
     """
     chip = check(target)
-    config = experiment.settled(config)
-    resolved = experiment.resolve(config)
+    exp = experiment.build(config)
     question = {
-        "config": json.loads(resolved.to_json()),
-        "tasks": [[task.name, task.class_names] for task in experiment.prepare(config).tasks],
+        "config": json.loads(exp.config.to_json()),
+        "tasks": [[task.name, task.class_names] for task in exp.tasks],
         "target": target,
         "memory": chip.memory * _GIB,
         "max_batch": max_batch,

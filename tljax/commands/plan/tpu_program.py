@@ -230,7 +230,7 @@ def answer(question: dict[str, Any]) -> Iterator[Report]:
     """
     config = ml_collections.ConfigDict(question["config"])
     tasks = tuple(Task(name, tuple(names)) for name, names in question["tasks"])
-    exp = experiment.prepare(config, tasks)
+    exp = experiment.build(config, tasks)
     mesh = mesh_of(config.mesh, devices_of(question["target"]))
 
     def compiled(batch_size: int) -> Report:

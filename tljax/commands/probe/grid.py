@@ -18,7 +18,7 @@ import optax
 
 from tljax.models import Model
 from tljax.models.probing import Features, choices
-from tljax.runs.checkpoints import validation_rank
+from tljax.runs.resume import validation_rank
 from tljax.training.feature_cache import CachedSource
 from tljax.training.progress import TrainingProgress
 from tljax.training.step import optimizer

@@ -23,24 +23,26 @@ from safetensors.numpy import save_file
 
 from tljax import experiment
 from tljax.commands.probe.grid import Setting, grid, ranks, train_heads
-from tljax.data import Preprocessing, Source, eval_batches, normalise
+from tljax.data import Dataset, Preprocessing, Source, eval_batches, normalise
 from tljax.devices import micro_batches
 from tljax.devices.compiler import compiled
 from tljax.errors import InputError
-from tljax.experiment import Start
+from tljax.experiment import Experiment
 from tljax.files import replacing
 from tljax.models import Model, parameter_count
 from tljax.models.probing import parts_of
+from tljax.runs import record
 from tljax.runs.answers import FILE as ANSWERS
 from tljax.runs.answers import packed
-from tljax.runs.checkpoints import Checkpoints
+from tljax.runs.checkpoints import Checkpoint, Checkpoints
 from tljax.runs.environment import versions
-from tljax.runs.workdir import locked, open_metrics, write_atomically
+from tljax.runs.metrics import open_metrics
+from tljax.runs.workdir import locked, write_atomically
 from tljax.training.evaluation import evaluate, naive_accuracy
 from tljax.training.feature_cache import CachedSource
 from tljax.training.options import TrainingOptions
-from tljax.training.preparation import check_fit, new_variables
 from tljax.training.progress import progress_bar
+from tljax.training.setup import new_variables
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
@@ -123,17 +125,17 @@ def run(
       InputError: if the config is not of fixed features, or the workdir holds something else.
     """
     began = time.monotonic()
-    config = experiment.as_begun(config, workdir)
+    config, _ = experiment.resolve_in(config, workdir)
     if done := _done(workdir, weight_decays):
         return done
-    beginning = experiment.start(config)
-    exp, dataset, opt = beginning.experiment, beginning.dataset, beginning.experiment.options
-    _check(beginning, weight_decays)
+    exp = experiment.build(config, fetch_weights=True)
+    dataset, opt = experiment.load_data(exp.config), exp.options
+    _check(exp, dataset, weight_decays)
     model, size = exp.model, exp.preprocessing.image_size
-    given = beginning.checked_weights()
+    given = exp.read_pretrained()
     variables = jax.device_put(exp.plan.initialise(new_variables(model, size, opt), given))
     with locked(workdir):
-        experiment.keep_config(workdir, exp.tasks, beginning.config)
+        experiment.keep_config(workdir, exp.tasks, exp.config)
 
         def seen(name: str, source: Source) -> CachedSource:
             return features_of(model, variables, exp.preprocessing, source, name, progress)
@@ -156,9 +158,9 @@ def run(
         head = heads.params_of(chosen)
         network = {**variables, "params": {**variables["params"], "head": head}}
         summary = {
-            "scenario": beginning.config.scenario,
-            "model": beginning.config.model,
-            "data": beginning.config.data,
+            "scenario": exp.config.scenario,
+            "model": exp.config.model,
+            "data": exp.config.data,
             "num_classes": dataset.num_classes,
             "plan": exp.plan.to_json(),
             "train_size": len(dataset.train),
@@ -218,7 +220,7 @@ def run(
 
 def _done(workdir: Path, weight_decays: Sequence[float]) -> dict[str, Any] | None:
     """The result of a grid that is done; InputError if the workdir holds anything else."""
-    result = experiment.read_result(workdir)
+    result = record.read_result(workdir)
     if result is None and not (experiment.is_begun(workdir) and not (workdir / _HEAD).exists()):
         return None
     if result is None or "probe" not in result:
@@ -235,10 +237,9 @@ def _done(workdir: Path, weight_decays: Sequence[float]) -> dict[str, Any] | Non
     return result
 
 
-def _check(beginning: Start, weight_decays: Sequence[float]) -> None:
+def _check(exp: Experiment, dataset: Dataset, weight_decays: Sequence[float]) -> None:
     """Raises InputError if the config has no fixed features, or asks for what heads do not do."""
-    exp, config = beginning.experiment, beginning.config
-    opt = exp.options
+    config, opt = exp.config, exp.options
     for name, wanted in (
         ("scenario", "feature_extraction"),
         ("augment", "none"),
@@ -265,13 +266,11 @@ def _check(beginning: Start, weight_decays: Sequence[float]) -> None:
             f"the weight decays are {list(weight_decays)}; set --weight_decays to finite numbers,"
             " not negative, with commas between"
         )
-    dataset = beginning.dataset
     if dataset.val is None:
         raise InputError(
             f"'{config.data}' has no validation images to choose on; give data that has"
         )
-    size = exp.preprocessing.image_size
-    check_fit(exp.model, exp.plan, opt, size, dataset.train, dataset.val, dataset.test)
+    exp.setups(dataset)
 
 
 def _save(workdir: Path, steps: int, chosen: Setting, network: Tree) -> None:
@@ -281,6 +280,7 @@ def _save(workdir: Path, steps: int, chosen: Setting, network: Tree) -> None:
         save_file(arrays, temporary, {"features": json.dumps(asdict(chosen.features))})
     if chosen.features.are_the_models_own:
         nothing = {"count": jnp.int32(steps)}  # there is no training to go on with
-        Checkpoints(workdir / "checkpoints").save(
-            steps, network, nothing, {}, keep=1, best_step=steps
-        )
+        checkpoint = Checkpoint(steps, network, nothing, progress=None)
+        checkpoints = Checkpoints(workdir / "checkpoints")
+        checkpoints.save(checkpoint, keep=1, best_step=steps)
+        checkpoints.close()
