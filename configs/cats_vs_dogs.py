@@ -16,6 +16,7 @@ from tljax.config import base
 
 def get_config(arg=None):
     config = base()
+    config.augment = "crop_flip"
     config.data = "tfds:cats_vs_dogs?train=train[:80%],val=train[80%:90%],test=train[90%:]"
     config.model = "resnet50"
     config.init_from = "resnet50.a1_in1k"

@@ -435,6 +435,7 @@ def source(tmp_path_factory):
     """The workdir of a step, to start from."""
     folder = tmp_path_factory.mktemp("source") / "run"
     config = config_lib.base()
+    config.augment = "crop_flip"
     config.update(SMALL | {"scenario": "from_scratch", "steps": 1})
     experiment.run(config, folder, progress=False)
     return folder

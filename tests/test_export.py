@@ -54,6 +54,7 @@ def trained(request, tmp_path_factory):
     base = tmp_path_factory.mktemp("trained")
     save_file(torch_tensors(request.param), base / "source.safetensors")
     config = config_lib.base()
+    config.augment = "crop_flip"
     config.update(
         {
             "data": "embedded:digits",

@@ -190,6 +190,7 @@ RUN = {
 
 def lora_config(source, **fields):
     config = config_lib.base()
+    config.augment = "crop_flip"
     more = {"init_from": str(source), "backbone_lr_scale": 1.0, "drop_path": 0.1}
     config.update({**RUN, **more, "lora_rank": 4, "lora_alpha": 8.0, **fields})
     return config

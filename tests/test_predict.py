@@ -29,6 +29,7 @@ def trained(tmp_path_factory):
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:02}.png")
     save_file(torch_tensors("resnet10_32"), base / "source.safetensors")
     config = config_lib.base()
+    config.augment = "crop_flip"
     config.update(
         {
             "data": f"folder:{base / 'photos'}",

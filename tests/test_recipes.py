@@ -357,6 +357,7 @@ def sources(tmp_path_factory):
     made = {}
     for name, block in CUT.items():
         config = config_lib.base()
+        config.augment = "crop_flip"
         fields = {"model": name, "last_group": block, "scenario": "from_scratch"}
         fields |= {"data": "embedded:digits_shifted", "train_size": 16, "image_size": 16}
         config.update(fields | {"steps": 1, "eval_every": 9, "batch_size": 8})

@@ -40,6 +40,7 @@ def world(tmp_path_factory):
 
     def train(name, **fields):
         config = base()
+        config.augment = "crop_flip"
         config.update(base_fields | fields)
         experiment.run(config, root / "runs" / name)
 

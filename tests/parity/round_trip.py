@@ -45,6 +45,7 @@ def train(name: str, size: int, folder: Path) -> Path:
         tensors = rules.unconvert(family_of("timm", name, model), model, drawn)
         save_file(tensors, folder / f"{name}.safetensors")
         config = config_lib.base()
+        config.augment = "crop_flip"
         config.update(
             {
                 "data": "embedded:digits",
