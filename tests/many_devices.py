@@ -15,7 +15,7 @@ import numpy as np
 from tests.test_plan_laws import NETWORKS, PREPROCESSING, network
 from tljax import data as data_lib
 from tljax.devices import mesh as mesh_lib
-from tljax.training import state as state_lib
+from tljax.training import train_state
 from tljax.training.evaluation import evaluate
 from tljax.training.objective import Objective
 from tljax.training.step import loss_and_gradient, train_step
@@ -69,7 +69,7 @@ def compare(name, build, parts, objective):
     model = model.clone(drop_path=0.0)  # whose masks differ if a batch comes in parts
     plan = build(model.groups)
     tx = plan.optimizer("adamw", learning_rate=0.0, clip_norm=1.0)
-    state, frozen = mesh_lib.on_host(state_lib.create(plan, moved_a_little(variables), tx))
+    state, frozen = mesh_lib.on_host(train_state.create(plan, moved_a_little(variables), tx))
     key = jax.random.key(1)
 
     def loss_and_its_gradient(mesh, parts):

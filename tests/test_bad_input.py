@@ -331,7 +331,7 @@ ROWS = {
             *(*TUNE, "--config.scenario=feature_extraction", "--config.init_from=runs/good"),
             *("--config.augment=none", "--config.cutmix=1", "--config.cache=memory"),
         ],
-        "nothing can be kept",
+        "nothing can be cached",
     ),
     "no views": (field("views=0", "augment=crop"), "views is 0"),
     "views that are all the same": (field("views=2", "augment=none"), "augment is none"),

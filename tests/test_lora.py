@@ -30,7 +30,7 @@ from tljax.models.flops import counted_flops
 from tljax.models.groups import leaf_paths, map_with_path
 from tljax.models.lora import LoRA
 from tljax.runs.resume import best_variables
-from tljax.training import state as state_lib
+from tljax.training import train_state
 from tljax.training.step import train_step
 from tljax.transfer import feature_extraction, fine_tune
 from tljax.weights import rules
@@ -134,14 +134,14 @@ def test_updates_and_head_move_and_the_optimizer_knows_of_nothing_else(name, opt
     plan = plan_of(model)
     tx = plan.optimizer(optimizer, learning_rate=0.0, clip_norm=1.0)
     step = train_step(model, plan, PREPROCESSING, tx)
-    state, frozen = state_lib.create(plan, variables, tx)
+    state, frozen = train_state.create(plan, variables, tx)
     held = sorted(leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
     moving = {p: x for p, x in rules.flatten(variables).items() if lora.is_leaf(p) or "head" in p}
     assert set(leaf_paths(state.trained)) == set(moving)
     assert held == sorted([leaf.shape for leaf in moving.values()] * slots)
     for batch in batches(STEPS):
         state, _ = step(state, frozen, batch, jax.random.key(1), 0.1, 0.0)
-    after = state_lib.variables_of(state, frozen)
+    after = train_state.model_variables(state, frozen)
     assert_frozen_identical_and_trained_moved(plan, variables, after)
 
 

@@ -15,7 +15,7 @@ from tljax.config import base
 from tljax.data.datasets import split_spec
 from tljax.errors import InputError
 from tljax.runs.answers import read_answers
-from tljax.training.tasks import within_task
+from tljax.training.tasks import mask_other_tasks
 
 SPEC = "embedded:digits,embedded:textures"
 
@@ -49,7 +49,7 @@ def test_the_loss_and_its_gradient_are_those_of_separate_heads():
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
     def together(head):
-        return cross_entropy(within_task(features @ head, labels, (3, 5)), labels).sum()
+        return cross_entropy(mask_other_tasks(features @ head, labels, (3, 5)), labels).sum()
 
     def alone(heads):
         return (

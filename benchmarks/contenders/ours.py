@@ -22,7 +22,7 @@ from tljax import data
 from tljax.analysis.cost import group_flops
 from tljax.devices import micro_batches
 from tljax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from tljax.training import state as state_lib
+from tljax.training import train_state
 from tljax.training.step import optimizer, predict_step, train_step
 
 
@@ -94,7 +94,7 @@ def step_function(
     model, variables, preprocessing = _load(network, folder)
     plan = plan_of(scenario, model.groups, network.k)
     tx = optimizer(plan, "sgd", ".*kernel", jobs.MOMENTUM, None)
-    state, frozen = state_lib.create(plan, variables, tx)
+    state, frozen = train_state.create(plan, variables, tx)
     accumulate = accumulate or micro_batches.suited_to_training(
         model, plan, network.pixels, batch, 0
     )

@@ -23,7 +23,7 @@ from tljax.data import balanced_weights, train_batches
 from tljax.devices import mesh as mesh_lib
 from tljax.errors import InputError, printable
 from tljax.runs.workdir import write_atomically
-from tljax.training import state as state_lib
+from tljax.training import train_state
 from tljax.training.progress import TrainingProgress
 from tljax.training.setup import new_variables
 from tljax.training.step import step_of_run
@@ -154,7 +154,7 @@ def find(
     tasks = tuple(exp.task_sizes.values())
     no_average = replace(opt, ema=None)  # it is no part of the training loss
     tx, step_fn = step_of_run(model, plan, preprocessing, no_average, tasks=tasks, mesh=mesh)
-    state, frozen = mesh_lib.place(mesh, state_lib.create(plan, variables, tx))
+    state, frozen = mesh_lib.place(mesh, train_state.create(plan, variables, tx))
     class_weights: np.ndarray | None = None
     if opt.class_weights is not None:
         class_weights = balanced_weights(train.labels, model.num_classes)

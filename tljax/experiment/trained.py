@@ -14,7 +14,7 @@ from tljax.experiment.workdir import read_config, tasks_of
 from tljax.runs.record import check_classes, read_result
 from tljax.runs.resume import best_variables
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
-from tljax.training.tasks import spans, with_head_of
+from tljax.training.tasks import class_ranges, select_task_head
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
@@ -143,8 +143,8 @@ def _alone(whole: Trained, number: int) -> Trained:
     """One of a run's several tasks, as if it had been trained alone."""
     experiment, config = whole.experiment, whole.config.copy_and_resolve_references()
     task = experiment.tasks[number]
-    span = spans(list(experiment.task_sizes.values()))[number]
-    model, variables = with_head_of(experiment.model, whole.variables, *span)
+    span = class_ranges(list(experiment.task_sizes.values()))[number]
+    model, variables = select_task_head(experiment.model, whole.variables, *span)
     config.data = task.name
     result = {name: value for name, value in whole.result.items() if name != "tasks"}
     result |= whole.result.get("tasks", {}).get(task.name, {})

@@ -19,8 +19,7 @@ from tljax.devices.preemption import Preempted
 from tljax.devices.startup import Startup
 from tljax.runs.checkpoints import Checkpoints, restore_like
 from tljax.runs.resume import Resumable, newest_usable
-from tljax.training import feature_cache
-from tljax.training import state as states
+from tljax.training import feature_cache, train_state
 from tljax.training.evaluation import evaluate, evaluation_program
 from tljax.training.feature_cache import Cache, CachedSource
 from tljax.training.observer import Observer
@@ -177,7 +176,7 @@ def _compile_ahead(
     if resumed_at is None and setup.val is not None:
         program = evaluation_program(
             model,
-            states.variables_of(*arguments[:2]),
+            train_state.model_variables(*arguments[:2]),
             preprocessing,
             options.batch_size,
             start=cached_groups,

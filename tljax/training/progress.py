@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a live bar on a terminal, a line now and then elsewhere."""
+"""Progress of a training run: a live bar on a terminal, a line every few seconds elsewhere."""
 
 import time
 from types import TracebackType
@@ -42,7 +42,7 @@ class TrainingProgress:
             console.print(f"step {first}/{self._steps}  done {seconds:.1f} s after the command")
 
     def update(self, step: int, **values: float) -> None:
-        """Shows that `step` steps are done; `values` are e.g. `loss` or `val_accuracy`."""
+        """Shows `step` as done, with `values` such as `loss` or `val_accuracy`."""
         if not self._began and step > self._start:  # the first step compiles: time from its end on
             self._start, self._began = step, time.monotonic()
         if values:

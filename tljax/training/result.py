@@ -18,11 +18,11 @@ from tljax.runs.answers import packed
 from tljax.runs.environment import versions
 from tljax.runs.resume import best_row
 from tljax.runs.workdir import write_atomically
-from tljax.training import state as states
+from tljax.training import train_state
 from tljax.training.evaluation import Evaluation, naive_accuracy
 from tljax.training.run import Best, Run
 from tljax.training.setup import Setup
-from tljax.training.tasks import spans
+from tljax.training.tasks import class_ranges
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
@@ -65,7 +65,7 @@ def finish(
       about: further fields of the result, e.g. the name of the data.
       before: the result of the stage before this one, if there is one; the result covers both.
     """
-    last = states.variables_of(run.state, run.frozen)
+    last = train_state.model_variables(run.state, run.frozen)
     best = run.best or Best(run.step, None, last)
     tested = _test(run, best)
     summary = {**(about or {}), **_summary(run, best, tested)}
@@ -151,7 +151,9 @@ def _by_task(
     if setup.val is not None:
         validated_on = np.bincount(setup.val.labels, minlength=len(trained_on))
     described: dict[str, dict[str, Any]] = {}
-    for number, (name, (first, end)) in enumerate(zip(setup.tasks, spans(sizes), strict=True)):
+    for number, (name, (first, end)) in enumerate(
+        zip(setup.tasks, class_ranges(sizes), strict=True)
+    ):
         accuracies = (validation or {}).get(name, {})
         described[name] = {
             "num_classes": setup.tasks[name],

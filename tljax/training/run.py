@@ -28,12 +28,12 @@ from tljax.devices.preemption import Preempted
 from tljax.runs.checkpoints import Checkpoint, Checkpoints, Progress, restore_like
 from tljax.runs.metrics import MetricsWriter, open_metrics
 from tljax.runs.resume import best_row, validation_rank
-from tljax.training import state as states
+from tljax.training import train_state
 from tljax.training.evaluation import Evaluation
 from tljax.training.observer import Observer
 from tljax.training.setup import Setup, learning_rates
-from tljax.training.state import TrainState
 from tljax.training.step_metrics import StepMetrics, check_finite
+from tljax.training.train_state import TrainState
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
@@ -143,8 +143,8 @@ class Run:
         )
         return Checkpoint(
             self.step,
-            states.variables_of(self.state, self.frozen),
-            states.beside_variables(self.state),
+            train_state.model_variables(self.state, self.frozen),
+            train_state.saved_beside(self.state),
             progress,
         )
 
@@ -158,8 +158,8 @@ class Run:
         assert saved.progress is not None
         abstract = self.setup.abstract_variables
         state, frozen = self._split(restore_like(abstract, saved.variables))
-        beside = restore_like(states.beside_variables(state), saved.opt_state)
-        state = states.resumed(state, saved.step, beside)
+        beside = restore_like(train_state.saved_beside(state), saved.opt_state)
+        state = train_state.restore(state, saved.step, beside)
         self.step = saved.step
         self.batches.set_state(saved.progress.iterator)
         self.unlogged.restore(saved.progress.unlogged)
@@ -179,7 +179,7 @@ class Run:
 
     def _split(self, variables: Tree) -> tuple[TrainState, Tree]:
         average = self.setup.options.ema is not None
-        return states.create(self.setup.plan, variables, self.tools.tx, average=average)
+        return train_state.create(self.setup.plan, variables, self.tools.tx, average=average)
 
     # --- when things are due: by the step, the options and the logged rows alone
 
@@ -266,7 +266,7 @@ class Run:
         """Writes a `val` row, and keeps a copy of the weights if they are the best so far."""
         assert self.tools.val is not None
         _log.debug("phase evaluation, step %d", self.step)
-        current = states.variables_of(self.state, self.frozen)
+        current = train_state.model_variables(self.state, self.frozen)
         evaluation = self.evaluate(current, self.tools.val)
         self._check_finite("validation", self.step, evaluation.loss)
         values = evaluation.to_json(self.setup.tasks)
@@ -274,8 +274,8 @@ class Run:
         self.tools.observer.show(self.step, val_accuracy=evaluation.accuracy)
         rank = validation_rank(values)
         if self.best is None or self.best.rank is None or rank > self.best.rank:
-            kept = states.copied(states.evaluated(self.state))
-            self.best = Best(self.step, rank, states.merged(kept, self.frozen))
+            kept = train_state.copy(train_state.evaluated_part(self.state))
+            self.best = Best(self.step, rank, train_state.merge_variables(kept, self.frozen))
 
     def evaluate(self, variables: Tree, source: Source, with_answers: bool = False) -> Evaluation:
         """Evaluates variables on images, or on what the frozen groups make of them."""

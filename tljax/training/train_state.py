@@ -1,4 +1,4 @@
-"""What a training run carries from step to step, and what it leaves as it is."""
+"""The state of training: what a step changes, and the frozen variables that it does not."""
 
 import functools
 import math
@@ -21,8 +21,8 @@ class TrainState(struct.PyTreeNode):
       trained: the trained parameters.
       statistics: BatchNorm statistics that training updates.
       opt_state: the optimizer's state, for the trained parameters alone.
-      average: of the trained parameters and of the statistics over the steps taken, see `averaged`;
-        None: none is kept. Where there is one, it is what is evaluated and what a run leaves.
+      average: moving average of the trained parameters and of the statistics, see
+        `update_average`; None: there is none. It is then evaluated, and kept as the model.
     """
 
     step: jax.Array
@@ -37,43 +37,48 @@ def create(
 ) -> tuple[TrainState, Tree]:
     """Splits variables by the plan into (state, frozen variables).
 
-    The state's arrays are copies, so that donating them leaves the caller's alone. The frozen
-    variables are never written, never donated, and in no average. `average` says whether the state
-    keeps one; before the first step it is where training starts.
+    The state's arrays are copies: steps donate them, and the caller's stay valid. The frozen
+    variables are never written or donated, and are not averaged.
+
+    Args:
+      plan: says what moves.
+      variables: the model's.
+      tx: the optimizer; its state covers the trained parameters alone.
+      average: whether the state keeps a moving average; it starts as the variables themselves.
     """
     trained, frozen = plan.partition(variables["params"])
     updated, stored = plan.partition_statistics(
         variables.get("batch_stats", {}), variables["params"]
     )
-    state = _begun(tx, average, *copied((trained, updated)))  # which consumes the copies
+    state = _initial(tx, average, *copy((trained, updated)))  # donates the copies
     return state, {"params": frozen, "batch_stats": stored}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3))
-def _begun(
+def _initial(
     tx: optax.GradientTransformation, average: bool, trained: Tree, updated: Tree
 ) -> TrainState:
-    """One program instead of one for each shape."""
+    """The state before the first step; one program instead of one for each shape."""
     kept = jax.tree.map(jnp.copy, (trained, updated)) if average else None
     return TrainState(jnp.zeros((), jnp.int32), trained, updated, tx.init(trained), kept)
 
 
-def copied(tree: Any) -> Any:
+def copy(tree: Any) -> Any:
     """The same arrays in memory of their own, which the next step does not overwrite."""
-    if jax.process_count() > 1:  # `device_put` takes none that lie on several hosts
+    if jax.process_count() > 1:  # `device_put` takes no arrays that span several hosts
         return jax.tree.map(jnp.copy, tree)
     return jax.device_put(tree, may_alias=False)
 
 
-def averaged(average: Any, now: Any, taken: jax.Array, decay: float) -> Any:
-    """An exponential moving average, after one more step.
+def update_average(average: Any, now: Any, taken: jax.Array, decay: float) -> Any:
+    """The exponential moving average after one more step.
 
-    After t steps it is the mean of what they led to, w_1 ... w_t, with weights decay^(t - s), and
-    so without a bias to its start, as Adam's moments are (Kingma & Ba 2015, section 3). Where
-    training began, w_0, with a head of zeros perhaps, is in it before the first step alone.
+    After t steps it is the mean of the weights w_1 ... w_t, w_s counting decay^(t - s): it has no
+    bias to its start, as Adam's moments have none (Kingma & Ba 2015, section 3). The initial
+    weights w_0, perhaps with a head of zeros, count before the first step only.
 
     Args:
-      average: of the steps before.
+      average: after the steps before.
       now: w_t.
       taken: t, from 1.
       decay: above 0 and below 1.
@@ -83,26 +88,27 @@ def averaged(average: Any, now: Any, taken: jax.Array, decay: float) -> Any:
     return optax.incremental_update(now, average, newest)
 
 
-def evaluated(state: TrainState) -> tuple[Tree, Tree]:
-    """(trained parameters, statistics) that a run is judged by: averages, if it keeps any."""
+def evaluated_part(state: TrainState) -> tuple[Tree, Tree]:
+    """(trained parameters, statistics) that are evaluated: the averages, if the state keeps any."""
     return state.average or (state.trained, state.statistics)
 
 
-def merged(moving: tuple[Tree, Tree], frozen: Tree) -> Tree:
-    """The model's variables, from what `evaluated` gives and the frozen ones."""
+def merge_variables(moving: tuple[Tree, Tree], frozen: Tree) -> Tree:
+    """The model's variables, from the result of `evaluated_part` and the frozen ones."""
     variables = {"params": merge(frozen["params"], moving[0])}
     statistics = merge(frozen["batch_stats"], moving[1])
     return variables | ({"batch_stats": statistics} if statistics else {})
 
 
-def variables_of(state: TrainState, frozen: Tree) -> Tree:
-    """The model's variables that a run is judged by; with the rest of the state, a checkpoint."""
-    return merged(evaluated(state), frozen)
+def model_variables(state: TrainState, frozen: Tree) -> Tree:
+    """The model's variables that are evaluated, and saved as the model."""
+    return merge_variables(evaluated_part(state), frozen)
 
 
-def beside_variables(state: TrainState) -> Any:
-    """What else a checkpoint needs, so that training goes on: the optimizer's state, and, where the
-    variables are averages, those that move.
+def saved_beside(state: TrainState) -> Any:
+    """What a checkpoint holds beside `model_variables`, so that training can resume.
+
+    The optimizer's state; with a moving average also the trained parameters and statistics.
     """
     if state.average is None:
         return state.opt_state
@@ -113,13 +119,13 @@ def beside_variables(state: TrainState) -> Any:
     }
 
 
-def resumed(state: TrainState, step: int, beside: Any) -> TrainState:
-    """The state as it was saved, from one that has a checkpoint's variables.
+def restore(state: TrainState, step: int, beside: Any) -> TrainState:
+    """The state as it was saved.
 
     Args:
-      state: as `create` makes it.
+      state: from `create`, of the checkpoint's variables.
       step: of the checkpoint.
-      beside: as `beside_variables` gave it.
+      beside: from `saved_beside`.
     """
     state = state.replace(step=state.step + step)
     if state.average is None:
