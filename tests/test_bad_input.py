@@ -256,8 +256,8 @@ ROWS = {
     "a config that lacks fields": (page("lacks.py"), "lacks the field"),
     "a config that sets a field that is none": (page("typo.py"), "lrr"),
     "a config that sets a wrong type": (page("type.py"), "TypeError"),
-    "a config in Latin-1": (page("latin.py"), "mend the file"),
-    "a config with a NUL": (page("nul.py"), "mend the file"),
+    "a config in Latin-1": (page("latin.py"), "fix the file"),
+    "a config with a NUL": (page("nul.py"), "fix the file"),
     "a config that imports what is not there": (page("imports.py"), "a_module_that_is_not_there"),
     # --- overrides
     "a mistyped field": (field("lrr=1"), "did you mean 'lr'?"),

@@ -148,49 +148,50 @@ def base() -> ml_collections.ConfigDict:
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """The config of a page, with overrides.
+    """Reads a config file and applies overrides.
 
     Args:
       path: a Python file with `get_config(arg)`; `FILE:ARG` passes an argument to it.
-      overrides: `--config.FIELD=VALUE`, as they stand on a command line.
+      overrides: `--config.FIELD=VALUE`, as on a command line.
 
     Raises:
       InputError: if the file is missing or broken, a field does not exist, or a value does not fit.
     """
     file, argument = _split(path)
-    return _config(_page(file), file, argument, overrides)
+    return _config(_module(file), file, argument, overrides)
 
 
 def load_sweep(
     path: str, overrides: Sequence[str] = ()
 ) -> tuple[ml_collections.ConfigDict, list[dict[str, Any]]]:
-    """The config of a page, with overrides, and what its `sweep()` sets in it, run by run.
+    """Reads a config file with a `sweep()`, and applies overrides.
 
     Args:
-      path: a page that has a `sweep()` beside `get_config`; it yields a dict {field: value} for
-        each run. `FILE:ARG` passes an argument to both.
-      overrides: of every run.
+      path: a Python file with `get_config(arg)` and `sweep(arg)`, which yields a dict
+        {field: value} for each run. `FILE:ARG` passes an argument to both.
+      overrides: for every run.
 
     Returns:
-      (config, runs): the values are those that the config's fields take, by name.
+      (config, runs): for each run the fields that it sets in the config.
 
     Raises:
-      InputError: as `load`, or if the page has no sweep, or it yields no dicts, unknown fields,
-        values that do not fit, no run, the same run twice, or a field that is overridden as well.
+      InputError: as `load`; or if there is no sweep, or it yields something else than dicts,
+        unknown fields, values of the wrong type, no run, the same run twice, or a field that is
+        overridden as well.
     """
     file, argument = _split(path)
-    page = _page(file)
-    config = _config(page, file, argument, overrides)
-    if not hasattr(page, "sweep"):
+    module = _module(file)
+    config = _config(module, file, argument, overrides)
+    if not hasattr(module, "sweep"):
         raise InputError(
             f"the config file '{file}' has no sweep() beside get_config; add one that yields a"
             " dict of fields for each run, see configs/sweep_lr_k.py"
         )
     given = () if argument is None else (argument,)
-    yielded = _ask(file, lambda: list(itertools.islice(page.sweep(*given), _MOST_RUNS + 1)))
+    yielded = _call(file, lambda: list(itertools.islice(module.sweep(*given), _MOST_RUNS + 1)))
     if not 0 < len(yielded) <= _MOST_RUNS:
         count = f"more than {_MOST_RUNS:,}" if yielded else "no"
-        raise InputError(f"sweep() of {file} yields {count} runs; mend it")
+        raise InputError(f"sweep() of {file} yields {count} runs; change it")
     fixed = {match[1] for word in overrides if (match := _OVERRIDE.match(word))}
     runs: dict[str, dict[str, Any]] = {}
     for number, values in enumerate(yielded, 1):
@@ -209,9 +210,9 @@ def load_sweep(
 
 
 def _values(config: ml_collections.ConfigDict, values: object, where: str) -> dict[str, Any]:
-    """A run's values, of the fields' types and in the order of their names."""
+    """A run's values, with the fields' types and in their order."""
     if not isinstance(values, Mapping):
-        raise InputError(f"{where} is a {type(values).__name__}, not a dict of fields; mend it")
+        raise InputError(f"{where} is a {type(values).__name__}, not a dict of fields; change it")
     set_ = config.copy_and_resolve_references()
     for name, value in values.items():
         if not isinstance(name, str) or name not in config:
@@ -224,8 +225,8 @@ def _values(config: ml_collections.ConfigDict, values: object, where: str) -> di
             set_[name] = value.item() if isinstance(value, np.generic) else value
         except (TypeError, ValueError, OverflowError):
             raise InputError(
-                f"{where} sets {name} to {printable(repr(value))}, which is not of its type; mend"
-                " it"
+                f"{where} sets {name} to {printable(repr(value))}, which is not of its type;"
+                " change it"
             ) from None
     return {name: set_[name] for name in base() if name in values}
 
@@ -234,9 +235,9 @@ _OVERRIDE = re.compile(r"--?config\.([^=]+)")
 
 
 def _config(
-    page: Any, file: Path, argument: str | None, overrides: Sequence[str]
+    module: Any, file: Path, argument: str | None, overrides: Sequence[str]
 ) -> ml_collections.ConfigDict:
-    config = complete(_ask(file, lambda: page.get_config(argument)), str(file))
+    config = complete(_call(file, lambda: module.get_config(argument)), str(file))
     for word in overrides:
         match = _OVERRIDE.match(word)
         if word.startswith("-") and not match and not re.match(r"-[\d.]", word):  # a number
@@ -261,14 +262,14 @@ def _config(
 def kept_by_rule(
     config: ml_collections.ConfigDict, names: Iterable[str]
 ) -> ml_collections.ConfigDict:
-    """The config itself; if it has a hyperrule, that leaves the fields `names` as they are."""
+    """The config itself; its hyperrule, if it has one, will not change the fields `names`."""
     if config.hyperrule is not None:
         config.hyperrule_keeps = tuple(sorted({*config.hyperrule_keeps, *names}))
     return config
 
 
-class _Page(importlib.machinery.SourceFileLoader):
-    """Leaves no compiled file beside the page, whose folder is the user's."""
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Writes no compiled file into the user's folder."""
 
     def set_data(self, *_: object, **__: object) -> None:
         pass
@@ -279,33 +280,33 @@ def _split(path: str) -> tuple[Path, str | None]:
     return Path(file), argument or None
 
 
-def _page(file: Path) -> Any:
-    """The module that a page is."""
+def _module(file: Path) -> Any:
+    """The module that a config file defines."""
     if not file.is_file():
         raise InputError(f"there is no config file '{file}'; give the path of one, see configs/")
     if file.suffix not in importlib.machinery.SOURCE_SUFFIXES:
-        raise InputError(f"'{file}' is not a Python file; give a config page, see configs/")
-    loader = _Page("tljax_config_page", str(file))
-    page = types.ModuleType(loader.name)
-    _ask(file, lambda: loader.exec_module(page))
-    return page
+        raise InputError(f"'{file}' is not a Python file; give a config file, see configs/")
+    loader = _Loader("tljax_config_file", str(file))
+    module = types.ModuleType(loader.name)
+    _call(file, lambda: loader.exec_module(module))
+    return module
 
 
-def _ask(file: Path, question: Callable[[], _T]) -> _T:
-    """What a page answers; whatever else it does is the user's to mend."""
+def _call(file: Path, function: Callable[[], _T]) -> _T:
+    """Calls a function of a config file; whatever it raises becomes an InputError."""
     try:
-        return question()
+        return function()
     except InputError:
         raise
     except (Exception, SystemExit) as error:
         reason = str(error).splitlines()[0] if str(error) else ""
         raise InputError(
-            f"the config file '{file}' fails with {type(error).__name__}: {reason}; mend the file"
+            f"the config file '{file}' fails with {type(error).__name__}: {reason}; fix the file"
         ) from error
 
 
 def complete(config: object, where: str) -> ml_collections.ConfigDict:
-    """The config itself, if it has every field of `base`, of its type; else InputError."""
+    """The config itself; InputError unless it has every field of `base`, of its type."""
     if not isinstance(config, ml_collections.ConfigDict):
         raise InputError(f"{where} gives a {type(config).__name__}, not a config; see configs/")
     if missing := sorted(set(base()) - set(config)):
@@ -317,6 +318,6 @@ def complete(config: object, where: str) -> ml_collections.ConfigDict:
         except (TypeError, OverflowError):
             value = printable(repr(config[name]))
             raise InputError(
-                f"{where} sets {name} to {value}, which is not of its type; mend it"
+                f"{where} sets {name} to {value}, which is not of its type; change it"
             ) from None
     return config

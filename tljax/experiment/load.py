@@ -26,22 +26,28 @@ def load(
     seed: int = 0,
     **fields: Any,
 ) -> tuple[Model, Tree, Preprocessing]:
-    """A model by the field's name, with its weights, and the images that they expect.
+    """Loads a model by name, with its weights and the preprocessing that they expect.
+
+        model, variables, preprocessing = tljax.load("resnet50", "resnet50.pth", num_classes=10)
+        logits = model.apply(variables, images, train=False)  # images (n, h, w, 3), normalised
 
     Args:
-      name: of the model, e.g. `resnet50`.
-      init_from: a name that `tljax models` lists, a checkpoint file, an address (`hf://`,
-        `https://`, `gs://`), or the workdir of a run of that model; None: random weights.
-      num_classes: size of the head, which is new (zero); 0: none, the model gives features; None:
-        the source's own head is kept, e.g. to evaluate the source task.
+      name: of the model, as timm names it, e.g. `resnet50`.
+      init_from: a name that `tljax models` lists, a weights file, an address (`hf://`, `https://`,
+        `gs://`), or the workdir of a run of that model; None: random weights.
+      num_classes: size of the head, which is new (zero); 0: no head, the model returns features;
+        None: the source's own head is kept, e.g. to evaluate the source task.
       image_size: side in pixels, or (height, width); None: the source's, else the model's own.
       in_channels: of the images.
       last_group: the block after which the network ends, before its head; None: its last one.
-      position_resampling: how position embeddings are brought to another image size:
-        antialiased_bicubic (timm), bicubic (transformers) or zoom (Google); None: as the code that
-        the checkpoint comes from does it.
+      position_resampling: how position embeddings are resized to another image size:
+        `antialiased_bicubic` (timm), `bicubic` (transformers) or `zoom` (Google); None: as the
+        library does it that the weights come from.
       seed: of random weights.
       **fields: fields of the Linen module to override, e.g. `drop_path=0.1`.
+
+    Returns:
+      (model, variables, preprocessing)
 
     Raises:
       InputError: for an unknown model or source, or weights of another model.

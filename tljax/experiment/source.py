@@ -25,7 +25,7 @@ PREPROCESSING_FIELDS = ("image_size", "normalisation", "interpolation", "crop_ra
 def pretrained_variables(
     config: ml_collections.ConfigDict, model: Model, image_size: ImageSize
 ) -> Tree | None:
-    """The weights of `init_from`, fitted to the model and the size of its images, or None.
+    """The weights of a config's `init_from`, fitted to model and image size; None without it.
 
     Raises:
       InputError: if it holds another model, or no weights.
@@ -45,14 +45,18 @@ def source_workdir(init_from: str) -> Path | None:
 
 
 def read_source(init_from: str, model_name: str) -> weights.Checkpoint:
-    """The weights of a workdir, with LoRA merged, or of a checkpoint, under our names."""
+    """The weights of a workdir, with LoRA merged, or of a weights file, under tljax's names.
+
+    Raises:
+      InputError: if there are none, or of another model.
+    """
     workdir = source_workdir(init_from)
     if workdir is None:
         return weights.load(init_from, model_name)
     if not (workdir / "checkpoints").is_dir():
         raise InputError(
             f"the folder '{init_from}' is not a workdir of tljax that holds weights; give one that"
-            " does, or a checkpoint file itself"
+            " does, or a weights file itself"
         )
     config = read_config(workdir)
     weights.check_model(init_from, config.model, model_name)
@@ -103,7 +107,7 @@ def warn_of_preprocessing(config: ml_collections.ConfigDict) -> None:
         if config[field] is not None and not _agree(config[field], getattr(source, field)):
             _log.warning(
                 "the config sets %s=%s, but '%s' was trained with %s; leave the field out to"
-                " follow the checkpoint",
+                " follow the weights",
                 field,
                 config[field],
                 config.init_from,
@@ -112,7 +116,7 @@ def warn_of_preprocessing(config: ml_collections.ConfigDict) -> None:
 
 
 def _agree(a: Any, b: Any) -> bool:
-    """Whether two values of a field of preprocessing, perhaps normalisations, are the same."""
+    """Whether two values of a preprocessing field, perhaps normalisations, mean the same."""
     if not isinstance(a, str) or a.split() == b.split():
         return bool(a == b)
     return " " in a + b and np.allclose(parse_normalisation(a), parse_normalisation(b))

@@ -1,4 +1,4 @@
-"""A trained workdir, read back: its best weights, and what they are."""
+"""A trained workdir, read back: its best weights, and what its config describes."""
 
 import logging
 from dataclasses import dataclass, replace
@@ -22,10 +22,10 @@ _log = logging.getLogger("tljax")
 
 @dataclass(frozen=True)
 class Trained:
-    """What a workdir holds.
+    """A trained network, and what is known about it.
 
     Attributes:
-      workdir: where it lies.
+      workdir: of its run.
       experiment: what its config describes.
       variables: the best weights.
       result: the fields of `result.json`; empty while the run is not done.
@@ -44,7 +44,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation, the naive accuracy on the same images, and which images they are."""
+    """An evaluation, the naive accuracy on the same images, and the name of data and split."""
 
     evaluation: Evaluation
     naive: float
@@ -55,18 +55,16 @@ class Evaluated:
 def evaluate_workdir(
     workdir: Path, split: str, task: str | None = None, data_dir: str | None = None
 ) -> list[Evaluated]:
-    """`tljax evaluate`: the best weights of a workdir on a split of its data.
-
-    Of a run of several tasks each is evaluated on its own data, or the one named alone.
+    """Evaluates the best weights of a workdir on a split of its data.
 
     Args:
       workdir: of a run of `tljax train`.
       split: train, val or test.
-      task: of several.
+      task: of a run of several tasks the one to evaluate; None: each, on its own data.
       data_dir: where `tfds:` data lies; None: where the config says.
 
     Raises:
-      InputError: if it is not a trained workdir, or its data have other classes by now.
+      InputError: if it is not a trained workdir, or its data has other classes by now.
     """
     names = [task] if task is not None else [known.name for known in tasks_of(workdir)]
     return [evaluate_trained(read_workdir(workdir, name), None, split, data_dir) for name in names]
@@ -75,7 +73,11 @@ def evaluate_workdir(
 def evaluate_trained(
     trained: Trained, data: str | None, split: str, data_dir: str | None = None
 ) -> Evaluated:
-    """The weights of one task on a split of its data, or of other data of the same classes."""
+    """Evaluates a network of one task on a split of its data, or of other data.
+
+    Raises:
+      InputError: if the data has other classes, or no such split.
+    """
     config, experiment = trained.config, trained.experiment
     dataset = same_classes(trained, data, data_dir)
     source = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
@@ -96,7 +98,7 @@ def evaluate_trained(
 
 
 def same_classes(trained: Trained, data: str | None, data_dir: str | None = None) -> Dataset:
-    """The data of a run of one task, or other data, if it has the same classes; else InputError."""
+    """The data of a run of one task, or other data; InputError unless it has the same classes."""
     config = trained.config.copy_and_resolve_references()
     data = data or config.data
     if data_dir is not None or not data.startswith("tfds:"):
@@ -116,13 +118,15 @@ def same_classes(trained: Trained, data: str | None, data_dir: str | None = None
 
 
 def read_workdir(workdir: Path, task: str | None = None) -> Trained:
-    """The best weights of a workdir, and what they are; its data is not needed.
+    """Reads the best weights of a workdir; its data is not needed.
 
-    Of a run of several tasks this is what a run of `task` alone would have left.
+    Args:
+      workdir: of a run of `tljax train`.
+      task: of a run of several tasks the one to read: the result is that of a run of this task.
 
     Raises:
       InputError: if it is not a workdir, or holds no weights; or if it has several tasks and none
-        of them is named.
+        is named.
     """
     tasks = tasks_of(workdir)
     experiment = build(read_config(workdir), tasks)
