@@ -74,19 +74,12 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
     plan = scenarios.build(
         config.scenario,
         model.groups,
-        k=config.k,
-        k_last=config.k_last,
-        init_k=config.init_k,
-        backbone_lr_scale=config.backbone_lr_scale,
-        layer_decay=config.layer_decay,
-        lr_spread=config.lr_spread,
+        {field: config[field] for field in scenarios.FIELDS},
         train=adapters.trained_by(config),
         statistics=config.statistics,
         **({"head": "pretrained"} if keeps_head else {}),
     )
-    of_stages = {name: config[name] for name in ("probe_share", "probe_lr", "groups_per_stage")}
-    recipes.check_unused(config.stages, **of_stages)
-    stages = recipes.build(config.stages, plan, **of_stages) if config.stages is not None else ()
+    stages = recipes.build(config.stages, plan, {field: config[field] for field in recipes.FIELDS})
     preprocessing = preprocessing_of(resolve(config))
     registry.check_image_size(config.model, model, preprocessing.image_size)
     adapters.check(config, plan, registry.abstract_variables(model, preprocessing.image_size))

@@ -5,10 +5,13 @@ goes on from weights of the one before, but for what is frozen in it: `tljax.fit
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tljax.errors import InputError, check_known
 from tljax.transfer.plan import TransferPlan
+from tljax.transfer.signatures import accepted_fields, check_used
 
 CARRIES = ("best", "last")
 _PROBE_SHARE = 0.5
@@ -101,47 +104,34 @@ def gradual_unfreezing(
     return tuple(stages)
 
 
-RECIPES = ("lp_ft", "gradual_unfreezing")
+_CONSTRUCTORS: dict[str, Callable[..., tuple[Stage, ...]]] = {
+    "lp_ft": lp_ft,
+    "gradual_unfreezing": gradual_unfreezing,
+}
+
+RECIPES = tuple(_CONSTRUCTORS)
+_ACCEPTED = {name: accepted_fields(constructor) for name, constructor in _CONSTRUCTORS.items()}
+FIELDS = tuple(dict.fromkeys(field for accepted in _ACCEPTED.values() for field in accepted))
 
 
 def build(
-    name: str,
-    plan: TransferPlan,
-    *,
-    probe_share: float | None = None,
-    probe_lr: float | None = None,
-    groups_per_stage: int | None = None,
+    name: str | None, plan: TransferPlan, fields: Mapping[str, Any] | None = None
 ) -> tuple[Stage, ...]:
     """The stages of a recipe by name, with the config's fields for it.
 
+    Args:
+      name: one of `RECIPES`; None: a run without stages, for which there are none.
+      plan: of the last stage.
+      fields: config fields among `FIELDS`; None as a value: not set.
+
     Raises:
-      InputError: for an unknown recipe, or a field that means nothing to it.
+      InputError: for an unknown recipe, or a field that is set and that it does not use.
     """
-    check_known("recipe in stages", name, RECIPES)
-    check_unused(name, probe_share, probe_lr, groups_per_stage)
-    if name == "lp_ft":
-        return lp_ft(plan, probe_share, probe_lr)
-    return gradual_unfreezing(plan, groups_per_stage)
-
-
-def check_unused(
-    name: str | None,
-    probe_share: float | None,
-    probe_lr: float | None,
-    groups_per_stage: int | None,
-) -> None:
-    """Raises InputError if a field is set that a recipe, or a run without stages, does not use."""
-    fields = {
-        "probe_share": (probe_share, "lp_ft"),
-        "probe_lr": (probe_lr, "lp_ft"),
-        "groups_per_stage": (groups_per_stage, "gradual_unfreezing"),
-    }
-    for field, (value, recipe) in fields.items():
-        if value is not None and name != recipe:
-            raise InputError(
-                f"{field} is {value}, but stages is {name or 'not set'}; unset it, or set stages to"
-                f" {recipe}"
-            )
+    if name is not None:
+        check_known("recipe in stages", name, RECIPES)
+    given = {field: value for field, value in (fields or {}).items() if value is not None}
+    check_used("stages", name, _ACCEPTED, given)
+    return () if name is None else _CONSTRUCTORS[name](plan, **given)
 
 
 def _check_finetunes(name: str, plan: TransferPlan) -> None:

@@ -13,11 +13,13 @@ many groups alone that start pretrained; those above them start from random weig
 """
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tljax.errors import InputError, check_known
 from tljax.models.groups import Groups
 from tljax.transfer.plan import TransferPlan
+from tljax.transfer.signatures import accepted_fields, check_used
 
 
 def feature_extraction(
@@ -62,6 +64,7 @@ def fine_tune(
     backbone: float = 0.1,
     decay: float = 1.0,
     *,
+    spread: float | None = None,
     head: str = "random",
     init_k: int | None = None,
     **plan: Any,
@@ -72,10 +75,19 @@ def fine_tune(
     The distance of the group next to the head is 1. With `init_k` = n and `backbone` = 1 it is
     "AnB+" of Yosinski et al. 2014, section 2. Rates go by depth, whether a group is new or not.
 
+    `spread`, instead of `decay`: see `discriminative`.
+
     Raises:
-      InputError: as `feature_extraction`.
+      InputError: for both `spread` and `decay`, or a `spread` that is no finite number of 1 or
+        more; as `feature_extraction`.
     """
     last = len(groups) - 1
+    if spread is not None:
+        if decay != 1.0:
+            raise InputError(f"lr_spread is {spread} and layer_decay is {decay}; set one of them")
+        if not (math.isfinite(spread) and spread >= 1):
+            raise InputError(f"lr_spread is {spread}; set it to a finite number, 1 or more")
+        decay = spread ** (-1 / last)
     scale = (*(backbone * decay ** (last - depth) for depth in range(last)), 1)
     return TransferPlan(_init(groups, head, init_k), scale, groups=groups, **plan)
 
@@ -92,9 +104,7 @@ def discriminative(
     Raises:
       InputError: unless `spread` is a finite number of 1 or more.
     """
-    if not (math.isfinite(spread) and spread >= 1):
-        raise InputError(f"lr_spread is {spread}; set it to a finite number, 1 or more")
-    return fine_tune(groups, backbone, spread ** (-1 / (len(groups) - 1)), **plan)
+    return fine_tune(groups, backbone, spread=spread, **plan)
 
 
 def surgical(
@@ -145,70 +155,66 @@ def _init(groups: Groups, head: str, init_k: int | None) -> tuple[str, ...]:
 
 
 TEXTBOOK = ("feature_extraction", "freeze_first", "from_scratch", "fine_tune")
-SCENARIOS = (*TEXTBOOK, "surgical")
+
+_CONSTRUCTORS: dict[str, Callable[..., TransferPlan]] = {
+    "feature_extraction": feature_extraction,
+    "freeze_first": freeze_first,
+    "from_scratch": from_scratch,
+    "fine_tune": fine_tune,
+    "surgical": surgical,
+}
+# The config's fields for the constructors' parameters, where the names differ.
+_FIELD_NAMES = {
+    "first": "k",
+    "last": "k_last",
+    "backbone": "backbone_lr_scale",
+    "decay": "layer_decay",
+    "spread": "lr_spread",
+    "head": None,  # given to `build` apart: its field, head_init, has other values
+}
+# Fields whose defaults are numbers. Scenarios that do not use them ignore them, since nothing tells
+# whether the user has set them.
+_NEVER_UNSET = ("backbone_lr_scale", "layer_decay")
+_BELOW_HEAD = ("k_last",)  # a scenario that needs one of these counts groups below the head only
+
+SCENARIOS = tuple(_CONSTRUCTORS)
+_ACCEPTED = {name: accepted_fields(c, _FIELD_NAMES) for name, c in _CONSTRUCTORS.items()}
+FIELDS = tuple(dict.fromkeys(field for accepted in _ACCEPTED.values() for field in accepted))
 
 
 def build(
-    scenario: str,
-    groups: Groups,
-    *,
-    k: int | None = None,
-    k_last: int | None = None,
-    backbone_lr_scale: float = 0.1,
-    layer_decay: float = 1.0,
-    lr_spread: float | None = None,
-    init_k: int | None = None,
-    **plan: Any,
+    scenario: str, groups: Groups, fields: Mapping[str, Any] | None = None, **plan: Any
 ) -> TransferPlan:
     """The plan of a scenario by name, with the config's fields for it.
 
+    Args:
+      scenario: one of `SCENARIOS`.
+      groups: the model's.
+      fields: config fields among `FIELDS`; None as a value: not set.
+      **plan: other arguments of the scenario's constructor: `head`, `train`, `statistics`.
+
     Raises:
-      InputError: for an unknown scenario, or a field that it lacks, or that means nothing to it.
+      InputError: for an unknown scenario, a field that it needs and that is not set, or one that is
+        set and that it does not use.
     """
     check_known("scenario", scenario, SCENARIOS)
-    for name, value in (("backbone_lr_scale", backbone_lr_scale), ("layer_decay", layer_decay)):
+    given = {field: value for field, value in (fields or {}).items() if value is not None}
+    for field in _NEVER_UNSET:
+        value = given.get(field, 0.0)
         if not (math.isfinite(value) and value >= 0):
-            raise InputError(f"{name} is {value}; set it to a finite number, not negative")
-    if k is not None and scenario not in ("freeze_first", "surgical"):
-        raise InputError(f"k is {k}, but scenario {scenario} freezes no first k groups; unset k")
-    if k_last is not None and scenario != "surgical":
+            raise InputError(f"{field} is {value}; set it to a finite number, not negative")
+    may_be_unused = {field: value for field, value in given.items() if field not in _NEVER_UNSET}
+    check_used("scenario", scenario, _ACCEPTED, may_be_unused)
+    accepted = _ACCEPTED[scenario]
+    needed = [
+        field for field, parameter in accepted.items() if parameter.default is parameter.empty
+    ]
+    missing = " and ".join(field for field in needed if field not in given)
+    if missing:
+        below_head = any(field in _BELOW_HEAD for field in needed)
         raise InputError(
-            f"k_last is {k_last}, but scenario {scenario} freezes no groups above others; unset it"
+            f"scenario {scenario} needs {missing}; set {missing} to a value from 0 to"
+            f" {len(groups) - (2 if below_head else 1)}"
         )
-    if lr_spread is not None and scenario != "fine_tune":
-        raise InputError(
-            f"lr_spread is {lr_spread}, but scenario {scenario} has no rates to spread; unset it"
-        )
-    if lr_spread is not None and layer_decay != 1.0:
-        raise InputError(
-            f"lr_spread is {lr_spread} and layer_decay is {layer_decay}; set one of them"
-        )
-    if scenario == "from_scratch":
-        if init_k is not None:
-            raise InputError(
-                f"init_k is {init_k}, but scenario from_scratch starts no group from pretrained"
-                " weights; unset init_k"
-            )
-        return from_scratch(groups, **plan)
-    plan["init_k"] = init_k
-    match scenario:
-        case "feature_extraction":
-            return feature_extraction(groups, **plan)
-        case "freeze_first":
-            if k is None:
-                raise InputError(
-                    "scenario freeze_first needs the number of groups to freeze;"
-                    f" set k to a value from 0 to {len(groups) - 1}"
-                )
-            return freeze_first(groups, k, **plan)
-        case "surgical":
-            if k is None or k_last is None:
-                raise InputError(
-                    "scenario surgical needs the first and the last group to train; set k and"
-                    f" k_last to values from 0 to {len(groups) - 2}"
-                )
-            return surgical(groups, k, k_last, **plan)
-        case _ if lr_spread is not None:
-            return discriminative(groups, lr_spread, backbone_lr_scale, **plan)
-        case _:
-            return fine_tune(groups, backbone_lr_scale, layer_decay, **plan)
+    arguments = {accepted[field].name: value for field, value in given.items() if field in accepted}
+    return _CONSTRUCTORS[scenario](groups, **arguments, **plan)
