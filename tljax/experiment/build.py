@@ -12,7 +12,7 @@ from tljax.errors import InputError, check_known
 from tljax.experiment import hyperrules
 from tljax.experiment import lora as adapters
 from tljax.experiment.source import _PREPROCESSING_FIELDS, preprocessing_of, source_preprocessing
-from tljax.models import Model, Preprocessing, registry
+from tljax.models import Model, Preprocessing, registry, tracing
 from tljax.training.options import HEAD_INITS, OPTION_NAMES, TrainingOptions
 from tljax.transfer import Stage, TransferPlan, recipes, scenarios
 from tljax.weights.fitting import RESAMPLINGS
@@ -82,7 +82,7 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
     stages = recipes.build(config.stages, plan, {field: config[field] for field in recipes.FIELDS})
     preprocessing = preprocessing_of(resolve(config))
     registry.check_image_size(config.model, model, preprocessing.image_size)
-    adapters.check(config, plan, registry.abstract_variables(model, preprocessing.image_size))
+    adapters.check(config, plan, tracing.abstract_variables(model, preprocessing.image_size))
     options = {name: config[name] for name in OPTION_NAMES}
     if config.head_init == "pretrained":  # the plan keeps it: there is no new head to draw
         del options["head_init"]

@@ -27,7 +27,7 @@ from tljax.experiment.source import (
     _workdir,
     pretrained_variables,
 )
-from tljax.models import registry
+from tljax.models import tracing
 from tljax.runs.checkpoints import best_variables
 from tljax.runs.workdir import (
     differences,
@@ -212,7 +212,7 @@ def _check_start(
 ) -> None:
     """Raises InputError if the run could not begin; to be asked before anything is written."""
     plan, size = experiment.plan, experiment.preprocessing.image_size
-    plan.initialise(registry.abstract_variables(experiment.model, size), variables)
+    plan.initialise(tracing.abstract_variables(experiment.model, size), variables)
     source = _workdir(config.init_from) if variables is not None else None
     if source is not None and plan.init[-1] == "pretrained":
         before = _kept_tasks(source, config.data) or experiment.tasks

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.models.registry import Model
+from tljax.models.model import Model
 from tljax.models.vit import Block, ViT
 
 _BLOCKS = 4  # whose class tokens a head sees at most

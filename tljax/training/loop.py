@@ -33,7 +33,7 @@ from tljax.devices import huge_pages, processes
 from tljax.devices import mesh as mesh_lib
 from tljax.devices.compiler import Ahead
 from tljax.devices.preemption import Preempted, sigterm_waits
-from tljax.models import Model, registry
+from tljax.models import Model, tracing
 from tljax.runs.answers import FILE as ANSWERS
 from tljax.runs.answers import packed
 from tljax.runs.checkpoints import (
@@ -226,7 +226,7 @@ def fit(
 
         # --- the plan says where each group starts
         size = preprocessing.image_size
-        abstract = registry.abstract_variables(model, size)
+        abstract = tracing.abstract_variables(model, size)
         if resumed is not None:
             initial = restore_like(abstract, resumed.variables)
         else:

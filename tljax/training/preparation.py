@@ -11,7 +11,7 @@ from tljax.data import Preprocessing, Source
 from tljax.devices import mesh as mesh_lib
 from tljax.devices import micro_batches
 from tljax.errors import InputError
-from tljax.models import NORMALISATIONS, ImageSize, Model, registry
+from tljax.models import NORMALISATIONS, ImageSize, Model, initialisation, registry, tracing
 from tljax.training import feature_cache
 from tljax.training.options import TrainingOptions
 from tljax.transfer import TransferPlan, learning_rate_schedule
@@ -35,7 +35,7 @@ def check_fit(
 ) -> None:
     """Raises InputError if a run could not begin: to be asked before anything is written."""
     registry.check_image_size(type(model).__name__, model, image_size)
-    variables = registry.abstract_variables(model, image_size)
+    variables = tracing.abstract_variables(model, image_size)
     plan.check_l2_sp(*opt.l2_sp, variables["params"])
     micro_batches.check(opt.accumulate, plan, variables, opt.batch_size)
     mesh_lib.check_batch(mesh_lib.build(opt.mesh), opt.batch_size, opt.accumulate)
@@ -75,7 +75,7 @@ def new_variables(
         drawn = zip(model.groups.names, init, strict=True)
         groups = tuple(at == "random" and not (zero_head and name == "head") for name, at in drawn)
     key = jax.random.key(opt.seed)
-    variables = registry.init(model, key, image_size, channels, groups)
+    variables = initialisation.init(model, key, image_size, channels, groups)
     if zero_head and "head" in variables["params"]:
         variables["params"]["head"] = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
     return variables

@@ -16,7 +16,7 @@ from tljax.data import Preprocessing, Source, as_source
 from tljax.devices import processes
 from tljax.errors import InputError
 from tljax.files import parse_json
-from tljax.models import ImageSize, Model, registry
+from tljax.models import ImageSize, Model, tracing
 from tljax.runs.checkpoints import has_checkpoint, newest_usable, restore_like
 from tljax.runs.workdir import locked, read_rows
 from tljax.training.loop import Result, fit
@@ -174,7 +174,7 @@ def _options_of(
             f"steps is {total}, which leaves none for one of {len(stages)} stages; set it to"
             f" {max(len(stages), int(np.ceil(1 / min(shares))))} or more"
         )
-    params = registry.abstract_variables(model, image_size)["params"]
+    params = tracing.abstract_variables(model, image_size)["params"]
     each, caches = [], []
     for number, (stage, count) in enumerate(zip(stages, steps, strict=True)):
         own = replace(
@@ -239,7 +239,7 @@ def _finished(
             model, stage.plan, preprocessing, opt, tasks, cached_groups, train, val, None
         )
         changes = accepted_changes(last, made, folder, accept_changes)
-    abstract = registry.abstract_variables(model, preprocessing.image_size)
+    abstract = tracing.abstract_variables(model, preprocessing.image_size)
     weights = restore_like(abstract, last.variables)
     return Result(
         summary | ({"changes": changes} if changes else {}),
