@@ -1,7 +1,7 @@
-"""Recipes in stages: lists of plans, one after the other over the same data.
+"""Recipes in stages: several trainings in a row over the same data, each with its own plan.
 
-A recipe takes the plan that it ends with, and derives from it those that come before. Each stage
-goes on from weights of the one before, but for what is frozen in it: `tljax.fit_stages` runs them.
+A recipe is given the plan of the last stage, and derives the earlier plans from it. Each stage
+starts from the weights of the stage before. `tljax.fit_stages` runs the stages.
 """
 
 import math
@@ -21,12 +21,15 @@ _PROBE_SHARE = 0.5
 class Stage:
     """One of several trainings in a row.
 
+        first = tljax.Stage(tljax.feature_extraction(groups), share=0.2, carries="best")
+        second = tljax.Stage(tljax.fine_tune(groups).carried, share=0.8, lr=0.001)
+
     Attributes:
-      plan: what moves, and how fast. Of the first stage `init` says where the groups start; in
-        later ones everything is `carried`.
+      plan: what trains, and how fast. In the first stage its `init` says where the groups start; in
+        later stages all groups are `carried`.
       share: of all steps, above 0 and up to 1.
       lr: peak learning rate; None: the run's.
-      augment: what images go through; None: as in the run.
+      augment: augmentation of the training images; None: the run's.
       carries: which weights the next stage starts from: the `best` on validation, or the `last`.
     """
 
@@ -45,17 +48,23 @@ def lp_ft(
 ) -> tuple[Stage, ...]:
     """A linear probe, then `plan` from the probe's head (Kumar et al. 2022, "LP-FT", section 3.4).
 
-    A head that fits already leaves the features less to be distorted for. The head carried on is
-    the one that was best on validation, since a probe's steps are there to choose it by; the probe
-    sees images that are not augmented, so that their features are computed once.
+        stages = tljax.lp_ft(tljax.fine_tune(model.groups), probe_share=0.3)
+        [stage.share for stage in stages]  # [0.3, 0.7]
+
+    Fine-tuning distorts the pretrained features less if the head already fits them. The second
+    stage starts from the head that was best on validation. The probe's images are not augmented, so
+    that their features are computed once.
 
     Args:
-      plan: of the second stage; it has to train pretrained groups below the head.
-      probe_share: of the steps for the probe; None: half.
+      plan: of the second stage; it has to train the head and pretrained groups below it.
+      probe_share: the probe's share of the steps, between 0 and 1; None: half.
       probe_lr: the probe's peak learning rate; None: the run's.
 
+    Returns:
+      Two stages, for `tljax.fit_stages`.
+
     Raises:
-      InputError: for a plan that does not, or an impossible share or rate.
+      InputError: for another plan, or an impossible share or rate.
     """
     _check_finetunes("lp_ft", plan)
     share = _PROBE_SHARE if probe_share is None else probe_share
@@ -74,19 +83,25 @@ def lp_ft(
 def gradual_unfreezing(
     plan: TransferPlan, groups_per_stage: int | None = None
 ) -> tuple[Stage, ...]:
-    """The head first, then more groups from the top in each stage (Howard & Ruder 2018, "ULMFiT",
-    section 3.3), at `plan`'s rates; the last stage is `plan`.
+    """Trains the head first, then more groups from the top in each stage, at `plan`'s rates.
 
-    Stages have equal shares of the steps. The last weights of each are carried on: nothing is
-    chosen before everything has moved.
+        stages = tljax.gradual_unfreezing(tljax.discriminative(model.groups), groups_per_stage=4)
+        stages[0].plan.lr_scale  # (0.0, ..., 0.0, 1.0): the head alone
+
+    After Howard & Ruder 2018 ("ULMFiT", section 3.3). Stages have equal shares of the steps. Each
+    starts from the last weights of the stage before: the best weights are chosen in the last stage
+    only, where everything trains.
 
     Args:
-      plan: of the last stage; it has to train pretrained groups below the head. What it freezes
-        stays frozen, and has no stage.
-      groups_per_stage: that each stage adds; None: one, as in the paper.
+      plan: of the last stage; it has to train the head and pretrained groups below it. Groups that
+        it freezes stay frozen, and get no stage.
+      groups_per_stage: how many groups each stage adds; None: one, as in the paper.
+
+    Returns:
+      The stages, for `tljax.fit_stages`.
 
     Raises:
-      InputError: for a plan that does not, or less than one group.
+      InputError: for another plan, or less than one group.
     """
     _check_finetunes("gradual_unfreezing", plan)
     step = 1 if groups_per_stage is None else groups_per_stage
@@ -117,15 +132,15 @@ FIELDS = tuple(dict.fromkeys(field for accepted in _ACCEPTED.values() for field 
 def build(
     name: str | None, plan: TransferPlan, fields: Mapping[str, Any] | None = None
 ) -> tuple[Stage, ...]:
-    """The stages of a recipe by name, with the config's fields for it.
+    """The stages of a recipe by name, from the config's fields.
 
     Args:
-      name: one of `RECIPES`; None: a run without stages, for which there are none.
+      name: one of `RECIPES`; None: a run without stages, for which the result is empty.
       plan: of the last stage.
-      fields: config fields among `FIELDS`; None as a value: not set.
+      fields: values of config fields among `FIELDS`; None: the field is not set.
 
     Raises:
-      InputError: for an unknown recipe, or a field that is set and that it does not use.
+      InputError: for an unknown recipe, or a field that is set but that the recipe does not use.
     """
     if name is not None:
         check_known("recipe in stages", name, RECIPES)
@@ -135,18 +150,18 @@ def build(
 
 
 def _check_finetunes(name: str, plan: TransferPlan) -> None:
-    """Raises InputError unless the plan trains the head, and pretrained groups below it.
+    """Raises InputError unless the plan trains the head and groups below it, all pretrained.
 
-    All of these have to be pretrained: else the first stage would fit a head to random features.
+    With random groups below the head the first stage would fit the head to random features.
     """
     if {"random"} < set(plan.init[:-1]):
         raise InputError(
-            f"stages is {name}, which begins with the head on pretrained features, but some of the"
-            " groups below it start from random weights; unset init_k"
+            f"stages is {name}, which first trains the head on pretrained features, but some groups"
+            " below the head start from random weights; unset init_k"
         )
     below = zip(plan.init[:-1], plan.lr_scale[:-1], strict=True)
     if not plan.lr_scale[-1] or not any(start != "random" and scale for start, scale in below):
         raise InputError(
-            f"stages is {name}, which ends with the head and pretrained groups below it in motion,"
-            " but this scenario's plan does not train both; use scenario fine_tune"
+            f"stages is {name}, which needs a plan that trains the head and pretrained groups below"
+            " it, but this scenario's plan does not; use scenario fine_tune"
         )

@@ -1,6 +1,6 @@
-"""The four classic transfer scenarios, and a fifth, each one line over the plan.
+"""The four classic transfer scenarios, and surgical fine-tuning: each constructs a `TransferPlan`.
 
-| scenario           | target data       | starts from           | moves                          |
+| scenario           | target data       | starts from           | trains                         |
 |--------------------|-------------------|-----------------------|--------------------------------|
 | feature_extraction | small, similar    | pretrained            | the new head                   |
 | freeze_first       | small, dissimilar | pretrained            | all but the first k groups     |
@@ -8,8 +8,9 @@
 | fine_tune          | large, similar    | pretrained            | everything, the backbone slower |
 | surgical           | shifted in one way | pretrained           | a range of groups, the new head |
 
-The head is new, hence random, unless `head="pretrained"` keeps it. With `init_k` it is the first so
-many groups alone that start pretrained; those above them start from random weights, as the head.
+The head is new, hence random, unless `head="pretrained"` keeps the source's head. If `init_k` is
+given, only the first `init_k` groups start pretrained; the groups above start random, as the head.
+All constructors also take the fields `train` and `statistics` of a `TransferPlan`.
 """
 
 import math
@@ -25,10 +26,13 @@ from tljax.transfer.signatures import accepted_fields, check_used
 def feature_extraction(
     groups: Groups, *, head: str = "random", init_k: int | None = None, **plan: Any
 ) -> TransferPlan:
-    """Pretrained features, new head (Donahue et al. 2014, "DeCAF").
+    """Freezes the pretrained groups and trains the new head (Donahue et al. 2014, "DeCAF").
+
+        plan = tljax.feature_extraction(model.groups)
+        plan.lr_scale  # (0.0, ..., 0.0, 1.0)
 
     Raises:
-      InputError: for an `init_k` that the model does not have.
+      InputError: unless 0 <= `init_k` <= number of groups - 1.
     """
     scale = (0,) * (len(groups) - 1) + (1,)
     return TransferPlan(_init(groups, head, init_k), scale, groups=groups, **plan)
@@ -37,10 +41,13 @@ def feature_extraction(
 def freeze_first(
     groups: Groups, k: int, *, head: str = "random", init_k: int | None = None, **plan: Any
 ) -> TransferPlan:
-    """The first k groups frozen, the rest retrained.
+    """Freezes the first k groups and trains the rest.
+
+        plan = tljax.freeze_first(model.groups, k=2)
+        plan.lr_scale  # (0.0, 0.0, 1.0, ..., 1.0)
 
     With `init_k` = k the rest starts from random weights: "AnB" and "BnB" of Yosinski et al. 2014,
-    section 2. With `init_k` = 0 it is random features that are frozen (their section 4.3).
+    section 2. With `init_k` = 0 the frozen features are random ones (their section 4.3).
 
     Raises:
       InputError: unless 0 <= k <= number of groups - 1; as `feature_extraction` for `init_k`.
@@ -55,7 +62,11 @@ def freeze_first(
 
 
 def from_scratch(groups: Groups, **plan: Any) -> TransferPlan:
-    """The architecture only: every weight random, every weight trained."""
+    """Trains every group from random weights: only the architecture is reused.
+
+    plan = tljax.from_scratch(model.groups)
+    plan.init  # ("random", ..., "random")
+    """
     return TransferPlan(("random",) * len(groups), (1,) * len(groups), groups=groups, **plan)
 
 
@@ -69,17 +80,26 @@ def fine_tune(
     init_k: int | None = None,
     **plan: Any,
 ) -> TransferPlan:
-    """Everything trained, at `backbone` * `decay` ** (groups between a group and the head).
+    """Trains everything: the head at rate 1, other groups at `backbone` * `decay` ** distance.
 
+        plan = tljax.fine_tune(model.groups, backbone=0.1, decay=0.9)
+        plan.lr_scale  # (..., 0.1 * 0.9**2, 0.1 * 0.9, 1.0)
+
+    The distance of a group is its number of groups from the head: 1 for the group next to it.
     `decay` below 1 is layer-wise learning-rate decay (Clark et al. 2020, ELECTRA, section 3.1).
-    The distance of the group next to the head is 1. With `init_k` = n and `backbone` = 1 it is
-    "AnB+" of Yosinski et al. 2014, section 2. Rates go by depth, whether a group is new or not.
+    With `init_k` = n and `backbone` = 1 this is "AnB+" of Yosinski et al. 2014, section 2. Rates
+    depend on depth alone, whether a group starts pretrained or random.
 
-    `spread`, instead of `decay`: see `discriminative`.
+    Args:
+      groups: the model's groups.
+      backbone: multiple of the learning rate for the groups below the head.
+      decay: further factor for each group of distance.
+      spread: sets `decay` so that the input's rate is `backbone` / `spread`, see `discriminative`.
+      head, init_k, **plan: see `tljax.transfer.scenarios`.
 
     Raises:
-      InputError: for both `spread` and `decay`, or a `spread` that is no finite number of 1 or
-        more; as `feature_extraction`.
+      InputError: if both `decay` and `spread` are set, unless `spread` is a finite number of 1 or
+        more, and as `feature_extraction`.
     """
     last = len(groups) - 1
     if spread is not None:
@@ -95,11 +115,14 @@ def fine_tune(
 def discriminative(
     groups: Groups, spread: float = 100.0, backbone: float = 1.0, **plan: Any
 ) -> TransferPlan:
-    """Everything trained, at rates spread geometrically from the head's down to the input's.
+    """Trains everything, at rates that fall geometrically from the head down to the input.
+
+        plan = tljax.discriminative(model.groups, spread=100)
+        plan.lr_scale  # (0.01, ..., 1.0)
 
     The input's rate is `backbone` / `spread` of the head's: fastai's `slice(lr / 100, lr)`. Howard
-    & Ruder 2018 ("ULMFiT", section 3.2), who named such rates, divide by 2.6 from each group to the
-    one below, whatever their number: `fine_tune(groups, 1.0, 1 / 2.6)`.
+    & Ruder 2018 ("ULMFiT", section 3.2), who named such rates, instead divide by 2.6 from each
+    group to the one below, whatever their number: `fine_tune(groups, 1.0, 1 / 2.6)`.
 
     Raises:
       InputError: unless `spread` is a finite number of 1 or more.
@@ -116,10 +139,13 @@ def surgical(
     init_k: int | None = None,
     **plan: Any,
 ) -> TransferPlan:
-    """The groups of depth `first` to `last` retrained, and the head if it is new (Lee et al. 2023).
+    """Trains the groups of depth `first` to `last`, and the head if it is new (Lee et al. 2023).
 
-    Which range suits depends on the shift: the first blocks for corrupted images, middle ones for
-    other features of known classes, the last for other labels (their section 2).
+        plan = tljax.surgical(model.groups, first=1, last=2)
+        plan.lr_scale  # (0.0, 1.0, 1.0, 0.0, ..., 1.0)
+
+    The best range depends on the shift: the first blocks for corrupted images, middle blocks for
+    other features of known classes, the last blocks for other labels (their section 2).
 
     Raises:
       InputError: unless 0 <= first <= last, and `last` is below the head; as `feature_extraction`
@@ -137,7 +163,7 @@ def surgical(
 
 
 def _init(groups: Groups, head: str, init_k: int | None) -> tuple[str, ...]:
-    """Pretrained below the head, or only as far as `init_k` says."""
+    """Where each group starts: the first `init_k` pretrained (None: all below the head)."""
     below = len(groups) - 1
     if init_k is None:
         init_k = below
@@ -149,7 +175,7 @@ def _init(groups: Groups, head: str, init_k: int | None) -> tuple[str, ...]:
     if init_k < below and head == "pretrained":
         raise InputError(
             f"init_k is {init_k}, so that {groups.names[below - 1]} starts from random weights, but"
-            " the pretrained head is kept above it; unset init_k, or give it a new head"
+            " the pretrained head above it is kept; unset init_k, or choose a new head"
         )
     return ("pretrained",) * init_k + ("random",) * (below - init_k) + (head,)
 
@@ -170,12 +196,12 @@ _FIELD_NAMES = {
     "backbone": "backbone_lr_scale",
     "decay": "layer_decay",
     "spread": "lr_spread",
-    "head": None,  # given to `build` apart: its field, head_init, has other values
+    "head": None,  # an argument of its own in `build`, since head_init has other values
 }
-# Fields whose defaults are numbers. Scenarios that do not use them ignore them, since nothing tells
-# whether the user has set them.
+# The defaults of these fields are numbers, so that nobody can tell whether a user has set them.
+# Scenarios that do not use them therefore ignore them.
 _NEVER_UNSET = ("backbone_lr_scale", "layer_decay")
-_BELOW_HEAD = ("k_last",)  # a scenario that needs one of these counts groups below the head only
+_BELOW_HEAD = ("k_last",)  # where one of these is needed, no needed field may name the head
 
 SCENARIOS = tuple(_CONSTRUCTORS)
 _ACCEPTED = {name: accepted_fields(c, _FIELD_NAMES) for name, c in _CONSTRUCTORS.items()}
@@ -185,17 +211,17 @@ FIELDS = tuple(dict.fromkeys(field for accepted in _ACCEPTED.values() for field 
 def build(
     scenario: str, groups: Groups, fields: Mapping[str, Any] | None = None, **plan: Any
 ) -> TransferPlan:
-    """The plan of a scenario by name, with the config's fields for it.
+    """The plan of a scenario by name, from the config's fields.
 
     Args:
       scenario: one of `SCENARIOS`.
-      groups: the model's.
-      fields: config fields among `FIELDS`; None as a value: not set.
+      groups: the model's groups.
+      fields: values of config fields among `FIELDS`; None: the field is not set.
       **plan: other arguments of the scenario's constructor: `head`, `train`, `statistics`.
 
     Raises:
-      InputError: for an unknown scenario, a field that it needs and that is not set, or one that is
-        set and that it does not use.
+      InputError: for an unknown scenario, a field that the scenario needs but that is not set, or a
+        field that is set but that the scenario does not use.
     """
     check_known("scenario", scenario, SCENARIOS)
     given = {field: value for field, value in (fields or {}).items() if value is not None}
