@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tljax.models import ImageSize, Model, registry
+from tljax.models import ImageSize, Model, registry, tracing
 from tljax.models.preprocessing import height_width
 from tljax.weights import of_variables, rules
 from tljax.weights.export import save_converted
@@ -15,7 +15,7 @@ KEPT = 24  # numbers kept of each image's output of a group
 
 def draw_all(model: Model, size: ImageSize) -> dict[str, np.ndarray]:
     """Every parameter and statistic of a model, by path without the collection."""
-    variables = rules.flatten(registry.abstract_variables(model, size))
+    variables = rules.flatten(tracing.abstract_variables(model, size))
     return {path: draw(path, leaf.shape) for path, leaf in variables.items()}
 
 

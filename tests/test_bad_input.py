@@ -363,21 +363,31 @@ ROWS = {
     "LoRA of random weights": (field(*VIT, "lora_rank=4"), "starts from random weights"),
     "LoRA of a rank beyond the width": (field(*VIT, "lora_rank=65"), "at most 64"),
     "LoRA times 0": (field(*VIT, "lora_rank=4", "lora_alpha=0"), "lora_alpha is 0.0"),
-    "LoRA's alpha without LoRA": (field(*VIT, "lora_alpha=4"), "lora_rank is not set"),
+    "LoRA's alpha without LoRA": (
+        field(*VIT, "lora_alpha=4"),
+        "without lora_rank",
+    ),
     "LoRA of layers that are not there": (
         field(*VIT, "lora_rank=4", "lora_targets=.*qvk"),
         "matches no dense layer",
     ),
     "LoRA of a broken pattern": (field(*VIT, "lora_rank=4", "lora_targets=("), "lora_targets"),
-    "k where it means nothing": (field("k=2"), "unset k"),
+    "k where it means nothing": (
+        field("k=2"),
+        "scenario is from_scratch, which does not use it; unset k, or set scenario to freeze_first"
+        " or surgical",
+    ),
     "k beyond the depth": (
         [*TUNE, "--config.scenario=freeze_first", "--config.k=6", "--config.init_from=runs/good"],
         "k goes from 0 to 5",
     ),
     "a spread beside a decay": (tuned("lr_spread=100", "layer_decay=0.5"), "set one of them"),
     "a spread below 1": (tuned("lr_spread=0.5"), "lr_spread is 0.5"),
-    "a spread where nothing is spread": (field("lr_spread=100"), "no rates to spread"),
-    "a range without its end": (tuned("scenario=surgical", "k=1"), "set k and k_last"),
+    "a spread where nothing is spread": (field("lr_spread=100"), "set scenario to fine_tune"),
+    "a range without its end": (
+        tuned("scenario=surgical", "k=1"),
+        "set k_last to a value from 0 to 4",
+    ),
     "a range beyond the depth": (
         tuned("scenario=surgical", "k=1", "k_last=5"),
         "choose 0 <= k <= k_last <= 4",

@@ -18,7 +18,7 @@ from tljax.cli import main
 from tljax.errors import InputError
 from tljax.models import MODELS, create
 from tljax.models.preprocessing import parse_normalisation
-from tljax.models.registry import abstract_variables
+from tljax.models.tracing import abstract_variables
 from tljax.weights import rules, zoo
 from tljax.weights.families import TIMM_VIT, TORCH_RESNET
 from tljax.weights.read import read

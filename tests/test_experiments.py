@@ -28,7 +28,7 @@ from tljax.commands.sweep import plan_runs
 from tljax.data import Task
 from tljax.data.tfds import spec as tfds_spec
 from tljax.experiment import hyperrules
-from tljax.models import registry
+from tljax.models import tracing
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 CIFAR = {"train": 50_000, "test": 10_000}
@@ -319,7 +319,7 @@ def abstract():
         size = exp.preprocessing.image_size
         key = (config.model, config.lora_rank, len(exp.class_names), size)
         if key not in known:
-            known[key] = registry.abstract_variables(exp.model, size)
+            known[key] = tracing.abstract_variables(exp.model, size)
         return known[key]
 
     return variables

@@ -18,7 +18,7 @@ from tljax import config as config_lib
 from tljax.commands import publishing
 from tljax.errors import InputError
 from tljax.files import replacing
-from tljax.models import Preprocessing, registry
+from tljax.models import Preprocessing, registry, tracing
 from tljax.runs.resume import best_variables
 from tljax.weights import rules, zoo
 from tljax.weights.export import family_of, save_converted
@@ -163,7 +163,7 @@ def test_a_run_is_traced_back_to_a_published_checkpoint(tmp_path):
     model = registry.create("resnet18", 3)
     flat = {
         path: np.zeros(leaf.shape, np.float32)
-        for path, leaf in rules.flatten(registry.abstract_variables(model, 32)).items()
+        for path, leaf in rules.flatten(tracing.abstract_variables(model, 32)).items()
     }
     converted, output = tmp_path / "c.safetensors", tmp_path / "e.safetensors"
     says = {
@@ -326,7 +326,7 @@ def test_bad_input_is_one_sentence_and_leaves_no_file(case, tmp_path, capsys):
 def test_a_part_of_a_network_is_not_converted(tmp_path):
     """Its file could not be read again under the network's name."""
     model = registry.truncated("resnet10_32", registry.create("resnet10_32", 3), "layer2_0")
-    abstract = registry.abstract_variables(model, 32)
+    abstract = tracing.abstract_variables(model, 32)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
     part = weights.of_variables(zeros, "run")
     path, preprocessing = tmp_path / "c.safetensors", registry.spec("resnet10_32").preprocessing

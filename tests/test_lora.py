@@ -162,7 +162,7 @@ def test_weights_that_lack_a_part_or_hold_an_update_without_a_place_are_refused(
     less = {"params": {**plain["params"], "block0": {}}}
     with pytest.raises(InputError, match="block0/attn/qkv/kernel is missing"):
         plan_of(model).initialise(random, less)
-    with pytest.raises(InputError, match="lora_a has no place in the model"):
+    with pytest.raises(InputError, match="lora_a is not in the model; merge LoRA"):
         feature_extraction(PLAIN.groups).initialise(plain, variables)
     again = plan_of(model).initialise(random, drawn(variables))  # e.g. to fit a new head
     assert same(again["params"]["block1"], drawn(variables)["params"]["block1"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tljax.errors import InputError
-from tljax.models import MODELS, Groups, create, init, parameter_count, registry
+from tljax.models import MODELS, Groups, create, init, parameter_count, tracing
 from tljax.models.groups import leaf_paths
 
 SMALL = ("resnet10_32", "vit_micro_patch4_32")
@@ -14,9 +14,7 @@ SMALL = ("resnet10_32", "vit_micro_patch4_32")
 
 def abstract_params(name, num_classes=1000, size=224):
     model = create(name, num_classes)
-    return model, jax.eval_shape(lambda k: registry.init(model, k, size), jax.random.key(0))[
-        "params"
-    ]
+    return model, jax.eval_shape(lambda k: init(model, k, size), jax.random.key(0))["params"]
 
 
 @pytest.mark.parametrize(
@@ -46,8 +44,8 @@ def test_sizes_are_the_published_ones(name, parameters, groups):
 def test_abstract_variables_are_those_that_are_drawn(name, fields):
     known = create(name, 10).__dataclass_fields__
     model = create(name, 10, **{field: v for field, v in fields.items() if field in known})
-    drawn = jax.eval_shape(lambda key: registry.init(model, key, 64), jax.random.key(0))
-    abstract = registry.abstract_variables(model, 64)
+    drawn = jax.eval_shape(lambda key: init(model, key, 64), jax.random.key(0))
+    abstract = tracing.abstract_variables(model, 64)
     assert jax.tree.structure(abstract) == jax.tree.structure(drawn)
     assert leaf_paths(abstract) == leaf_paths(drawn)
     found, wanted = ([(x.shape, x.dtype) for x in jax.tree.leaves(t)] for t in (abstract, drawn))

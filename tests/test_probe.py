@@ -43,7 +43,7 @@ def test_a_vits_parts_are_class_tokens_after_the_norm_and_the_mean_of_the_patche
     model = tljax.create(VIT, 10, remat=True)
     variables = init(model, jax.random.key(0), 32)
     images = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
-    parts = probing.parts_of(model, variables, images)
+    parts = probing.all_parts(model, variables, images)
     assert parts.shape == (3, 5, 64)
     for back in (0, 3):
         shorter = model.truncated(4 - back)
@@ -51,10 +51,10 @@ def test_a_vits_parts_are_class_tokens_after_the_norm_and_the_mean_of_the_patche
         np.testing.assert_allclose(parts[:, back], wanted, atol=1e-5)
     tokens = tljax.features(model.clone(pooling="none"), variables, images)
     np.testing.assert_allclose(parts[:, 4], tokens[:, 1:].mean(axis=1), atol=1e-5)
-    np.testing.assert_array_equal(OWN.of(parts), parts[:, 0])
-    both = Features(4, average_pool=True).of(parts)
+    np.testing.assert_array_equal(OWN.select(parts), parts[:, 0])
+    both = Features(4, average_pool=True).select(parts)
     np.testing.assert_array_equal(both, np.asarray(parts).reshape(3, -1))
-    assert Features(1, average_pool=True).of(np.asarray(parts)).shape == (3, 128)
+    assert Features(1, average_pool=True).select(np.asarray(parts)).shape == (3, 128)
 
 
 def test_choices():
@@ -92,7 +92,7 @@ def alone(model, setting, train):
         optax.add_decayed_weights(setting.weight_decay, {"kernel": True, "bias": False}),
         optax.sgd(schedule, momentum=0.9),
     )
-    width = setting.features.of(train.features[:1]).shape[1]
+    width = setting.features.select(train.features[:1]).shape[1]
     head = {"kernel": jnp.zeros((width, 10)), "bias": jnp.zeros(10)}
     state = tx.init(head)
 
@@ -107,7 +107,7 @@ def alone(model, setting, train):
     batches = train.shuffled(BATCH, 3)
     for _ in range(STEPS):
         batch = next(batches)
-        x = setting.features.of(batch["features"])
+        x = setting.features.select(batch["features"])
         updates, state = tx.update(gradient(head, x, batch["label"]), state, head)
         head = optax.apply_updates(head, updates)
     batches.close()
@@ -127,7 +127,7 @@ def test_a_head_of_the_grid_is_what_it_is_alone(cached):
         assert np.abs(ours["kernel"]).max() > 0
         for name in ("kernel", "bias"):
             np.testing.assert_allclose(ours[name], one[name], rtol=0, atol=1e-5)
-        logits = setting.features.of(train.features) @ one["kernel"] + one["bias"]
+        logits = setting.features.select(train.features) @ one["kernel"] + one["bias"]
         accuracy = np.mean(np.argmax(logits, -1) == train.labels)
         assert abs(ranked[setting][0] - accuracy) <= 1 / len(train)
 

@@ -24,7 +24,7 @@ from tljax.data import Preprocessing
 from tljax.data.transforms import augmentation
 from tljax.errors import InputError
 from tljax.experiment import hyperrules
-from tljax.models import ResNet, ViT, init, registry
+from tljax.models import ResNet, ViT, init, registry, tracing
 from tljax.models.groups import leaf_paths
 from tljax.runs.checkpoints import Checkpoints
 from tljax.training.options import TrainingOptions
@@ -62,7 +62,7 @@ def leaves(tree):
 def drawn(name, seed):
     """Random numbers of the shapes of a network's parameters."""
     rng = np.random.default_rng(seed)
-    params = registry.abstract_variables(NETWORKS[name], 16)["params"]
+    params = tracing.abstract_variables(NETWORKS[name], 16)["params"]
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), params)
 
 
@@ -88,7 +88,7 @@ def timm_layer(name, blocks):
 def test_layer_decay_gives_timms_rates(name, blocks):
     """decay ** (layers - 1 - layer), by timm's own names of the tensors."""
     model = registry.create(name, 10)
-    params = registry.abstract_variables(model, 224)["params"]
+    params = tracing.abstract_variables(model, 224)["params"]
     plan = fine_tune(model.groups, backbone=1.0, decay=0.7)
     paths = leaf_paths(params)
     for assignment in assignments(family_of("timm", name, model), model, paths):
@@ -468,8 +468,8 @@ def test_the_textbooks_example_can_be_built(tmp_path):
     dataset = experiment.load_data(config)
     splits = (dataset.train, dataset.val, dataset.test)
     assert [len(split) for split in splits] == [16, 2, 2]
-    given = registry.abstract_variables(registry.create("resnet50", 1000), 224)
-    new = registry.abstract_variables(exp.model, 224)
+    given = tracing.abstract_variables(registry.create("resnet50", 1000), 224)
+    new = tracing.abstract_variables(exp.model, 224)
     built = exp.plan.initialise(new, given)
     assert built["params"]["head"]["kernel"].shape == (2048, 2)
     assert exp.plan.init == ("pretrained",) * 17 + ("random",)

@@ -5,7 +5,7 @@ import pytest
 
 from tests.reference_weights import draw_all
 from tljax.errors import InputError
-from tljax.models import MODELS, create, registry
+from tljax.models import MODELS, create, registry, tracing
 from tljax.weights import rules
 from tljax.weights.families import FAMILIES, TIMM_VIT, TORCH_RESNET
 from tljax.weights.families.vit import DINOV2, GOOGLE_VIT, HF_DINOV2, HF_VIT
@@ -15,7 +15,7 @@ VIT = "vit_micro_patch4_32"
 
 
 def shapes_of(model, size=32):
-    abstract = rules.flatten(registry.abstract_variables(model, size))
+    abstract = rules.flatten(tracing.abstract_variables(model, size))
     return {path: leaf.shape for path, leaf in abstract.items()}
 
 

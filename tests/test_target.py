@@ -14,7 +14,7 @@ from tljax.analysis import cost
 from tljax.commands.plan import target, tpu_program
 from tljax.devices import mesh as mesh_lib
 from tljax.errors import InputError
-from tljax.models import registry
+from tljax.models import tracing
 
 has_libtpu = find_spec("libtpu") is not None
 takes_libtpu = pytest.mark.skipif(not has_libtpu, reason="libtpu, of the extra tpu, is missing")
@@ -46,7 +46,7 @@ def test_a_tpu_program_obeys_the_laws(config, sizes):
     assert report.devices == 8
 
     exp = experiment.build(config)
-    variables = registry.abstract_variables(exp.model, 32)
+    variables = tracing.abstract_variables(exp.model, 32)
     given = (exp.model, variables, 32, config.batch_size)
     counts, products = cost.group_flops(*given), cost.group_products(*given)
     trained_groups = exp.plan.trained_groups(variables["params"])

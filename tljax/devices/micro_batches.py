@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.errors import InputError
-from tljax.models import Model, registry
+from tljax.models import Model, tracing
 from tljax.models.preprocessing import ImageSize
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
@@ -102,7 +102,7 @@ def suited_to_training(
     1 where images see each other, and for networks with convolutions, whose gradients XLA computes
     many times slower within a loop.
     """
-    variables = registry.abstract_variables(model, image_size)
+    variables = tracing.abstract_variables(model, image_size)
     if sees_batch(plan, variables) or convolves(model, image_size, start):
         return 1
     return suited(model, image_size, images, start, part=_TRAINED_PART)
@@ -132,12 +132,11 @@ def check(parts: int | None, plan: TransferPlan, variables: Tree, batch_size: in
 
 def _widest(model: Model, image_size: ImageSize, start: int, stop: int | None) -> int:
     """Bytes of the widest array between two operations, per image; computes nothing."""
-    operations = registry.operations(model, image_size, start, stop)
-    each = (registry.bytes_of_an_image(result) for _, result in operations)
-    return max(each, default=0) or 1
+    operations = tracing.operations(model, image_size, start, stop)
+    return max((operation.image_bytes for operation in operations), default=0) or 1
 
 
 def convolves(model: Model, image_size: ImageSize, start: int) -> bool:
     """Whether the groups from `start` on have convolutions that are not written as products."""
-    operations = registry.operations(model, image_size, start)
-    return any(name == "conv_general_dilated" for name, _ in operations)
+    operations = tracing.operations(model, image_size, start)
+    return any(operation.name == "conv_general_dilated" for operation in operations)

@@ -23,7 +23,7 @@ from tljax.experiment.source import (
     warn_of_preprocessing,
 )
 from tljax.experiment.workdir import is_begun, read_config
-from tljax.models import Model, Preprocessing, registry
+from tljax.models import Model, Preprocessing, registry, tracing
 from tljax.runs.record import check_classes, read_result, read_tasks
 from tljax.runs.workdir import differences, refuse_changes
 from tljax.training.options import HARMLESS, HEAD_INITS, OPTION_NAMES, TrainingOptions
@@ -102,7 +102,7 @@ class Experiment:
         if self.starts_from_weights:
             size = self.preprocessing.image_size
             variables = pretrained_variables(self.config, self.model, size)
-        abstract = registry.abstract_variables(self.model, self.preprocessing.image_size)
+        abstract = tracing.abstract_variables(self.model, self.preprocessing.image_size)
         self.plan.initialise(abstract, variables)
         workdir = None if variables is None else source_workdir(self.config.init_from)
         if workdir is not None and self.plan.init[-1] == "pretrained":
@@ -137,7 +137,7 @@ def build(
     usual = registry.spec(config.model).preprocessing.image_size
     size = usual if config.image_size is None else config.image_size
     registry.check_image_size(config.model, model, size)
-    lora.check(config, plan, registry.abstract_variables(model, size))
+    lora.check(config, plan, tracing.abstract_variables(model, size))
     if fetch_weights and _starts_from_weights(config):
         fetch_source(config.init_from, config.model)
         warn_of_preprocessing(config)
@@ -260,19 +260,12 @@ def _plan(
     plan = scenarios.build(
         config.scenario,
         model.groups,
-        k=config.k,
-        k_last=config.k_last,
-        init_k=config.init_k,
-        backbone_lr_scale=config.backbone_lr_scale,
-        layer_decay=config.layer_decay,
-        lr_spread=config.lr_spread,
+        {field: config[field] for field in scenarios.FIELDS},
         train=lora.trained_by(config),
         statistics=config.statistics,
         **({"head": "pretrained"} if keeps_head else {}),
     )
-    of_stages = {name: config[name] for name in ("probe_share", "probe_lr", "groups_per_stage")}
-    recipes.check_unused(config.stages, **of_stages)
-    stages = recipes.build(config.stages, plan, **of_stages) if config.stages is not None else ()
+    stages = recipes.build(config.stages, plan, {field: config[field] for field in recipes.FIELDS})
     return plan, stages
 
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from tljax.models.arithmetic import convolve, max_pool
 from tljax.models.batch_norm import BatchNorm
-from tljax.models.groups import Groups, Modes, cut, per_group
+from tljax.models.groups import Groups, Modes, depth_range, per_group
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -164,7 +164,7 @@ class ResNet(nn.Module):
         )
         block = nn.remat(Block, static_argnums=(2, 3)) if self.remat else Block
         x = images
-        for depth in cut(start, stop, len(groups)):
+        for depth in depth_range(start, stop, len(groups)):
             if depth == 0:
                 kernel, stride = self.stem
                 x = nn.relu(conv(self.widths[0], kernel, stride, name="stem")(x, use_batch[depth]))

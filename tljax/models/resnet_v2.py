@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from tljax.models.arithmetic import convolve, max_pool
 from tljax.models.batch_norm import BatchNorm
-from tljax.models.groups import Groups, Modes, cut, per_group
+from tljax.models.groups import Groups, Modes, depth_range, per_group
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
 _STANDARDISATION_EPS = 1e-8  # timm's; Google's own code has 1e-10
@@ -202,7 +202,7 @@ class ResNetV2(nn.Module):
         conv = functools.partial(Conv, standardised=self.standardised, dtype=self.dtype)
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         x = images
-        for depth in cut(start, stop, len(groups)):
+        for depth in depth_range(start, stop, len(groups)):
             if depth == 0:
                 x = Stem(self.widths[0], conv, name="stem")(x, self.conv_bias)
             elif depth < len(groups) - 1:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from tljax.models.arithmetic import attend, attend_alone, convolve, gelu, product
-from tljax.models.groups import Groups, Modes, cut, per_group
+from tljax.models.groups import Groups, Modes, depth_range, per_group
 from tljax.models.lora import Dense, LoRA
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
@@ -261,7 +261,7 @@ class ViT(nn.Module):
         training = per_group(train, num_groups)
         rates = linear_rates(self.drop_path, self.depth)
         x = images
-        for depth in cut(start, stop, num_groups):
+        for depth in depth_range(start, stop, num_groups):
             if depth == 0:
                 x = Embed(
                     self.dim,

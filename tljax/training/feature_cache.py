@@ -29,7 +29,7 @@ from tljax.data.sources import base_of
 from tljax.devices import micro_batches, processes
 from tljax.devices.compiler import compiled
 from tljax.errors import InputError
-from tljax.models import Model, registry
+from tljax.models import Model, tracing
 from tljax.models.flops import flops
 from tljax.models.groups import leaf_paths
 from tljax.runs.environment import environment
@@ -159,7 +159,7 @@ def choose(
     Raises:
       InputError: if `memory` or `disk` is asked for and there is no room.
     """
-    variables = registry.abstract_variables(model, preprocessing.image_size)
+    variables = tracing.abstract_variables(model, preprocessing.image_size)
     groups = plan.frozen_prefix(variables["params"])
     if kind == "off" or cached_before == 0:
         return Cache(0)
@@ -174,7 +174,7 @@ def choose(
             )
         return Cache(0)
     where = ("disk" if on_disk else "memory") if kind == "auto" else kind
-    row = 4 * registry.abstract_output(model, preprocessing.image_size, groups).size
+    row = 4 * tracing.abstract_output(model, preprocessing.image_size, groups).size
     needed = row * sum(len(source) for source in sources)
     folder = _home() if where == "disk" else None
     fits = needed <= _room(folder)
@@ -250,7 +250,7 @@ def cached(
     Raises:
       InputError: if an image cannot be read, or the disk is full.
     """
-    shape = registry.abstract_output(model, preprocessing.image_size, groups).shape[1:]
+    shape = tracing.abstract_output(model, preprocessing.image_size, groups).shape[1:]
     variables = jax.device_put(variables)  # once, and not with every batch
     prefix = _prefix(model, preprocessing, groups)
 

@@ -12,7 +12,7 @@ from tljax.data import Preprocessing, Source
 from tljax.devices import mesh as meshes
 from tljax.devices import micro_batches
 from tljax.errors import InputError
-from tljax.models import NORMALISATIONS, ImageSize, Model, registry
+from tljax.models import NORMALISATIONS, ImageSize, Model, initialisation, registry, tracing
 from tljax.training import feature_cache
 from tljax.training.options import TrainingOptions
 from tljax.transfer import TransferPlan, learning_rate_schedule
@@ -59,7 +59,7 @@ class Setup:
     @property
     def abstract_variables(self) -> Tree:
         """The model's variables as shapes and dtypes."""
-        return registry.abstract_variables(self.model, self.image_size)
+        return tracing.abstract_variables(self.model, self.image_size)
 
     def check(self) -> None:
         """Raises InputError if the run could not begin; ask before anything is written."""
@@ -117,7 +117,7 @@ def new_variables(
         drawn = zip(model.groups.names, init, strict=True)
         groups = tuple(at == "random" and not (zero_head and name == "head") for name, at in drawn)
     key = jax.random.key(options.seed)
-    variables = registry.init(model, key, image_size, channels, groups)
+    variables = initialisation.init(model, key, image_size, channels, groups)
     if zero_head and "head" in variables["params"]:
         variables["params"]["head"] = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
     return variables

@@ -19,7 +19,7 @@ from tljax.data import Preprocessing, normalise
 from tljax.devices import mesh as mesh_lib
 from tljax.devices import micro_batches
 from tljax.devices.compiler import compiled
-from tljax.models import ImageSize, Model, registry
+from tljax.models import ImageSize, Model, tracing
 from tljax.training import train_state
 from tljax.training.objective import Objective, accuracy
 from tljax.training.options import TrainingOptions
@@ -234,7 +234,7 @@ def abstract_batch(
       also: names of further arrays (n,) float32.
       mesh: of the devices that the batch is spread over, see `tljax.devices.mesh`.
     """
-    seen = registry.abstract_output(model, image_size, start).shape[1:]
+    seen = tracing.abstract_output(model, image_size, start).shape[1:]
     rows = {"features": (seen, jnp.float32)} if start else {"image": (seen, jnp.uint8)}
     rows |= {"label": ((), jnp.int32), **dict.fromkeys(also, ((), jnp.float32))}
     return mesh_lib.batch_placed(
@@ -370,5 +370,5 @@ def _input(model: Model, batch: Batch, preprocessing: Preprocessing, start: int)
     """
     if not start:
         return normalise(batch["image"], preprocessing)
-    passed_on = registry.abstract_output(model, preprocessing.image_size, start)
+    passed_on = tracing.abstract_output(model, preprocessing.image_size, start)
     return batch["features"].astype(passed_on.dtype)

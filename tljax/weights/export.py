@@ -13,7 +13,7 @@ import numpy as np
 
 from tljax.errors import InputError, check_known
 from tljax.files import replacing, writable_file
-from tljax.models import Model, Preprocessing, ResNet, ResNetV2, ViT, registry
+from tljax.models import Model, Preprocessing, ResNet, ResNetV2, ViT, registry, tracing
 from tljax.weights import rules
 from tljax.weights.families.bit import TIMM_BIT
 from tljax.weights.families.resnet import TORCH_RESNET
@@ -126,7 +126,7 @@ def _same_arithmetic(model: Model) -> bool:
 def _check_whole(checkpoint: Checkpoint, model_name: str, preprocessing: Preprocessing) -> None:
     """A truncated network's file could not be read again under the network's name."""
     model = registry.create(model_name, num_classes=0)
-    whole = registry.abstract_variables(model, preprocessing.image_size)
+    whole = tracing.abstract_variables(model, preprocessing.image_size)
     if missing := rules.flatten(whole).keys() - checkpoint.filled.keys():
         raise InputError(
             f"'{checkpoint.origin}' holds only a part of a {model_name}: it lacks"
@@ -143,7 +143,7 @@ def _as_stored(export: Export) -> Preprocessing:
     model, grid = export.model, registry.patch_grid(export.model, preprocessing.image_size)
     if grid is None or not isinstance(model, ViT):
         return preprocessing
-    expected = rules.flatten(registry.abstract_variables(model, preprocessing.image_size))
+    expected = rules.flatten(tracing.abstract_variables(model, preprocessing.image_size))
     extra = expected["embed/pos_embed"].shape[1] - grid[0] * grid[1]  # e.g. for the class token
     patches = filled["embed/pos_embed"].shape[1] - extra
     if grid[0] * grid[1] == patches:

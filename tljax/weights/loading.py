@@ -11,7 +11,7 @@ import numpy as np
 
 from tljax.errors import InputError, did_you_mean
 from tljax.files import parse_json
-from tljax.models import ImageSize, Model, Preprocessing, registry
+from tljax.models import ImageSize, Model, Preprocessing, registry, tracing
 from tljax.weights import fitting, hub, rules, zoo
 from tljax.weights.families import FAMILIES, TLJAX
 from tljax.weights.read import Contents, check_readable, read, read_json, read_metadata
@@ -134,7 +134,7 @@ def convert(contents: Contents, model_name: str, origin: str) -> Checkpoint:
     """
     model = registry.create(model_name, num_classes=1)
     spec = registry.spec(model_name)
-    abstract = registry.abstract_variables(model, spec.preprocessing.image_size)
+    abstract = tracing.abstract_variables(model, spec.preprocessing.image_size)
     shapes = {path: leaf.shape for path, leaf in rules.flatten(abstract).items()}
     family = _detect(model, list(shapes), list(contents.tensors), model_name, origin)
     filled = rules.convert(family, model, shapes, contents.tensors, origin)
@@ -169,7 +169,7 @@ def variables_for(
     Returns:
       {"params": ..., "batch_stats": ...}, with the checkpoint's own head if it has one.
     """
-    abstract = registry.abstract_variables(model, image_size, channels)
+    abstract = tracing.abstract_variables(model, image_size, channels)
     shapes = {path: leaf.shape for path, leaf in rules.flatten(abstract).items()}
     head = {path: array.shape for path, array in checkpoint.filled.items() if _is_head(path)}
     fitted = fitting.fit(

@@ -12,7 +12,7 @@ from tljax.analysis.report.page import table
 from tljax.analysis.report.runs import Collection, Setting
 from tljax.analysis.report.words import percent, words
 from tljax.experiment import Experiment
-from tljax.models import parameter_count, registry
+from tljax.models import parameter_count, tracing
 from tljax.models.groups import Groups
 from tljax.transfer.partition import Tree, split
 
@@ -125,7 +125,7 @@ def _prepared(setting: Setting) -> Experiment:
 
 @functools.cache
 def _variables(model, image_size) -> Tree:
-    return registry.abstract_variables(model, image_size)
+    return tracing.abstract_variables(model, image_size)
 
 
 def _parameters(setting: Setting) -> Tree:

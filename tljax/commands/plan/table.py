@@ -13,7 +13,7 @@ from rich.table import Table
 from tljax import experiment
 from tljax.analysis import cost
 from tljax.experiment import Experiment
-from tljax.models import parameter_count, registry
+from tljax.models import parameter_count, tracing
 from tljax.models.flops import counted_flops, flops
 from tljax.models.groups import leaf_paths
 from tljax.transfer import TransferPlan
@@ -45,7 +45,7 @@ def _print_table(
     config: ml_collections.ConfigDict, exp: Experiment, title: str, compile_step: bool
 ) -> None:
     model, plan, size = exp.model, exp.plan, exp.preprocessing.image_size
-    variables = registry.abstract_variables(model, size)
+    variables = tracing.abstract_variables(model, size)
     params = variables["params"]
     trained = plan.trained_groups(params)
     batch_statistics = plan.modes(params)["batch_statistics"]

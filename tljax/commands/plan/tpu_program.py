@@ -25,7 +25,7 @@ from tljax.data import Task
 from tljax.devices import mesh as mesh_lib
 from tljax.errors import InputError
 from tljax.experiment import Experiment
-from tljax.models import registry
+from tljax.models import tracing
 from tljax.models.flops import counted_flops
 from tljax.training.step import abstract_batch, step_arguments, step_of_run
 
@@ -99,7 +99,7 @@ def arguments(exp: Experiment, mesh: Mesh, tx: Any, batch_size: int) -> tuple[An
     """What the step is called with: abstract arrays, laid out on the mesh."""
     size = exp.preprocessing.image_size
     batch = abstract_batch(exp.model, size, batch_size, mesh=mesh)
-    variables = registry.abstract_variables(exp.model, size)
+    variables = tracing.abstract_variables(exp.model, size)
     keeps_average = exp.options.ema is not None
     given = step_arguments(exp.plan, variables, tx, batch, mesh, keeps_average)
     whole = NamedSharding(mesh, PartitionSpec())

@@ -100,7 +100,7 @@ def train_heads(
     decays = [jnp.array([s.weight_decay for s in some]) for some in by_kind]
     heads = []
     for kind, some in zip(kinds, by_kind, strict=True):
-        shape = (len(some), kind.of(train.features[:1]).shape[1], model.num_classes)
+        shape = (len(some), kind.select(train.features[:1]).shape[1], model.num_classes)
         heads.append({"head": {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[::2])}})
 
     def learn(
@@ -123,7 +123,7 @@ def train_heads(
         after, losses = [], []
         pairs = zip(kinds, heads_and_states, rates, decays, strict=True)
         for kind, (head, state), rate, decay in pairs:
-            of_one = functools.partial(learn, kind.of(batch["features"]), batch["label"])
+            of_one = functools.partial(learn, kind.select(batch["features"]), batch["label"])
             head, state, loss = jax.vmap(of_one)(head, state, factor * rate, decay)
             after.append((head, state))
             losses.append(loss)
@@ -156,7 +156,7 @@ def ranks(
             return (right * batch["mask"]).sum(), (losses * batch["mask"]).sum()
 
         return [
-            jax.vmap(functools.partial(of_one, kind.of(batch["features"])))(stacked)
+            jax.vmap(functools.partial(of_one, kind.select(batch["features"])))(stacked)
             for kind, stacked in zip(heads.params, params, strict=True)
         ]
 

@@ -30,7 +30,7 @@ from tljax.errors import InputError
 from tljax.experiment import Experiment
 from tljax.files import replacing
 from tljax.models import Model, parameter_count
-from tljax.models.probing import parts_of
+from tljax.models.probing import all_parts
 from tljax.runs import record
 from tljax.runs.answers import FILE as ANSWERS
 from tljax.runs.answers import packed
@@ -71,7 +71,7 @@ def features_of(
     name: str,
     progress: bool = False,
 ) -> CachedSource:
-    """What heads see of a source's images, in memory: (n, parts, d), as of `parts_of`."""
+    """What heads see of a source's images, in memory: (n, parts, d), as of `all_parts`."""
     compute, parts, done = _compute(model, preprocessing), [], 0
     batches = eval_batches(source, preprocessing, batch_size=_BATCH)
     with closing(iter(batches)) as reader, progress_bar() as bar:
@@ -90,7 +90,7 @@ def _compute(model: Model, preprocessing: Preprocessing) -> Callable[..., jax.Ar
 
     def compute(variables: Tree, images: jax.Array, mask: jax.Array) -> jax.Array:
         def run(images: jax.Array) -> jax.Array:
-            return parts_of(model, variables, normalise(images, preprocessing))
+            return all_parts(model, variables, normalise(images, preprocessing))
 
         number = micro_batches.suited(model, preprocessing.image_size, len(images))
         return micro_batches.in_parts(run, number, images, mask)
@@ -192,7 +192,7 @@ def run(
                 final = evaluate(
                     model,
                     network,
-                    replace(parts, features=chosen.features.of(parts.features)),
+                    replace(parts, features=chosen.features.select(parts.features)),
                     exp.preprocessing,
                     opt.batch_size,
                     with_answers=True,
