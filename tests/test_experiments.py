@@ -222,7 +222,7 @@ def test_shifted_images_have_the_classes_of_cifar(tmp_path, monkeypatch):
     sources = importlib.import_module("tests.cifar_sources")
     for source in (sources.Cifar10, sources.CifarAnew, sources.Stl10):
         source(data_dir=tmp_path).download_and_prepare(file_format="array_record")
-    named = data.class_names("tfds:cifar10", str(tmp_path))
+    named = data.read_class_names("tfds:cifar10", str(tmp_path))
     for shift, theirs in (("cifar10_1", named), ("stl10", sources.STL10)):
         argv = ["prepare", f"tfds:experiments.lp_ft.builders.Shifted/{shift}"]
         assert cli.main([*argv, "--data_dir", str(tmp_path)]) == 0

@@ -107,7 +107,7 @@ def numbers(source, split="train"):
 
 def test_splits_labels_and_images_are_those_that_were_prepared(prepared):
     dataset = data.load("tfds:shapes", data_dir=prepared)
-    assert dataset.class_names == data.class_names("tfds:shapes", prepared) == CLASSES
+    assert dataset.class_names == data.read_class_names("tfds:shapes", prepared) == CLASSES
     assert sorted(numbers(dataset.train) + numbers(dataset.val)) == list(range(24))
     assert numbers(dataset.test, "test") == list(range(9))
     for source, split in ((dataset.train, "train"), (dataset.test, "test")):

@@ -7,7 +7,7 @@ import ml_collections
 
 from tljax import data as data_lib
 from tljax import weights
-from tljax.data import Dataset, Task, names_of_all
+from tljax.data import Dataset, Task, joint_class_names
 from tljax.errors import InputError, check_known
 from tljax.experiment import hyperrules
 from tljax.experiment import lora as adapters
@@ -38,7 +38,7 @@ class Experiment:
     @property
     def class_names(self) -> tuple[str, ...]:
         """Of all tasks, in the order of the logits."""
-        return names_of_all(self.tasks)
+        return joint_class_names(self.tasks)
 
     @property
     def task_sizes(self) -> dict[str, int]:
@@ -54,7 +54,7 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
       tasks: that its data is for, if they are known; None: the data is asked.
     """
     config = settled(config)
-    tasks = tasks or data_lib.tasks(config.data, config.data_dir)
+    tasks = tasks or data_lib.read_tasks(config.data, config.data_dir)
     check_known("dtype", config.dtype, _DTYPES)
     model = registry.create(
         config.model,

@@ -10,7 +10,7 @@ import ml_collections
 
 from tljax import config as config_lib
 from tljax import data as data_lib
-from tljax.data import Task, names_of_all
+from tljax.data import Task, joint_class_names
 from tljax.errors import InputError
 from tljax.files import parse_json
 from tljax.runs.workdir import (
@@ -61,7 +61,9 @@ def keep_config(workdir: Path, tasks: tuple[Task, ...], config: ml_collections.C
     """
     data = tasks[0].name if len(tasks) == 1 else ""
     before = _kept_tasks(workdir, data) if has_begun(workdir) else None
-    _check_classes(names_of_all(tasks), names_of_all(before or tasks), "the data", workdir)
+    _check_classes(
+        joint_class_names(tasks), joint_class_names(before or tasks), "the data", workdir
+    )
     content: Any = tasks[0].class_names
     if len(tasks) > 1:
         content = {task.name: task.class_names for task in tasks}
@@ -76,7 +78,7 @@ def tasks_of(workdir: Path) -> tuple[Task, ...]:
       InputError: if it is not a workdir.
     """
     config = read_config(workdir)
-    return _kept_tasks(workdir, config.data) or data_lib.tasks(config.data, config.data_dir)
+    return _kept_tasks(workdir, config.data) or data_lib.read_tasks(config.data, config.data_dir)
 
 
 def _kept_tasks(workdir: Path, data: str) -> tuple[Task, ...] | None:

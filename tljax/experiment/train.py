@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from tljax.data import Dataset, names_of_all
+from tljax.data import Dataset, joint_class_names
 from tljax.devices import processes
 from tljax.experiment.build import Experiment, load_data, prepare, resolve, settled
 from tljax.experiment.record import (
@@ -216,4 +216,4 @@ def _check_start(
     source = _workdir(config.init_from) if variables is not None else None
     if source is not None and plan.init[-1] == "pretrained":
         before = _kept_tasks(source, config.data) or experiment.tasks
-        _check_classes(experiment.class_names, names_of_all(before), config.data, source)
+        _check_classes(experiment.class_names, joint_class_names(before), config.data, source)

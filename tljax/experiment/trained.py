@@ -160,7 +160,7 @@ def task_for(workdir: Path, data: str, data_dir: str | None = None) -> str | Non
     Raises:
       InputError: if none has these classes, or several have them.
     """
-    tasks, classes = tasks_of(workdir), data_lib.class_names(data, data_dir)
+    tasks, classes = tasks_of(workdir), data_lib.read_class_names(data, data_dir)
     if len(tasks) == 1:
         return None
     fitting = [task.name for task in tasks if task.class_names == classes]

@@ -23,7 +23,7 @@ import numpy as np
 from tljax.console import progress_bar
 from tljax.data.images import Unreadable, as_rgb, decode
 from tljax.data.sources import Dataset, Example, Source, digest
-from tljax.data.splits import carve_test
+from tljax.data.splits import split_off_test
 from tljax.data.tfds import spec as tfds_spec
 from tljax.data.tfds import tfrecord
 from tljax.data.tfds.prepared import FeatureReader, Part, Prepared, Shard, open_prepared
@@ -117,13 +117,13 @@ def load(text: str, data_dir: str | None = None) -> Dataset:
     sources: dict[str, Source] = {role: _source(prepared, part) for role, part in parts.items()}
     if "test" not in sources:
         instead = "name a split, as in ?test=validation"
-        sources["train"], sources["test"] = carve_test(sources["train"], prepared.spec, instead)
+        sources["train"], sources["test"] = split_off_test(sources["train"], prepared.spec, instead)
     train, val, test = (sources.get(role) for role in ("train", "val", "test"))
     assert train is not None
     return Dataset(f"tfds:{text}", prepared.class_names, train, val, test)
 
 
-def class_names(text: str, data_dir: str | None = None) -> tuple[str, ...]:
+def read_class_names(text: str, data_dir: str | None = None) -> tuple[str, ...]:
     """Names of the classes, in the order of their labels; reads no record.
 
     Raises:
