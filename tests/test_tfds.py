@@ -365,7 +365,7 @@ def test_what_is_not_behind_an_address_is_said(bucket, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed")
 def test_google_cloud_storage_needs_its_driver():
     with pytest.raises(InputError, match=r"pip install -c constraints.txt '\.\[gcs\]'"):
-        remote.folders("gs://bucket/data")
+        remote.list_folders("gs://bucket/data")
 
 
 # --- tljax prepare -----------------------------------------------------------------------------
