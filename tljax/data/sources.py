@@ -162,7 +162,7 @@ def as_source(data: Any) -> Source:
 
     Example:
       source = as_source((np.zeros((10, 32, 32, 3), np.uint8), np.arange(10) % 2))
-      result = tljax.fit(model, variables, plan, source)
+      image, label = source[3]["image"], source[3]["label"]  # uint8 (32, 32, 3), and 1
     """
     if Source in type(data).__mro__:
         return data
