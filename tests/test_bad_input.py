@@ -456,7 +456,7 @@ ROWS = {
     "a class without images": (data("hollow"), "dogs"),
     "a test class that training lacks": (data("odd"), "wolves"),
     "two validation folders": (data("twice"), "both val and valid"),
-    "one image a class": (data("single"), "one image a class"),
+    "one image a class": (data("single"), "one image per class"),
     "a pipe named like an image": (data("fifo"), "only one class folder"),
     "more images than there are": (field("train_size=100000"), "train_size is 100000"),
     "both sizes": (field("train_per_class=5"), "set one of them"),

@@ -26,7 +26,7 @@ from tljax import config as config_lib
 from tljax.analysis.tables import write_csv
 from tljax.commands.sweep import plan_runs
 from tljax.data import Task
-from tljax.data.tfds import spec as tfds_spec
+from tljax.data.tfds.spec import parse_spec
 from tljax.experiment import hyperrules
 from tljax.models import tracing
 
@@ -112,7 +112,7 @@ def every_spec():
 
 def parts(text):
     """Which images the parts of a spec are: {role: {(split, number), ...}}, as TFDS reads it."""
-    spec = tfds_spec.parse(text)
+    spec = parse_spec(text)
     sizes, _ = SETS[spec.target]
     splits = tfds.core.splits.SplitDict(
         [
@@ -165,7 +165,7 @@ def test_vtab_is_1000_images_a_task_and_all_test_images():
         assert len(specs) == 19
         for spec in specs:
             ranges = parts(spec.removeprefix("tfds:"))
-            name = tfds_spec.parse(spec.removeprefix("tfds:")).target
+            name = parse_spec(spec.removeprefix("tfds:")).target
             assert [count(ranges[role]) for role in ("train", "val")] == [train, val]
             assert count(ranges["test"]) == tests[name]
 
@@ -222,7 +222,7 @@ def test_shifted_images_have_the_classes_of_cifar(tmp_path, monkeypatch):
     sources = importlib.import_module("tests.cifar_sources")
     for source in (sources.Cifar10, sources.CifarAnew, sources.Stl10):
         source(data_dir=tmp_path).download_and_prepare(file_format="array_record")
-    named = data.class_names("tfds:cifar10", str(tmp_path))
+    named = data.read_class_names("tfds:cifar10", str(tmp_path))
     for shift, theirs in (("cifar10_1", named), ("stl10", sources.STL10)):
         argv = ["prepare", f"tfds:experiments.lp_ft.builders.Shifted/{shift}"]
         assert cli.main([*argv, "--data_dir", str(tmp_path)]) == 0
@@ -294,7 +294,7 @@ def stand_in(config):
     if not config.data.startswith("tfds:"):
         return None, config.train_size or 10_000
     text = config.data.removeprefix("tfds:")
-    classes = SETS[tfds_spec.parse(text).target][1]
+    classes = SETS[parse_spec(text).target][1]
     if "label_elevation" in text:
         classes = 9
     task = Task(config.data, tuple(map(str, range(classes))))
@@ -371,7 +371,7 @@ def test_augreg_is_what_big_vision_does():
         text = config.data.removeprefix("tfds:")
         told = (config.steps, config.warmup, config.lr, tuple(config.crop_area))
         size = count(parts(text)["train"])
-        assert (*told, size) == wanted[tfds_spec.parse(text).target]
+        assert (*told, size) == wanted[parse_spec(text).target]
         exp = experiment.build(config, stand_in(config)[0])
         assert (exp.preprocessing.image_size, exp.preprocessing.mean) == (384, (0.5,) * 3)
         assert set(exp.plan.lr_scale) == {1.0}

@@ -121,7 +121,7 @@ def test_commands_ask_for_the_task_where_it_matters(joint, tmp_path, capsys):
     assert "choose one with --task" in err
     code, out, _ = run(capsys, *predict, "--task", "embedded:textures")
     assert code == 0
-    texts = data_lib.class_names("embedded:textures")
+    texts = data_lib.read_class_names("embedded:textures")
     assert any(name in out for name in texts)
     code, out, _ = run(capsys, "evaluate", "--workdir", joint)
     assert code == 0

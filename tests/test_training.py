@@ -239,7 +239,7 @@ def test_runs_of_several_seeds_can_share_their_images(tiny_config):
     def rows(**seeds):
         dataset = experiment.load_data(tiny_config(**seeds))
         parts = (dataset.train, dataset.val)
-        return [data_lib.base_of(part)[1].tolist() for part in parts]
+        return [data_lib.unwrap_subset(part)[1].tolist() for part in parts]
 
     assert rows(seed=3) == rows(seed=4, data_seed=3) == rows(seed=3, data_seed=3)
     assert rows(seed=3) != rows(seed=3, data_seed=4)

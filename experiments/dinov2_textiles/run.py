@@ -75,7 +75,9 @@ def main() -> None:
 def _train(run: Run, init_from: str | None) -> dict:
     """One run of a page of configs/, in memory."""
     config = config_lib.load(str(CONFIGS / f"dinov2_{run.scenario}.py"))
-    config.data = folder.packaged(*TEXTILES) if run.data == "textiles" else f"embedded:{run.data}"
+    config.data = (
+        folder.packaged_folder_spec(*TEXTILES) if run.data == "textiles" else f"embedded:{run.data}"
+    )
     config.image_size = IMAGE_SIZES[run.data]
     config.train_size = run.train_size
     config.seed = run.seed

@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _run(recipe: str, init_from: str | None) -> None:
-    overrides = [f"--config.data={folder.packaged(*TEXTILES)}"]
+    overrides = [f"--config.data={folder.packaged_folder_spec(*TEXTILES)}"]
     if init_from is not None and page.RECIPES[recipe].get("scenario") != "from_scratch":
         overrides.append(f"--config.init_from={init_from}")
     run_tuned(f"{HERE / 'config.py'}:{recipe}", ROOT / recipe, overrides, CHOSEN_BY)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from tljax import data, weights
-from tljax.data import Dataset, Task, names_of_all
+from tljax.data import Dataset, Task, joint_class_names
 from tljax.devices import processes
 from tljax.errors import InputError, check_known
 from tljax.experiment import hyperrules, lora
@@ -60,7 +60,7 @@ class Experiment:
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes of all tasks, in the order of the logits."""
-        return names_of_all(self.tasks)
+        return joint_class_names(self.tasks)
 
     @property
     def task_sizes(self) -> dict[str, int]:
@@ -107,7 +107,7 @@ class Experiment:
         workdir = None if variables is None else source_workdir(self.config.init_from)
         if workdir is not None and self.plan.init[-1] == "pretrained":
             trained = read_tasks(workdir, self.config.data) or self.tasks
-            check_classes(self.class_names, names_of_all(trained), self.config.data, workdir)
+            check_classes(self.class_names, joint_class_names(trained), self.config.data, workdir)
         return variables
 
 
@@ -130,7 +130,7 @@ def build(
       InputError: for whatever is wrong in the config.
     """
     config = _apply_hyperrule(config)
-    tasks = tasks or data.tasks(config.data, config.data_dir)
+    tasks = tasks or data.read_tasks(config.data, config.data_dir)
     model = _model(config, tasks)
     plan, stages = _plan(config, model)
     options = _options(config)

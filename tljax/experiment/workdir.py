@@ -5,8 +5,8 @@ from pathlib import Path
 import ml_collections
 
 from tljax import config as configs
-from tljax.data import Task, class_names
-from tljax.data import tasks as tasks_of_data
+from tljax.data import Task, read_class_names
+from tljax.data import read_tasks as read_tasks_of_data
 from tljax.errors import InputError
 from tljax.files import parse_json
 from tljax.runs.record import has_begun, read_tasks, shorten, write_tasks
@@ -56,7 +56,7 @@ def tasks_of(workdir: Path) -> tuple[Task, ...]:
       InputError: if it is not a workdir.
     """
     config = read_config(workdir)
-    return read_tasks(workdir, config.data) or tasks_of_data(config.data, config.data_dir)
+    return read_tasks(workdir, config.data) or read_tasks_of_data(config.data, config.data_dir)
 
 
 def task_for(workdir: Path, data: str, data_dir: str | None = None) -> str | None:
@@ -65,7 +65,7 @@ def task_for(workdir: Path, data: str, data_dir: str | None = None) -> str | Non
     Raises:
       InputError: if none has these classes, or several have them.
     """
-    tasks, classes = tasks_of(workdir), class_names(data, data_dir)
+    tasks, classes = tasks_of(workdir), read_class_names(data, data_dir)
     if len(tasks) == 1:
         return None
     fitting = [task.name for task in tasks if task.class_names == classes]

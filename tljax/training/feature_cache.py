@@ -24,8 +24,8 @@ import numpy as np
 from filelock import FileLock
 
 from tljax.data import Preprocessing, Source, Subset, eval_batches, fingerprint, normalise
-from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, in_order, sampled
-from tljax.data.sources import base_of
+from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, ordered_batches, sampled_batches
+from tljax.data.sources import unwrap_subset
 from tljax.devices import micro_batches, processes
 from tljax.devices.compiler import compiled
 from tljax.errors import InputError
@@ -81,7 +81,7 @@ class CachedSource(Source):
 
         made_from = {"images": len(self), "batch_size": batch_size, "seed": seed}
         labels = self.labels[: len(self) // views]
-        return sampled(labels, read, batch_size, seed, 0, made_from, views, sampling)
+        return sampled_batches(labels, read, batch_size, seed, 0, made_from, views, sampling)
 
     def in_order(self, batch_size: int, rows: np.ndarray | None = None) -> EvalBatches:
         """Like `eval_batches` of the images, with `features` for `image`."""
@@ -93,7 +93,7 @@ class CachedSource(Source):
             batch = self._batch(np.where(inside, indices, 0))
             return {**batch, "mask": inside.astype(np.float32), SKIPPED: ()}
 
-        return in_order(len(self), read, batch_size)
+        return ordered_batches(len(self), read, batch_size)
 
     def _batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         features = np.array(self.features[self.rows[indices]])
@@ -275,7 +275,7 @@ def cached(
 
         compute(source, keep)
         return CachedSource(groups, features, np.arange(len(source)), source.labels)
-    base, rows = base_of(source)
+    base, rows = unwrap_subset(source)
     key = {
         "prefix": _digest_of_prefix(model, variables, groups),
         "model": repr(_without_head(model)),

@@ -102,7 +102,7 @@ def _shown_mistake(mistake: _Mistake, answered: Answered, source: Source | None)
 def _file_name(source: Source | None, image: int) -> str:
     if source is None:
         return f"test image {image:,}"
-    base, rows = data_lib.base_of(source)
+    base, rows = data_lib.unwrap_subset(source)
     files = getattr(base, "files", None)
     return f"test image {image:,}" if files is None else shown(files[rows[image]].name)
 
