@@ -19,7 +19,7 @@ from tljax.data import decode
 from tljax.errors import InputError
 from tljax.experiment import read_config
 from tljax.runs.workdir import read_rows
-from tljax.weights import preprocessing_of
+from tljax.weights import find_preprocessing
 from tljax.weights.read import read
 
 _OFTEN = ("image", ".safetensors", ".npz", "preprocessing", "metrics", "config")
@@ -124,10 +124,10 @@ def test_odd_preprocessing_in_a_header(tmp_path, field, value):
     tensors = {"a": np.zeros(1, np.float32)}
     path.write_bytes(save(tensors, {"format": "tljax", "preprocessing": header}))
     if value == [32]:
-        assert preprocessing_of(str(path)).height_width == (32, 32)
+        assert find_preprocessing(str(path)).height_width == (32, 32)
         return
     with pytest.raises(InputError, match=field):
-        preprocessing_of(str(path))
+        find_preprocessing(str(path))
 
 
 def test_json_beyond_all_bounds(tmp_path):

@@ -59,7 +59,7 @@ def load(
 
     Args:
       name: of the model, e.g. `resnet50`.
-      init_from: a name that `tljax models` lists, a checkpoint file, an address (`hf://`,
+      init_from: a name that `tljax models` lists, a weights file, an address (`hf://`,
         `https://`, `gs://`), or the workdir of a run of that model; None: random weights.
       num_classes: size of the head, which is new (zero); 0: none, the model gives features; None:
         the source's own head is kept, e.g. to evaluate the source task.
@@ -68,7 +68,7 @@ def load(
       last_group: the block after which the network ends, before its head; None: its last one.
       position_resampling: how position embeddings are brought to another image size:
         antialiased_bicubic (timm), bicubic (transformers) or zoom (Google); None: as the code that
-        the checkpoint comes from does it.
+        the weights come from does it.
       seed: of random weights.
       **fields: fields of the Linen module to override, e.g. `drop_path=0.1`.
 
@@ -112,20 +112,20 @@ def _workdir(init_from: str) -> Path | None:
     return path if path is not None and path.is_dir() else None
 
 
-def read_source(init_from: str, model_name: str) -> weights.Checkpoint:
-    """The weights of a workdir, with LoRA merged, or of a checkpoint, under our names."""
+def read_source(init_from: str, model_name: str) -> weights.PretrainedWeights:
+    """The weights of a workdir, with LoRA merged, or of a weights file, under our names."""
     workdir = _workdir(init_from)
     if workdir is None:
         return weights.load(init_from, model_name)
     if not (workdir / "checkpoints").is_dir():
         raise InputError(
             f"the folder '{init_from}' is not a workdir of tljax that holds weights; give one that"
-            " does, or a checkpoint file itself"
+            " does, or a weights file itself"
         )
     config = read_config(workdir)
     weights.check_model(init_from, config.model, model_name)
     variables = lora.fold(adapters.lora_of(config), best_variables(workdir))
-    return weights.of_variables(variables, init_from)
+    return weights.from_variables(variables, init_from)
 
 
 def _fetch(init_from: str, model_name: str) -> None:
@@ -140,7 +140,7 @@ def source_preprocessing(init_from: str | None) -> Preprocessing | None:
     workdir = _workdir(init_from)
     if workdir is not None:
         return preprocessing_of(read_config(workdir))
-    return weights.preprocessing_of(init_from)
+    return weights.find_preprocessing(init_from)
 
 
 def preprocessing_of(resolved: ml_collections.ConfigDict) -> Preprocessing:
@@ -170,7 +170,7 @@ def _warn_of_preprocessing(config: ml_collections.ConfigDict) -> None:
         if config[field] is not None and not _agree(config[field], getattr(source, field)):
             _log.warning(
                 "the config sets %s=%s, but '%s' was trained with %s; leave the field out to"
-                " follow the checkpoint",
+                " follow the weights",
                 field,
                 config[field],
                 config.init_from,

@@ -18,7 +18,7 @@ from tljax.weights import rules
 from tljax.weights.families.bit import TIMM_BIT
 from tljax.weights.families.resnet import TORCH_RESNET
 from tljax.weights.families.vit import TIMM_VIT
-from tljax.weights.loading import FORMAT, Checkpoint, preprocessing_to_json
+from tljax.weights.loading import FORMAT, PretrainedWeights, preprocessing_to_json
 from tljax.weights.model_card import Export, model_card
 
 # Whose names a format can have: the first family that accepts the model. (timm's ResNets have
@@ -39,24 +39,24 @@ _HARMLESS_FIELDS = {"num_classes", "drop_path", "dropout", "dtype", "name", "par
 
 
 def save_converted(
-    checkpoint: Checkpoint, model_name: str, preprocessing: Preprocessing, path: Path
+    weights: PretrainedWeights, model_name: str, preprocessing: Preprocessing, path: Path
 ) -> None:
-    """Writes a checkpoint under our own paths, in float32; `init_from` takes such a file.
+    """Writes pretrained weights under our own paths, in float32; `init_from` takes such a file.
 
     Raises:
       InputError: if it lacks a part of the network.
     """
-    _check_whole(checkpoint, model_name, preprocessing)
+    _check_whole(weights, model_name, preprocessing)
     header = {
         "format": FORMAT,
         "model": model_name,
         "preprocessing": preprocessing_to_json(preprocessing),
-        "origin": checkpoint.origin,
-        "family": checkpoint.family.name,
-        "resampling": checkpoint.resampling or checkpoint.family.resampling,
+        "origin": weights.origin,
+        "family": weights.family.name,
+        "resampling": weights.resampling or weights.family.resampling,
     }
     with replacing(path) as temporary:
-        _save(checkpoint.filled, temporary, header)
+        _save(weights.arrays, temporary, header)
 
 
 def save_exported(export: Export, format: str, path: Path) -> Path:
@@ -74,7 +74,7 @@ def save_exported(export: Export, format: str, path: Path) -> Path:
       InputError: if the format has no such network.
     """
     family = family_of(format, export.name, export.model)
-    tensors = rules.unconvert(family, export.model, export.checkpoint.filled)
+    tensors = rules.unconvert(family, export.model, export.weights.arrays)
     export = replace(export, preprocessing=_as_stored(export))
     header = {
         "format": "pt",
@@ -123,20 +123,20 @@ def _same_arithmetic(model: Model) -> bool:
     return all(getattr(model, name) == fields[name].default for name in fields if name not in free)
 
 
-def _check_whole(checkpoint: Checkpoint, model_name: str, preprocessing: Preprocessing) -> None:
+def _check_whole(weights: PretrainedWeights, model_name: str, preprocessing: Preprocessing) -> None:
     """A truncated network's file could not be read again under the network's name."""
     model = registry.create(model_name, num_classes=0)
     whole = registry.abstract_variables(model, preprocessing.image_size)
-    if missing := rules.flatten(whole).keys() - checkpoint.filled.keys():
+    if missing := rules.flatten(whole).keys() - weights.arrays.keys():
         raise InputError(
-            f"'{checkpoint.origin}' holds only a part of a {model_name}: it lacks"
+            f"'{weights.origin}' holds only a part of a {model_name}: it lacks"
             f" {min(missing)} and {len(missing) - 1} more; convert a whole network"
         )
 
 
 def _as_stored(export: Export) -> Preprocessing:
     """The preprocessing, with the channels and the image size that the weights have."""
-    filled, preprocessing = export.checkpoint.filled, export.preprocessing
+    filled, preprocessing = export.weights.arrays, export.preprocessing
     for path in ("stem/conv/kernel", "embed/patch/kernel"):
         if path in filled:
             preprocessing = preprocessing.for_channels(filled[path].shape[2])

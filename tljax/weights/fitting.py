@@ -1,4 +1,4 @@
-"""Fitting a checkpoint to the network that will use it: image size, channels, depth."""
+"""Fitting pretrained weights to the network that will use it: image size, channels, depth."""
 
 from collections.abc import Callable, Mapping
 
@@ -18,7 +18,7 @@ def fit(
     resampling: str,
     origin: str,
 ) -> dict[str, np.ndarray]:
-    """A checkpoint's parameters, by path, as the model at hand wants them.
+    """Pretrained parameters, by path, as the model at hand wants them.
 
     Position embeddings are resampled to the model's grid, the first layer's input channels adapted,
     and groups that a truncated model lacks left out. The head comes along as it is, if there is
@@ -29,10 +29,10 @@ def fit(
       shapes: of the model's variables, by path.
       grid: (rows, columns) of its patches; None for a network without position embeddings.
       resampling: a key of `RESAMPLINGS`.
-      origin: of the checkpoint, for messages.
+      origin: of the weights, for messages.
 
     Raises:
-      InputError: if the checkpoint's own grid cannot be told.
+      InputError: if the grid of the weights cannot be told.
     """
     fitted = {path: array for path, array in filled.items() if path in shapes}
     if grid is not None and "embed/pos_embed" in fitted:
@@ -68,7 +68,7 @@ def resample_positions(
     if side * side != patches.shape[1]:
         raise InputError(
             f"'{origin}' has position embeddings for {patches.shape[1]} patches, which is no square"
-            " grid; give a checkpoint that was trained on square images"
+            " grid; give weights that were trained on square images"
         )
     if grid == (side, side):
         return embedding

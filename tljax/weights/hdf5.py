@@ -21,7 +21,7 @@ class DamagedHdf5(Exception):
 
 
 def largest(size: int) -> int:
-    """Bytes of tensors that a checkpoint file of `size` bytes may hold, compressed or not."""
+    """Bytes of tensors that a weights file of `size` bytes may hold, compressed or not."""
     return _SMALL + _EXPANSION * size
 
 

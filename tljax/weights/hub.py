@@ -1,4 +1,4 @@
-"""From the address of a checkpoint to a file on this disk, fetched once and kept.
+"""From the address of a weights file to a file on this disk, fetched once and kept.
 
 `hf://OWNER/REPO[@REVISION]/PATH` is left to `huggingface_hub` and its cache. What is behind
 `https://`, `http://` and `gs://BUCKET/OBJECT` comes to `~/.cache/tljax/checkpoints`, where a file
@@ -87,7 +87,7 @@ def cached(address: str) -> Path | None:
 
 
 def sidecar(address: str, filename: str) -> Path | None:
-    """The file of that name beside a checkpoint, e.g. the `config.json` of its repository.
+    """The file of that name beside a weights file, e.g. the `config.json` of its repository.
 
     Args:
       address: as for `local_path`.
@@ -136,7 +136,7 @@ def _hub_file(address: str) -> _HubFile:
 
 def _hub_cache(file: _HubFile) -> Any:
     """A path, a mark that this revision is known not to have the file, or None if all is open."""
-    import huggingface_hub  # slow to import, and only some checkpoints need it
+    import huggingface_hub  # slow to import, and only some weights need it
 
     try:
         return huggingface_hub.try_to_load_from_cache(file.repo, file.path, revision=file.revision)

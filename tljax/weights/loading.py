@@ -1,4 +1,4 @@
-"""From the name, path or address of a checkpoint to the parameters of one of our models."""
+"""From the name, path or address of a weights file to the parameters of one of our models."""
 
 import json
 import os
@@ -21,18 +21,18 @@ FORMAT = "tljax"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint under our names, as the file has it.
+class PretrainedWeights:
+    """Weights under our names, as their file has them.
 
     Attributes:
-      filled: arrays by path without the collection; with the head's if the file has one.
+      arrays: by path without the collection; with the head's if the file has one.
       num_classes: of that head; 0 for none.
       family: whose names the file uses.
       origin: what was asked for.
       resampling: how the code it comes from resamples position embeddings; None: as the family.
     """
 
-    filled: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]
     num_classes: int
     family: rules.Family
     origin: str
@@ -68,14 +68,14 @@ def fetch(init_from: str, model_name: str) -> Path:
         check_readable(init_from)
     elif not path.exists():
         raise InputError(
-            f"there is no checkpoint '{init_from}'{did_you_mean(init_from, zoo.entries())}: it is"
+            f"there is no weights file '{init_from}'{did_you_mean(init_from, zoo.entries())}: it is"
             " neither a file, nor a workdir, nor a name that `tljax models` lists"
         )
     return hub.local_path(init_from)
 
 
-def preprocessing_of(init_from: str) -> Preprocessing | None:
-    """What a checkpoint says of its images; None if it says nothing.
+def find_preprocessing(init_from: str) -> Preprocessing | None:
+    """How the images of some weights are prepared; None if their source does not say.
 
     Asks, in this order, the zoo, the metadata of a file of ours (once it is here), and the
     `config.json` (timm) or `preprocessor_config.json` (transformers) beside the weights. Downloads
@@ -110,8 +110,8 @@ def preprocessing_of(init_from: str) -> Preprocessing | None:
     return None
 
 
-def load(init_from: str, model_name: str) -> Checkpoint:
-    """Reads a checkpoint for a model, checked on both sides.
+def load(init_from: str, model_name: str) -> PretrainedWeights:
+    """Reads weights for a model, checked on both sides.
 
     Args:
       init_from: a zoo name, path or address.
@@ -126,7 +126,7 @@ def load(init_from: str, model_name: str) -> Checkpoint:
     return convert(contents, model_name, init_from)
 
 
-def convert(contents: Contents, model_name: str, origin: str) -> Checkpoint:
+def convert(contents: Contents, model_name: str, origin: str) -> PretrainedWeights:
     """The tensors of a file as parameters of a model, checked on both sides.
 
     Raises:
@@ -140,44 +140,44 @@ def convert(contents: Contents, model_name: str, origin: str) -> Checkpoint:
     filled = rules.convert(family, model, shapes, contents.tensors, origin)
     head = filled.get("head/bias")
     resampling = contents.metadata.get("resampling")
-    return Checkpoint(filled, 0 if head is None else len(head), family, origin, resampling)
+    return PretrainedWeights(filled, 0 if head is None else len(head), family, origin, resampling)
 
 
-def of_variables(variables: dict[str, Any], origin: str) -> Checkpoint:
-    """Variables of a model of ours, e.g. a workdir's best, as a checkpoint."""
+def from_variables(variables: dict[str, Any], origin: str) -> PretrainedWeights:
+    """Variables of a model of ours, e.g. a workdir's best, as pretrained weights."""
     filled = {path: np.asarray(leaf) for path, leaf in rules.flatten(variables).items()}
     head = filled.get("head/bias")
-    return Checkpoint(filled, 0 if head is None else len(head), TLJAX, origin)
+    return PretrainedWeights(filled, 0 if head is None else len(head), TLJAX, origin)
 
 
 def variables_for(
-    checkpoint: Checkpoint,
+    weights: PretrainedWeights,
     model: Model,
     image_size: ImageSize,
     channels: int = 3,
     position_resampling: str | None = None,
 ) -> dict[str, Any]:
-    """The checkpoint's variables, fitted to a model, an image size and a number of channels.
+    """Variables from pretrained weights, fitted to a model, an image size and a number of channels.
 
     Args:
-      checkpoint: of the same architecture; the model may be truncated.
+      weights: of the same architecture; the model may be truncated.
       model: that will take them.
       image_size: of its images.
       channels: of its images.
       position_resampling: a key of `fitting.RESAMPLINGS`; None: the way of the family's own code.
 
     Returns:
-      {"params": ..., "batch_stats": ...}, with the checkpoint's own head if it has one.
+      {"params": ..., "batch_stats": ...}, with the head of the weights if they have one.
     """
     abstract = registry.abstract_variables(model, image_size, channels)
     shapes = {path: leaf.shape for path, leaf in rules.flatten(abstract).items()}
-    head = {path: array.shape for path, array in checkpoint.filled.items() if _is_head(path)}
+    head = {path: array.shape for path, array in weights.arrays.items() if _is_head(path)}
     fitted = fitting.fit(
-        checkpoint.filled,
+        weights.arrays,
         {**shapes, **head},
         registry.patch_grid(model, image_size),
-        position_resampling or checkpoint.resampling or checkpoint.family.resampling,
-        checkpoint.origin,
+        position_resampling or weights.resampling or weights.family.resampling,
+        weights.origin,
     )
     return rules.unflatten(fitted)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tljax.errors import printable
 from tljax.models import Model, Preprocessing, ResNet, ViT, registry
-from tljax.weights.loading import Checkpoint
+from tljax.weights.loading import PretrainedWeights
 
 # Sizes of ViT that are known here by the field's scheme, but for which timm has no name.
 _NAMELESS_IN_TIMM = {
@@ -31,7 +31,7 @@ class Export:
     Attributes:
       name: of the model, e.g. `resnet50`.
       model: the Linen module; the size of its head need not be that of the weights'.
-      checkpoint: the weights.
+      weights: its weights, under our names.
       preprocessing: of its images.
       class_names: in the order of the logits; None if they are not known.
       tables: what else there is to say, as JSON can hold it: heading -> {row: value}.
@@ -39,7 +39,7 @@ class Export:
 
     name: str
     model: Model
-    checkpoint: Checkpoint
+    weights: PretrainedWeights
     preprocessing: Preprocessing
     class_names: Sequence[str] | None = None
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -65,7 +65,7 @@ def model_card(export: Export, format: str, file_name: str) -> str:
         "deviation": " ".join(f"{value:g}" for value in preprocessing.std),
     }
     lines = [
-        f"# {export.name}, {export.checkpoint.num_classes or 'no'} classes",
+        f"# {export.name}, {export.weights.num_classes or 'no'} classes",
         "",
         f"Weights in {_code(file_name)}, under {format}'s names; written by tljax"
         f" {metadata.version('tljax')}.",
@@ -83,7 +83,7 @@ def constructor(export: Export, format: str) -> list[str] | None:
     """Lines of Python that make `model`, the network in PyTorch; None if the library has no way."""
     if format == "torchvision":
         return _torchvision(export)
-    arguments: dict[str, Any] = {"num_classes": export.checkpoint.num_classes}
+    arguments: dict[str, Any] = {"num_classes": export.weights.num_classes}
     if len(export.preprocessing.mean) != 3:
         arguments["in_chans"] = len(export.preprocessing.mean)
     name, model = export.name, export.model
@@ -115,7 +115,7 @@ def _torchvision(export: Export) -> list[str] | None:
     usual = isinstance(export.model, ResNet) and _is_usual(export.model) and _is_whole(export)
     if not usual or len(export.preprocessing.mean) != 3:
         return None
-    classes = export.checkpoint.num_classes
+    classes = export.weights.num_classes
     build = (
         f"model = torchvision.models.{export.name}({f'num_classes={classes}' if classes else ''})"
     )

@@ -1,4 +1,4 @@
-"""Tensors by name from a checkpoint file, whatever its format; nothing in a file is ever run."""
+"""Tensors by name from a weights file, whatever its format; nothing in a file is ever run."""
 
 import argparse
 import importlib.util
@@ -40,7 +40,7 @@ def read(path: Path) -> Contents:
       InputError: if the file is missing, damaged, of another format, or would have to run code.
     """
     if not path.is_file():
-        raise InputError(f"there is no checkpoint file '{path}'; check the path")
+        raise InputError(f"there is no weights file '{path}'; check the path")
     contents = _READERS[check_readable(str(path))](path)
     if not contents.tensors:
         raise InputError(f"'{path}' holds no tensors; give the file that holds the weights")
@@ -59,7 +59,7 @@ def check_readable(name: str) -> str:
     suffix = Path(re.split(r"[?#]", name)[0]).suffix.lower()
     if suffix not in _READERS:
         raise InputError(
-            f"'{name}' is not a checkpoint that can be read: its name ends in neither"
+            f"'{name}' is not a weights file that can be read: its name ends in neither"
             f" {', '.join(_READERS)}; convert it to safetensors"
         )
     if _READERS[suffix] is _read_torch and importlib.util.find_spec("torch") is None:
@@ -168,7 +168,7 @@ _READERS: dict[str, Callable[[Path], Contents]] = {
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object beside a checkpoint; empty if it is none."""
+    """A JSON object beside a weights file; empty if it is none."""
     try:
         content = parse_json(path.read_bytes())
     except (OSError, ValueError):

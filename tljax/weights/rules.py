@@ -1,6 +1,6 @@
 """Renaming by rule tables that are checked on both sides and can be read in both directions.
 
-A family of checkpoints is one table of rules. A rule says which tensors of the source make which
+A family is one table of rules. A rule says which tensors of the source make which
 parameters of the model, under names with numbered places:
 
     Rule("blocks.{i}.attn.qkv.weight", "block{i}/attn/qkv/kernel", linear)
@@ -27,7 +27,7 @@ Arrays = Sequence[np.ndarray]
 
 _PLACE = re.compile(r"\{(\w+?)(?:\+(\d+))?(?::0(\d+))?\}")
 
-# Axes whose length is the checkpoint's own affair: classes, positions, input channels. `fitting`
+# Axes whose length is the weights file's own: classes, positions, input channels. `fitting`
 # brings the last two to what the model wants; the head is the plan's.
 _FREE_AXES = {
     "head/kernel": -1,
@@ -160,17 +160,17 @@ def convert(
     tensors: Mapping[str, np.ndarray],
     origin: str,
 ) -> dict[str, np.ndarray]:
-    """The model's parameters and statistics, by path, from a checkpoint's tensors.
+    """The model's parameters and statistics, by path, from the tensors of a weights file.
 
-    Every source tensor is used once or ignored by name, and every path is filled once. A checkpoint
+    Every source tensor is used once or ignored by name, and every path is filled once. A file
     without a head gives no `head/...`; one with a head gives it with its own number of classes.
 
     Args:
       family: whose names the tensors have.
       model: the whole model, with a head.
       shapes: of its variables, by path without the collection.
-      tensors: of the checkpoint, by source name.
-      origin: of the checkpoint, for messages.
+      tensors: of the file, by source name.
+      origin: of the file, for messages.
 
     Raises:
       InputError: with all mismatches together.

@@ -1,4 +1,4 @@
-"""The checkpoints known by name: a table with a source for every figure in it (`zoo.csv`)."""
+"""The weights known by name: a table with a source for every figure in it (`zoo.csv`)."""
 
 import csv
 import functools

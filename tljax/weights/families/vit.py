@@ -184,7 +184,7 @@ def _hf_vit_rules(model: Any) -> tuple[Rule, ...]:
 
 
 # transformers' LayerNorms have an epsilon of 1e-12, ours one of 1e-6, as they have in Google's code
-# and in timm's, where most of these checkpoints come from; the field `layer_norm_eps` sets it.
+# and in timm's, where most of these weights come from; the field `layer_norm_eps` sets it.
 HF_VIT = Family(
     "Hugging Face ViT",
     accepts=_is_plain,
@@ -223,9 +223,9 @@ HF_DINOV2 = Family(
     ignored=(r"embeddings\.mask_token", r"classifier\..*"),
     prefixes=("module.", "dinov2.", "dinov2_with_registers."),
     spellings=_SINCE_5,
-    # transformers resamples with antialiasing if there are registers, else without; the network is
-    # timm's, whose way gives one result for one checkpoint under either naming. The other way is
-    # position_resampling="bicubic".
+    # transformers resamples with antialiasing if there are registers, else without. The network is
+    # timm's, and timm's way gives the same weights one result under either naming. The other way
+    # is position_resampling="bicubic".
     resampling="antialiased_bicubic",
 )
 
