@@ -1,7 +1,8 @@
 """Pretrained weights: find, read, rename, fit and export them.
 
-`hub` finds a file, `read` its tensors, `rules` and `families` their places in our models, `fitting`
-what the model at hand wants of them, `export` the way back. `zoo` is what is known by name.
+`zoo` lists the weights known by name. `addresses` and `download` find a file, `read` reads its
+tensors, `rules` and `families` rename them, `fitting` adapts them to a model, `export` writes them.
+`loading` connects these steps.
 """
 
 from tljax.weights.loading import (

@@ -12,7 +12,7 @@ import numpy as np
 from tljax.errors import InputError, did_you_mean
 from tljax.files import parse_json
 from tljax.models import ImageSize, Model, Preprocessing, registry
-from tljax.weights import fitting, hub, rules, zoo
+from tljax.weights import addresses, fitting, rules, zoo
 from tljax.weights.families import FAMILIES, TLJAX
 from tljax.weights.read import Contents, check_readable, read, read_json, read_metadata
 
@@ -41,7 +41,7 @@ class PretrainedWeights:
 
 def as_path(init_from: str) -> Path | None:
     """The path that `init_from` is; None for a zoo name or an address."""
-    if init_from in zoo.entries() or hub.is_address(init_from):
+    if init_from in zoo.entries() or addresses.is_address(init_from):
         return None
     return Path(os.path.expanduser(init_from))
 
@@ -62,7 +62,9 @@ def fetch(init_from: str, model_name: str) -> Path:
     if entry is not None:
         check_model(init_from, entry.model, model_name)
         check_readable(entry.address)
-        return hub.local_path(entry.address, sha256=entry.sha256 or None, md5=entry.md5 or None)
+        return addresses.fetch_file(
+            entry.address, sha256=entry.sha256 or None, md5=entry.md5 or None
+        )
     path = as_path(init_from)
     if path is None:
         check_readable(init_from)
@@ -71,7 +73,7 @@ def fetch(init_from: str, model_name: str) -> Path:
             f"there is no weights file '{init_from}'{did_you_mean(init_from, zoo.entries())}: it is"
             " neither a file, nor a workdir, nor a name that `tljax models` lists"
         )
-    return hub.local_path(init_from)
+    return addresses.fetch_file(init_from)
 
 
 def find_preprocessing(init_from: str) -> Preprocessing | None:
@@ -84,7 +86,7 @@ def find_preprocessing(init_from: str) -> Preprocessing | None:
     entry = zoo.entries().get(init_from)
     if entry is not None:
         return entry.preprocessing
-    file = hub.cached(init_from)
+    file = addresses.find_cached(init_from)
     metadata = read_metadata(file) if file else {}
     if FORMAT in (metadata.get("format"), metadata.get("producer")):
         try:
@@ -98,7 +100,7 @@ def find_preprocessing(init_from: str) -> Preprocessing | None:
         ("config.json", _timm_preprocessing),
         ("preprocessor_config.json", _transformers_preprocessing),
     ):
-        path = hub.sidecar(init_from, filename)
+        path = addresses.fetch_sidecar(init_from, filename)
         try:
             found = parse(read_json(path)) if path else None
         except (InputError, AttributeError, TypeError, ValueError) as error:

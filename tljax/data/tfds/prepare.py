@@ -18,7 +18,7 @@ from tljax.data import remote
 from tljax.data.tfds import spec as tfds_spec
 from tljax.data.tfds.spec import Spec
 from tljax.errors import InputError, did_you_mean
-from tljax.weights.hub import offline_variable
+from tljax.weights.download import offline_variable
 
 _INSTALL = "pip install -c constraints.txt '.[prepare]'"
 
