@@ -23,8 +23,8 @@ from tljax.runs.checkpoints import best_variables
 from tljax.weights import rules, zoo
 from tljax.weights.export import family_of, save_converted
 from tljax.weights.families import GOOGLE_VIT, HF_DINOV2, TLJAX
-from tljax.weights.loading import preprocessing_to_json
 from tljax.weights.model_card import Export, constructor
+from tljax.weights.preprocessing import preprocessing_to_json
 
 SMALL = ("resnet10_32", "vit_micro_patch4_32")
 IGNORED = {

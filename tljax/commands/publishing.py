@@ -13,9 +13,8 @@ from tljax.files import writable_file
 from tljax.models import lora, registry
 from tljax.weights import zoo
 from tljax.weights.export import family_of, save_converted, save_exported
-from tljax.weights.loading import FORMAT
 from tljax.weights.model_card import Export
-from tljax.weights.read import read_metadata
+from tljax.weights.read import FORMAT, read_metadata
 
 _SUFFIX = ".safetensors"
 _TRAINING_ROWS = ("scenario", "train_size", "seed", "steps", "best_step", "examples_seen")

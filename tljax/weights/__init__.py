@@ -2,7 +2,7 @@
 
 `zoo` lists the weights known by name. `addresses` and `download` find a file, `read` reads its
 tensors, `rules` and `families` rename them, `fitting` adapts them to a model, `export` writes them.
-`loading` connects these steps.
+`loading` connects these steps. `preprocessing` finds how their images are prepared.
 """
 
 from tljax.weights.loading import (
@@ -11,11 +11,11 @@ from tljax.weights.loading import (
     as_path,
     check_model,
     fetch,
-    find_preprocessing,
     from_variables,
     load,
     variables_for,
 )
+from tljax.weights.preprocessing import find_preprocessing
 
 __all__ = [
     "PretrainedWeights",

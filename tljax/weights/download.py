@@ -1,4 +1,4 @@
-"""Downloads from web servers: each file once, resumable_size, checked, and kept.
+"""Downloads from web servers: each file once, resumable, checked, and kept.
 
 Files are kept in `~/.cache/tljax/checkpoints`, where a file is either complete or absent: a partial
 download has another name, and the next attempt resumes it.

@@ -18,8 +18,10 @@ from tljax.weights import rules
 from tljax.weights.families.bit import TIMM_BIT
 from tljax.weights.families.resnet import TORCH_RESNET
 from tljax.weights.families.vit import TIMM_VIT
-from tljax.weights.loading import FORMAT, PretrainedWeights, preprocessing_to_json
+from tljax.weights.loading import PretrainedWeights
 from tljax.weights.model_card import Export, model_card
+from tljax.weights.preprocessing import preprocessing_to_json
+from tljax.weights.read import FORMAT
 
 # Whose names a format can have: the first family that accepts the model. (timm's ResNets have
 # torchvision's names.)

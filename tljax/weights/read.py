@@ -21,7 +21,11 @@ from tljax.weights import hdf5
 
 Tensors = dict[str, np.ndarray]
 
-# Under which training scripts file the weights within a .pth; the averaged ones last.
+# In the metadata of the files that tljax writes: `format` of `tljax convert`, `producer` of `tljax
+# export`.
+FORMAT = "tljax"
+
+# The keys under which training scripts store weights in a .pth file; averaged weights last.
 _WRAPPERS = ("state_dict", "model", "teacher", "model_ema", "state_dict_ema")
 
 
