@@ -61,7 +61,7 @@ def test_positions_without_a_class_token():
 
 
 def test_positions_of_no_square_are_refused():
-    with pytest.raises(InputError, match="48 patches, which is no square grid"):
+    with pytest.raises(InputError, match="48 patches, which is not a square grid"):
         resample_positions(position_embedding(7)[:, :-1], (3, 3), 1, "bicubic", "x")
 
 

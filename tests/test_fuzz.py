@@ -54,13 +54,13 @@ def test_a_file_among_the_arrays_of_an_npz(tmp_path):
     """numpy gives its bytes."""
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("notes.txt", "no array")
-    with pytest.raises(InputError, match=r"'notes.txt', which is no tensor of numbers"):
+    with pytest.raises(InputError, match=r"'notes.txt', which is not a tensor of numbers"):
         read(tmp_path / "a.npz")
 
 
 def test_words_among_the_arrays_of_an_npz(tmp_path):
     np.savez(tmp_path / "a.npz", names=np.array(["conv1", "bn1"]))
-    with pytest.raises(InputError, match="'names', which is no tensor of numbers"):
+    with pytest.raises(InputError, match="'names', which is not a tensor of numbers"):
         read(tmp_path / "a.npz")
 
 

@@ -284,7 +284,7 @@ def test_an_array_and_a_text_under_the_name_of_an_archive(tmp_path):
     assert "truncated or not" in refused(tmp_path / "array.npz")
     tensors = {**torch_tensors(VIT), "norm.bias": np.array(["a"] * 64)}
     np.savez(tmp_path / "text.npz", **tensors)
-    assert "'norm.bias', which is no tensor of numbers" in refused(tmp_path / "text.npz")
+    assert "'norm.bias', which is not a tensor of numbers" in refused(tmp_path / "text.npz")
 
 
 def test_code_in_a_pickle_is_not_run(tmp_path):
@@ -336,8 +336,8 @@ def test_names_that_do_not_exist(tmp_path):
         "vit_small_patch14_dinov2.lvd142"
     )
     assert "vit_base_patch16_224" in refused("vit_base_patch16_224.mae")
-    assert "ends in neither" in refused(_file(tmp_path / "weights.ckpt"))
-    assert "ends in neither" in refused("https://localhost:9/weights.ckpt")
+    assert "ends in none of" in refused(_file(tmp_path / "weights.ckpt"))
+    assert "ends in none of" in refused("https://localhost:9/weights.ckpt")
     assert "not a workdir" in refused(tmp_path)
 
 
