@@ -253,7 +253,7 @@ def test_a_vit_of_another_image_size_is_built_for_the_size_of_its_positions(tmp_
 
 @pytest.mark.parametrize("fields", [{"pooling": "mean"}, {"layer_norm_eps": 1e-5}])
 def test_a_network_that_pytorch_computes_otherwise_is_refused(fields):
-    with pytest.raises(InputError, match="no twin in PyTorch"):
+    with pytest.raises(InputError, match="no network of PyTorch"):
         family_of("timm", "x", registry.create("vit_micro_patch4_32", 3, **fields))
 
 
@@ -280,7 +280,7 @@ BAD = {
         [*EXPORT, *FILE, "--model", "vit_micro_patch4_32", "--format", "torchvision"],
         "use --format timm",
     ),
-    "Keras's network": ([*EXPORT, *FILE, "--model", "keras_resnet50"], "no twin in PyTorch"),
+    "Keras's network": ([*EXPORT, *FILE, "--model", "keras_resnet50"], "no network of PyTorch"),
     "export to another kind of file": (
         [*EXPORT, *FILE, "--model", "resnet10_32", "--output", "{tmp}/out/e.pth"],
         "does not end in .safetensors",
