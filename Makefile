@@ -58,7 +58,7 @@ bench: $(VENV)/.test  ## speed beside timm, Keras and a minimal JAX step (instal
 soak: $(VENV)/.test  ## kill runs in every phase, and compare them with runs that nobody killed (half an hour)
 	$(BIN)/python -m tests.soak
 
-fuzz: $(VENV)/.test  ## feed the readers of images, checkpoints and JSON 100,000 damaged files each
+fuzz: $(VENV)/.test  ## feed the readers of images, weights and JSON 100,000 damaged files each
 	$(PIP_INSTALL) -e '.[fuzz]'
 	for target in image .safetensors .npz .h5 preprocessing metrics config; do $(BIN)/python -m tests.fuzz $$target || exit 1; done
 

@@ -111,7 +111,7 @@ def make_data(root):
 def make_files(root):
     root.mkdir()
     (root / "empty.safetensors").write_bytes(b"")
-    (root / "text.safetensors").write_text("not a checkpoint, but long enough to be read as one\n")
+    (root / "text.safetensors").write_text("no weights, but long enough to be read as one\n")
     (root / "huge.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
     save_file({"a": np.zeros(3, np.float32)}, root / "other.safetensors")
     whole = (root / "other.safetensors").read_bytes()

@@ -204,7 +204,7 @@ def trained(source, tmp_path_factory):
 
 
 def test_a_run_trains_updates_and_head_alone(trained, source):
-    before, after = weights.load(str(source), RUN["model"]).filled, best_variables(trained)
+    before, after = weights.load(str(source), RUN["model"]).arrays, best_variables(trained)
     after = rules.flatten(after)
     assert {path for path in after if path not in before} == set(filter(lora.is_leaf, after))
     for path, array in before.items():

@@ -464,7 +464,7 @@ def test_the_textbooks_example_can_be_built(tmp_path):
     config = config_lib.load(path, [f"--config.data_dir={tmp_path}"])
     exp = experiment.build(config)
     assert exp.class_names == ("cat", "dog")
-    assert weights.preprocessing_of(config.init_from) == exp.preprocessing
+    assert weights.find_preprocessing(config.init_from) == exp.preprocessing
     dataset = experiment.load_data(config)
     splits = (dataset.train, dataset.val, dataset.test)
     assert [len(split) for split in splits] == [16, 2, 2]

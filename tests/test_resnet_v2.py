@@ -1,4 +1,4 @@
-"""Pre-activation ResNets, Keras' ResNets, and their checkpoints: sizes, cuts, names both ways."""
+"""Pre-activation ResNets, Keras' ResNets, and their weights: sizes, cuts, names both ways."""
 
 import functools
 

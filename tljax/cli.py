@@ -107,7 +107,7 @@ def export(args: argparse.Namespace, overrides: list[str]) -> None:
     if args.workdir is not None:
         written = publishing.export_workdir(Path(args.workdir), args.format, output, args.task)
     else:
-        written = publishing.export_checkpoint(args.init_from, args.model, args.format, output)
+        written = publishing.export_pretrained(args.init_from, args.model, args.format, output)
     print_written(written)
 
 

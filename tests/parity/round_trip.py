@@ -97,7 +97,7 @@ def misnamed(name: str, format: str) -> list[str]:
     flat = {path: np.zeros(leaf.shape, np.int8) for path, leaf in shapes.items()}
     given = rules.unconvert(family_of(format, name, model), model, flat)
     lines = constructor(
-        Export(name, model, weights.Checkpoint({}, 5, TLJAX, "x"), preprocessing), format
+        Export(name, model, weights.PretrainedWeights({}, 5, TLJAX, "x"), preprocessing), format
     )
     if lines is None:
         print(f"{name}: no constructor in {format}")

@@ -13,9 +13,8 @@ from tljax.files import writable_file
 from tljax.models import lora, registry
 from tljax.weights import zoo
 from tljax.weights.export import family_of, save_converted, save_exported
-from tljax.weights.loading import FORMAT
 from tljax.weights.model_card import Export
-from tljax.weights.read import read_metadata
+from tljax.weights.read import FORMAT, read_metadata
 
 _SUFFIX = ".safetensors"
 _TRAINING_ROWS = ("scenario", "train_size", "seed", "steps", "best_step", "examples_seen")
@@ -40,7 +39,7 @@ class Written:
 
 
 def convert(source: str, model_name: str, output: Path) -> Written:
-    """`tljax convert`: any checkpoint as a file that `init_from` takes, under our own paths.
+    """`tljax convert`: any weights as a file that `init_from` takes, under our own paths.
 
     Args:
       source: a name that `tljax models` lists, a file, an address, or a workdir.
@@ -52,10 +51,10 @@ def convert(source: str, model_name: str, output: Path) -> Written:
     """
     spec = registry.spec(model_name)
     writable_file(output, _SUFFIX)
-    checkpoint = experiment.read_source(source, model_name)
+    pretrained = experiment.read_source(source, model_name)
     preprocessing = experiment.source_preprocessing(source) or spec.preprocessing
-    save_converted(checkpoint, model_name, preprocessing, output)
-    return Written(output, len(checkpoint.filled), checkpoint.family.name)
+    save_converted(pretrained, model_name, preprocessing, output)
+    return Written(output, len(pretrained.arrays), pretrained.family.name)
 
 
 def export_workdir(workdir: Path, format: str, output: Path, task: str | None = None) -> Written:
@@ -74,7 +73,7 @@ def export_workdir(workdir: Path, format: str, output: Path, task: str | None = 
     described = Export(
         trained.config.model,
         model,
-        weights.of_variables(variables, str(workdir)),
+        weights.from_variables(variables, str(workdir)),
         exp.preprocessing,
         exp.class_names,
         {
@@ -95,8 +94,8 @@ def export_workdir(workdir: Path, format: str, output: Path, task: str | None = 
     return _save(described, format, output)
 
 
-def export_checkpoint(init_from: str, model_name: str, format: str, output: Path) -> Written:
-    """`tljax export --init_from`: any checkpoint under PyTorch's names, and its card.
+def export_pretrained(init_from: str, model_name: str, format: str, output: Path) -> Written:
+    """`tljax export --init_from`: any weights under PyTorch's names, and its card.
 
     Raises:
       InputError: as `convert` does, or if the format has no such network.
@@ -106,17 +105,17 @@ def export_checkpoint(init_from: str, model_name: str, format: str, output: Path
     family_of(format, model_name, model)
     if Path(init_from).is_dir():
         raise InputError(f"'{init_from}' is a folder; export a run with --workdir {init_from}")
-    checkpoint = weights.load(init_from, model_name)
-    preprocessing = weights.preprocessing_of(init_from) or registry.spec(model_name).preprocessing
+    pretrained = weights.load(init_from, model_name)
+    preprocessing = weights.find_preprocessing(init_from) or registry.spec(model_name).preprocessing
     source = {"Source of the weights": _provenance(init_from)}
-    described = Export(model_name, model, checkpoint, preprocessing, tables=source)
+    described = Export(model_name, model, pretrained, preprocessing, tables=source)
     return _save(described, format, output)
 
 
 def _save(described: Export, format: str, output: Path) -> Written:
     family = family_of(format, described.name, described.model)
     card = save_exported(described, format, output)
-    return Written(output, len(described.checkpoint.filled), family.name, card)
+    return Written(output, len(described.weights.arrays), family.name, card)
 
 
 def _training(trained: Trained) -> dict[str, Any]:
@@ -134,7 +133,7 @@ def _training(trained: Trained) -> dict[str, Any]:
 
 
 def _provenance(init_from: str | None) -> dict[str, Any]:
-    """What is known of the weights that a network began with, back to a published checkpoint."""
+    """What is known of the weights that a network began with, back to published weights."""
     if init_from is None:
         return {}
     origins = _origins(init_from)

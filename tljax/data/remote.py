@@ -23,7 +23,7 @@ from filelock import FileLock
 from tljax.console import progress_bar
 from tljax.errors import InputError
 from tljax.files import parse_json, replacing
-from tljax.weights.hub import offline_variable
+from tljax.weights.download import offline_variable
 
 _FILES_AT_ONCE = 8
 # gcsfs logs the tracebacks of errors that it also raises.

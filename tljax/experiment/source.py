@@ -44,7 +44,7 @@ def source_workdir(init_from: str) -> Path | None:
     return path if path is not None and path.is_dir() else None
 
 
-def read_source(init_from: str, model_name: str) -> weights.Checkpoint:
+def read_source(init_from: str, model_name: str) -> weights.PretrainedWeights:
     """The weights of a workdir, with LoRA merged, or of a weights file, under tljax's names.
 
     Raises:
@@ -61,7 +61,7 @@ def read_source(init_from: str, model_name: str) -> weights.Checkpoint:
     config = read_config(workdir)
     weights.check_model(init_from, config.model, model_name)
     variables = lora.fold(lora_of(config), best_variables(workdir))
-    return weights.of_variables(variables, init_from)
+    return weights.from_variables(variables, init_from)
 
 
 def fetch_source(init_from: str, model_name: str) -> None:
@@ -77,7 +77,7 @@ def source_preprocessing(init_from: str | None) -> Preprocessing | None:
     workdir = source_workdir(init_from)
     if workdir is not None:
         return preprocessing_of(read_config(workdir))
-    return weights.preprocessing_of(init_from)
+    return weights.find_preprocessing(init_from)
 
 
 def preprocessing_of(resolved: ml_collections.ConfigDict) -> Preprocessing:

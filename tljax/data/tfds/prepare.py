@@ -17,7 +17,7 @@ from typing import Any
 from tljax.data import remote
 from tljax.data.tfds.spec import Spec, data_folder, find_prepared, import_builder, parse_spec
 from tljax.errors import InputError, did_you_mean
-from tljax.weights.hub import offline_variable
+from tljax.weights.download import offline_variable
 
 _INSTALL = "pip install -c constraints.txt '.[prepare]'"
 

@@ -1,4 +1,4 @@
-"""Checkpoint files, names and addresses as a user meets them: what loads, and what is refused."""
+"""Weights files, names and addresses as a user meets them: what loads, and what is refused."""
 
 import json
 import logging
@@ -167,7 +167,7 @@ def test_the_file_beside_the_weights_says_how_images_are_prepared(
     assert preprocessing.interpolation == interpolation
 
 
-def test_the_config_follows_the_checkpoint_and_is_warned_where_it_does_not(
+def test_the_config_follows_the_weights_and_is_warned_where_it_does_not(
     vit_file, tiny_config, caplog
 ):
     vit_file.with_name("config.json").write_text(json.dumps(TIMM))
@@ -184,7 +184,7 @@ def test_the_config_follows_the_checkpoint_and_is_warned_where_it_does_not(
     assert "0.1" in warning
 
 
-def test_a_checkpoint_that_says_nothing_of_its_images_is_mentioned(vit_file, tiny_config, caplog):
+def test_weights_that_say_nothing_of_their_images_are_mentioned(vit_file, tiny_config, caplog):
     config = tiny_config(scenario="feature_extraction", model=VIT, steps=1)
     config.init_from = str(vit_file)
     with caplog.at_level(logging.WARNING, "tljax"):
@@ -194,7 +194,7 @@ def test_a_checkpoint_that_says_nothing_of_its_images_is_mentioned(vit_file, tin
 
 
 def test_a_zoo_name_settles_the_preprocessing_without_its_weights():
-    found = weights.preprocessing_of("vit_base_patch16_224.mae")
+    found = weights.find_preprocessing("vit_base_patch16_224.mae")
     assert found.normalisation == "imagenet"
     assert MODELS["vit_base_patch16_224"].preprocessing.normalisation == "half"
 
@@ -284,7 +284,7 @@ def test_an_array_and_a_text_under_the_name_of_an_archive(tmp_path):
     assert "truncated or not" in refused(tmp_path / "array.npz")
     tensors = {**torch_tensors(VIT), "norm.bias": np.array(["a"] * 64)}
     np.savez(tmp_path / "text.npz", **tensors)
-    assert "'norm.bias', which is no tensor of numbers" in refused(tmp_path / "text.npz")
+    assert "'norm.bias', which is not a tensor of numbers" in refused(tmp_path / "text.npz")
 
 
 def test_code_in_a_pickle_is_not_run(tmp_path):
@@ -336,8 +336,8 @@ def test_names_that_do_not_exist(tmp_path):
         "vit_small_patch14_dinov2.lvd142"
     )
     assert "vit_base_patch16_224" in refused("vit_base_patch16_224.mae")
-    assert "ends in neither" in refused(_file(tmp_path / "weights.ckpt"))
-    assert "ends in neither" in refused("https://localhost:9/weights.ckpt")
+    assert "ends in none of" in refused(_file(tmp_path / "weights.ckpt"))
+    assert "ends in none of" in refused("https://localhost:9/weights.ckpt")
     assert "not a workdir" in refused(tmp_path)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tljax.errors import InputError
-from tljax.weights import hub
+from tljax.weights import addresses, download
 
 BODY = np.random.default_rng(0).bytes(1_000_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -91,9 +91,9 @@ def server():
 def cache(tmp_path, monkeypatch):
     """Where files of web servers go; nothing forbids the network, and no attempt waits."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for variable in hub.OFFLINE_VARIABLES:
+    for variable in download.OFFLINE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(hub, "_PAUSES", (0.0,) * 4)
+    monkeypatch.setattr(download, "_PAUSES", (0.0,) * 4)
     return tmp_path / "cache" / "tljax" / "checkpoints"
 
 
@@ -105,23 +105,25 @@ def names(cache: Path) -> list[str]:
 def refusal(address: str, **digests: str) -> str:
     """The one sentence with which an address is refused."""
     with pytest.raises(InputError) as raised:
-        hub.local_path(address, **digests)
+        addresses.fetch_file(address, **digests)
     sentence = str(raised.value)
     assert "\n" not in sentence
     return sentence
 
 
-# Only the module itself: its package would import JAX, which takes each process seconds.
+# An empty package in place of `tljax.weights`, which imports JAX: that takes each process seconds.
 PREAMBLE = f"""
-import json, resource, runpy, sys
-from types import SimpleNamespace
+import json, resource, sys
+from types import ModuleType
 from tljax.errors import InputError
 
-hub = SimpleNamespace(**runpy.run_path({hub.__file__!r}))
+package = sys.modules["tljax.weights"] = ModuleType("tljax.weights")
+package.__path__ = [{str(Path(addresses.__file__).parent)!r}]
+from tljax.weights import addresses
 
 def outcome(name, *args, **digests):
     try:
-        return str(getattr(hub, name)(*args, **digests))
+        return str(getattr(addresses, name)(*args, **digests))
     except InputError as error:
         return "refused: " + str(error)
 """
@@ -141,18 +143,18 @@ def python(script: str, **environment: str) -> subprocess.Popen:
 
 def test_what_is_an_address():
     for address in ("hf://a/b/c", "https://a/b", "http://a/b", "gs://a/b"):
-        assert hub.is_address(address)
+        assert addresses.is_address(address)
     for path in ("weights.npz", "/hf/https", "~/a", "s3://a/b", ""):
-        assert not hub.is_address(path)
+        assert not addresses.is_address(path)
 
 
 def test_paths_are_returned_as_they_are(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     weights = tmp_path / "weights.npz"
     weights.touch()
-    assert hub.local_path(str(weights)) == weights
-    assert hub.local_path("~/weights.npz") == weights
-    assert hub.local_path(str(tmp_path)) == tmp_path
+    assert addresses.fetch_file(str(weights)) == weights
+    assert addresses.fetch_file("~/weights.npz") == weights
+    assert addresses.fetch_file(str(tmp_path)) == tmp_path
     assert "there is no file '/nowhere/weights.npz'" in refusal("/nowhere/weights.npz")
     assert "https://" in refusal("ftp://host/weights.npz")
 
@@ -161,10 +163,10 @@ def test_the_file_beside_a_path(tmp_path):
     (tmp_path / "config.json").touch()
     weights = tmp_path / "weights.safetensors"
     weights.touch()
-    assert hub.sidecar(str(weights), "config.json") == tmp_path / "config.json"
-    assert hub.sidecar(str(tmp_path), "config.json") == tmp_path / "config.json"
-    assert hub.sidecar(str(weights), "other.json") is None
-    assert hub.sidecar("https://127.0.0.1:9/weights.npz", "config.json") is None
+    assert addresses.fetch_sidecar(str(weights), "config.json") == tmp_path / "config.json"
+    assert addresses.fetch_sidecar(str(tmp_path), "config.json") == tmp_path / "config.json"
+    assert addresses.fetch_sidecar(str(weights), "other.json") is None
+    assert addresses.fetch_sidecar("https://127.0.0.1:9/weights.npz", "config.json") is None
 
 
 @pytest.mark.parametrize(
@@ -182,20 +184,20 @@ def test_addresses_of_impossible_hosts_are_refused(host):
 
 def test_a_file_comes_once_and_is_then_there_without_its_server(server, cache, capfd):
     address = f"{server.url}/models/resnet50-{DIGEST[:8]}.pth?download=1#top"
-    path = hub.local_path(address, sha256=DIGEST[:8])
+    path = addresses.fetch_file(address, sha256=DIGEST[:8])
     assert path.read_bytes() == BODY
     assert path.name.endswith(f"-resnet50-{DIGEST[:8]}.pth")
     assert names(cache) == [f"resnet50-{DIGEST[:8]}.pth"]
     server.stop()
     capfd.readouterr()
-    assert hub.local_path(address, sha256=DIGEST[:8]) == path
+    assert addresses.fetch_file(address, sha256=DIGEST[:8]) == path
     assert capfd.readouterr() == ("", "")
     assert len(server.ranges) == 1
 
 
 def test_addresses_that_differ_anywhere_are_different_files(server):
     paths = {
-        hub.local_path(server.url + tail)
+        addresses.fetch_file(server.url + tail)
         for tail in ("/a/w.npz", "/b/w.npz", "/a/w.npz?v=2", "/a/%F0%9F%90%B1.npz", "/")
     }
     assert len(paths) == 5
@@ -203,10 +205,10 @@ def test_addresses_that_differ_anywhere_are_different_files(server):
 
 def test_a_download_that_breaks_off_goes_on_where_it_stopped(server, cache):
     server.drops = [300_000, 300_000]
-    path = hub.local_path(f"{server.url}/weights.npz", sha256=DIGEST)
+    path = addresses.fetch_file(f"{server.url}/weights.npz", sha256=DIGEST)
     assert path.read_bytes() == BODY
     starts = [int(asked[6:-1]) for asked in server.ranges[1:]]
-    assert 300_000 - hub._PIECE < starts[0] <= 300_000
+    assert 300_000 - download._CHUNK < starts[0] <= 300_000
     assert starts[0] < starts[1] <= starts[0] + 300_000
     assert names(cache) == ["weights.npz"]
 
@@ -216,10 +218,10 @@ def test_a_download_that_keeps_breaking_off_is_finished_by_the_next_call(server,
     server.drops = [200_000, 0, 0, 0, 0]
     sentence = refusal(address, sha256=DIGEST)
     kept = next(cache.glob("*.partial")).stat().st_size
-    assert "broke off 5 times" in sentence
-    assert f"goes on from byte {kept:,}" in sentence
+    assert "failed 5 times" in sentence
+    assert f"resumes at byte {kept:,}" in sentence
     assert "give init_from the path" in sentence
-    assert hub.local_path(address, sha256=DIGEST).read_bytes() == BODY
+    assert addresses.fetch_file(address, sha256=DIGEST).read_bytes() == BODY
     assert server.ranges[-1] == f"bytes={kept}-"
     assert names(cache) == ["weights.npz"]
 
@@ -227,7 +229,7 @@ def test_a_download_that_keeps_breaking_off_is_finished_by_the_next_call(server,
 def test_a_server_without_ranges_is_asked_for_everything_again(server, cache):
     server.knows_ranges = False
     server.drops = [300_000]
-    assert hub.local_path(f"{server.url}/weights.npz").read_bytes() == BODY
+    assert addresses.fetch_file(f"{server.url}/weights.npz").read_bytes() == BODY
     assert names(cache) == ["weights.npz"]
 
 
@@ -235,7 +237,7 @@ def test_a_server_without_ranges_is_asked_for_everything_again(server, cache):
 def test_nothing_is_kept_of_a_file_whose_version_is_unknown(server, cache, version):
     server.version = version
     server.drops = [300_000] * 5
-    assert "goes on from" not in refusal(f"{server.url}/weights.npz")
+    assert "resumes at" not in refusal(f"{server.url}/weights.npz")
     assert set(server.ranges) == {None}
     assert names(cache) == []
 
@@ -249,7 +251,7 @@ def test_a_file_that_changes_between_attempts_is_not_glued_together(server, cach
 
     server.heeds_if_range = heeds_if_range
     server.drops, server.in_the_middle = [300_000], change
-    assert hub.local_path(f"{server.url}/weights.npz").read_bytes() == changed
+    assert addresses.fetch_file(f"{server.url}/weights.npz").read_bytes() == changed
     assert server.ranges[1] is not None
     assert names(cache) == ["weights.npz"]
 
@@ -259,19 +261,19 @@ def test_a_file_that_shrank_under_the_same_version_is_fetched_anew(server, cache
     server.drops = [600_000, 0, 0, 0, 0]
     refusal(address)
     server.body, server.says_length = BODY[:1000], 1000
-    assert hub.local_path(address).read_bytes() == BODY[:1000]
+    assert addresses.fetch_file(address).read_bytes() == BODY[:1000]
     assert names(cache) == ["weights.npz"]
 
 
 def test_a_part_that_was_not_asked_for_is_not_taken(server, cache):
     server.drops, server.start_instead = [300_000], 5
-    assert hub.local_path(f"{server.url}/weights.npz").read_bytes() == BODY
+    assert addresses.fetch_file(f"{server.url}/weights.npz").read_bytes() == BODY
     assert names(cache) == ["weights.npz"]
 
 
 def test_a_length_that_is_not_known_is_no_hindrance(server):
     server.says_length = None
-    assert hub.local_path(f"{server.url}/weights.npz", sha256=DIGEST).read_bytes() == BODY
+    assert addresses.fetch_file(f"{server.url}/weights.npz", sha256=DIGEST).read_bytes() == BODY
 
 
 @pytest.mark.parametrize(
@@ -280,7 +282,7 @@ def test_a_length_that_is_not_known_is_no_hindrance(server):
         (404, "there is no file at"),
         (403, "may not be read without permission (403 Forbidden)"),
         (418, "the server answered 418"),
-        (503, "broke off 5 times (503 Service Unavailable)"),
+        (503, "failed 5 times (503 Service Unavailable)"),
     ],
 )
 def test_a_refusal_of_the_server_is_one_sentence(server, cache, status, sentence):
@@ -293,7 +295,7 @@ def test_a_refusal_of_the_server_is_one_sentence(server, cache, status, sentence
 
 def test_objects_of_google_cloud_storage_have_a_web_address():
     assert (
-        hub._url("gs://vit_models/augreg/S 16.npz")
+        download.web_url("gs://vit_models/augreg/S 16.npz")
         == "https://storage.googleapis.com/vit_models/augreg/S%2016.npz"
     )
 
@@ -306,10 +308,10 @@ def test_a_file_with_another_digest_is_deleted(server, cache, algorithm):
     assert digest in sentence
     assert "0" * 32 in sentence
     assert names(cache) == []
-    assert hub.local_path(address, **{algorithm: digest.upper()}).read_bytes() == BODY
+    assert addresses.fetch_file(address, **{algorithm: digest.upper()}).read_bytes() == BODY
 
 
-@pytest.mark.parametrize("variable", hub.OFFLINE_VARIABLES)
+@pytest.mark.parametrize("variable", download.OFFLINE_VARIABLES)
 def test_offline_nothing_is_fetched_and_the_place_for_the_file_is_named(
     server, monkeypatch, variable
 ):
@@ -321,7 +323,7 @@ def test_offline_nothing_is_fetched_and_the_place_for_the_file_is_named(
     place = Path(re.search(r"put the file at '(.*)'", sentence)[1])
     place.parent.mkdir(parents=True)
     place.write_bytes(BODY)
-    assert hub.local_path(address) == place
+    assert addresses.fetch_file(address) == place
 
 
 def test_a_server_that_is_not_there_is_named(server, cache):
@@ -338,7 +340,7 @@ def test_processes_that_want_the_same_file_fetch_it_once(server, cache):
     arrived = threading.Event()
     server.drops = [len(BODY)]  # not a break: a pause, until both processes are at it
     server.in_the_middle = lambda: arrived.wait(20)
-    script = f"print('here', flush=True); print(outcome('local_path', {address!r}))"
+    script = f"print('here', flush=True); print(outcome('fetch_file', {address!r}))"
     processes = [python(script) for _ in range(2)]
     for process in processes:
         assert process.stdout.readline() == "here\n"
@@ -383,7 +385,7 @@ def test_a_write_that_fails_leaves_nothing_behind(server, cache):
     """A limit on the size of files stands in for a disk that refuses bytes; any user can set it."""
     process = python(f"""
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
-print(outcome("local_path", "{server.url}/weights.npz"))
+print(outcome("fetch_file", "{server.url}/weights.npz"))
 """)
     sentence = process.communicate()[0].strip()
     assert sentence.startswith("refused: ")
@@ -438,9 +440,10 @@ class HubHandler(BaseHTTPRequestHandler):
 
 
 def hub_outcomes(*calls: tuple, **environment: str) -> list[str]:
-    """Calls `local_path` (one argument) or `sidecar` (two) in a process with that environment."""
+    """Calls `fetch_file` (one argument) or `fetch_sidecar` (two) in a process with it."""
     named = [
-        ("sidecar" if len(args) == 2 else "local_path", args, digests) for args, digests in calls
+        ("fetch_sidecar" if len(args) == 2 else "fetch_file", args, digests)
+        for args, digests in calls
     ]
     process = python(
         "print(json.dumps([outcome(name, *args, **digests)"
