@@ -1,35 +1,12 @@
 """Learning curves of the scenarios on one target, with the three benefits of transfer marked."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from tljax.analysis import benefits
-from tljax.analysis.report.benefits import HasCurve
+from tljax.analysis.report.cells import MeanCurve
 from tljax.analysis.report.figures import COLOURS, DASHES, INK, PAPER, REFERENCE, percent_axis
-
-
-@dataclass(frozen=True)
-class MeanCurve:
-    """Validation accuracy over the seeds of a scenario, at the evaluations that all seeds have."""
-
-    means: list[tuple[int, float]]
-    lowest: list[float]
-    highest: list[float]
-
-
-def mean_curve(runs: Iterable[HasCurve]) -> MeanCurve:
-    curves = [dict(run.curve) for run in runs]
-    examples = sorted(set.intersection(*(set(curve) for curve in curves)))
-    accuracy = np.array([[curve[x] for x in examples] for curve in curves])
-    return MeanCurve(
-        means=list(zip(examples, accuracy.mean(axis=0).tolist(), strict=True)),
-        lowest=accuracy.min(axis=0).tolist(),
-        highest=accuracy.max(axis=0).tolist(),
-    )
 
 
 def paint_curves(axes: Any, curves: Mapping[str, MeanCurve], chosen: str | None) -> None:
