@@ -34,8 +34,7 @@ class Ratio(NamedTuple):
 
     Attributes:
       value: the ratio; nan if the curves do not determine it.
-      bound: "exact", or which bound the value is. A curve that ends before it reaches the
-        threshold gives a bound only.
+      bound: "exact", or which bound the value is if the curves determine no more than a bound.
     """
 
     value: float
@@ -126,7 +125,7 @@ def benefits(
     sides = (transfer, scratch, transfer_accuracy, scratch_accuracy)
     seeds = sorted(set.intersection(*(set(side) for side in sides if side is not None)))
     if not seeds:
-        raise ValueError("no seed has both a transfer and a scratch curve; run the same seeds of both")
+        raise ValueError("no seed has both curves; give transfer and scratch of the same seeds")
 
     def over(measure: Callable[[Curve, Curve], float]) -> Interval:
         return mean_interval([measure(transfer[seed], scratch[seed]) for seed in seeds])
