@@ -56,8 +56,9 @@ def accuracy_section(collection: Collection, names: TargetNames, gallery: Galler
     return f"""<section>
 <h2>Test accuracy by scenario and size</h2>
 <p>In per cent; mean &#177; half of the 95&#160;% interval over seeds. Where a scenario was run in
-several settings, the one with the highest mean <em>validation</em> accuracy stands here, and it is
-said among how many; test images decided nothing. Naive: always the commonest class.</p>
+several settings, the one with the highest mean <em>validation</em> accuracy is shown, with the
+number of settings it was chosen from; no choice uses test images. Naive: always the commonest
+class.</p>
 {entries}
 <p class="legend"><span class="best">&#9733; highest</span> mean of the row; its lead over the next
 is <b>clear</b> if the 95&#160;% interval of the difference, paired by seed, excludes 0.</p>

@@ -150,7 +150,7 @@ def _comparison(row: CellRow) -> str:
 
 def _curves_section(rows: Sequence[CellRow], cells: Sequence[DemoCell], gallery: Gallery) -> str:
     compared = f"""\
-In each panel the transfer scenario with the highest asymptote is held against from scratch; the
+In each panel the transfer scenario with the highest asymptote is compared with from scratch; the
 dotted line is the threshold of the slope, {THRESHOLD_PERCENT} of the from-scratch asymptote."""
     panels = [
         curve_panel(

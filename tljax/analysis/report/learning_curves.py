@@ -93,8 +93,8 @@ def learning_section(collection: Collection, names: TargetNames, gallery: Galler
         return ""
     compared = f"""\
 Where a scenario has a from-scratch twin (same data, size, model, batches, steps, and seeds in
-common), the one with the highest asymptote is held against it; the dotted line is the threshold of
-the slope, {THRESHOLD_PERCENT} of the from-scratch asymptote."""
+common), the one with the highest asymptote is compared with it; the dotted line is the threshold
+of the slope, {THRESHOLD_PERCENT} of the from-scratch asymptote."""
     panels = [_panel(target, cell, names, gallery) for target, cell in cells.items()]
     return f"""<section>
 {curves_and_panels(compared, panels)}

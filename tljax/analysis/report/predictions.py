@@ -44,8 +44,8 @@ def predictions_section(collection: Collection, names: TargetNames, gallery: Gal
     every = "\n".join(parts)
     return f"""<section>
 <h2>Predictions on test images</h2>
-<p>Of one setting for each data set: the one with the highest mean validation accuracy. They were
-kept when the run tested its best weights; the test images were not classified again.</p>
+<p>One setting for each data set: the one with the highest mean validation accuracy. Its predictions
+were kept when the run tested its best weights; the test images were not classified again.</p>
 {every}
 </section>"""
 
@@ -169,7 +169,7 @@ def _reliability_figure(answers: TaskAnswers, alt: str, gallery: Gallery) -> str
 {drawing}
 <figcaption><p>Expected calibration error {percent_interval(ece)} points: the mean distance between
 confidence and accuracy over {BINS} equal-width bins, weighted by their images (Guo et al. 2017).
-Below the diagonal the network is surer than it is right. The area of a dot grows with the images in
+Below the diagonal the network is overconfident. The area of a dot grows with the images in
 its bin.</p></figcaption>
 </figure>"""
 
