@@ -24,7 +24,9 @@ from rich.table import Table
 
 from tljax import config as config_lib
 from tljax import experiment
-from tljax.analysis.report.demo import CellRow, Run, cell_table, finding, write_report
+from tljax.analysis.report.demo_grid import CellRow, cell_table, finding
+from tljax.analysis.report.demo_grid import DemoRun as Run
+from tljax.analysis.report.demo_report import write_report
 from tljax.errors import InputError
 from tljax.runs.workdir import writable, write_atomically
 from tljax.training.progress import console as stderr

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from tljax.devices import mesh as meshes
 from tljax.devices import processes
@@ -275,5 +274,3 @@ def restore_like(template: Any, saved: Tree) -> Any:
 def has_checkpoint(workdir: Path | None) -> bool:
     """Whether a run in this workdir has saved a checkpoint."""
     return workdir is not None and bool(Checkpoints(workdir / "checkpoints").steps())
-
-

@@ -10,9 +10,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from tljax.devices import processes
 from tljax.errors import InputError
 from tljax.files import parse_json, replacing
-from tljax.devices import processes
 
 
 class InUse(InputError):

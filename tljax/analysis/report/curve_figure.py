@@ -1,44 +1,27 @@
-"""Learning curves of the scenarios on one target, with the three benefits of transfer marked."""
+"""Draws the learning curves of a target's scenarios, and marks the three benefits of transfer."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from tljax.analysis import benefits
-from tljax.analysis.report.benefits import HasCurve
+from tljax.analysis.report.cells import MeanCurve
 from tljax.analysis.report.figures import COLOURS, DASHES, INK, PAPER, REFERENCE, percent_axis
 
 
-@dataclass(frozen=True)
-class MeanCurve:
-    """Validation accuracy over the seeds of a scenario, at the evaluations that all seeds have."""
+def paint_curves(axes: Any, curves: Mapping[str, MeanCurve], marked: str | None) -> None:
+    """Draws learning curves.
 
-    means: list[tuple[int, float]]
-    lowest: list[float]
-    highest: list[float]
-
-
-def mean_curve(runs: Iterable[HasCurve]) -> MeanCurve:
-    curves = [dict(run.curve) for run in runs]
-    examples = sorted(set.intersection(*(set(curve) for curve in curves)))
-    accuracy = np.array([[curve[x] for x in examples] for curve in curves])
-    return MeanCurve(
-        means=list(zip(examples, accuracy.mean(axis=0).tolist(), strict=True)),
-        lowest=accuracy.min(axis=0).tolist(),
-        highest=accuracy.max(axis=0).tolist(),
-    )
-
-
-def paint_curves(axes: Any, curves: Mapping[str, MeanCurve], chosen: str | None) -> None:
-    """Learning curves by scenario; with the benefits of `chosen` against from scratch, if given."""
+    Args:
+      axes: matplotlib axes.
+      curves: the mean curve of each scenario.
+      marked: the scenario whose benefits over from scratch are marked, or None.
+    """
     for scenario, curve in curves.items():
         _draw_curve(axes, scenario, curve)
     _scale_axes(axes, [x for curve in curves.values() for x, _ in curve.means])
-    if chosen is not None:
-        _annotate(axes, curves[chosen].means, curves[REFERENCE].means)
+    if marked is not None:
+        _mark_benefits(axes, curves[marked].means, curves[REFERENCE].means)
 
 
 def _draw_curve(axes: Any, scenario: str, curve: MeanCurve) -> None:
@@ -51,12 +34,12 @@ def _draw_curve(axes: Any, scenario: str, curve: MeanCurve) -> None:
         color=colour,
         linestyle=DASHES[scenario],
         linewidth=2.8 if is_reference else 1.9,
-        zorder=2 if is_reference else 3,  # thick below thin: both show where they coincide
+        zorder=2 if is_reference else 3,  # thick below thin: both show if they coincide
     )
 
 
 def _scale_axes(axes: Any, examples: Sequence[int]) -> None:
-    """Per cent against images: linear up to the first evaluation, then logarithmic."""
+    """Sets per cent against images: linear up to the first evaluation, then logarithmic."""
     first, last = min((x for x in examples if x > 0), default=1), max(examples)
     axes.set_xscale("symlog", linthresh=first, linscale=0.4)
     axes.set_xlim(0, max(last, first))
@@ -68,15 +51,15 @@ def _scale_axes(axes: Any, examples: Sequence[int]) -> None:
 
 
 def round_numbers(low: int, high: int, most: int = 5) -> list[int]:
-    """At most `most` of 1, 2, 5, 10, 20, 50, ... from `low` to `high`, evenly picked."""
+    """Picks at most `most` of 1, 2, 5, 10, 20, 50, ... from `low` to `high`, evenly."""
     powers = range(len(str(high)))
     numbers = [m * 10**p for p in powers for m in (1, 2, 5) if low <= m * 10**p <= high]
     stride = math.ceil(len(numbers) / most)
     return numbers[::-1][:: max(stride, 1)][::-1]
 
 
-def _annotate(axes: Any, transfer: benefits.Curve, scratch: benefits.Curve) -> None:
-    """Arrows from scratch to transfer: 1 start, 2 images to the threshold, 3 asymptote."""
+def _mark_benefits(axes: Any, transfer: benefits.Curve, scratch: benefits.Curve) -> None:
+    """Draws arrows from scratch to transfer: 1 start, 2 images to the threshold, 3 asymptote."""
     first = benefits.first_evaluation(transfer, scratch)
     starts = [benefits.accuracy_at(curve, first) for curve in (scratch, transfer)]
     _arrow(axes, (first, starts[0]), (first, starts[1]))
@@ -91,20 +74,20 @@ def _annotate(axes: Any, transfer: benefits.Curve, scratch: benefits.Curve) -> N
             _arrow(axes, (late, theta), (early, theta))
         _badge(axes, "2", (late, theta), (9, -9))
 
-    beside = axes.get_yaxis_transform()  # x in widths of the axes, y in accuracy
+    right_of_axes = axes.get_yaxis_transform()  # x in widths of the axes, y in accuracy
     ends = [benefits.asymptote(curve) for curve in (scratch, transfer)]
-    _arrow(axes, (1.02, ends[0]), (1.02, ends[1]), beside)
-    _badge(axes, "3", (1.02, sum(ends) / 2), (14, 0), beside)
+    _arrow(axes, (1.02, ends[0]), (1.02, ends[1]), right_of_axes)
+    _badge(axes, "3", (1.02, sum(ends) / 2), (14, 0), right_of_axes)
 
 
-_NO_ARROW = 0.015  # in accuracy; along the other axis one image is far more
+_SHORTEST_ARROW = 0.015  # in accuracy; an arrow along the other axis is at least one image long
 
 
 def _arrow(
     axes: Any, tail: tuple[float, float], head: tuple[float, float], coordinates: Any = "data"
 ) -> None:
-    """An arrow, unless it would be shorter than its own head: the badge marks the place."""
-    if abs(head[0] - tail[0]) + abs(head[1] - tail[1]) < _NO_ARROW:
+    """Draws an arrow, unless it would be shorter than its head: a badge marks the place, too."""
+    if abs(head[0] - tail[0]) + abs(head[1] - tail[1]) < _SHORTEST_ARROW:
         return
     axes.annotate(
         "",
@@ -131,7 +114,7 @@ def _badge(
     offset: tuple[float, float],
     coordinates: Any = "data",
 ) -> None:
-    """A number in a disc, `offset` points away from what it stands for."""
+    """Draws a number in a disc, `offset` points away from what it marks."""
     axes.annotate(
         number,
         xy=at,
