@@ -10,6 +10,7 @@ import pytest
 
 import tljax
 from tljax.config import ExperimentFields, base
+from tljax.training import loop
 from tljax.training.options import TrainingOptions
 
 PACKAGE = Path(tljax.__file__).parent
@@ -115,8 +116,7 @@ def test_functions_fit_on_a_few_screens():
 
 
 def test_the_loop_is_a_page():
-    source = inspect.getsource(inspect.getmodule(tljax.fit).train_loop)
-    assert len(source.splitlines()) <= 60
+    assert len(inspect.getsource(loop.train).splitlines()) <= 60
 
 
 @pytest.mark.parametrize("schema", [ExperimentFields, TrainingOptions])
