@@ -1,7 +1,7 @@
 """From a config to a run, and from a workdir back to a trained network."""
 
 from tljax.experiment.build import Experiment, build, load_data, resolve, resolve_in
-from tljax.experiment.load import load
+from tljax.experiment.loading import load
 from tljax.experiment.source import (
     preprocessing_of,
     pretrained_variables,
