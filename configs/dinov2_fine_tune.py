@@ -1,4 +1,4 @@
-r"""DINOv2-small on a folder of images: everything trains, the backbone at a tenth of the rate.
+r"""DINOv2-small on a folder of images: all trains, the backbone at a tenth of the head's rate.
 
     tljax train --config configs/dinov2_fine_tune.py --workdir runs/fine_tune \
         --config.data=folder:IMAGES

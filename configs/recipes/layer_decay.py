@@ -1,4 +1,4 @@
-r"""Layer-wise learning-rate decay: each group's rate is a fixed share of the rate above it.
+r"""Layer-wise learning-rate decay: each group trains at a fixed share of the rate above it.
 
     tljax train --config configs/recipes/layer_decay.py --workdir runs/layer_decay \
         --config.model=resnet10_32 --config.init_from=runs/glyphs \
