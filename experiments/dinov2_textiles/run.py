@@ -3,8 +3,8 @@
     pip install -c constraints.txt '.[experiments]'
     python experiments/dinov2_textiles/run.py [--init_from FILE]
 
-Every run is appended to results.csv as it ends, and one that stands there is not run again; the
-table (table.md) and the figure (results.png) are made from that file at the end.
+Every run is appended to results.csv when it ends, and is not run again. At the end the table
+(table.md) and the figure (results.png) are made from that file.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _train(run: Run, init_from: str | None) -> dict:
-    """One run of a page of configs/, in memory."""
+    """One run of a config file of configs/, in memory."""
     config = config_lib.load(str(CONFIGS / f"dinov2_{run.scenario}.py"))
     config.data = (
         folder.packaged_folder_spec(*TEXTILES) if run.data == "textiles" else f"embedded:{run.data}"

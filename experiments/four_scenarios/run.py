@@ -4,9 +4,9 @@
     python experiments/four_scenarios/run.py --models resnet10_32    # one of the two networks
     python experiments/four_scenarios/run.py --tables    # the tables and the figure alone
 
-From the repository's root. The runs lie in runs/four_scenarios; the same command goes on where it
-stopped. pilot.csv, results.csv and curves.csv hold their numbers; table.md, benefits.md and
-results.png are made from these.
+From the repository's root. The runs are in runs/four_scenarios; the same command resumes them.
+pilot.csv, results.csv and curves.csv hold their numbers; table.md, benefits.md and results.png are
+made from these.
 """
 
 import argparse

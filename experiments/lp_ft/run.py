@@ -3,8 +3,8 @@
     python experiments/lp_ft/run.py             # everything: source, pilot, study, tables
     python experiments/lp_ft/run.py --tables    # the table and the figure alone
 
-From the repository's root. The runs lie in runs/lp_ft/digits; the same command goes on where it
-stopped. pilot.csv and results.csv hold their numbers; table.md and results.png are made from these.
+From the repository's root. The runs are in runs/lp_ft/digits; the same command resumes them.
+pilot.csv and results.csv hold their numbers; table.md and results.png are made from these.
 """
 
 import argparse

@@ -5,7 +5,7 @@
     python experiments/recipes/run.py --recipes lora bitfit           # some recipes
     python experiments/recipes/run.py --tables              # the table and the figure alone
 
-From the repository's root. The runs lie in runs/recipes; the same command goes on where it stopped.
+From the repository's root. The runs are in runs/recipes; the same command resumes them.
 pilot.csv and results.csv hold their numbers; table.md and results.png are made from these.
 """
 

@@ -7,7 +7,7 @@ r"""How transferable are features: AnB, BnB, AnB+ and BnB+ for every n (Yosinski
 
 SCALE is paper (ImageNet's classes in two halves, a ResNet-18) or small (drawn capitals in two
 halves, a ResNet of ten layers, two CPU cores); a division's number after it, as in small/study/0,
-is that division alone. `run.py` beside this page does all of small. A network is trained on each
+selects that division alone. `run.py` in this folder runs all of small. A network is trained on each
 half; then the first n groups of A's (AnB) or of B's (BnB) and random groups above them are trained
 on B, with the n groups frozen or, in AnB+ and BnB+, not.
 

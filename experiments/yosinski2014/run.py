@@ -4,8 +4,8 @@
     python experiments/yosinski2014/run.py --shard 0/2   # every other division; 1/2 does the rest
     python experiments/yosinski2014/run.py --tables      # the table and the figure alone
 
-From the repository's root. The runs lie in runs/yosinski2014/small; the same command goes on where
-it stopped. pilot.csv and results.csv hold their numbers, the latter once all are done; table.md and
+From the repository's root. The runs are in runs/yosinski2014/small; the same command resumes them.
+pilot.csv and results.csv hold their numbers, the latter once all are done; table.md and
 results.png are made from it.
 """
 
