@@ -17,7 +17,7 @@ from tests.reference_weights import draw_file
 from tests.test_cli import run
 from tljax import data as data_lib
 from tljax import experiment
-from tljax.commands.probe import grid as probe_grid
+from tljax.commands.probe import heads as probe_heads
 from tljax.commands.probe import linear_probe
 from tljax.commands.probe.linear_probe import features_of
 from tljax.errors import InputError
@@ -66,10 +66,10 @@ def test_choices():
         (4, True),
     }
     assert probing.choices(resnet) == probing.choices(vit.clone(pooling="mean")) == (OWN,)
-    assert len(probe_grid.grid(vit, 64, (0.0,))) == 52
-    assert len(probe_grid.grid(resnet, 64, (0.0, 1e-3))) == 26
-    rates = {setting.lr for setting in probe_grid.grid(vit, 512, (0.0,))}
-    assert rates == {2 * rate for rate in probe_grid.RATES}
+    assert len(probe_heads.grid(vit, 64, (0.0,))) == 52
+    assert len(probe_heads.grid(resnet, 64, (0.0, 1e-3))) == 26
+    rates = {setting.lr for setting in probe_heads.grid(vit, 512, (0.0,))}
+    assert rates == {2 * rate for rate in probe_heads.RATES}
 
 
 # --- the grid -----------------------------------------------------------------------------------
@@ -116,11 +116,11 @@ def alone(model, setting, train):
 
 def test_a_head_of_the_grid_is_what_it_is_alone(cached):
     model, train = cached
-    settings = probe_grid.grid(model, BATCH, (0.0, 0.1))
+    settings = probe_heads.grid(model, BATCH, (0.0, 0.1))
     plan = feature_extraction(model.groups)
     options = {"steps": STEPS, "batch_size": BATCH, "seed": 3}
-    heads = probe_grid.train_heads(model, plan, settings, train, **options)
-    ranked = probe_grid.ranks(model, heads, train, BATCH)
+    heads = probe_heads.train_heads(model, plan, settings, train, **options)
+    ranked = probe_heads.ranks(model, heads, train, BATCH)
     assert set(ranked) == set(settings)
     for setting in [s for s in settings if s.lr in (settings[0].lr, settings[12].lr)]:
         one, ours = alone(model, setting, train), heads.params_of(setting)
@@ -236,4 +236,4 @@ def test_a_workdir_of_a_run_is_refused(sources, tmp_path, tiny_config):
     )
     experiment.run(config, tmp_path, progress=False)
     with pytest.raises(InputError, match="holds a run of `tljax train`"):
-        linear_probe.run(config, tmp_path, progress=False)
+        linear_probe.run_probe(config, tmp_path, progress=False)

@@ -19,7 +19,7 @@ from tests.watched import Watched
 from tljax import cli, experiment, weights
 from tljax import config as config_lib
 from tljax import data as data_lib
-from tljax.commands.sweep import plan_runs
+from tljax.commands.sweep.runs import plan_runs
 from tljax.data import Preprocessing
 from tljax.data.transforms import augmentation
 from tljax.errors import InputError

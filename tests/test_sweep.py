@@ -13,8 +13,9 @@ import pytest
 from tests.soak.campaign import ROOT, compare
 from tljax import cli
 from tljax.analysis.results import SweepRun, best_value, read_runs, select, write_results
-from tljax.commands import sweep as sweep_lib
-from tljax.commands.sweep import parse_shard, plan_runs, run_name
+from tljax.commands.sweep import parse_shard
+from tljax.commands.sweep import runs as sweep_runs
+from tljax.commands.sweep.runs import plan_runs, run_name
 from tljax.errors import InputError
 
 # Two runs that are done, and two that diverge.
@@ -271,9 +272,9 @@ def test_a_rate_is_chosen_by_the_mean_score():
 
 def test_a_study_runs_at_the_rate_of_its_pilot(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(sweep_lib, "run_sweep", lambda *call: calls.append(call))
-    monkeypatch.setattr(sweep_lib, "read_runs", lambda _: pilot({0.1: [0.5], 0.3: [0.6]}))
-    assert sweep_lib.run_tuned("page.py:arm", tmp_path, ["--config.k=2"], "s") == 0.3
+    monkeypatch.setattr(sweep_runs, "run_sweep", lambda *call: calls.append(call))
+    monkeypatch.setattr(sweep_runs, "read_runs", lambda _: pilot({0.1: [0.5], 0.3: [0.6]}))
+    assert sweep_runs.run_tuned("page.py:arm", tmp_path, ["--config.k=2"], "s") == 0.3
     assert calls == [
         ("page.py:arm/pilot", ["--config.k=2"], tmp_path / "pilot"),
         ("page.py:arm/study", ["--config.k=2", "--config.lr=0.3"], tmp_path / "study"),

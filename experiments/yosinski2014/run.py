@@ -21,8 +21,9 @@ from tljax import experiment
 from tljax.analysis import tables
 from tljax.analysis.results import best_value, read_runs
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
-from tljax.cli import use_compilation_cache
-from tljax.commands.sweep import parse_shard, plan_runs, run_sweep
+from tljax.commands.sweep import parse_shard
+from tljax.commands.sweep.runs import plan_runs, run_sweep
+from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.models import create
 from tljax.runs.workdir import write_atomically
 

@@ -71,7 +71,7 @@ def chip_of(target: str) -> Chip:
     return CHIPS[match[1]]
 
 
-def check(target: str) -> Chip:
+def check_target(target: str) -> Chip:
     """The chip of a slice, which can be compiled for here.
 
     Raises:
@@ -95,7 +95,7 @@ def reports(
       InputError: if libtpu is not installed, or there is no such slice, or the config does not fit
         it.
     """
-    chip = check(target)
+    chip = check_target(target)
     config = experiment.settled(config)
     resolved = experiment.resolve(config)
     question = {
@@ -150,7 +150,7 @@ def print_target(config: ml_collections.ConfigDict, target: str, max_batch: bool
     Raises:
       InputError: see `reports`.
     """
-    chip = check(target)
+    chip = check_target(target)
     width = None if Console().is_terminal else 120
     console = Console(highlight=False, soft_wrap=True, width=width)
     best: Report | None = None

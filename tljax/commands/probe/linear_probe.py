@@ -22,7 +22,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tljax import experiment
-from tljax.commands.probe.grid import Setting, grid, ranks, train_heads
+from tljax.commands.probe.heads import Setting, grid, ranks, train_heads
 from tljax.data import Preprocessing, Source, eval_batches, normalise
 from tljax.devices import micro_batches
 from tljax.devices.compiler import compiled
@@ -96,7 +96,7 @@ def _compute(model: Model, preprocessing: Preprocessing) -> Callable[..., jax.Ar
     return compiled(compute)
 
 
-def run(
+def run_probe(
     config: ml_collections.ConfigDict,
     workdir: Path,
     weight_decays: Sequence[float] = (0.0,),

@@ -36,7 +36,7 @@ class Prediction:
         return float(self.probabilities[self.label])
 
 
-def predict(
+def classify(
     model: Model,
     variables: Tree,
     source: Source,
@@ -61,7 +61,7 @@ def predict(
             left -= batch_size
 
 
-def predict_files(
+def classify_files(
     workdir: Path,
     paths: Sequence[Path],
     output: Path | None = None,
@@ -90,7 +90,7 @@ def predict_files(
     files = list(dict.fromkeys(file for path in paths for file in _image_files(path)))
     trained = experiment.read_workdir(workdir, task)
     exp = trained.experiment
-    predictions = predict(
+    predictions = classify(
         exp.model,
         trained.variables,
         FolderSource(files, [0] * len(files)),

@@ -8,8 +8,7 @@ from rich.table import Table
 
 from tljax.analysis import statistics
 from tljax.analysis.proportions import Bounds, newcombe, wilson
-from tljax.commands.drift import LEARNING_RATES, Drift
-from tljax.commands.summary import print_evaluation
+from tljax.commands.evaluate.drift import LEARNING_RATES, Drift
 from tljax.errors import printable
 from tljax.training.options import HARMLESS
 
@@ -37,7 +36,6 @@ def print_drift(drifts: Sequence[Drift]) -> None:
 
 def _print_one(drift: Drift, console: Console) -> None:
     shifted = drift.shifted
-    print_evaluation(shifted)
     count = shifted.evaluation.count
     accuracy = shifted.evaluation.accuracy
     console.print(f"95 % Wilson interval over images: {_range(wilson(accuracy, count))}")

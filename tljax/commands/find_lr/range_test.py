@@ -16,12 +16,11 @@ from pathlib import Path
 import jax
 import ml_collections
 import numpy as np
-from rich.console import Console
 
 from tljax import experiment
 from tljax.data import balanced_weights, train_batches
 from tljax.devices import mesh as mesh_lib
-from tljax.errors import InputError, printable
+from tljax.errors import InputError
 from tljax.runs.workdir import write_atomically
 from tljax.training import state as state_lib
 from tljax.training.preparation import check_fit, new_variables
@@ -118,7 +117,7 @@ def range_test(
     return Curve(rates[: len(losses)], np.array(losses), steps)
 
 
-def find(
+def run_range_test(
     config: ml_collections.ConfigDict,
     lowest: float = LOWEST,
     highest: float = HIGHEST,
@@ -191,29 +190,6 @@ def find(
         return range_test(step, lowest, highest, steps)
 
 
-def print_curve(curve: Curve) -> None:
-    """The suggestion, and what it was made from."""
-    console = Console(highlight=False, soft_wrap=True)
-    done, smoothed = len(curve.rates), curve.smoothed
-    if curve.suggestion is None or curve.steepest is None:
-        console.print(
-            f"[bold]no suggestion[/]: the smoothed loss never fell below its start,"
-            f" {smoothed[0]:.4f}, from {curve.rates[0]:.2g} to {curve.rates[-1]:.2g}"
-        )
-    else:
-        console.print(
-            f"[bold]suggested lr {curve.suggestion:.2g}[/]: a tenth of {curve.at_minimum:.2g},"
-            f" where the smoothed training loss is least ({smoothed.min():.4f}, from"
-            f" {smoothed[0]:.4f})"
-        )
-        console.print(f"(it falls fastest at {curve.steepest:.2g}, the other rule of thumb)")
-    console.print(
-        f"the loss diverged at {curve.rates[-1]:.2g}, after {done} of {curve.steps} steps"
-        if done < curve.steps
-        else f"the loss did not diverge in {done} steps up to {curve.rates[-1]:.2g}"
-    )
-
-
 def draw(curve: Curve, path: Path) -> None:
     """Writes the curve as a PNG."""
     from matplotlib.figure import Figure
@@ -236,7 +212,6 @@ def draw(curve: Curve, path: Path) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=160)
     write_atomically(path, content.getvalue())
-    Console(highlight=False, soft_wrap=True).print(f"drew {printable(path)}", markup=False)
 
 
 def _smooth(losses: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -2,17 +2,17 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tljax import experiment, weights
+from tljax.commands.convert import Written
 from tljax.errors import InputError
 from tljax.experiment import Trained
 from tljax.files import writable_file
 from tljax.models import lora, registry
 from tljax.weights import zoo
-from tljax.weights.export import family_of, save_converted, save_exported
+from tljax.weights.export import family_of, save_exported
 from tljax.weights.loading import FORMAT
 from tljax.weights.model_card import Export
 from tljax.weights.read import read_metadata
@@ -29,36 +29,7 @@ _RESULT_ROWS = (
 )
 
 
-@dataclass(frozen=True)
-class Written:
-    """What `convert` or `export` wrote; `card` is the export's model card."""
-
-    path: Path
-    tensors: int
-    family: str
-    card: Path | None = None
-
-
-def convert(source: str, model_name: str, output: Path) -> Written:
-    """`tljax convert`: any checkpoint as a file that `init_from` takes, under our own paths.
-
-    Args:
-      source: a name that `tljax models` lists, a file, an address, or a workdir.
-      model_name: of the network in it.
-      output: a name that ends in `.safetensors`.
-
-    Raises:
-      InputError: if the source cannot be read, holds another model, or the output not be written.
-    """
-    spec = registry.spec(model_name)
-    writable_file(output, _SUFFIX)
-    checkpoint = experiment.read_source(source, model_name)
-    preprocessing = experiment.source_preprocessing(source) or spec.preprocessing
-    save_converted(checkpoint, model_name, preprocessing, output)
-    return Written(output, len(checkpoint.filled), checkpoint.family.name)
-
-
-def export_workdir(workdir: Path, format: str, output: Path, task: str | None = None) -> Written:
+def export_run(workdir: Path, format: str, output: Path, task: str | None = None) -> Written:
     """`tljax export --workdir`: a run's best weights under PyTorch's names, and their card.
 
     LoRA's updates are merged into the weights. Of a run of several tasks: with the head of `task`.
@@ -95,7 +66,7 @@ def export_workdir(workdir: Path, format: str, output: Path, task: str | None = 
     return _save(described, format, output)
 
 
-def export_checkpoint(init_from: str, model_name: str, format: str, output: Path) -> Written:
+def export_source(init_from: str, model_name: str, format: str, output: Path) -> Written:
     """`tljax export --init_from`: any checkpoint under PyTorch's names, and its card.
 
     Raises:

@@ -186,19 +186,6 @@ def run_tuned(
     return rate
 
 
-def parse_shard(text: str) -> tuple[int, int]:
-    """(i, n) of a text such as `0/2`.
-
-    Raises:
-      InputError: unless 0 <= i < n.
-    """
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
-    shard = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not shard[0] < shard[1]:
-        raise InputError(f"--shard is '{text}'; give i/n with i from 0 to n - 1, e.g. 0/2 and 1/2")
-    return shard
-
-
 def _check(runs: Sequence[Planned], workdir: Path) -> None:
     """Finds the slips of every config before the first run; reads no image and no weight."""
     tasks: dict[str, tuple[data_lib.Task, ...]] = {}
