@@ -46,23 +46,24 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
             f"--weight_decays is '{args.weight_decays}'; give numbers with commas between, e.g."
             " 0,1e-4"
         ) from None
-    from tljax.commands.probe.grid_files import write_grid
+    from tljax.commands.probe.grid_files import describe_features, write_grid
     from tljax.commands.probe.linear_probe import run_probe
 
     workdir = Path(args.workdir)
     result = run_probe(config, workdir, weight_decays)
     write_grid(result, workdir)
     print_result(result)
-    _print_choice(result["probe"], workdir)
+    probe = result["probe"]
+    _print_choice(probe, describe_features(probe["chosen"]), workdir)
 
 
-def _print_choice(probe: Mapping[str, Any], workdir: Path) -> None:
+def _print_choice(probe: Mapping[str, Any], features: str, workdir: Path) -> None:
     """Prints the chosen setting, and which commands can use the workdir."""
     console = Console(highlight=False, soft_wrap=True)
     chosen = probe["chosen"]
     console.print(
         f"chosen on validation among {len(probe['grid'])} heads: learning rate {chosen['lr']:.3g},"
-        f" weight decay {chosen['weight_decay']:g}, {describe_features(chosen)}"
+        f" weight decay {chosen['weight_decay']:g}, {features}"
     )
     where = printable(workdir)
     console.print(
@@ -72,9 +73,3 @@ def _print_choice(probe: Mapping[str, Any], workdir: Path) -> None:
         f" `predict` do not take {where}; head.safetensors holds the head",
         markup=False,
     )
-
-
-def describe_features(setting: Mapping[str, Any]) -> str:
-    """Describes in words the features that a setting's head sees."""
-    tokens = "last block" if setting["blocks"] == 1 else f"last {setting['blocks']} blocks"
-    return f"{tokens}{', with the mean over patches' if setting['average_pool'] else ''}"

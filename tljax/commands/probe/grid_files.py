@@ -1,4 +1,4 @@
-"""What `tljax probe` leaves beside its result: the grid as CSV and as a figure, and a few lines."""
+"""The files `grid.csv` and `grid.png` of a probe: validation accuracy of every head."""
 
 import csv
 import io
@@ -6,24 +6,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tljax.commands.probe import describe_features
 from tljax.runs.workdir import write_atomically
 
 _COLUMNS = ("blocks", "average_pool", "lr", "weight_decay", "val_accuracy", "val_loss")
 
 
 def write_grid(result: Mapping[str, Any], workdir: Path) -> None:
-    """Writes `grid.csv`, a row a head, and `grid.png`, validation accuracy by learning rate."""
+    """Writes `grid.csv`, one row per head, and `grid.png`, validation accuracy by learning rate.
+
+    Args:
+      result: the content of the probe's `result.json`.
+      workdir: for the files.
+    """
     rows = result["probe"]["grid"]
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(workdir / "grid.csv", text.getvalue())
-    write_atomically(workdir / "grid.png", _figure(result))
+    write_atomically(workdir / "grid.png", _draw(result))
 
 
-def _figure(result: Mapping[str, Any]) -> bytes:
+def describe_features(setting: Mapping[str, Any]) -> str:
+    """Describes in words the features that a setting's head sees."""
+    tokens = "last block" if setting["blocks"] == 1 else f"last {setting['blocks']} blocks"
+    return f"{tokens}{', with the mean over patches' if setting['average_pool'] else ''}"
+
+
+def _draw(result: Mapping[str, Any]) -> bytes:
     from matplotlib.figure import Figure
 
     probe = result["probe"]
