@@ -605,7 +605,7 @@ ROWS = {
             *("find_lr", *TUNE[1:3], "--config.init_from=runs/good"),
             "--config.stages=lp_ft",
         ],
-        "each stage may want a rate",
+        "each stage may need its own rate",
     ),
     "find_lr: rates from 0": (find_lr("--lowest", "0"), "set --lowest above 0"),
     "find_lr: rates that fall": (find_lr("--highest", "1e-9"), "--highest above that"),

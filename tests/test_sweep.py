@@ -15,7 +15,7 @@ from tljax import cli
 from tljax.analysis.results import SweepRun, best_value, read_runs, select, write_results
 from tljax.commands.sweep import parse_shard
 from tljax.commands.sweep import runs as sweep_runs
-from tljax.commands.sweep.runs import plan_runs, run_name
+from tljax.commands.sweep.listing import list_runs, run_name
 from tljax.errors import InputError
 
 # Two runs that are done, and two that diverge.
@@ -149,8 +149,8 @@ def test_names_say_what_a_run_sets_and_are_safe():
 def test_a_run_keeps_its_name_when_others_join(page, tmp_path):
     longer = tmp_path / "page.py"
     longer.write_text(PAGE.replace("(0, 1)", "(0, 1, 2)"))
-    names = {run.name for run in plan_runs(str(page), [])}
-    assert names < {run.name for run in plan_runs(str(longer), [])}
+    names = {run.name for run in list_runs(str(page), [])}
+    assert names < {run.name for run in list_runs(str(longer), [])}
 
 
 @pytest.mark.parametrize("text", ["2/2", "-1/2", "0/0", "1", "a/b", "0/2/3", ""])
@@ -246,12 +246,12 @@ def test_numpy_values_are_values(tmp_path):
     path = tmp_path / "page.py"
     body = "import numpy as np\n    for lr in np.logspace(-2, -1, 2): yield {'lr': lr}"
     path.write_text(f"{PAGE[: PAGE.index('def sweep')]}def sweep():\n    {body}\n")
-    assert [run.name for run in plan_runs(str(path), [])] == ["lr=0.01", "lr=0.1"]
+    assert [run.name for run in list_runs(str(path), [])] == ["lr=0.01", "lr=0.1"]
 
 
 @pytest.mark.parametrize("name", ["sweep_lr_k"])
 def test_the_pages_of_configs_plan_their_runs(name):
-    runs = plan_runs(str(Path(ROOT) / "configs" / f"{name}.py"), [])
+    runs = list_runs(str(Path(ROOT) / "configs" / f"{name}.py"), [])
     assert len(runs) > 1
 
 

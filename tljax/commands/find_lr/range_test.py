@@ -1,14 +1,14 @@
-"""`tljax find_lr`: how high the learning rate may be, from a few steps at growing rates.
+"""The learning-rate range test: how high the rate may be, from a few steps at growing rates.
 
-The learning-rate range test (Smith 2017, "Cyclical Learning Rates for Training Neural Networks",
-section 3.3), with the exponential growth and the early end that fastai's `lr_find` gave it. The
-steps are those that training would take, of the same plan: what is frozen stays so. They are taken
-on a copy; nothing is written, and neither validation nor test images are read.
+The test is that of Smith 2017 ("Cyclical Learning Rates for Training Neural Networks", section
+3.3), with the exponential growth and the early end of fastai's `lr_find`. It takes the steps that
+training would take under the same plan, so frozen groups stay frozen. The steps change a copy of
+the weights; nothing is written, and neither validation nor test images are read.
 """
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,20 +16,23 @@ from pathlib import Path
 import jax
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 
 from tljax import experiment
-from tljax.data import balanced_weights, train_batches
-from tljax.devices import mesh as mesh_lib
+from tljax.data import Source, balanced_weights, train_batches
+from tljax.data.pipeline import Batch
+from tljax.devices import mesh
 from tljax.errors import InputError
+from tljax.experiment import Experiment, Start
 from tljax.runs.workdir import write_atomically
-from tljax.training import state as state_lib
+from tljax.training import state as training_state
 from tljax.training.preparation import check_fit, new_variables
 from tljax.training.progress import TrainingProgress
 from tljax.training.step import step_of_run
 
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 100
-_MEMORY = 0.9  # of the smoothed loss, a step: it lags behind by ten steps or so
-_DIVERGED = 4.0  # times the least smoothed loss so far
+_DECAY = 0.9  # of the smoothed loss, per step: it lags about ten steps behind
+_DIVERGED = 4.0  # the loss has diverged at this multiple of its lowest smoothed value
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Curve:
 
     Attributes:
       rates: (n,), growing geometrically.
-      losses: (n,), in nats, each before the step at its rate.
-      steps: that were to be taken; more than n if the loss diverged.
+      losses: (n,), in nats, each from before the step at its rate.
+      steps: planned number of steps; more than n if the loss diverged.
     """
 
     rates: np.ndarray
@@ -48,12 +51,12 @@ class Curve:
 
     @property
     def smoothed(self) -> np.ndarray:
-        """(n,): exponential moving average of the losses, corrected for its start."""
+        """(n,): the exponential moving average of the losses, with bias correction."""
         return _smooth(self.losses)
 
     @property
     def at_minimum(self) -> float:
-        """The rate with the least smoothed loss."""
+        """The rate with the lowest smoothed loss."""
         return float(self.rates[np.argmin(self.smoothed)])
 
     @property
@@ -69,8 +72,7 @@ class Curve:
     def suggestion(self) -> float | None:
         """A tenth of `at_minimum`: at the minimum itself the loss is about to rise.
 
-        Preferred to `steepest`, which is at the mercy of noise where the loss falls slowly. None if
-        the loss never falls.
+        It is less noisy than `steepest` where the loss falls slowly. None if the loss never falls.
         """
         return None if self.steepest is None else self.at_minimum / 10
 
@@ -84,13 +86,14 @@ def range_test(
     """Takes steps at exponentially growing learning rates until the loss diverges.
 
     Args:
-      step: takes a step at a learning rate, and gives the loss before it.
+      step: takes a step at a learning rate and returns the loss from before it.
       lowest, highest: first and last rate.
-      steps: how many, if the loss does not diverge: exceed four times its least smoothed value, or
-        become infinite.
+      steps: number of steps, unless the loss diverges, i.e. its smoothed value exceeds four times
+        the lowest so far, or it is not finite.
 
     Raises:
-      InputError: for an empty range, fewer than ten steps, or a loss that is not finite at once.
+      InputError: for an empty range, fewer than ten steps, or a loss that is not finite after the
+        first step.
     """
     if not 0 < lowest < highest < math.inf:
         raise InputError(
@@ -125,73 +128,95 @@ def run_range_test(
     *,
     progress: bool = False,
 ) -> Curve:
-    """The range test of the training that a config describes.
+    """Runs the range test on the training that a config describes.
 
-    The rate is the config's `lr`: a group takes it times its `lr_scale`. Warm-up and schedule play
-    no part, and features of frozen groups are not kept.
+    The rate takes the place of the config's `lr`: each group trains at the rate times its
+    `lr_scale`. There is no warm-up and no schedule, and features of frozen groups are not cached.
 
     Args:
       config: of a run.
-      lowest, highest, steps: as of `range_test`.
+      lowest, highest, steps: as for `range_test`.
       progress: whether to show progress on stderr.
 
     Raises:
-      InputError: as a run of the config would, or as `range_test`.
+      InputError: as in training with this config, or as `range_test`.
     """
     beginning = experiment.start(config)
     exp, dataset = beginning.experiment, beginning.dataset
-    train = dataset.train
-    model, plan, opt, preprocessing = exp.model, exp.plan, exp.options, exp.preprocessing
     if exp.stages:
         raise InputError(
-            f"stages is {config.stages}, and each stage may want a rate of its own; leave stages"
-            " out to find the last one's"
+            f"stages is {config.stages}, and each stage may need its own rate; unset stages to find"
+            " the last one's"
         )
-    size = preprocessing.image_size
-    check_fit(model, plan, opt, size, train, dataset.val, dataset.test)
-    given = beginning.checked_weights()
-    variables = plan.initialise(new_variables(model, size, opt, plan.init), given)
-    mesh = mesh_lib.build(opt.mesh)
-    tasks = tuple(exp.task_sizes.values())
-    no_average = replace(opt, ema=None)  # it is no part of the training loss
-    tx, step_fn = step_of_run(model, plan, preprocessing, no_average, tasks=tasks, mesh=mesh)
-    state, frozen = mesh_lib.place(mesh, state_lib.create(plan, variables, tx))
-    class_weights: np.ndarray | None = None
-    if opt.class_weights is not None:
-        class_weights = balanced_weights(train.labels, model.num_classes)
-    key, weight_decay = jax.random.key(opt.seed), np.float32(opt.weight_decay)
-    batches = train_batches(
-        train,
-        preprocessing,
-        batch_size=opt.batch_size,
-        seed=opt.seed,
-        augment=opt.augment,
-        crop_area=opt.crop_area,
-        num_workers=opt.num_workers,
-        on_error=opt.on_error,
-        rows=mesh_lib.rows_here(mesh, opt.batch_size),
-        sampling=opt.sampling,
-    )
-    with closing(batches), TrainingProgress(0, steps, opt.batch_size, progress) as bar:
+    size, options = exp.preprocessing.image_size, exp.options
+    check_fit(exp.model, exp.plan, options, size, dataset.train, dataset.val, dataset.test)
+    devices = mesh.build(options.mesh)
+    step = _build_step(beginning, devices)
+    batches = _read_batches(exp, dataset.train, devices)
+    with closing(batches), TrainingProgress(0, steps, options.batch_size, progress) as bar:
         taken = 0
 
-        def step(rate: float) -> float:
-            nonlocal state, taken
-            batch = next(batches)
-            if class_weights is not None:
-                batch["weight"] = class_weights[batch["label"]]
-            batch = mesh_lib.spread(mesh, batch, opt.batch_size)
-            state, metrics = step_fn(state, frozen, batch, key, np.float32(rate), weight_decay)
-            loss = float(metrics["loss"])
+        def take_step(rate: float) -> float:
+            nonlocal taken
+            loss = step(next(batches), rate)
             taken += 1
             bar.update(taken, loss=loss)
             return loss
 
-        return range_test(step, lowest, highest, steps)
+        return range_test(take_step, lowest, highest, steps)
+
+
+def _build_step(beginning: Start, devices: Mesh | None) -> Callable[[Batch, float], float]:
+    """Returns a function that trains on a batch at a rate, and returns the loss."""
+    exp = beginning.experiment
+    model, plan, preprocessing, options = exp.model, exp.plan, exp.preprocessing, exp.options
+    given = beginning.checked_weights()
+    new = new_variables(model, preprocessing.image_size, options, plan.init)
+    variables = plan.initialise(new, given)
+    tasks = tuple(exp.task_sizes.values())
+    no_average = replace(options, ema=None)  # the average does not affect the training loss
+    tx, step = step_of_run(model, plan, preprocessing, no_average, tasks=tasks, mesh=devices)
+    state, frozen = mesh.place(devices, training_state.create(plan, variables, tx))
+    key, weight_decay = jax.random.key(options.seed), np.float32(options.weight_decay)
+
+    def train(batch: Batch, rate: float) -> float:
+        nonlocal state
+        batch = mesh.spread(devices, batch, options.batch_size)
+        state, metrics = step(state, frozen, batch, key, np.float32(rate), weight_decay)
+        return float(metrics["loss"])
+
+    return train
+
+
+def _read_batches(
+    exp: Experiment, train: Source, devices: Mesh | None
+) -> Generator[Batch, None, None]:
+    """Yields the batches of a run, with class weights if the config has them."""
+    options = exp.options
+    batches = train_batches(
+        train,
+        exp.preprocessing,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        augment=options.augment,
+        crop_area=options.crop_area,
+        num_workers=options.num_workers,
+        on_error=options.on_error,
+        rows=mesh.rows_here(devices, options.batch_size),
+        sampling=options.sampling,
+    )
+    class_weights: np.ndarray | None = None
+    if options.class_weights is not None:
+        class_weights = balanced_weights(train.labels, exp.model.num_classes)
+    with closing(batches):
+        for batch in batches:
+            if class_weights is not None:
+                batch["weight"] = class_weights[batch["label"]]
+            yield batch
 
 
 def draw(curve: Curve, path: Path) -> None:
-    """Writes the curve as a PNG."""
+    """Draws the curve into a PNG file."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -215,8 +240,9 @@ def draw(curve: Curve, path: Path) -> None:
 
 
 def _smooth(losses: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Returns the bias-corrected exponential moving average, (n,)."""
     average, smoothed = 0.0, np.empty(len(losses))
     for number, loss in enumerate(losses):
-        average = _MEMORY * average + (1 - _MEMORY) * loss
-        smoothed[number] = average / (1 - _MEMORY ** (number + 1))
+        average = _DECAY * average + (1 - _DECAY) * loss
+        smoothed[number] = average / (1 - _DECAY ** (number + 1))
     return smoothed

@@ -23,8 +23,8 @@ from rich.table import Table
 
 from tljax import experiment
 from tljax.commands.plan.tpu_program import Report
+from tljax.console import progress_bar
 from tljax.errors import InputError
-from tljax.training.progress import progress_bar
 
 _GIB = 2**30
 

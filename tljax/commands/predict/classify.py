@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from tljax import experiment
+from tljax.console import progress_bar
 from tljax.data import Preprocessing, Source, eval_batches, skipped_message
 from tljax.data.folder import FolderSource, find_images
 from tljax.errors import InputError
 from tljax.files import replacing, writable_file
 from tljax.models import Model
-from tljax.training.progress import progress_bar
 from tljax.training.step import predict_step
 from tljax.transfer.partition import Tree
 

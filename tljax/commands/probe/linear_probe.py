@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 
 from tljax import experiment
 from tljax.commands.probe.heads import Setting, list_settings, rank_heads, train_heads
+from tljax.console import progress_bar
 from tljax.data import Preprocessing, Source, eval_batches, normalise
 from tljax.devices import micro_batches
 from tljax.devices.compiler import compiled
@@ -41,7 +42,6 @@ from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.feature_cache import CachedSource
 from tljax.training.options import TrainingOptions
 from tljax.training.preparation import check_fit, new_variables
-from tljax.training.progress import progress_bar
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
