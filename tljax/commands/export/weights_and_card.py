@@ -1,4 +1,4 @@
-"""Weights for others: `tljax convert` and `tljax export`."""
+"""Exports weights under the names of a PyTorch library, with a model card."""
 
 import os
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from tljax.weights.model_card import Export
 from tljax.weights.read import read_metadata
 
 _SUFFIX = ".safetensors"
+# Fields of a run's result that stand in the card.
 _TRAINING_ROWS = ("scenario", "train_size", "seed", "steps", "best_step", "examples_seen")
 _RESULT_ROWS = (
     "val_accuracy",
@@ -30,12 +31,16 @@ _RESULT_ROWS = (
 
 
 def export_run(workdir: Path, format: str, output: Path, task: str | None = None) -> Written:
-    """`tljax export --workdir`: a run's best weights under PyTorch's names, and their card.
+    """Exports a run's best weights, with LoRA's updates merged into them.
 
-    LoRA's updates are merged into the weights. Of a run of several tasks: with the head of `task`.
+    Args:
+      workdir: of a run of `tljax train`.
+      format: the library, `timm` or `torchvision`.
+      output: the file to write; its name ends in `.safetensors`.
+      task: the task whose head to export, if the run has several.
 
     Raises:
-      InputError: if it is not a trained workdir, the format has no such network, or the output
+      InputError: if the workdir holds no trained run, the library has no such model, or the output
         cannot be written.
     """
     writable_file(output, _SUFFIX)
@@ -57,7 +62,7 @@ def export_run(workdir: Path, format: str, output: Path, task: str | None = None
                 )
             },
             "Results": {name: result[name] for name in _RESULT_ROWS if result.get(name) is not None}
-            or {"none": "the run was not done when these weights were exported"},
+            or {"none": "the run was not finished when these weights were exported"},
             "Source of the weights": _provenance(trained.config.init_from)
             if "pretrained" in exp.plan.init
             else {},
@@ -67,20 +72,27 @@ def export_run(workdir: Path, format: str, output: Path, task: str | None = None
 
 
 def export_source(init_from: str, model_name: str, format: str, output: Path) -> Written:
-    """`tljax export --init_from`: any checkpoint under PyTorch's names, and its card.
+    """Exports weights from any source but a workdir.
+
+    Args:
+      init_from: a name that `tljax models` lists, a file, or an address.
+      model_name: the model of these weights.
+      format: the library, `timm` or `torchvision`.
+      output: the file to write; its name ends in `.safetensors`.
 
     Raises:
-      InputError: as `convert` does, or if the format has no such network.
+      InputError: if the source cannot be read or holds another model, the library has no such
+        model, or the output cannot be written.
     """
     model = registry.create(model_name, num_classes=0)
     writable_file(output, _SUFFIX)
     family_of(format, model_name, model)
     if Path(init_from).is_dir():
         raise InputError(f"'{init_from}' is a folder; export a run with --workdir {init_from}")
-    checkpoint = weights.load(init_from, model_name)
+    loaded = weights.load(init_from, model_name)
     preprocessing = weights.preprocessing_of(init_from) or registry.spec(model_name).preprocessing
     source = {"Source of the weights": _provenance(init_from)}
-    described = Export(model_name, model, checkpoint, preprocessing, tables=source)
+    described = Export(model_name, model, loaded, preprocessing, tables=source)
     return _save(described, format, output)
 
 
@@ -91,6 +103,7 @@ def _save(described: Export, format: str, output: Path) -> Written:
 
 
 def _training(trained: Trained) -> dict[str, Any]:
+    """Returns the card's table of how the run was trained."""
     config, plan = trained.config, trained.experiment.plan
     rows = {"data": config.data, "init_from": config.init_from}
     rows |= {name: trained.result.get(name) for name in _TRAINING_ROWS}
@@ -105,7 +118,7 @@ def _training(trained: Trained) -> dict[str, Any]:
 
 
 def _provenance(init_from: str | None) -> dict[str, Any]:
-    """What is known of the weights that a network began with, back to a published checkpoint."""
+    """Returns the card's table of where weights come from, back to published ones."""
     if init_from is None:
         return {}
     origins = _origins(init_from)
@@ -122,19 +135,20 @@ def _provenance(init_from: str | None) -> dict[str, Any]:
 
 
 def _origins(init_from: str) -> list[str]:
-    """`init_from`, what that was made from, and so on, as far as the files still there tell."""
+    """Returns `init_from`, the source of that, and so on, as far as the files still exist."""
     origins = [init_from]
-    while (before := _before(origins[-1])) is not None and before not in origins:
-        origins.append(before)
+    while (origin := _read_origin(origins[-1])) is not None and origin not in origins:
+        origins.append(origin)
     return origins
 
 
-def _before(init_from: str) -> str | None:
+def _read_origin(init_from: str) -> str | None:
+    """Returns what a workdir or a converted file was made from; None if it does not say."""
     path = Path(os.path.expanduser(init_from))
     try:
         if (path / "config.json").is_file():
             return experiment.read_config(path).init_from
         header: Mapping[str, str] = read_metadata(path)
-    except InputError:  # a damaged source takes nothing from what was made of it
+    except InputError:  # the weights at hand are good even if their source is damaged
         return None
     return header.get("origin") if header.get("format") == FORMAT else None

@@ -1,9 +1,10 @@
-"""`tljax plan --target`: a config's training step on a TPU slice that one need not have.
+"""What a config's training step costs on a TPU slice, estimated without a TPU.
 
-The published figures of a chip turn the compiled program into an estimate (the roofline of Williams
-et al. 2009): no step is faster than its arithmetic at the peak rate, or than what it sends at the
-interconnect's; and it takes about as long as its memory traffic, which XLA counts with what stays
-on the chip, so that this is no bound. How long it really takes, only a TPU can tell.
+The step is compiled for the slice (`tpu_program`), and the chip's published figures turn the
+program into a roofline estimate (Williams et al. 2009). A step takes at least the time of its
+arithmetic at the peak rate, and at least the time to send its data over the interconnect. Memory
+traffic gives a third time, but no bound: XLA also counts traffic that stays on the chip. Only a TPU
+can tell the real time.
 """
 
 import json
@@ -31,7 +32,14 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """Published figures: memory in GiB; peak bfloat16 FLOP/s; HBM and interconnect in bytes/s."""
+    """Published figures of a chip.
+
+    Attributes:
+      memory: HBM, in GiB.
+      flops: peak bfloat16 FLOP/s.
+      bandwidth: of HBM, in bytes/s.
+      interconnect: bytes/s sent over all links together.
+    """
 
     memory: int
     flops: float
@@ -39,15 +47,16 @@ class Chip:
     interconnect: float
 
 
-# docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e, read in 2026. The interconnect's is that of one
-# direction, all links of a chip together: half of what is given as bidirectional.
+# docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e, read in 2026. The interconnect's figure is for
+# one direction, i.e. half of the bidirectional one that is published.
 CHIPS = {
     "v4": Chip(32, 275e12, 1200e9, 300e9),
     "v5e": Chip(16, 197e12, 819e9, 200e9),
     "v5p": Chip(95, 459e12, 2765e9, 600e9),
     "v6e": Chip(32, 918e12, 1638e9, 400e9),
 }
-# It is no TPU VM, has no metadata to ask, and other such processes may be under way.
+# Tells libtpu that this is not a TPU VM, that there is no metadata server, and that other processes
+# may use it at the same time.
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",

@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from tljax import config as config_files
+from tljax.config import kept_by_rule, load_sweep
 
 _LONGEST_NAME = 120
 _PLAIN = re.compile(r"[a-z0-9._-]*")  # what may stand in a folder's name unchanged
@@ -41,13 +41,13 @@ def list_runs(path: str, overrides: Sequence[str]) -> list[SweepRun]:
     Raises:
       InputError: if the file cannot be used.
     """
-    config, sweep = config_files.load_sweep(path, overrides)
+    config, sweep = load_sweep(path, overrides)
     runs = []
     for values in sweep:
         own = config.copy_and_resolve_references()
         for name, value in values.items():
             own[name] = value
-        runs.append(SweepRun(run_name(values), values, config_files.kept_by_rule(own, values)))
+        runs.append(SweepRun(run_name(values), values, kept_by_rule(own, values)))
     return runs
 
 

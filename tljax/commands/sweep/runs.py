@@ -14,7 +14,6 @@ from pathlib import Path
 from rich.markup import escape
 from rich.progress import TextColumn
 
-from tljax import config as config_files
 from tljax import experiment
 from tljax.analysis.results import (
     FAILED,
@@ -27,6 +26,7 @@ from tljax.analysis.results import (
 )
 from tljax.commands.sweep.listing import SweepRun, list_runs
 from tljax.commands.sweep.table import Outcomes, print_outcomes, print_selections
+from tljax.config import base
 from tljax.console import console as stderr
 from tljax.console import progress_bar
 from tljax.data import Task
@@ -66,7 +66,7 @@ def run_sweep(
         or, at the end, if runs failed.
     """
     for name in by:
-        check_known("config field", name, config_files.base())
+        check_known("config field", name, base())
     total = list_runs(path, overrides)
     mine = total[shard[0] :: shard[1]]
     _check(total, workdir)
