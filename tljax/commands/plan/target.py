@@ -65,11 +65,11 @@ _ENVIRONMENT = {
 }
 
 
-def chip_of(target: str) -> Chip:
-    """The chip of a slice, e.g. of `v5e:2x4`.
+def parse_target(target: str) -> Chip:
+    """Returns the chip of a slice, e.g. of `v5e:2x4`.
 
     Raises:
-      InputError: if it is no slice of a chip in the table.
+      InputError: if `target` does not name a slice of one of `CHIPS`.
     """
     match = re.fullmatch(r"(\w+):\d+x\d+(x\d+)?", target)
     if not match or match[1] not in CHIPS:
@@ -81,27 +81,35 @@ def chip_of(target: str) -> Chip:
 
 
 def check_target(target: str) -> Chip:
-    """The chip of a slice, which can be compiled for here.
+    """Returns the chip of a slice, after checking that programs can be compiled for it here.
 
     Raises:
       InputError: if there is no such chip, or libtpu is not installed.
     """
-    chip = chip_of(target)
+    chip = parse_target(target)
     if find_spec("libtpu") is None:
         raise InputError(
-            "to compile for a TPU takes its compiler, which also runs without one; install it with"
+            "compiling for a TPU needs its compiler, which runs on any machine; install it with"
             " pip install -c constraints.txt '.[tpu]'"
         )
     return chip
 
 
-def reports(
+def compile_reports(
     config: ml_collections.ConfigDict, target: str, max_batch: bool = False
 ) -> Iterator[Report]:
-    """Compiles the config's step for a slice, in a process of its own: see `tpu_program.answer`.
+    """Compiles the config's step for a slice, in another process.
+
+    Args:
+      config: a whole config.
+      target: the slice.
+      max_batch: whether to search for the largest batch that fits.
+
+    Yields:
+      The report of the config's batch size, then those of the search.
 
     Raises:
-      InputError: if libtpu is not installed, or there is no such slice, or the config does not fit
+      InputError: if libtpu is not installed, there is no such slice, or the config does not fit
         it.
     """
     chip = check_target(target)
@@ -116,13 +124,13 @@ def reports(
     }
     command = [sys.executable, "-m", "tljax.commands.plan.tpu_program"]
     with (
-        tempfile.TemporaryFile("w+") as said,
+        tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(
             command,
             env={**os.environ, **_ENVIRONMENT},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=said,  # libtpu talks a lot
+            stderr=log,  # libtpu prints a lot
             text=True,
         ) as compiler,
     ):
@@ -137,14 +145,14 @@ def reports(
                     raise InputError(answer["error"])
                 yield Report(**answer)
             if compiler.wait():
-                said.seek(0)
-                raise RuntimeError(f"the compiler for {target} failed:\n{said.read()[-4000:]}")
+                log.seek(0)
+                raise RuntimeError(f"the compiler for {target} failed:\n{log.read()[-4000:]}")
         finally:
             compiler.terminate()
 
 
 def roofline(report: Report, chip: Chip) -> dict[str, float]:
-    """Seconds that a step takes for each of its parts, at the chip's peak rates."""
+    """Returns the seconds of a step's arithmetic, memory traffic and sends, at peak rates."""
     sent = sum(moved for *_, moved in (report.collectives or {}).values())
     return {
         "arithmetic": report.flops / chip.flops,
@@ -154,10 +162,15 @@ def roofline(report: Report, chip: Chip) -> dict[str, float]:
 
 
 def print_target(config: ml_collections.ConfigDict, target: str, max_batch: bool = False) -> None:
-    """Prints what the step would be on a slice, per chip, and the largest batch if asked.
+    """Prints the cost of the step on a slice, per chip.
+
+    Args:
+      config: a whole config.
+      target: the slice.
+      max_batch: whether to also search for the largest batch that fits, and print it.
 
     Raises:
-      InputError: see `reports`.
+      InputError: as `compile_reports`.
     """
     chip = check_target(target)
     width = None if Console().is_terminal else 120
@@ -165,14 +178,14 @@ def print_target(config: ml_collections.ConfigDict, target: str, max_batch: bool
     best: Report | None = None
     with progress_bar() as bar:
         task = bar.add_task(f"compiling for {target}", total=None)
-        for number, report in enumerate(reports(config, target, max_batch)):
+        for number, report in enumerate(compile_reports(config, target, max_batch)):
             if number == 0:
                 console.print()
                 _print_report(console, config, target, chip, report)
             else:
                 bar.update(task, completed=number)
-                said = f"fits, {report.memory / _GIB:.2f} GiB" if report.fits else report.why
-                console.print(f"batch {report.batch_size:,}: {said}")
+                outcome = f"fits, {report.memory / _GIB:.2f} GiB" if report.fits else report.why
+                console.print(f"batch {report.batch_size:,}: {outcome}")
             if report.fits and (best is None or report.batch_size > best.batch_size):
                 best = report
     if max_batch and best is None:
@@ -187,6 +200,7 @@ def print_target(config: ml_collections.ConfigDict, target: str, max_batch: bool
 def _print_report(
     console: Console, config: ml_collections.ConfigDict, target: str, chip: Chip, report: Report
 ) -> None:
+    """Prints the table of a report, and the roofline estimate."""
     each = report.batch_size // report.devices
     console.print(
         f"{config.scenario} of {config.model} on {target}: {report.devices} chips, mesh"
