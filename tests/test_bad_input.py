@@ -591,7 +591,7 @@ ROWS = {
     "evaluate: damaged checkpoints": (evaluate("damaged"), "is damaged"),
     "evaluate: other classes": (evaluate("good", "--data", "embedded:glyphs"), "classes"),
     "evaluate: no such data": (evaluate("good", "--data", "folder:data/nope"), "does not exist"),
-    "evaluate: a head for no data": (evaluate("good", "--refit_head"), "give them with --data"),
+    "evaluate: a head for no data": (evaluate("good", "--refit_head"), "name the data with --data"),
     "evaluate: an unknown task": (evaluate("good", "--task", "embedded:digit"), "embedded:digits"),
     "evaluate: an unknown task on other data": (
         evaluate("good", "--data", "embedded:digits_shifted", "--task", "cats"),
