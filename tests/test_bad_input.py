@@ -673,7 +673,7 @@ ROWS = {
             *("export", "--init_from", "files/other.safetensors", "--model", "resnet18"),
             *("--task", "cats", "--format", "timm", "--output", "x.safetensors"),
         ],
-        "--task goes with --workdir",
+        "give the run with --workdir",
     ),
     "export: neither workdir nor weights": (
         ["export", "--format", "timm", "--output", "x.safetensors"],
