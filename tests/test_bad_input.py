@@ -601,7 +601,7 @@ ROWS = {
     "evaluate: damaged checkpoints": (evaluate("damaged"), "is damaged"),
     "evaluate: other classes": (evaluate("good", "--data", "embedded:glyphs"), "classes"),
     "evaluate: no such data": (evaluate("good", "--data", "folder:data/nope"), "does not exist"),
-    "evaluate: a head for no data": (evaluate("good", "--refit_head"), "give them with --data"),
+    "evaluate: a head for no data": (evaluate("good", "--refit_head"), "name the data with --data"),
     "evaluate: an unknown task": (evaluate("good", "--task", "embedded:digit"), "embedded:digits"),
     "evaluate: an unknown task on other data": (
         evaluate("good", "--data", "embedded:digits_shifted", "--task", "cats"),
@@ -615,7 +615,7 @@ ROWS = {
             *("find_lr", *TUNE[1:3], "--config.init_from=runs/good"),
             "--config.stages=lp_ft",
         ],
-        "each stage may want a rate",
+        "each stage may need its own rate",
     ),
     "find_lr: rates from 0": (find_lr("--lowest", "0"), "set --lowest above 0"),
     "find_lr: rates that fall": (find_lr("--highest", "1e-9"), "--highest above that"),
@@ -683,7 +683,7 @@ ROWS = {
             *("export", "--init_from", "files/other.safetensors", "--model", "resnet18"),
             *("--task", "cats", "--format", "timm", "--output", "x.safetensors"),
         ],
-        "--task goes with --workdir",
+        "give the run with --workdir",
     ),
     "export: neither workdir nor weights": (
         ["export", "--format", "timm", "--output", "x.safetensors"],

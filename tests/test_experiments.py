@@ -24,7 +24,7 @@ from tests.test_tpu_vm import check_flags, subcommands
 from tljax import cli, data, experiment
 from tljax import config as config_lib
 from tljax.analysis.tables import write_csv
-from tljax.commands.sweep import plan_runs
+from tljax.commands.sweep.listing import list_runs
 from tljax.data import Task
 from tljax.data.tfds.spec import parse_spec
 from tljax.experiment import hyperrules
@@ -101,7 +101,7 @@ PAGES = [
 
 
 def planned(page, *overrides):
-    return plan_runs(str(EXPERIMENTS / page), list(overrides))
+    return list_runs(str(EXPERIMENTS / page), list(overrides))
 
 
 def every_spec():

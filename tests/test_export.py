@@ -15,7 +15,6 @@ from tests.reference_weights import draw_all
 from tests.test_cli import run
 from tljax import cli, experiment, weights
 from tljax import config as config_lib
-from tljax.commands import publishing
 from tljax.errors import InputError
 from tljax.files import replacing
 from tljax.models import Preprocessing, registry, tracing
@@ -356,7 +355,8 @@ def test_a_converted_file_is_resampled_as_its_source_was(tmp_path):
     flat = rules.flatten(variables)
     source, converted = tmp_path / "google.npz", tmp_path / "ours.safetensors"
     np.savez(source, **rules.unconvert(GOOGLE_VIT, model, flat))
-    publishing.convert(str(source), "vit_micro_patch4_32", converted)
+    argv = ["convert", str(source), "--model", "vit_micro_patch4_32", "--output", str(converted)]
+    assert cli.main(argv) == 0
     expected, found = (
         tljax.load("vit_micro_patch4_32", path, num_classes=0, image_size=48)[1]["params"]["embed"]
         for path in (source, converted)

@@ -19,7 +19,7 @@ from tests.watched import Watched
 from tljax import cli, experiment, weights
 from tljax import config as config_lib
 from tljax import data as data_lib
-from tljax.commands.sweep import plan_runs
+from tljax.commands.sweep.listing import list_runs
 from tljax.data import Preprocessing
 from tljax.data.transforms import augmentation
 from tljax.errors import InputError
@@ -326,7 +326,7 @@ def test_the_rule_settles_what_nobody_set(tmp_path):
     text = (CONFIGS / "recipes" / "bit_hyperrule.py").read_text()
     sweep = '\n\ndef sweep():\n    yield {"batch_size": 64}\n    yield {"lr": 0.01, "k": None}\n'
     (tmp_path / "page.py").write_text(text + sweep)
-    runs = plan_runs(str(tmp_path / "page.py"), given[:1])
+    runs = list_runs(str(tmp_path / "page.py"), given[:1])
     swept = [experiment.resolve(run.config) for run in runs]
     assert [(run.batch_size, run.lr) for run in swept] == [(64, 0.003), (512, 0.01)]
 

@@ -41,7 +41,7 @@ def page(scenario, mesh="data:-1", **fields):
     ids=lambda value: f"{value.scenario}, {value.mesh}" if hasattr(value, "mesh") else "",
 )
 def test_a_tpu_program_obeys_the_laws(config, sizes):
-    (report,) = target.reports(config, "v5e:2x4")
+    (report,) = target.compile_reports(config, "v5e:2x4")
     assert report.fits
     assert report.devices == 8
 
@@ -81,7 +81,7 @@ def test_the_largest_batch_is_the_largest_multiple_that_fits(begin, most):
 @pytest.mark.skipif(has_libtpu, reason="libtpu is installed")
 def test_without_the_compiler_it_is_said_how_to_get_it():
     with pytest.raises(InputError, match=r"pip install -c constraints.txt '\.\[tpu\]'"):
-        next(target.reports(page("fine_tune"), "v5e:2x4"))
+        next(target.compile_reports(page("fine_tune"), "v5e:2x4"))
 
 
 PROGRAM = """HloModule step
@@ -103,12 +103,12 @@ ENTRY %main (param.0: f32[4,64]) -> f32[] {
 
 
 def test_collectives_are_read_from_a_compiled_program():
-    assert tpu_program.collectives(PROGRAM, 4) == {
+    assert tpu_program.count_collectives(PROGRAM, 4) == {
         "all-reduce": (1, 128 + 64, 128 + 64),  # of two chips: 2 s / 2
         "all-gather": (2, 1024 + 2048, 768 + 1024),
         "reduce-scatter": (1, 512, 3 * 512),
     }
-    assert tpu_program.optimizer_state(PROGRAM) == ((4, 64),)
+    assert tpu_program.find_optimizer_state(PROGRAM) == ((4, 64),)
 
 
 def test_a_chips_peak_rates_give_the_roofline():

@@ -21,8 +21,8 @@ from tljax import config as config_lib
 from tljax import experiment
 from tljax.analysis import tables
 from tljax.analysis.statistics import mean_interval, paired_difference
-from tljax.cli import use_compilation_cache
 from tljax.data import folder
+from tljax.devices.compilation_cache import use_compilation_cache
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -23,8 +23,8 @@ from tljax.analysis import tables
 from tljax.analysis.benefits import Benefits, RatioInterval, benefits
 from tljax.analysis.results import best_value, read_runs
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
-from tljax.cli import use_compilation_cache
-from tljax.commands.sweep import run_sweep
+from tljax.commands.sweep.runs import run_sweep
+from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.runs import record
 from tljax.runs.metrics import read_rows
 from tljax.runs.workdir import write_atomically

@@ -24,8 +24,8 @@ from tljax import data, experiment
 from tljax.analysis import tables
 from tljax.analysis.results import read_runs
 from tljax.analysis.statistics import mean_interval, paired_difference
-from tljax.cli import use_compilation_cache
-from tljax.commands.sweep import run_tuned
+from tljax.commands.sweep.runs import run_tuned
+from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.files import parse_json
 from tljax.runs import record
 from tljax.runs.workdir import write_atomically

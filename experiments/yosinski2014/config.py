@@ -15,7 +15,7 @@ Expected of the paper's AlexNet, n = 1 to 7, base .625: BnB .627 .624 .621 .605 
 .628 .624 .619 .600 .578 .581 .543, AnB+ .637 .636 .643 .640 .645 .646 .647. Of small see README.md.
 """
 
-from tljax.commands.sweep import run_name
+from tljax.commands.sweep.listing import run_name
 from tljax.config import base
 
 # What a treatment copies its n groups from, and whether it then freezes them.

@@ -21,8 +21,10 @@ from tljax import experiment
 from tljax.analysis import tables
 from tljax.analysis.results import best_value, read_runs
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
-from tljax.cli import use_compilation_cache
-from tljax.commands.sweep import parse_shard, plan_runs, run_sweep
+from tljax.commands.sweep import parse_shard
+from tljax.commands.sweep.listing import list_runs
+from tljax.commands.sweep.runs import run_sweep
+from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.models import create
 from tljax.runs import record
 from tljax.runs.workdir import write_atomically
@@ -114,7 +116,7 @@ def _folders() -> Iterator[tuple[Arm, int, Path]]:
     }
     for division in DIVISIONS:
         for part, in_order in arms.items():
-            runs = plan_runs(f"{PAGE}/{part}/{division}", [])
+            runs = list_runs(f"{PAGE}/{part}/{division}", [])
             for arm, run in zip(in_order, runs, strict=True):
                 yield arm, division, ROOT / part / "runs" / run.name
 

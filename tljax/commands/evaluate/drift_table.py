@@ -1,4 +1,4 @@
-"""What `tljax evaluate --data` prints of shifted data: the drop, and what a new head recovers."""
+"""What `tljax evaluate --data` prints: the drop in accuracy, and how much a new head recovers."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,16 @@ from rich.table import Table
 
 from tljax.analysis import statistics
 from tljax.analysis.proportions import Bounds, newcombe, wilson
-from tljax.commands.drift import LEARNING_RATES, Drift
-from tljax.commands.summary import print_evaluation
+from tljax.commands.evaluate.drift import LEARNING_RATES, Drift
 from tljax.errors import printable
 from tljax.training.options import HARMLESS
 
-_OF_A_SEED = {"seed", "init_from", *HARMLESS}  # what runs of one setting may differ in
+# Config fields in which repetitions of one run may differ.
+_FREE = {"seed", "init_from", *HARMLESS}
 
 
 def print_drift(drifts: Sequence[Drift]) -> None:
-    """Of one run with intervals over images, of several with one over seeds."""
+    """Prints one run with intervals over images, or several runs with an interval over seeds."""
     console = Console(highlight=False, soft_wrap=True)
     if len(drifts) == 1:
         _print_one(drifts[0], console)
@@ -37,7 +37,6 @@ def print_drift(drifts: Sequence[Drift]) -> None:
 
 def _print_one(drift: Drift, console: Console) -> None:
     shifted = drift.shifted
-    print_evaluation(shifted)
     count = shifted.evaluation.count
     accuracy = shifted.evaluation.accuracy
     console.print(f"95 % Wilson interval over images: {_range(wilson(accuracy, count))}")
@@ -97,10 +96,10 @@ def _print_several(drifts: Sequence[Drift], console: Console) -> None:
 
 
 def _no_interval(drifts: Sequence[Drift]) -> str | None:
-    """Why the runs are not repetitions of one another, if they are not."""
+    """Returns why the runs are not repetitions of one another; None if they are."""
     configs = [dict(drift.run.config.items()) for drift in drifts]
     for name, value in configs[0].items():
-        if name not in _OF_A_SEED and any(config[name] != value for config in configs):
+        if name not in _FREE and any(config[name] != value for config in configs):
             return f"the runs differ in {name}"
     seeds = [config["seed"] for config in configs]
     return "runs share a seed" if len(set(seeds)) < len(seeds) else None

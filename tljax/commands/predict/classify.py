@@ -1,4 +1,4 @@
-"""`tljax predict`: a trained network's answers to image files."""
+"""Classifies image files with a trained model."""
 
 import csv
 import logging
@@ -11,12 +11,12 @@ import jax
 import numpy as np
 
 from tljax import experiment
+from tljax.console import progress_bar
 from tljax.data import Preprocessing, Source, eval_batches, skipped_message
 from tljax.data.folder import FolderSource, find_images
 from tljax.errors import InputError
 from tljax.files import replacing, writable_file
 from tljax.models import Model
-from tljax.training.progress import progress_bar
 from tljax.training.step import predict_step
 from tljax.transfer.partition import Tree
 
@@ -25,18 +25,23 @@ _log = logging.getLogger("tljax")
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of one image: the class with the largest logit, and all classes' probabilities (n,)."""
+    """The prediction for one image.
+
+    Attributes:
+      label: the class with the largest logit.
+      probabilities: (classes,).
+    """
 
     label: int
     probabilities: np.ndarray
 
     @property
     def probability(self) -> float:
-        """Of the class that is predicted."""
+        """The probability of the predicted class."""
         return float(self.probabilities[self.label])
 
 
-def predict(
+def classify(
     model: Model,
     variables: Tree,
     source: Source,
@@ -44,45 +49,53 @@ def predict(
     batch_size: int,
     on_error: str = "fail",
 ) -> Iterator[Prediction | None]:
-    """Classifies every image of `source`, in order; its labels are not looked at.
+    """Classifies the images of a source in order, without reading its labels.
 
-    With `on_error="skip"` an image that cannot be read gives None.
+    Args:
+      model, variables, preprocessing: of the trained model.
+      source: the images.
+      batch_size: of the computation.
+      on_error: what to do about an image that cannot be read: `fail` or `skip`.
+
+    Yields:
+      A prediction for each image; None for a skipped one.
     """
     step = predict_step(model, preprocessing)
-    variables = jax.device_put(variables)  # once, and not with every batch
+    variables = jax.device_put(variables)  # otherwise every batch would copy them
     left = len(source)
     batches = eval_batches(source, preprocessing, batch_size=batch_size, on_error=on_error)
     with closing(iter(batches)) as reader:
         for batch in reader:
-            answers = jax.device_get(step(variables, batch))
+            outputs = jax.device_get(step(variables, batch))
             for row in range(min(left, batch_size)):
-                answer = Prediction(int(answers["label"][row]), answers["probabilities"][row])
-                yield answer if batch["mask"][row] else None
+                prediction = Prediction(int(outputs["label"][row]), outputs["probabilities"][row])
+                yield prediction if batch["mask"][row] else None
             left -= batch_size
 
 
-def predict_files(
+def classify_files(
     workdir: Path,
     paths: Sequence[Path],
     output: Path | None = None,
     on_error: str = "fail",
     task: str | None = None,
 ) -> list[tuple[Path, str, float]]:
-    """`tljax predict`: classifies images with the best weights of a workdir.
+    """Classifies images with the best weights of a workdir.
 
     Args:
       workdir: of a run of `tljax train`.
-      paths: image files, and folders, which are searched with all that is in them.
-      output: CSV file to write: `file`, `prediction`, `probability`, then each class's probability.
+      paths: image files, and folders, which are searched with all their subfolders.
+      output: CSV file to write: `file`, `prediction`, `probability`, then the probability of each
+        class.
       on_error: what to do about an image that cannot be read: `fail`, or `skip`, which warns.
-      task: which one's classes to answer with, if the run has several.
+      task: the task whose classes to predict, if the run has several.
 
     Returns:
-      (file, predicted class, its probability) of each image that could be read.
+      (file, predicted class, its probability) for each image that could be read.
 
     Raises:
-      InputError: if it is not a trained workdir, a path is missing or holds no image, an image
-        cannot be read (or, with `skip`, not one can), or the output not be written; no output is
+      InputError: if the workdir holds no trained run, a path is missing or holds no image, an image
+        (with `skip`: every image) cannot be read, or the output cannot be written. No output is
         then left behind.
     """
     if output is not None:
@@ -90,7 +103,7 @@ def predict_files(
     files = list(dict.fromkeys(file for path in paths for file in _image_files(path)))
     trained = experiment.read_workdir(workdir, task)
     exp = trained.experiment
-    predictions = predict(
+    predictions = classify(
         exp.model,
         trained.variables,
         FolderSource(files, [0] * len(files)),
@@ -100,16 +113,17 @@ def predict_files(
     )
     names = exp.class_names
     with progress_bar() as bar:
-        answers = _readable(files, bar.track(predictions, len(files), description="predicting"))
+        tracked = bar.track(predictions, len(files), description="predicting")
+        readable = _pair_readable(files, tracked)
         if output is None:
-            return [(file, names[p.label], p.probability) for file, p in answers]
-        return _write(output, answers, names)
+            return [(file, names[p.label], p.probability) for file, p in readable]
+        return _write_csv(output, readable, names)
 
 
-def _readable(
+def _pair_readable(
     files: Sequence[Path], predictions: Iterable[Prediction | None]
 ) -> Iterator[tuple[Path, Prediction]]:
-    """The images that could be read; then says which could not."""
+    """Yields the images that could be read; then warns of those that could not."""
     skipped = []
     for file, prediction in zip(files, predictions, strict=True):
         if prediction is None:
@@ -124,18 +138,18 @@ def _readable(
         _log.warning(skipped_message(skipped))
 
 
-def _write(
-    output: Path, answers: Iterator[tuple[Path, Prediction]], names: Sequence[str]
+def _write_csv(
+    output: Path, predictions: Iterator[tuple[Path, Prediction]], names: Sequence[str]
 ) -> list[tuple[Path, str, float]]:
     rows = []
-    # File names may hold bytes that are no UTF-8; they come out as they went in.
+    # File names may contain bytes that are not UTF-8; surrogateescape writes them unchanged.
     with (
         replacing(output) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
     ):
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["file", "prediction", "probability", *names])
-        for file, prediction in answers:
+        for file, prediction in predictions:
             rows.append((file, names[prediction.label], prediction.probability))
             numbers = [f"{p:.6g}" for p in (prediction.probability, *prediction.probabilities)]
             writer.writerow([file, names[prediction.label], *numbers])
@@ -143,6 +157,7 @@ def _write(
 
 
 def _image_files(path: Path) -> list[Path]:
+    """Returns the path itself, or all images of a folder."""
     if not path.is_dir():
         if not path.is_file():
             raise InputError(f"there is no image or folder '{path}'; check the path")

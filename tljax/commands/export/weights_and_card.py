@@ -1,22 +1,24 @@
-"""Weights for others: `tljax convert` and `tljax export`."""
+"""Exports weights under the names of a PyTorch library, with a model card."""
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tljax import experiment, weights
+from tljax.commands.convert import Written
 from tljax.errors import InputError
 from tljax.experiment import Trained
 from tljax.files import writable_file
 from tljax.models import lora, registry
 from tljax.weights import zoo
-from tljax.weights.export import family_of, save_converted, save_exported
+from tljax.weights.export import family_of, save_exported
+from tljax.weights.loading import FORMAT
 from tljax.weights.model_card import Export
-from tljax.weights.read import FORMAT, read_metadata
+from tljax.weights.read import read_metadata
 
 _SUFFIX = ".safetensors"
+# Fields of a run's result that stand in the card.
 _TRAINING_ROWS = ("scenario", "train_size", "seed", "steps", "best_step", "examples_seen")
 _RESULT_ROWS = (
     "val_accuracy",
@@ -28,42 +30,17 @@ _RESULT_ROWS = (
 )
 
 
-@dataclass(frozen=True)
-class Written:
-    """What `convert` or `export` wrote; `card` is the export's model card."""
-
-    path: Path
-    tensors: int
-    family: str
-    card: Path | None = None
-
-
-def convert(source: str, model_name: str, output: Path) -> Written:
-    """`tljax convert`: any weights as a file that `init_from` takes, under our own paths.
+def export_run(workdir: Path, format: str, output: Path, task: str | None = None) -> Written:
+    """Exports a run's best weights, with LoRA's updates merged into them.
 
     Args:
-      source: a name that `tljax models` lists, a file, an address, or a workdir.
-      model_name: of the network in it.
-      output: a name that ends in `.safetensors`.
+      workdir: of a run of `tljax train`.
+      format: the library, `timm` or `torchvision`.
+      output: the file to write; its name ends in `.safetensors`.
+      task: the task whose head to export, if the run has several.
 
     Raises:
-      InputError: if the source cannot be read, holds another model, or the output not be written.
-    """
-    spec = registry.spec(model_name)
-    writable_file(output, _SUFFIX)
-    pretrained = experiment.read_source(source, model_name)
-    preprocessing = experiment.source_preprocessing(source) or spec.preprocessing
-    save_converted(pretrained, model_name, preprocessing, output)
-    return Written(output, len(pretrained.arrays), pretrained.family.name)
-
-
-def export_workdir(workdir: Path, format: str, output: Path, task: str | None = None) -> Written:
-    """`tljax export --workdir`: a run's best weights under PyTorch's names, and their card.
-
-    LoRA's updates are merged into the weights. Of a run of several tasks: with the head of `task`.
-
-    Raises:
-      InputError: if it is not a trained workdir, the format has no such network, or the output
+      InputError: if the workdir holds no trained run, the library has no such model, or the output
         cannot be written.
     """
     writable_file(output, _SUFFIX)
@@ -85,7 +62,7 @@ def export_workdir(workdir: Path, format: str, output: Path, task: str | None = 
                 )
             },
             "Results": {name: result[name] for name in _RESULT_ROWS if result.get(name) is not None}
-            or {"none": "the run was not done when these weights were exported"},
+            or {"none": "the run was not finished when these weights were exported"},
             "Source of the weights": _provenance(trained.config.init_from)
             if "pretrained" in exp.plan.init
             else {},
@@ -94,21 +71,28 @@ def export_workdir(workdir: Path, format: str, output: Path, task: str | None = 
     return _save(described, format, output)
 
 
-def export_pretrained(init_from: str, model_name: str, format: str, output: Path) -> Written:
-    """`tljax export --init_from`: any weights under PyTorch's names, and its card.
+def export_source(init_from: str, model_name: str, format: str, output: Path) -> Written:
+    """Exports weights from any source but a workdir.
+
+    Args:
+      init_from: a name that `tljax models` lists, a file, or an address.
+      model_name: the model of these weights.
+      format: the library, `timm` or `torchvision`.
+      output: the file to write; its name ends in `.safetensors`.
 
     Raises:
-      InputError: as `convert` does, or if the format has no such network.
+      InputError: if the source cannot be read or holds another model, the library has no such
+        model, or the output cannot be written.
     """
     model = registry.create(model_name, num_classes=0)
     writable_file(output, _SUFFIX)
     family_of(format, model_name, model)
     if Path(init_from).is_dir():
         raise InputError(f"'{init_from}' is a folder; export a run with --workdir {init_from}")
-    pretrained = weights.load(init_from, model_name)
+    loaded = weights.load(init_from, model_name)
     preprocessing = weights.find_preprocessing(init_from) or registry.spec(model_name).preprocessing
     source = {"Source of the weights": _provenance(init_from)}
-    described = Export(model_name, model, pretrained, preprocessing, tables=source)
+    described = Export(model_name, model, loaded, preprocessing, tables=source)
     return _save(described, format, output)
 
 
@@ -119,6 +103,7 @@ def _save(described: Export, format: str, output: Path) -> Written:
 
 
 def _training(trained: Trained) -> dict[str, Any]:
+    """Returns the card's table of how the run was trained."""
     config, plan = trained.config, trained.experiment.plan
     rows = {"data": config.data, "init_from": config.init_from}
     rows |= {name: trained.result.get(name) for name in _TRAINING_ROWS}
@@ -133,7 +118,7 @@ def _training(trained: Trained) -> dict[str, Any]:
 
 
 def _provenance(init_from: str | None) -> dict[str, Any]:
-    """What is known of the weights that a network began with, back to published weights."""
+    """Returns the card's table of where weights come from, back to published ones."""
     if init_from is None:
         return {}
     origins = _origins(init_from)
@@ -150,19 +135,20 @@ def _provenance(init_from: str | None) -> dict[str, Any]:
 
 
 def _origins(init_from: str) -> list[str]:
-    """`init_from`, what that was made from, and so on, as far as the files still there tell."""
+    """Returns `init_from`, the source of that, and so on, as far as the files still exist."""
     origins = [init_from]
-    while (before := _before(origins[-1])) is not None and before not in origins:
-        origins.append(before)
+    while (origin := _read_origin(origins[-1])) is not None and origin not in origins:
+        origins.append(origin)
     return origins
 
 
-def _before(init_from: str) -> str | None:
+def _read_origin(init_from: str) -> str | None:
+    """Returns what a workdir or a converted file was made from; None if it does not say."""
     path = Path(os.path.expanduser(init_from))
     try:
         if (path / "config.json").is_file():
             return experiment.read_config(path).init_from
         header: Mapping[str, str] = read_metadata(path)
-    except InputError:  # a damaged source takes nothing from what was made of it
+    except InputError:  # the weights at hand are good even if their source is damaged
         return None
     return header.get("origin") if header.get("format") == FORMAT else None

@@ -1,8 +1,9 @@
-"""A grid of linear heads on cached features, trained in one pass.
+"""Trains a grid of linear heads on cached features, all in one pass.
 
-The linear evaluation of DINOv2 (Oquab et al. 2024, appendix): learning rates by what a head sees
-(`tljax.models.probing`), SGD with momentum 0.9, a cosine schedule, no weight decay. All heads see
-the same batches, in the order of a run of `tljax train`, and one compiled step trains all of them.
+The grid is that of DINOv2's linear evaluation (Oquab et al. 2024, appendix): several learning rates
+for each choice of features (`tljax.models.probing`), SGD with momentum 0.9, a cosine schedule, no
+weight decay. All heads see the same batches, in the order of `tljax train`; one compiled step
+trains them all.
 """
 
 import functools
@@ -25,14 +26,19 @@ from tljax.training.step import optimizer
 from tljax.transfer import TransferPlan, learning_rate_schedule
 from tljax.transfer.partition import Tree
 
-# DINOv2's, for a batch of 256; they grow with the batch.
+# Learning rates of DINOv2, for a batch of 256; they scale with the batch size.
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
 _MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A point of the grid: what its head sees, and how it learns."""
+    """A point of the grid.
+
+    Attributes:
+      features: what its head sees.
+      lr, weight_decay: how its head is trained.
+    """
 
     features: Features
     lr: float
@@ -47,22 +53,27 @@ class Heads:
     """Trained heads.
 
     Attributes:
-      settings: of each.
-      params: for each choice of features, its heads stacked: `kernel` (heads, width, classes) and
-        `bias` (heads, classes), in the order of `settings`.
+      settings: one for each head.
+      params: for each choice of features, its heads stacked in the order of `settings`: `kernel`
+        (heads, width, classes) and `bias` (heads, classes).
     """
 
     settings: tuple[Setting, ...]
     params: dict[Features, Tree]
 
     def params_of(self, setting: Setting) -> Tree:
-        """One head: `kernel` (width, classes) and `bias` (classes,)."""
+        """Returns the head of a setting: `kernel` (width, classes) and `bias` (classes,)."""
         same = [other for other in self.settings if other.features == setting.features]
         return jax.tree.map(lambda x: x[same.index(setting)], self.params[setting.features])
 
 
-def grid(model: Model, batch_size: int, weight_decays: Sequence[float]) -> tuple[Setting, ...]:
-    """All settings: features by weight decays by DINOv2's rates, scaled by batch_size / 256."""
+def list_settings(
+    model: Model, batch_size: int, weight_decays: Sequence[float]
+) -> tuple[Setting, ...]:
+    """Returns the grid: each choice of features with each weight decay and learning rate.
+
+    The rates are DINOv2's, times batch_size / 256.
+    """
     return tuple(
         Setting(features, rate * batch_size / 256, decay)
         for features in choices(model)
@@ -82,14 +93,14 @@ def train_heads(
     seed: int,
     progress: bool = False,
 ) -> Heads:
-    """Trains a head for every setting, all on the same batches, from zero.
+    """Trains one head for each setting, from zero, all on the same batches.
 
     Args:
-      model: whose head they are instances of.
-      plan: that trains the head alone.
-      settings: of the heads.
-      train: with the features of `features_of`.
-      steps, batch_size, seed: as of a run of `tljax train`; the order of the images is the same.
+      model: the heads have the architecture of its head.
+      plan: trains the head alone.
+      settings: one for each head.
+      train: the features of the training images, from `compute_features`.
+      steps, batch_size, seed: as in `tljax train`; the order of the images is the same, too.
       progress: whether to show progress on stderr.
     """
     last = len(model.groups) - 1
@@ -106,7 +117,7 @@ def train_heads(
     def learn(
         x: jax.Array, label: jax.Array, head: Tree, state: Any, rate: jax.Array, decay: jax.Array
     ) -> tuple[Tree, Any, jax.Array]:
-        """One step of one head."""
+        """Takes one step of one head."""
 
         def loss_fn(head: Tree) -> jax.Array:
             logits: Any = model.apply({"params": head}, x, start=last)
@@ -119,12 +130,12 @@ def train_heads(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(heads_and_states: list[Any], batch: Tree, factor: jax.Array) -> tuple[Any, jax.Array]:
-        """One step of all heads; the least of their losses."""
+        """Takes one step of all heads; returns the lowest of their losses, too."""
         after, losses = [], []
         pairs = zip(kinds, heads_and_states, rates, decays, strict=True)
         for kind, (head, state), rate, decay in pairs:
-            of_one = functools.partial(learn, kind.select(batch["features"]), batch["label"])
-            head, state, loss = jax.vmap(of_one)(head, state, factor * rate, decay)
+            learn_one = functools.partial(learn, kind.select(batch["features"]), batch["label"])
+            head, state, loss = jax.vmap(learn_one)(head, state, factor * rate, decay)
             after.append((head, state))
             losses.append(loss)
         return after, jnp.concatenate(losses).min()
@@ -134,29 +145,30 @@ def train_heads(
     batches = train.shuffled(batch_size, seed)
     with closing(batches), TrainingProgress(0, steps, batch_size, progress) as bar:
         for number, factor in enumerate(factors, 1):
-            state, least = step(state, next(batches), factor)
-            shown = {"least_loss": float(least)} if number % 50 == 0 else {}
-            bar.update(number, **shown)
+            state, lowest_loss = step(state, next(batches), factor)
+            # Reading a loss waits for the device, so do it rarely.
+            values = {"least_loss": float(lowest_loss)} if number % 50 == 0 else {}
+            bar.update(number, **values)
     trained = {kind: head["head"] for kind, (head, _) in zip(kinds, state, strict=True)}
     return Heads(tuple(settings), trained)
 
 
-def ranks(
+def rank_heads(
     model: Model, heads: Heads, val: CachedSource, batch_size: int
 ) -> dict[Setting, tuple[float, float]]:
-    """The `validation_rank` of every head: (accuracy, minus the loss in nats)."""
+    """Returns the `validation_rank` of every head: (accuracy, minus the loss in nats)."""
     last = len(model.groups) - 1
 
     @jax.jit
     def sums(params: list[Tree], batch: Tree) -> list[tuple[jax.Array, jax.Array]]:
-        def of_one(x: jax.Array, head: Tree) -> tuple[jax.Array, jax.Array]:
+        def sum_one(x: jax.Array, head: Tree) -> tuple[jax.Array, jax.Array]:
             logits: Any = model.apply({"params": {"head": head}}, x, start=last)
             losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
             right = jnp.argmax(logits, -1) == batch["label"]
             return (right * batch["mask"]).sum(), (losses * batch["mask"]).sum()
 
         return [
-            jax.vmap(functools.partial(of_one, kind.select(batch["features"])))(stacked)
+            jax.vmap(functools.partial(sum_one, kind.select(batch["features"])))(stacked)
             for kind, stacked in zip(heads.params, params, strict=True)
         ]
 
@@ -166,7 +178,7 @@ def ranks(
     means = jax.tree.map(lambda *x: np.sum(x, axis=0, dtype=np.float64) / len(val), *parts)
     ranked = {}
     for kind, (accuracies, losses) in zip(heads.params, means, strict=True):
-        those = [setting for setting in heads.settings if setting.features == kind]
-        for setting, accuracy, loss in zip(those, accuracies, losses, strict=True):
+        settings = [setting for setting in heads.settings if setting.features == kind]
+        for setting, accuracy, loss in zip(settings, accuracies, losses, strict=True):
             ranked[setting] = validation_rank({"accuracy": float(accuracy), "loss": float(loss)})
     return ranked

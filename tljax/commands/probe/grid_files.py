@@ -1,4 +1,4 @@
-"""What `tljax probe` leaves beside its result: the grid as CSV and as a figure, and a few lines."""
+"""The files `grid.csv` and `grid.png` of a probe: validation accuracy of every head."""
 
 import csv
 import io
@@ -6,52 +6,34 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from tljax.commands.summary import print_result
-from tljax.errors import printable
 from tljax.runs.workdir import write_atomically
 
 _COLUMNS = ("blocks", "average_pool", "lr", "weight_decay", "val_accuracy", "val_loss")
 
 
 def write_grid(result: Mapping[str, Any], workdir: Path) -> None:
-    """Writes `grid.csv`, a row a head, and `grid.png`, validation accuracy by learning rate."""
+    """Writes `grid.csv`, one row per head, and `grid.png`, validation accuracy by learning rate.
+
+    Args:
+      result: the content of the probe's `result.json`.
+      workdir: for the files.
+    """
     rows = result["probe"]["grid"]
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(workdir / "grid.csv", text.getvalue())
-    write_atomically(workdir / "grid.png", _figure(result))
+    write_atomically(workdir / "grid.png", _draw(result))
 
 
-def print_probe(result: dict[str, Any], workdir: Path) -> None:
-    """The result, the choice, and whether its head fits the model."""
-    print_result(result)
-    console = Console(highlight=False, soft_wrap=True)
-    probe = result["probe"]
-    chosen = probe["chosen"]
-    console.print(
-        f"chosen on validation among {len(probe['grid'])} heads: learning rate {chosen['lr']:.3g},"
-        f" weight decay {chosen['weight_decay']:g}, {_features(chosen)}"
-    )
-    where = printable(workdir)
-    console.print(
-        f"`tljax evaluate` and `predict` take {where}"
-        if probe["own_features"]
-        else f"these are not the model's own features: {where} serves no `tljax evaluate` or"
-        " `predict`; head.safetensors holds the head",
-        markup=False,
-    )
+def describe_features(setting: Mapping[str, Any]) -> str:
+    """Describes in words the features that a setting's head sees."""
+    tokens = "last block" if setting["blocks"] == 1 else f"last {setting['blocks']} blocks"
+    return f"{tokens}{', with the mean over patches' if setting['average_pool'] else ''}"
 
 
-def _features(row: Mapping[str, Any]) -> str:
-    tokens = "last block" if row["blocks"] == 1 else f"last {row['blocks']} blocks"
-    return f"{tokens}{', with the patches mean' if row['average_pool'] else ''}"
-
-
-def _figure(result: Mapping[str, Any]) -> bytes:
+def _draw(result: Mapping[str, Any]) -> bytes:
     from matplotlib.figure import Figure
 
     probe = result["probe"]
@@ -59,7 +41,7 @@ def _figure(result: Mapping[str, Any]) -> bytes:
     axes = figure.add_subplot()
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for row in probe["grid"]:
-        name = _features(row)
+        name = describe_features(row)
         if len(probe["weight_decays"]) > 1:
             name += f", weight decay {row['weight_decay']:g}"
         lines.setdefault(name, []).append(row)

@@ -1,13 +1,14 @@
-"""`tljax demo`: the four scenarios on four targets from one source model, offline, on a CPU.
+"""The demo: four scenarios on four targets from one source model, offline, on a CPU.
 
-1. Develop a source model on drawn letters, and hold it against the naive baseline.
-2. Transfer it to a similar target (handwritten digits) and a dissimilar one (photographs'
-   textures), each small and large, in each scenario, over several seeds.
-3. Print the table and write the report: what the textbook prescribes, and what won.
+1. Train a source model on drawn letters, and compare it with the naive baseline.
+2. Transfer it to a similar target (handwritten digits) and a dissimilar one (textures of
+   photographs), each small and large, in each scenario, with several seeds.
+3. Print a table and write a report: what the textbook prescribes, and which scenario won.
 
-Every scenario learns at the same rate. It was chosen on validation accuracy, averaged over the four
-targets, from .03, .1, .3 (and .01 or 1 at the end where a scenario leaned to it), in runs of 100 to
-160 steps: .1 was best for each scenario, or within the noise of two or three seeds of the best.
+Every scenario uses the same learning rate, .1. It was chosen on validation accuracy, averaged over
+the four targets, among .03, .1 and .3, in runs of 100 to 160 steps. Where a scenario was best at an
+end of this range, .01 or 1 was tried, too. For each scenario .1 was best, or within the noise of
+the best over two or three seeds.
 """
 
 import json
@@ -22,15 +23,13 @@ from rich.console import Console
 from rich.progress import TextColumn
 from rich.table import Table
 
-from tljax import config as config_lib
 from tljax import experiment
-from tljax.analysis.report.demo_grid import CellRow, cell_table, finding
-from tljax.analysis.report.demo_grid import DemoRun as Run
-from tljax.analysis.report.demo_report import write_report
+from tljax.analysis.report.demo import CellRow, Run, cell_table, finding, write_report
+from tljax.config import base
+from tljax.console import console as stderr
+from tljax.console import progress_bar
 from tljax.errors import InputError
 from tljax.runs.workdir import writable, write_atomically
-from tljax.training.progress import console as stderr
-from tljax.training.progress import progress_bar
 from tljax.transfer import TEXTBOOK
 
 SIMILARITY = {"digits": "similar", "textures": "dissimilar"}
@@ -44,7 +43,7 @@ PRESCRIBED = {
 
 @dataclass(frozen=True)
 class Size:
-    """How many training images a target has, and how long it is trained on them."""
+    """The number of training images of a target, and the length of training on them."""
 
     train_size: int
     steps: int
@@ -53,7 +52,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Settings:
-    """The scale of the demo; the default takes a few minutes on two cores."""
+    """The scale of the demo. The default takes a few minutes on two cores."""
 
     model: str = "resnet10_32"
     source_train_size: int = 5000
@@ -62,26 +61,29 @@ class Settings:
     large: Size = Size(train_size=1000, steps=80, batch_size=64)
     k: int = 2
     lr: float = 0.1
-    evaluations: int = 10  # of each run, so that the curves can be read
+    evaluations: int = 10  # in each run, enough for a readable curve
 
 
 def run_demo(workdir: Path, seeds: int, settings: Settings = Settings()) -> list[CellRow]:
-    """Runs the demo; writes `source/` (a workdir), `runs.jsonl` and `report.html` into `workdir`.
+    """Runs the demo, and writes `source/` (a workdir), `runs.jsonl` and `report.html`.
 
     Args:
-      workdir: of the demo; if it holds a source model made by the same settings, that is used.
+      workdir: for these files. A source model in it that has the same settings is used again.
       seeds: runs of each scenario on each target.
       settings: the scale.
 
     Returns:
-      The printed table: one row a target and size.
+      The printed table: one row for each target and size.
+
+    Raises:
+      InputError: if `seeds` is below 1, or the workdir cannot be written or holds something else.
     """
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}; it must be at least 1")
     writable(workdir)
     began = time.monotonic()
     out = Console(highlight=False)
-    source = _develop_source(workdir / "source", settings, out)
+    source = _train_source(workdir / "source", settings, out)
     runs = _transfer(workdir, settings, seeds)
     rows = cell_table(runs, PRESCRIBED)
     _print_table(rows, out)
@@ -97,23 +99,23 @@ def run_demo(workdir: Path, seeds: int, settings: Settings = Settings()) -> list
 
 
 def source_config(settings: Settings) -> ml_collections.ConfigDict:
-    """The source task: letters, from scratch."""
-    config = config_lib.base()
+    """Returns the config of the source model: letters, from scratch."""
+    config = base()
     config.scenario = "from_scratch"
     config.model = settings.model
     config.data = "embedded:glyphs"
     config.train_size = settings.source_train_size
     config.val_fraction = 0.025  # of 20,000 drawn letters
     config.epochs = settings.source_epochs
-    _set_common(config, settings)
+    _set_training(config, settings)
     return config
 
 
 def target_config(
     target: str, size: Size, scenario: str, seed: int, source: Path, settings: Settings
 ) -> ml_collections.ConfigDict:
-    """One transfer."""
-    config = config_lib.base()
+    """Returns the config of one transfer to a target."""
+    config = base()
     config.scenario = scenario
     config.model = settings.model
     config.data = f"embedded:{target}"
@@ -126,20 +128,22 @@ def target_config(
         config.init_from = str(source)
     if scenario == "freeze_first":
         config.k = settings.k
-    _set_common(config, settings)
+    _set_training(config, settings)
     return config
 
 
-def _set_common(config: ml_collections.ConfigDict, settings: Settings) -> None:
+def _set_training(config: ml_collections.ConfigDict, settings: Settings) -> None:
+    """Sets what the source and all transfers share."""
     config.lr = settings.lr
     config.weight_decay = 5e-4
     config.crop_area = (0.6, 1.0)
-    # Flipped letters are other letters; frozen features need no augmentation to stay the same.
+    # A flipped letter is another letter, so images are cropped only. Without augmentation, feature
+    # extraction computes its features once.
     config.augment = "none" if config.scenario == "feature_extraction" else "crop"
 
 
-def _develop_source(workdir: Path, settings: Settings, out: Console) -> Run:
-    stderr.print("1/2 developing the source model on glyphs (drawn letters)")
+def _train_source(workdir: Path, settings: Settings, out: Console) -> Run:
+    stderr.print("1/2 training the source model on glyphs (drawn letters)")
     result = experiment.run(source_config(settings), workdir)
     summary = result.summary
     out.print(
@@ -152,7 +156,7 @@ def _develop_source(workdir: Path, settings: Settings, out: Console) -> Run:
 
 
 def _transfer(workdir: Path, settings: Settings, seeds: int) -> list[Run]:
-    """Runs the whole grid, seeds innermost, so that a program is compiled once and used at once."""
+    """Runs all transfers. Seeds vary fastest, so that runs of one program follow each other."""
     grid = list(_grid(settings, seeds))
     stderr.print(f"2/2 transferring it: {len(grid)} runs")
     runs: list[Run] = []
@@ -176,6 +180,7 @@ def _transfer(workdir: Path, settings: Settings, seeds: int) -> list[Run]:
 
 
 def _grid(settings: Settings, seeds: int) -> Iterator[tuple[str, str, Size, str, int]]:
+    """Yields target, name of the size, size, scenario and seed of each transfer."""
     for target, size_name in PRESCRIBED:
         size = settings.small if size_name == "small" else settings.large
         for scenario in TEXTBOOK:
@@ -197,16 +202,15 @@ def _print_table(rows: list[CellRow], out: Console) -> None:
         for scenario in TEXTBOOK:
             score = row.scores[scenario]
             text = f"{score.mean:.3f}"
-            if score.half_width == score.half_width:  # not a number with one seed
+            if score.half_width == score.half_width:  # NaN with one seed
                 text += f" ±{score.half_width:.3f}"
             cells.append(f"[bold]{text}[/]" if scenario in row.best else text)
-        won = f"{row.winner} ({row.verdict})"
         table.add_row(
             f"{row.target} ({SIMILARITY[row.target]}, {row.size})",
             f"{row.train_size:,}",
             f"{row.naive:.3f}",
             *cells,
             row.prescribed,
-            won,
+            f"{row.winner} ({row.verdict})",
         )
     (out if out.is_terminal else Console(highlight=False, width=160)).print(table)

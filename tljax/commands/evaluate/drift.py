@@ -1,8 +1,8 @@
-"""`tljax evaluate --data`: a trained network on data that have shifted, and what a new head saves.
+"""Measures how a trained model does on shifted data, and how much a new head recovers.
 
-The classes are the same, the images are not: another camera, another hospital, another year. If the
-features below the head still tell the classes apart there, fitting the head anew on some images
-of the shifted data recovers most of what was lost; if not, the trunk has to learn, too.
+Shifted data has the same classes but other images: another camera, another hospital, another year.
+If the features below the head still separate the classes there, a new head fitted on some images
+of the shifted data recovers most of the lost accuracy; if not, the backbone has to be trained, too.
 """
 
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from tljax.training.evaluation import Evaluation, evaluate
 from tljax.training.fit import fit
 from tljax.transfer import feature_extraction
 
-# The new head's training; which learning rate, validation images of the shifted data decide.
+# Training of the new head. Its learning rate is chosen on validation images of the shifted data.
 LEARNING_RATES = (0.01, 0.1, 1.0)
 _STEPS, _EVAL_EVERY = 300, 50
 
 
 @dataclass(frozen=True)
 class Refit:
-    """A new head on a trunk that stays as it is.
+    """A new head on a frozen backbone.
 
     Attributes:
       evaluation: on the shifted test images.
-      lr: learning rate with the best validation among `LEARNING_RATES`.
-      train_size: shifted images that it was fitted on.
+      lr: the learning rate among `LEARNING_RATES` with the best validation accuracy.
+      train_size: number of shifted images that it was fitted on.
     """
 
     evaluation: Evaluation
@@ -40,12 +40,12 @@ class Refit:
 
 @dataclass(frozen=True)
 class Drift:
-    """A run on shifted data.
+    """How a run does on shifted data.
 
     Attributes:
-      run: whose best weights.
-      shifted: what they make of the shifted data.
-      refit: what a new head makes of them, if one was asked for.
+      run: the run, with its best weights.
+      shifted: their evaluation on the shifted data.
+      refit: a new head on these data; None if none was requested.
     """
 
     run: Trained
@@ -54,7 +54,7 @@ class Drift:
 
     @property
     def own(self) -> tuple[float, int] | None:
-        """Accuracy on the run's own test images, and their number, if it is done and had some."""
+        """Accuracy on the run's own test images, and their number; None without a result."""
         result = self.run.result
         if result.get("test_accuracy") is None:
             return None
@@ -73,14 +73,14 @@ def measure(
 
     Args:
       workdirs: of runs of `tljax train`.
-      data: of the same classes as those of the runs, or of one of their tasks.
+      data: the shifted data, with the classes of the runs, or of one of their tasks.
       split: of the shifted data.
-      task: which one of the runs' tasks, if they have several.
-      refit: whether to fit new heads as well, on the training images of `data`.
-      data_dir: where `tfds:` data lies; None: where the runs' configs say.
+      task: which task of the runs, if they have several; None: the one with these classes.
+      refit: whether to also fit new heads, on the training images of `data`.
+      data_dir: where the files of `tfds:` data are; None: as in the runs' configs.
 
     Raises:
-      InputError: if one is not a trained workdir, or the data has other classes.
+      InputError: if a workdir holds no trained run, or the data has other classes.
     """
     drifts = []
     for workdir in workdirs:
@@ -95,13 +95,20 @@ def measure(
 def refit_head(trained: Trained, dataset: Dataset) -> Refit:
     """Fits a new head on a data set's training images, and tests it once.
 
-    The trunk is frozen, as in feature extraction, so its features of an image are computed once for
-    each learning rate that is tried.
+    All other groups are frozen, as in feature extraction, so the features of an image are computed
+    once for each learning rate.
+
+    Args:
+      trained: the run.
+      dataset: the shifted data.
+
+    Raises:
+      InputError: if the data has no test images.
     """
     model, preprocessing = trained.experiment.model, trained.experiment.preprocessing
     config = trained.config
     if dataset.test is None:
-        raise InputError(f"'{dataset.name}' has no test images; give data that has")
+        raise InputError(f"'{dataset.name}' has no test images; give data that has some")
     results = {
         lr: fit(
             model,
