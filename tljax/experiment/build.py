@@ -64,9 +64,9 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
         remat=config.remat,
     )
     if config.last_group is not None:
-        model = registry.truncated(config.model, model, config.last_group)
+        model = registry.truncate(config.model, model, config.last_group)
     if (updates := adapters.lora_of(config)) is not None:
-        model = registry.adapted(config.model, model, updates)
+        model = registry.add_lora(config.model, model, updates)
     check_known("head_init", config.head_init, (*HEAD_INITS, "pretrained"))
     if config.position_resampling is not None:
         check_known("position_resampling", config.position_resampling, RESAMPLINGS)
