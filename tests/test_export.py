@@ -202,7 +202,7 @@ def test_dinov2_to_our_names_and_back(tmp_path):
 def lines(name, format="timm", num_classes=5, channels=3, last_group=None):
     model = registry.create(name, num_classes)
     if last_group is not None:
-        model = registry.truncated(name, model, last_group)
+        model = registry.truncate(name, model, last_group)
     preprocessing = registry.spec(name).preprocessing.for_channels(channels)
     pretrained = weights.PretrainedWeights({}, num_classes, TLJAX, "x")
     made = constructor(Export(name, model, pretrained, preprocessing), format)
@@ -324,7 +324,7 @@ def test_bad_input_is_one_sentence_and_leaves_no_file(case, tmp_path, capsys):
 
 def test_a_part_of_a_network_is_not_converted(tmp_path):
     """Its file could not be read again under the network's name."""
-    model = registry.truncated("resnet10_32", registry.create("resnet10_32", 3), "layer2_0")
+    model = registry.truncate("resnet10_32", registry.create("resnet10_32", 3), "layer2_0")
     abstract = tracing.abstract_variables(model, 32)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
     part = weights.from_variables(zeros, "run")

@@ -244,9 +244,9 @@ def _model(config: ml_collections.ConfigDict, tasks: tuple[Task, ...]) -> Model:
         remat=config.remat,
     )
     if config.last_group is not None:
-        model = registry.truncated(config.model, model, config.last_group)
+        model = registry.truncate(config.model, model, config.last_group)
     if (updates := lora.lora_of(config)) is not None:
-        model = registry.adapted(config.model, model, updates)
+        model = registry.add_lora(config.model, model, updates)
     return model
 
 

@@ -65,7 +65,7 @@ def load(
             raise InputError(f"{what} has no head to keep; pass num_classes")
     model = registry.create(name, num_classes, **fields)
     if last_group is not None:
-        model = registry.truncated(name, model, last_group)
+        model = registry.truncate(name, model, last_group)
     own = None if init_from is None else source_preprocessing(str(init_from))
     preprocessing = own or registry.spec(name).preprocessing
     if image_size is not None:

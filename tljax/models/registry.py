@@ -94,7 +94,7 @@ def _vit(size: str, patch: int, preprocessing: Preprocessing, **more: Any) -> Mo
     return ModelSpec(ViT, arguments, preprocessing)
 
 
-# timm's ViTs trained by Google's AugReg recipe are normalised with 0.5 and cropped at 0.9.
+# timm's ViTs of Google's AugReg recipe are normalised with 0.5 and cropped at 0.9.
 _AUGREG = {
     224: Preprocessing(224, HALF, HALF, "bicubic", 0.9),
     384: Preprocessing(384, HALF, HALF, "bicubic", 1.0),
@@ -191,7 +191,7 @@ def create(name: str, num_classes: int, **fields: Any) -> Model:
     return entry.family(num_classes=num_classes, **{**entry.arguments, **fields})
 
 
-def truncated(name: str, model: Model, last_group: str) -> Model:
+def truncate(name: str, model: Model, last_group: str) -> Model:
     """The model without the groups between `last_group` and the head.
 
     Raises:
@@ -201,7 +201,7 @@ def truncated(name: str, model: Model, last_group: str) -> Model:
     return model.truncated(model.groups.names.index(last_group))
 
 
-def adapted(name: str, model: Model, lora: LoRA) -> Model:
+def add_lora(name: str, model: Model, lora: LoRA) -> Model:
     """The model with a low-rank update for each dense layer that `lora` targets.
 
     Raises:
@@ -210,7 +210,7 @@ def adapted(name: str, model: Model, lora: LoRA) -> Model:
     if not isinstance(model, ViT):
         raise InputError(
             f"lora_rank is {lora.rank}, but '{name}' has no attention and MLP for LoRA to adapt;"
-            " choose a ViT, or leave lora_rank out"
+            " choose a ViT, or unset lora_rank"
         )
     model = model.clone(lora=lora)
     abstract = abstract_variables(model, spec(name).preprocessing.image_size)["params"]
@@ -220,8 +220,8 @@ def adapted(name: str, model: Model, lora: LoRA) -> Model:
     layers = [path.rpartition("/")[0] for path in shapes if is_leaf(path)]
     if not layers:
         raise InputError(
-            f"lora_targets '{lora.targets}' matches no dense layer of the blocks of '{name}';"
-            " their paths are like block0/attn/qkv and block0/mlp/fc1"
+            f"lora_targets '{lora.targets}' matches no dense layer of the blocks of '{name}'; set"
+            " it to a regex that matches paths like block0/attn/qkv or block0/mlp/fc1"
         )
     layer = min(layers, key=lambda layer: min(shapes[f"{layer}/kernel"]))
     if lora.rank > (width := min(shapes[f"{layer}/kernel"])):
