@@ -1,0 +1,1 @@
+"""What lies on disk: workdirs, metrics, checkpoints, answers."""
