@@ -35,7 +35,7 @@ from tljax.analysis.results import (
     write_results,
 )
 from tljax.analysis.tables import score
-from tljax.devices.compilations import Compilations, counted
+from tljax.devices.compilations import Compilations, count_compilations
 from tljax.devices.preemption import Preempted
 from tljax.errors import InputError, check_known, printable
 from tljax.runs import record
@@ -101,7 +101,7 @@ def run_sweep(
     writable(workdir)
     began = time.monotonic()
     tally = Tally([], [], [], {})
-    with counted() as compilations:
+    with count_compilations() as compilations:
         try:
             _run_all(mine, workdir, tally, compilations, by, accept_changes, stop_at_errors)
         finally:
