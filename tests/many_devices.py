@@ -7,6 +7,7 @@ A process of its own, because the number of devices is settled when JAX starts.
 
 import dataclasses
 import json
+import math
 import sys
 
 import jax
@@ -59,6 +60,15 @@ def bytes_on_each(tree):
     return sorted(found.values())
 
 
+def bytes_of_shards(mesh, tree):
+    """What a device has to hold of arrays under their `parameter_shardings`."""
+
+    def of(leaf, sharding):
+        return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(of, tree, mesh_lib.parameter_shardings(mesh, tree))))
+
+
 def moved_a_little(variables):
     """A head of zeros, as new ones are, would tell nothing."""
     return jax.tree.map(lambda leaf: leaf + 0.01, variables)
@@ -69,16 +79,16 @@ def compare(name, build, parts, objective):
     model = model.clone(drop_path=0.0)  # whose masks differ if a batch comes in parts
     plan = build(model.groups)
     tx = plan.optimizer("adamw", learning_rate=0.0, clip_norm=1.0)
-    state, frozen = mesh_lib.on_host(state_lib.create(plan, moved_a_little(variables), tx))
+    state, frozen = mesh_lib.gather_to_host(state_lib.create(plan, moved_a_little(variables), tx))
     key = jax.random.key(1)
 
     def loss_and_its_gradient(mesh, parts):
         at, fixed = mesh_lib.place(mesh, (state, frozen))
         form = {"accumulate": parts, "mesh": mesh, "objective": objective}
         compute = jax.jit(loss_and_gradient(model, plan, PREPROCESSING, **form))
-        images = mesh_lib.spread(mesh, batch(), BATCH)
+        images = mesh_lib.place_batch(mesh, batch(), BATCH)
         metrics, gradient, _ = compute(at.trained, at.statistics, fixed, images, key)
-        return mesh_lib.on_host((metrics["loss"], gradient))
+        return mesh_lib.gather_to_host((metrics["loss"], gradient))
 
     loss, gradient = loss_and_its_gradient(None, 1)
     differences = {}
@@ -94,7 +104,7 @@ def compare(name, build, parts, objective):
     before = jax.tree.map(lambda leaf: leaf.sharding, at)
     bytes_before = bytes_on_each((at, fixed))
     step = train_step(model, plan, PREPROCESSING, tx, 0, parts, mesh=mesh, objective=objective)
-    at, _ = step(at, fixed, mesh_lib.spread(mesh, batch(), BATCH), key, 0.01, 1e-3)
+    at, _ = step(at, fixed, mesh_lib.place_batch(mesh, batch(), BATCH), key, 0.01, 1e-3)
     slots = [leaf for leaf in jax.tree.leaves(at.opt_state) if leaf.ndim]
     trained, _ = plan.partition(variables["params"])
     return {
@@ -105,7 +115,7 @@ def compare(name, build, parts, objective):
         "bytes": {
             "before": bytes_before,
             "after": bytes_on_each((at, fixed)),
-            "computed": mesh_lib.bytes_per_device(mesh, (state, frozen)),
+            "computed": bytes_of_shards(mesh, (state, frozen)),
             "whole": sum(leaf.nbytes for leaf in jax.tree.leaves((state, frozen))),
         },
     }

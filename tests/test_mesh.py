@@ -113,9 +113,9 @@ def test_what_is_cut_is_the_largest_axis_that_can_be():
 def test_the_axes_sizes_multiply_to_the_number_of_devices(text, devices, sizes):
     if sizes is None:
         with pytest.raises(InputError, match="number of devices, 8"):
-            mesh_lib.sizes(text, devices)
+            mesh_lib.axis_sizes(text, devices)
     else:
-        assert tuple(mesh_lib.sizes(text, devices).values()) == sizes
+        assert tuple(mesh_lib.axis_sizes(text, devices).values()) == sizes
 
 
 @pytest.mark.parametrize(("batch", "parts", "multiple"), [(12, None, 8), (24, 2, 16)])
@@ -251,7 +251,7 @@ def test_a_killed_process_ends_the_job(killed):
 def test_sigterm_to_one_makes_all_save_the_same_step_and_leave(preempted):
     workdir, ends = preempted
     end_with([75, 75], ends)
-    assert all("the same command goes on from what was saved" in error for _, error in ends)
+    assert all("the same command resumes from what was saved" in error for _, error in ends)
     assert Checkpoints(workdir / "checkpoints").steps()[0] < 8
 
 

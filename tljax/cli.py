@@ -33,7 +33,7 @@ def train(args: argparse.Namespace, overrides: list[str]) -> None:
     from tljax.devices import processes
 
     processes.join(args.coordinator_address, args.num_processes, args.process_id)
-    with processes.losses_told():
+    with processes.detect_lost_process():
         result = experiment.run(
             config,
             Path(args.workdir),
@@ -519,7 +519,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code and args.command == "train":
         from tljax.devices import processes
 
-        processes.leave(code)
+        processes.exit_after_failure(code)
     return code
 
 

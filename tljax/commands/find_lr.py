@@ -179,7 +179,7 @@ def find(
             batch = next(batches)
             if class_weights is not None:
                 batch["weight"] = class_weights[batch["label"]]
-            batch = mesh_lib.spread(mesh, batch, opt.batch_size)
+            batch = mesh_lib.place_batch(mesh, batch, opt.batch_size)
             state, metrics = step_fn(state, frozen, batch, key, np.float32(rate), weight_decay)
             loss = float(metrics["loss"])
             taken += 1

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from tljax.devices import mesh as meshes
 from tljax.devices import processes
@@ -126,13 +125,13 @@ class Checkpoints:
         self.finish()
         folder = self.folder(checkpoint.step)
         kept = (keep, {checkpoint.step, best_step})
-        if processes.first_says(folder.exists):
+        if processes.call_in_first(folder.exists):
             if processes.is_first():
                 self._remove_all_but(*kept)
             return
         # On a CPU these are the arrays' own memory. A step does not overwrite it meanwhile, even if
         # it consumes the arrays: JAX does not donate memory that is in use elsewhere.
-        arrays = meshes.on_host(
+        arrays = meshes.gather_to_host(
             {"variables": checkpoint.variables, "opt_state": checkpoint.opt_state}
         )
         progress = {} if checkpoint.progress is None else asdict(checkpoint.progress)
@@ -143,7 +142,7 @@ class Checkpoints:
             described: dict[str, Any] = json.loads(json.dumps(progress))
             return described
 
-        described = processes.first_says(describe)
+        described = processes.call_in_first(describe)
 
         def write() -> None:
             _log.debug("phase save, step %d", checkpoint.step)
@@ -156,7 +155,7 @@ class Checkpoints:
             return
         if not processes.is_first():
             orbax_io.answer_first_process()
-        processes.first_says(write)
+        processes.call_in_first(write)
 
     def finish(self) -> None:
         """Returns when the checkpoint that is being saved is whole on disk; InputError if not."""
@@ -275,5 +274,3 @@ def restore_like(template: Any, saved: Tree) -> Any:
 def has_checkpoint(workdir: Path | None) -> bool:
     """Whether a run in this workdir has saved a checkpoint."""
     return workdir is not None and bool(Checkpoints(workdir / "checkpoints").steps())
-
-

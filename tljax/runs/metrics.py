@@ -108,7 +108,7 @@ def open_metrics(workdir: Path | None, position: Mapping[str, Any] | None) -> Me
         writer = MetricsWriter(workdir, position)
         return writer.rows
 
-    writer.rows = processes.first_says(begin)
+    writer.rows = processes.call_in_first(begin)
     return writer
 
 

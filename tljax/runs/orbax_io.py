@@ -55,7 +55,7 @@ def write(folder: Path, arrays: Tree, described: Mapping[str, Any]) -> str | Non
                 content = _as_jax_arrays(arrays)
                 ocp.save_checkpointables(folder.absolute(), content, custom_metadata=described)
         except Exception as error:
-            if processes.is_loss(error):
+            if processes.is_lost_process(error):
                 raise
             why = _why_not_saved(error)
             _log.debug("cannot save %s", folder, exc_info=error)

@@ -58,7 +58,7 @@ def newest_usable(workdir: Path) -> Resumable | None:
         found = _newest_usable(workdir)
         return found and [checkpoint and _described(checkpoint) for checkpoint in found]
 
-    descriptions = processes.first_says(find)
+    descriptions = processes.call_in_first(find)
     if descriptions is None:
         return None
     newest, best = (
@@ -125,7 +125,9 @@ def _received(description: dict[str, Any], here: Checkpoint | None) -> Checkpoin
     for part, leaves in description["arrays"].items():
         arrays = by_name(_array_trees(here)[part]) if here else {}
         received[part] = {
-            name: processes.array_of_first(arrays.get(name, np.zeros(shape, jnp.dtype(dtype))))
+            name: processes.broadcast_from_first(
+                arrays.get(name, np.zeros(shape, jnp.dtype(dtype)))
+            )
             for name, (shape, dtype) in leaves.items()
         }
     progress = description["progress"] and Progress(**description["progress"])

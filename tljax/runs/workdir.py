@@ -10,9 +10,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from tljax.devices import processes
 from tljax.errors import InputError
 from tljax.files import parse_json, replacing
-from tljax.devices import processes
 
 
 class InUse(InputError):
@@ -52,7 +52,7 @@ def locked(workdir: Path | None) -> Iterator[None]:
         yield
         return
     with contextlib.ExitStack() as held:
-        processes.first_says(lambda: _hold(workdir, held))
+        processes.call_in_first(lambda: _hold(workdir, held))
         yield
 
 

@@ -126,7 +126,7 @@ def _find_checkpoint(
         return None, None
     checkpoints = Checkpoints(workdir / "checkpoints", startup.background)
     opened.callback(checkpoints.close)
-    processes.first_says(checkpoints.remove_unfinished)
+    processes.call_in_first(checkpoints.remove_unfinished)
     return checkpoints, newest_usable(workdir)
 
 
@@ -145,7 +145,7 @@ def _initial_variables(setup: Setup, pretrained: Pretrained, mesh: Mesh | None) 
     """Where each group starts, as the plan says."""
     given = pretrained() if callable(pretrained) else pretrained
     new = new_variables(setup.model, setup.image_size, setup.options, setup.plan.init)
-    return meshes.untied(mesh, setup.plan.initialise(new, given))
+    return meshes.uncommit(mesh, setup.plan.initialise(new, given))
 
 
 def _compile_ahead(

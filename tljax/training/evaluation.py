@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from tljax.data import Preprocessing, Source, eval_batches
 from tljax.devices import mesh as mesh_lib
-from tljax.devices.processes import union
+from tljax.devices.processes import gather_names
 from tljax.errors import InputError
 from tljax.models import Model
 from tljax.runs.answers import Answers
@@ -109,7 +109,7 @@ def evaluate(
     with closing(iter(batches)) as reader:
         for batch in reader:
             between_batches()
-            sums, given = step(variables, mesh_lib.spread(mesh, batch, at_once))
+            sums, given = step(variables, mesh_lib.place_batch(mesh, batch, at_once))
             parts.append(sums)
             answers.append(jax.device_get(given))
     parts = jax.device_get(parts)
@@ -125,7 +125,7 @@ def evaluate(
             raise InputError(f"none of the {images} images can be read; check the data")
     return replace(
         _evaluation(totals),
-        skipped=union(batches.skipped),
+        skipped=gather_names(batches.skipped),
         tasks=tuple(
             _evaluation({name: total[first:end] for name, total in totals.items()})
             for first, end in of_tasks
@@ -161,7 +161,7 @@ def evaluation_program(
 def _at_once(batch_size: int, mesh: Mesh | None) -> tuple[int, int]:
     """Images that one device, and that all of them evaluate at once."""
     batch_size = min(batch_size, _MOST)
-    return batch_size, batch_size * mesh_lib.size(mesh)
+    return batch_size, batch_size * mesh_lib.device_count(mesh)
 
 
 def _evaluation(totals: dict[str, np.ndarray]) -> Evaluation:

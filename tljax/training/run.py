@@ -245,7 +245,7 @@ class Run:
         self.state, metrics = self.tools.step_program(
             self.state,
             self.frozen,
-            meshes.spread(self.tools.mesh, batch, options.batch_size),
+            meshes.place_batch(self.tools.mesh, batch, options.batch_size),
             self._key,
             self._rates[self.step],
             np.float32(options.weight_decay),
@@ -336,7 +336,7 @@ class Run:
         """Names of training images that any process could not read."""
         if self.setup.options.on_error != "skip":
             return ()
-        return processes.union(self.batches.skipped)
+        return processes.gather_names(self.batches.skipped)
 
     def _check_finite(self, which: str, step: int, loss: float) -> None:
         check_finite(which, step, loss, rates=self._rates, in_workdir=self.workdir is not None)

@@ -100,7 +100,7 @@ def loss_and_gradient(
                 return jax.tree.map(jnp.add, total, (gradient, metrics)), None
 
             keys = jax.random.split(key, accumulate)
-            shares = micro_batches.split(accumulate, batch, mesh_lib.size(mesh))
+            shares = micro_batches.split(accumulate, batch, mesh_lib.device_count(mesh))
             if mesh is not None:
                 shares = jax.lax.with_sharding_constraint(shares, mesh_lib.batch_sharding(mesh, 1))
             parts = (shares, keys)
@@ -184,7 +184,7 @@ def train_step(
         state = TrainState(taken, trained, statistics, opt_state, average)
         return mesh_lib.constrain(mesh, state), metrics
 
-    if micro_batches.convolves(model, preprocessing.image_size, start):
+    if micro_batches.has_convolutions(model, preprocessing.image_size, start):
         return jax.jit(step, donate_argnums=0)  # their gradients are faster by default
     return compiled(step, mesh, donate_argnums=0)
 
@@ -209,7 +209,7 @@ def step_arguments(
       (state, frozen, batch, key, learning_rate, weight_decay)
     """
     create = functools.partial(state_lib.create, plan, tx=tx, average=average)
-    state, frozen = mesh_lib.placed(mesh, jax.eval_shape(create, variables))
+    state, frozen = mesh_lib.place_abstract(mesh, jax.eval_shape(create, variables))
     number = jax.ShapeDtypeStruct((), jnp.float32)
     return state, frozen, batch, jax.eval_shape(jax.random.key, 0), number, number
 
@@ -234,7 +234,7 @@ def abstract_batch(
     seen = registry.abstract_output(model, image_size, start).shape[1:]
     rows = {"features": (seen, jnp.float32)} if start else {"image": (seen, jnp.uint8)}
     rows |= {"label": ((), jnp.int32), **dict.fromkeys(also, ((), jnp.float32))}
-    return mesh_lib.batch_placed(
+    return mesh_lib.place_abstract_batch(
         mesh,
         {name: jax.ShapeDtypeStruct((size, *row), dtype) for name, (row, dtype) in rows.items()},
     )
@@ -256,8 +256,8 @@ def step_of_run(
       accumulate: parts of a step's batch; None: as the options say, or as suits the backend.
     """
     parts = accumulate or opt.accumulate
-    parts = parts or micro_batches.suited_to_training(
-        model, plan, preprocessing.image_size, opt.batch_size // mesh_lib.size(mesh), start
+    parts = parts or micro_batches.choose_training_parts(
+        model, plan, preprocessing.image_size, opt.batch_size // mesh_lib.device_count(mesh), start
     )
     if not any(opt.l2_sp):  # then no step depends on where groups start: such plans share one
         plan = plan.carried
@@ -351,8 +351,8 @@ def _logits(
 
     name = "features" if start else "image"
     seen = {name: batch[name]}
-    parts = micro_batches.suited(model, preprocessing.image_size, len(seen[name]), start)
-    return micro_batches.in_parts(run, parts, seen, batch.get("mask"))
+    parts = micro_batches.choose_parts(model, preprocessing.image_size, len(seen[name]), start)
+    return micro_batches.map_in_parts(run, parts, seen, batch.get("mask"))
 
 
 def _input(model: Model, batch: Batch, preprocessing: Preprocessing, start: int) -> jax.Array:

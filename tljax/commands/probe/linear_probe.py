@@ -32,8 +32,7 @@ from tljax.files import replacing
 from tljax.models import Model, parameter_count
 from tljax.models.probing import parts_of
 from tljax.runs import record
-from tljax.runs.answers import FILE as ANSWERS
-from tljax.runs.answers import packed
+from tljax.runs.answers import ANSWERS_FILE, pack_answers
 from tljax.runs.checkpoints import Checkpoint, Checkpoints
 from tljax.runs.environment import versions
 from tljax.runs.metrics import open_metrics
@@ -92,8 +91,8 @@ def _compute(model: Model, preprocessing: Preprocessing) -> Callable[..., jax.Ar
         def run(images: jax.Array) -> jax.Array:
             return parts_of(model, variables, normalise(images, preprocessing))
 
-        number = micro_batches.suited(model, preprocessing.image_size, len(images))
-        return micro_batches.in_parts(run, number, images, mask)
+        number = micro_batches.choose_parts(model, preprocessing.image_size, len(images))
+        return micro_batches.map_in_parts(run, number, images, mask)
 
     return compiled(compute)
 
@@ -208,7 +207,7 @@ def run(
                     "naive_accuracy": naive_accuracy(dataset.train, final),
                 }
                 assert final.answers is not None
-                write_atomically(workdir / ANSWERS, packed(final.answers))
+                write_atomically(workdir / ANSWERS_FILE, pack_answers(final.answers))
         summary |= {
             "wall_seconds": round(time.monotonic() - began, 3),
             "devices": [str(device.device_kind) for device in jax.devices()],
