@@ -26,7 +26,7 @@ from tljax import config as config_lib
 from tljax import experiment
 from tljax.analysis.report.demo import CellRow, Run, cell_table, finding, write_report
 from tljax.errors import InputError
-from tljax.runs.workdir import writable, write_atomically
+from tljax.runs.workdir import make_workdir, write_atomically
 from tljax.training.progress import console as stderr
 from tljax.training.progress import progress_bar
 from tljax.transfer import TEXTBOOK
@@ -76,7 +76,7 @@ def run_demo(workdir: Path, seeds: int, settings: Settings = Settings()) -> list
     """
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}; it must be at least 1")
-    writable(workdir)
+    make_workdir(workdir)
     began = time.monotonic()
     out = Console(highlight=False)
     source = _develop_source(workdir / "source", settings, out)

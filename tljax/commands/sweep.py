@@ -39,7 +39,7 @@ from tljax.devices.compilations import Compilations, count_compilations
 from tljax.devices.preemption import Preempted
 from tljax.errors import InputError, check_known, printable
 from tljax.runs import record
-from tljax.runs.workdir import InUse, locked, writable, write_atomically
+from tljax.runs.workdir import InUse, locked, make_workdir, write_atomically
 from tljax.training.progress import console as stderr
 from tljax.training.progress import progress_bar
 
@@ -98,7 +98,7 @@ def run_sweep(
     every = plan_runs(path, overrides)
     mine = every[shard[0] :: shard[1]]
     _check(every, workdir)
-    writable(workdir)
+    make_workdir(workdir)
     began = time.monotonic()
     tally = Tally([], [], [], {})
     with count_compilations() as compilations:
