@@ -156,7 +156,7 @@ def test_sigterm_saves_at_once_and_in_the_middle_of_an_interval(train, straight,
     source = Preempting(digits.train)
     plan = tljax.from_scratch(model.groups)
     options = {**OPTIONS, "checkpoint_every": 100, "eval_every": 100, "steps": 90}
-    with pytest.raises(Preempted, match="goes on from what was saved"):
+    with pytest.raises(Preempted, match="resumes from what was saved"):
         tljax.fit(model, None, plan, source, digits.val, workdir=tmp_path / "run", **options)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert 0 < checkpoints.steps()[0] < 90

@@ -12,7 +12,7 @@ from tljax import config as config_lib
 from tljax import experiment
 from tljax.analysis import cost
 from tljax.commands.plan import target, tpu_program
-from tljax.devices import mesh as mesh_lib
+from tljax.devices import sharding
 from tljax.errors import InputError
 from tljax.models import tracing
 
@@ -53,9 +53,9 @@ def test_a_tpu_program_obeys_the_laws(config, sizes):
     law = sum(map(sum, cost.law_terms(counts, products, trained_groups)))
     assert report.devices * report.flops <= 1.05 * law
 
-    mesh = jax.sharding.AbstractMesh(sizes, mesh_lib.AXES)
+    mesh = jax.sharding.AbstractMesh(sizes, sharding.AXES)
     trained, _ = exp.plan.partition(variables["params"])
-    shardings = jax.tree.leaves(mesh_lib.parameter_shardings(mesh, trained))
+    shardings = jax.tree.leaves(sharding.parameter_shardings(mesh, trained))
     leaves = jax.tree.leaves(trained)
     pieces = [list(s.shard_shape(leaf.shape)) for s, leaf in zip(shardings, leaves, strict=True)]
     slots = 2 if config.optimizer == "adamw" else 1

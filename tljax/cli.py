@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code and args.command == "train":
         from tljax.devices import processes
 
-        processes.leave(code)
+        processes.exit_after_failure(code)
     return code
 
 

@@ -95,7 +95,7 @@ def step_function(
     plan = plan_of(scenario, model.groups, network.k)
     tx = optimizer(plan, "sgd", ".*kernel", jobs.MOMENTUM, None)
     state, frozen = train_state.create(plan, variables, tx)
-    accumulate = accumulate or micro_batches.suited_to_training(
+    accumulate = accumulate or micro_batches.choose_training_parts(
         model, plan, network.pixels, batch, 0
     )
     compiled = train_step(model, plan, preprocessing, tx, 0, accumulate)
@@ -185,7 +185,7 @@ def against_minimal(network: Network, folder: Path, pairs: int = 20) -> dict[str
 
     model, *_ = _load(network, folder)
     plan = tljax.from_scratch(model.groups)
-    parts = micro_batches.suited_to_training(model, plan, network.pixels, jobs.BATCH)
+    parts = micro_batches.choose_training_parts(model, plan, network.pixels, jobs.BATCH)
     found: dict[str, float] = {}
 
     def both(batch: int, parts: int) -> tuple[Any, Any]:

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     from tljax.devices import processes
 
     processes.join(args.coordinator_address, args.num_processes, args.process_id)
-    with processes.losses_told():
+    with processes.detect_lost_process():
         result = experiment.run(
             config,
             Path(args.workdir),

@@ -1,4 +1,4 @@
-"""One thread for work that nobody waits for yet."""
+"""A background thread for work whose result is needed later."""
 
 import threading
 from collections.abc import Callable
@@ -6,10 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Background:
-    """Runs one piece of work at a time in a thread, in the order of submission.
+    """Runs submitted functions one at a time in a thread, in the order of submission.
 
     Args:
-      held: whether work waits for `begin` (or `wait`) before it runs.
+      held: if true, no work runs before `begin` or `wait` is called.
     """
 
     def __init__(self, held: bool = False):
@@ -20,7 +20,7 @@ class Background:
         self._last: Future[None] | None = None
 
     def submit(self, work: Callable[[], None]) -> None:
-        """Queues `work`; call `wait` first, so that an earlier failure is not lost."""
+        """Queues `work`. Call `wait` first, or the error of earlier work is lost."""
 
         def run() -> None:
             self._may_begin.wait()
@@ -30,23 +30,23 @@ class Background:
         self._last = self._thread.submit(run)
 
     def begin(self) -> None:
-        """Lets held work, and all that is submitted later, run at once."""
+        """Runs held work now, and later work as soon as it is submitted."""
         self._may_begin.set()
 
     def wait(self) -> None:
-        """Returns when the last submitted work is done; raises what it raised, once."""
+        """Waits for the last submitted work; raises its error, once."""
         self.begin()
         last, self._last = self._last, None
         if last is not None:
             last.result()
 
     def raise_if_failed(self) -> None:
-        """Raises what the last submitted work raised, if it is done; never waits."""
+        """Raises the error of the last submitted work if that has failed by now; never waits."""
         if self._last is not None and self._last.done():
             self.wait()
 
     def close(self) -> None:
-        """Ends the thread after the submitted work."""
+        """Waits for all submitted work and ends the thread."""
         self.begin()
         if self._thread is not None:
             self._thread.shutdown()

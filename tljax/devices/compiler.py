@@ -1,4 +1,4 @@
-"""How programs that hold a network are compiled."""
+"""`jax.jit` with compiler options for the processor at hand."""
 
 import functools
 import os
@@ -8,36 +8,36 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from tljax.devices.processor import first_core
+from tljax.devices.processor import read_cpuinfo
 
-_YNNPACK = "xla_cpu_experimental_ynn_fusion_type"  # kinds of operations that it takes over
+_YNNPACK = "xla_cpu_experimental_ynn_fusion_type"  # the kinds of operations that YNNPACK takes over
 
 
 def compiled(function: Callable[..., Any], mesh: Mesh | None = None, **options: Any) -> Any:
-    """`jax.jit`, with the compiler's options that suit this processor.
+    """`jax.jit` for programs that run a network, with compiler options for this processor.
 
     Args:
-      function: not to be called from within another compiled one.
-      mesh: that its arguments lie on, perhaps of devices that this machine lacks; None: none.
-      options: of `jax.jit`.
+      function: the function to compile. Do not call the result from another jitted function.
+      mesh: the mesh of the arguments, possibly of devices that this machine lacks; None: no mesh.
+      options: further arguments of `jax.jit`.
     """
     platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    suited = _suited_to_cpu() if platform == "cpu" else None
-    return jax.jit(function, compiler_options=suited, **options)
+    compiler_options = _cpu_options() if platform == "cpu" else None
+    return jax.jit(function, compiler_options=compiler_options, **options)
 
 
 @functools.cache
-def _suited_to_cpu() -> dict[str, str] | None:
-    """Products and sums by XLA itself on an x86 processor without AVX-512, not by YNNPACK.
+def _cpu_options() -> dict[str, str] | None:
+    """Options that turn YNNPACK off on x86 processors without AVX-512; None keeps the default.
 
-    XLA leaves them to that library by default. It prepares each operation when a program is first
-    run, which takes a second and more for a step of ViT-S, and its products of the sizes that
-    networks have are slower there, but for the gradients of convolutions, which are not to be
-    compiled so: see benchmarks/README.md. On the one processor with AVX-512 that was measured its
-    products are the faster ones; others were not. There the default stays; `XLA_FLAGS` has
-    precedence everywhere.
+    By default XLA leaves matrix products and sums to YNNPACK. YNNPACK prepares each operation on
+    the first run of a program, which takes a second or more for a step of ViT-S. Without AVX-512
+    its products are slower than XLA's own at the sizes that networks have. The exception are
+    gradients of convolutions: do not compile those with these options. On the one processor with
+    AVX-512 that was measured, YNNPACK is faster, so the default stays there. `XLA_FLAGS` has
+    precedence everywhere. Measurements: benchmarks/README.md.
     """
-    vectors = first_core("flags").split()
+    vectors = read_cpuinfo("flags").split()
     if "avx2" not in vectors or "avx512f" in vectors or _YNNPACK in os.environ.get("XLA_FLAGS", ""):
         return None
     options = {_YNNPACK: ""}

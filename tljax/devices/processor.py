@@ -1,4 +1,4 @@
-"""Which processor this is: XLA's programs for a CPU depend on it."""
+"""The processor of this machine; XLA's programs for a CPU depend on it."""
 
 import os
 import platform
@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 
-def processor() -> dict[str, Any]:
-    """XLA's programs for a CPU follow its instructions, and split sums by its number of cores."""
+def describe_processor() -> dict[str, Any]:
+    """The name and number of cores: XLA picks instructions by the one, splits sums by the other."""
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
         cores = os.cpu_count() or 1
-    return {"cores": cores, "processor": first_core("model name") or platform.machine()}
+    return {"cores": cores, "processor": read_cpuinfo("model name") or platform.machine()}
 
 
-def first_core(name: str) -> str:
-    """What Linux says of the first core under a name, e.g. `flags`; empty elsewhere."""
+def read_cpuinfo(name: str) -> str:
+    """A field of Linux's /proc/cpuinfo for the first core, e.g. `flags`; "" on other systems."""
     try:
-        described = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        content = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return ""
-    found = re.search(rf"^{re.escape(name)}\s*:\s*(.+)$", described, re.MULTILINE)
+    found = re.search(rf"^{re.escape(name)}\s*:\s*(.+)$", content, re.MULTILINE)
     return found[1] if found else ""

@@ -1,8 +1,8 @@
-"""How a run's first step comes soon: compiling ahead, small pages, and work that can wait.
+"""Makes a run reach its first step sooner: compiling ahead, small pages, deferred work.
 
-Nothing here changes a number, and neither the loop nor the step knows of it. What each trick is
-worth is measured in benchmarks/README.md. This file imports no JAX: the command line needs it
-before JAX is there.
+Nothing here changes a number, and neither the loop nor the step knows of it. benchmarks/README.md
+has measurements of each trick. This file does not import JAX, because the command line needs it
+before JAX is imported.
 """
 
 import gc
@@ -17,31 +17,33 @@ from typing import Any, Self
 from tljax.devices import huge_pages
 from tljax.devices.background import Background
 
-_LONGEST = 10.0  # seconds of training, e.g. of a first validation, after which a start is over
+_LONGEST = 10.0  # seconds of training, e.g. of a first validation, after which start-up is over
 
 _command_began: float | None = None
 
 
 def begin_command() -> None:
-    """Prepares the process of a `tljax` command; starts its clock.
+    """Prepares the process of a `tljax` command and starts its clock.
 
     Restarts the process once, with huge pages, where the system has them on request. Raises
-    Python's garbage collection threshold: tracing a network makes a million objects that stay, and
-    looking for garbage after every 700 new ones takes a second of a start.
+    Python's garbage collection threshold: tracing a network creates a million objects that stay,
+    and looking for garbage after every 700 new ones takes a second.
     """
     global _command_began
-    huge_pages.start_again()
+    huge_pages.restart_with_huge_pages()
     gc.set_threshold(100_000)
     _command_began = time.monotonic()
 
 
 class Startup:
-    """The time from the command, or from its own making, to the end of a run's first step.
+    """The time until the end of a run's first step, and the tricks that shorten it.
 
-    A context manager; leaving it ends the start-up and leaves no thread that begins new work.
+    It begins with the `tljax` command or, without one, when this object is created. As a context
+    manager it ends start-up on exit: it cancels queued compilations, does not wait for the running
+    one, and waits for `background`.
 
     Attributes:
-      background: a thread whose work begins when the start is over.
+      background: a thread whose work begins when start-up is over.
     """
 
     def __init__(self) -> None:
@@ -49,31 +51,32 @@ class Startup:
         self._began, _command_began = _command_began or time.monotonic(), None
         self.background = Background(held=True)
         self._timer: threading.Timer | None = None
-        # Before there are threads: while one of Grain's modules is imported, Python gives all
-        # threads stand-ins for what they import (etils.epy.lazy_imports), as JAX does in tracing.
+        # Imported before threads start: while Grain is imported, etils.epy.lazy_imports gives all
+        # threads stand-ins for the modules that they import, and tracing JAX programs imports some.
         importlib.import_module("grain")
         self._tracing, self._compiling = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
 
     def use_small_pages(self) -> None:
-        """Small memory pages until the start is over: the first touch of huge ones is slow."""
-        huge_pages.postpone()
+        """Uses small memory pages until start-up is over: the first touch of huge ones is slow."""
+        huge_pages.disable()
 
     def compile_ahead(
         self, program: Any, *arguments: Any, used_by: Callable[..., Any] | None = None
     ) -> Callable[..., Any]:
         """Compiles a program, or loads it from the cache on disk, in the background.
 
-        Programs are compiled in the order of the calls, each being traced while the one before it
-        is compiled. What a `with` block alone sets, such as `jax.default_matmul_precision`, does
-        not reach the threads: then the program is compiled again when it is called.
+        Programs are compiled in the order of the calls. Each is traced while the one before it is
+        compiled. Settings of a `with` block, such as `jax.default_matmul_precision`, do not reach
+        the threads: a program that is called in such a block is compiled again.
 
         Args:
           program: a jitted function.
-          arguments: of its calls; arrays may be abstract, and none is consumed.
-          used_by: the function that calls it; None: the program itself.
+          arguments: its arguments. Arrays may be abstract; none is donated.
+          used_by: the function that calls the program; None: the program itself.
 
         Returns:
-          `used_by`, but that its calls first wait for the program, and raise what compiling raised.
+          A function that waits until the program is compiled, then calls `used_by`. It raises the
+          error of the compilation, if there was one.
         """
         lowered = self._tracing.submit(program.lower, *arguments)
         compiled: Future[Any] = self._compiling.submit(lambda: lowered.result().compile())
@@ -86,14 +89,14 @@ class Startup:
         return when_compiled
 
     def training_begins(self) -> None:
-        """Everything is set up; the start is over after the first step, or `_LONGEST` seconds."""
+        """Call this when training begins: start-up then ends after at most `_LONGEST` seconds."""
         self._timer = threading.Timer(_LONGEST, self.end)
         self._timer.daemon = True
         self._timer.start()
 
     def end(self) -> float:
-        """The first step is done: begins what was put off. Returns seconds since the command."""
-        huge_pages.come()
+        """Ends start-up: huge pages, deferred work. Returns the seconds since the command."""
+        huge_pages.enable()
         self.background.begin()
         return time.monotonic() - self._began
 

@@ -179,7 +179,7 @@ def resolve_in(
     Raises:
       InputError: if that run has another config.
     """
-    before = processes.first_says(lambda: _config_of_run(workdir))
+    before = processes.call_in_first(lambda: _config_of_run(workdir))
     if before is None:
         return config, False
     config = _apply_hyperrule(config).copy_and_resolve_references()

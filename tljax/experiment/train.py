@@ -36,7 +36,7 @@ def run(
       InputError: for whatever the user can fix; what the workdir held is still there.
     """
     config, begun = resolve_in(config, workdir)
-    done = processes.first_says(lambda: _read_done(workdir)) if begun else None
+    done = processes.call_in_first(lambda: _read_done(workdir)) if begun else None
     if done is not None:
         _log.warning("'%s' holds a run that is done: this is its result", workdir)
         return Result(done[0], best_variables(workdir) if processes.is_first() else {}, done[1])
@@ -54,7 +54,7 @@ def fit_config(
     profile: bool = False,
 ) -> Result:
     """Trains what the config says, in memory, or in a workdir: a new or the same config's."""
-    begun = processes.first_says(lambda: has_begun(workdir))
+    begun = processes.call_in_first(lambda: has_begun(workdir))
     experiment = build(config, fetch_weights=not begun)
     setups = experiment.setups(load_data(experiment.config))
     pretrained: Any = experiment.read_pretrained
@@ -70,7 +70,7 @@ def fit_config(
     with locked(workdir):
         if workdir is not None:
             kept = (workdir, experiment.tasks, experiment.config)
-            processes.first_says(lambda: keep_config(*kept))
+            processes.call_in_first(lambda: keep_config(*kept))
         if experiment.stages:
             return fit_stage_setups(setups, experiment.stages, pretrained, workdir, **how)
         return fit_setup(setups[0], pretrained, workdir, **how)

@@ -1,1 +1,1 @@
-"""What lies on disk: workdirs, metrics, checkpoints, answers."""
+"""A run's files: the workdir, its metrics, checkpoints and predictions."""

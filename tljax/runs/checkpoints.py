@@ -1,12 +1,13 @@
 """The checkpoints of a run: one typed record, saved and read back.
 
-A checkpoint holds the model's whole variables, so that it can be used without the weights that the
-run started from; the optimizer's state; and `Progress`, all else that the run needs to resume.
+A checkpoint holds all variables of the model, so that it can be used without the weights that the
+run started from; the optimizer's state; and `Progress`, everything else that the run needs to
+resume.
 
 In a job of several processes the first one reads and writes. Before a save, arrays are gathered to
-every host; after a read, they are sent to the other processes. So a checkpoint does not show how
-many devices or processes there were, any number of them can resume from it, and only one machine
-has to see the workdir.
+every host; after a read, they are sent to the other processes. So a checkpoint does not depend on
+the number of devices or processes: any number of them can resume from it, and only one machine has
+to see the workdir.
 """
 
 import json
@@ -18,8 +19,7 @@ from typing import Any
 
 import jax
 
-from tljax.devices import mesh as meshes
-from tljax.devices import processes
+from tljax.devices import processes, sharding
 from tljax.devices.background import Background
 from tljax.errors import InputError
 from tljax.runs import orbax_io
@@ -28,11 +28,11 @@ from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
 
-_OVERHEAD = 2**19  # bytes, at most, of a checkpoint's own files
+_OVERHEAD = 2**19  # bytes, at most, of a checkpoint's files besides the arrays
 
 
 class DamagedCheckpoint(InputError):
-    """A checkpoint that is not what was saved; `reason` says why in a few words."""
+    """A checkpoint whose content is not what was saved; `reason` says why in a few words."""
 
     def __init__(self, folder: Path, reason: str):
         super().__init__(
@@ -43,13 +43,13 @@ class DamagedCheckpoint(InputError):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a checkpoint holds beside arrays; JSON values, under these names on disk.
+    """What a checkpoint holds besides arrays: JSON values, stored under these names.
 
     Attributes:
       made_by: what the run's numbers depend on, see `tljax.training.provenance`.
-      changes: what of it has changed since the run began, in words.
+      changes: its changes since the run began, one sentence each.
       iterator: state of the data stream, with the names of images skipped so far.
-      metrics: where `metrics.jsonl` stood: `step`, `bytes`, `sha256`.
+      metrics: the position of `metrics.jsonl`: `step`, `bytes`, `sha256`.
       unlogged: (step, metrics) of the steps since the last `train` row.
       skipped: names of images that evaluations could not read.
       wall_seconds: of training so far.
@@ -65,7 +65,7 @@ class Progress:
 
     @property
     def cached_groups(self) -> int:
-        """Number of leading groups whose output the run caches: chosen when it began."""
+        """Number of leading groups whose output the run caches, as chosen when it began."""
         groups: int = self.made_by["config"]["cached_groups"]
         return groups
 
@@ -75,12 +75,13 @@ class Checkpoint:
     """What `Checkpoints.save` writes and `Checkpoints.read` returns.
 
     Attributes:
-      step: at which it was saved.
-      variables: the model's.
-      opt_state: the optimizer's state and, with a moving average, the weights that move. As read:
-        dicts of NumPy arrays, whatever structure was saved; see `restore_like`. In a process that
-        received the checkpoint from the first one, `variables` and `opt_state` are flat.
-      progress: None where there is no training to resume.
+      step: the step at which it was saved.
+      variables: the model's variables.
+      opt_state: the optimizer's state and, with a moving average, the weights that are trained.
+        `read` returns dicts of NumPy arrays, whatever structure was saved; see `restore_like`. In a
+        process that received the checkpoint from the first one, `variables` and `opt_state` are
+        flat dicts.
+      progress: None if there is no training to resume.
     """
 
     step: int
@@ -90,11 +91,11 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The `checkpoints/` folder of a workdir: one folder a step.
+    """The `checkpoints/` folder of a workdir, with one folder per step.
 
     Args:
       directory: the folder; it need not exist.
-      background: the thread that writes, for a job of one process; None: one of its own.
+      background: the thread that writes, in a job of one process; None: a thread of its own.
     """
 
     def __init__(self, directory: Path, background: Background | None = None):
@@ -102,7 +103,7 @@ class Checkpoints:
         self._background = background or Background()
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, whole or not, newest first."""
+        """The steps that have a checkpoint, damaged or not, newest first."""
         if not self._directory.is_dir():
             return []
         folders = [path for path in self._directory.iterdir() if path.name.isdecimal()]
@@ -115,23 +116,23 @@ class Checkpoints:
         """Starts to save a checkpoint; it is whole on disk when `finish` returns.
 
         A job of one process writes it in the background; a job of several returns when it is
-        written. A step is saved once. Afterwards the newest `keep` checkpoints and the one of
-        `best_step` remain.
+        written. A step that has a checkpoint is not saved again. Afterwards only this checkpoint,
+        the newest `keep`, and the one of `best_step` remain.
 
         Raises:
-          InputError: if it, or the one before, cannot be written, e.g. to a full disk; older ones
-            are still there.
+          InputError: if this checkpoint or the one before cannot be written, e.g. to a full disk;
+            older ones are not removed.
         """
         self.finish()
         folder = self.folder(checkpoint.step)
         kept = (keep, {checkpoint.step, best_step})
-        if processes.first_says(folder.exists):
+        if processes.call_in_first(folder.exists):
             if processes.is_first():
                 self._remove_all_but(*kept)
             return
-        # On a CPU these are the arrays' own memory. A step does not overwrite it meanwhile, even if
-        # it consumes the arrays: JAX does not donate memory that is in use elsewhere.
-        arrays = meshes.on_host(
+        # On a CPU this is the arrays' own memory. A step does not overwrite it, even if the arrays
+        # are donated to the step: JAX does not donate memory that is in use elsewhere.
+        arrays = sharding.gather_to_host(
             {"variables": checkpoint.variables, "opt_state": checkpoint.opt_state}
         )
         progress = {} if checkpoint.progress is None else asdict(checkpoint.progress)
@@ -142,7 +143,7 @@ class Checkpoints:
             described: dict[str, Any] = json.loads(json.dumps(progress))
             return described
 
-        described = processes.first_says(describe)
+        described = processes.call_in_first(describe)
 
         def write() -> None:
             _log.debug("phase save, step %d", checkpoint.step)
@@ -155,10 +156,10 @@ class Checkpoints:
             return
         if not processes.is_first():
             orbax_io.answer_first_process()
-        processes.first_says(write)
+        processes.call_in_first(write)
 
     def finish(self) -> None:
-        """Returns when the checkpoint that is being saved is whole on disk; InputError if not."""
+        """Waits until the last save is whole on disk; raises InputError if it failed."""
         self._background.wait()
 
     def raise_if_failed(self) -> None:
@@ -166,10 +167,10 @@ class Checkpoints:
         self._background.raise_if_failed()
 
     def close(self) -> None:
-        """Waits for a save while another error ends the run; logs what fails."""
+        """Waits for the last save and ends the thread; logs an error of the save."""
         try:
             self.finish()
-        except Exception as error:  # what ends the run has precedence
+        except Exception as error:  # another error may be ending the run; it has precedence
             _log.warning("%s", error)
         finally:
             self._background.close()
@@ -178,8 +179,8 @@ class Checkpoints:
         """Reads a checkpoint to the host.
 
         Raises:
-          DamagedCheckpoint: if it is not what was saved, byte for byte.
-          InputError: if a version of tljax with other fields wrote it.
+          DamagedCheckpoint: if its content is not what was saved, byte for byte.
+          InputError: if a version of tljax with other fields of `Progress` wrote it.
         """
         folder = self.folder(step)
         try:
@@ -197,7 +198,7 @@ class Checkpoints:
         return Checkpoint(step, arrays["variables"], arrays["opt_state"], progress)
 
     def move_to_damaged(self, step: int) -> Path:
-        """Moves a checkpoint to `damaged/` of the workdir; returns its new place."""
+        """Moves a checkpoint to the workdir's folder `damaged/`; returns its new path."""
         damaged = self._directory.parent / "damaged"
         damaged.mkdir(exist_ok=True)
         number, place = 1, damaged / str(step)
@@ -206,9 +207,9 @@ class Checkpoints:
         return self.folder(step).rename(place)
 
     def remove_unfinished(self) -> None:
-        """Removes what a process that died left half-saved or half-removed.
+        """Removes what a killed process left half-saved or half-removed.
 
-        Only for the run that holds the workdir's lock: another process may be saving.
+        Call it only while holding the workdir's lock, or another process may be saving.
         """
         orbax_io.remove_unfinished(self._directory)
 
@@ -220,7 +221,7 @@ class Checkpoints:
             )
 
     def _check_room(self, folder: Path, arrays: Tree) -> None:
-        """Raises InputError if the disk has no room; Orbax's threads would print tracebacks."""
+        """Raises InputError if the disk is too full, before Orbax's threads print tracebacks."""
         needed = _OVERHEAD + sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
         free = shutil.disk_usage(self._directory).free
         if free < needed:
@@ -237,7 +238,7 @@ class Checkpoints:
                 self._remove(step)
 
     def _remove(self, step: int) -> None:
-        """Renames, then removes: what is left of an interrupted removal is no checkpoint."""
+        """Renames, then removes, so that a killed removal leaves no half of a checkpoint."""
         doomed = self._directory / f"{step}.orbax-checkpoint-tmp-removed"
         self.folder(step).rename(doomed)
         shutil.rmtree(doomed)
@@ -263,8 +264,8 @@ def restore_like(template: Any, saved: Tree) -> Any:
         )
 
     def put(path: tuple[Any, ...], leaf: Any) -> jax.Array:
-        # Committed to devices only where the template is, or programs would be compiled anew for
-        # these arrays. may_alias=False: a step donates them, and this memory is not ours to give.
+        # Committed to devices only if the template is, or JAX would compile programs again for
+        # these arrays. may_alias=False: a step donates them, so they must not share this memory.
         sharding = leaf.sharding if getattr(leaf, "committed", False) else None
         return jax.device_put(arrays[path_name(path)], sharding, may_alias=False)
 

@@ -1,4 +1,4 @@
-"""What the bits of a result depend on beside its config: code, library versions, devices."""
+"""What a result depends on to the bit besides its config: code, library versions, devices."""
 
 import functools
 import hashlib
@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from tljax.devices.processor import processor
+from tljax.devices.processor import describe_processor
 
 _PACKAGES = (
     "tljax",
@@ -25,18 +25,18 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """For a checkpoint, so that a run does not go on under another environment unnoticed."""
+    """The environment of this process; a run that resumes compares it with its checkpoint's."""
     return {
         "versions": versions(),
         "code": code_digest(),
         "backend": jax.default_backend(),
         "devices": [str(device.device_kind) for device in jax.devices()],
-        "host": processor() if jax.default_backend() == "cpu" else None,
+        "host": describe_processor() if jax.default_backend() == "cpu" else None,
     }
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a result's numbers."""
+    """Versions of Python and of the packages that affect a result's numbers."""
     return {"python": platform.python_version(), **{p: metadata.version(p) for p in _PACKAGES}}
 
 
@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
 def code_digest() -> str:
     """The first 12 hex digits of the SHA-256 over tljax's own source files.
 
-    The version number of a checkout stays what it is while somebody edits the code.
+    The version number alone does not change when the code of a checkout is edited.
     """
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()

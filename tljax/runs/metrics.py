@@ -1,4 +1,4 @@
-"""`metrics.jsonl`, the source of truth about a run, with its mirror for TensorBoard."""
+"""`metrics.jsonl`, the source of truth about a run, and its TensorBoard mirror."""
 
 import contextlib
 import hashlib
@@ -12,23 +12,23 @@ from tljax.devices import processes
 from tljax.errors import InputError
 from tljax.files import parse_json
 from tljax.runs.tensorboard import TensorBoard
-from tljax.runs.workdir import write_atomically, writing
+from tljax.runs.workdir import explain_write_errors, write_atomically
 
 
 class MetricsWriter:
-    """Keeps the rows of a run in memory and, if it has a workdir, in its files.
+    """Keeps the rows of a run in memory and, if the run has a workdir, writes them to its files.
 
-    A row is {"event": "train" | "val" | "test", "step", "examples", ...}; where there are several
-    tasks, "tasks" holds a `val` or `test` row's values for each by its name.
+    A row is {"event": "train" | "val" | "test", "step", "examples", ...}. With several tasks, a
+    `val` or `test` row also has "tasks", the values of each task by its name.
 
     Args:
       workdir: None keeps the rows in memory alone.
-      position: where the file stood when the checkpoint to go on from was saved. Of what follows
-        the validation of that very checkpoint is kept; the rest is dropped, and will be written
-        again. None: the run begins.
+      position: for a run that resumes, the position of the file when the checkpoint was saved; see
+        `position`. Of the rows after it the validation of that checkpoint is kept; the others are
+        dropped, because the run writes them again. None: a new run.
 
     Raises:
-      InputError: if the file's rows up to `position` are not those of that checkpoint.
+      InputError: if the file's content up to `position` has changed since.
     """
 
     def __init__(self, workdir: Path | None, position: Mapping[str, Any] | None = None):
@@ -43,12 +43,12 @@ class MetricsWriter:
         if position is None:
             write_atomically(path, "")
         else:
-            self._keep(path, position)
+            self._keep_rows(path, position)
         last = self.rows[-1]["step"] if self.rows else 0
-        with writing(workdir / "tensorboard"):
+        with explain_write_errors(workdir / "tensorboard"):
             self._tensorboard = TensorBoard(workdir / "tensorboard", purge_step=last)
             for row in self.rows:
-                if row["step"] == last:  # purged with what came after
+                if row["step"] == last:  # `purge_step` also hides the older events of this step
                     self._tensorboard.write(row)
         self._path, self._file = path, path.open("ab")
 
@@ -58,7 +58,7 @@ class MetricsWriter:
         self.rows.append(row)
         if self._file is not None and self._tensorboard is not None:
             line = (json.dumps(row) + "\n").encode()
-            with writing(self._path):
+            with explain_write_errors(self._path):
                 self._file.write(line)
                 self._file.flush()
                 self._tensorboard.write(row)
@@ -66,26 +66,26 @@ class MetricsWriter:
             self._bytes += len(line)
 
     def position(self, step: int) -> dict[str, Any]:
-        """Where the file stands, for a checkpoint of `step`; what it holds is then on the disk."""
+        """The file's position, for a checkpoint of `step`; flushes the rows so far to the disk."""
         if self._file is not None:
-            with writing(self._path):
+            with explain_write_errors(self._path):
                 os.fsync(self._file.fileno())
         return {"step": step, "bytes": self._bytes, "sha256": self._written.hexdigest()}
 
     def close(self) -> None:
-        with contextlib.suppress(OSError):  # of a full disk, which was said when it was written to
+        with contextlib.suppress(OSError):  # of a full disk; `write` has raised it before
             if self._tensorboard is not None:
                 self._tensorboard.close()
             if self._file is not None:
                 self._file.close()
 
-    def _keep(self, path: Path, position: Mapping[str, Any]) -> None:
+    def _keep_rows(self, path: Path, position: Mapping[str, Any]) -> None:
         content = path.read_bytes() if path.exists() else b""
         kept = content[: position["bytes"]]
         if hashlib.sha256(kept).hexdigest() != position["sha256"]:
             raise InputError(
-                f"{path} does not hold the rows that its checkpoint was saved after; restore it, or"
-                " use a new workdir"
+                f"{path} does not hold the rows that were written before its checkpoint;"
+                " restore it, or use a new workdir"
             )
         following, newline, _ = content[len(kept) :].partition(b"\n")
         if newline and _is_validation_of(following, position["step"]):
@@ -97,18 +97,18 @@ class MetricsWriter:
 
 
 def open_metrics(workdir: Path | None, position: Mapping[str, Any] | None) -> MetricsWriter:
-    """The writer of a run; of several processes the first one's, and the others keep its rows.
+    """Makes the writer of a run. Only the first process writes; the others hold its rows.
 
-    The arguments and errors are those of `MetricsWriter`.
+    Arguments and errors are those of `MetricsWriter`.
     """
     writer = MetricsWriter(None)
 
-    def begin() -> list[dict[str, Any]]:
+    def open_in_first() -> list[dict[str, Any]]:
         nonlocal writer
         writer = MetricsWriter(workdir, position)
         return writer.rows
 
-    writer.rows = processes.first_says(begin)
+    writer.rows = processes.call_in_first(open_in_first)
     return writer
 
 
@@ -121,7 +121,7 @@ def _is_validation_of(line: bytes, step: int) -> bool:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a last line that a dying run left half-written is dropped.
+    """Reads the rows of a `metrics.jsonl`; drops a last line that a killed run left incomplete.
 
     Raises:
       InputError: if there is no such file, or another line is not a row.

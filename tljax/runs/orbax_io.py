@@ -1,9 +1,8 @@
-"""Orbax, wrapped: the one module that knows which of its APIs is used (v1).
+"""Writes and reads checkpoint folders with Orbax; the only module that uses its API (v1).
 
-Orbax writes a checkpoint to a temporary folder and renames it, so that a killed save leaves nothing
-behind that could be taken for a checkpoint. It does not notice later damage, by an unfinished copy
-or a flipped bit. Therefore a checkpoint also carries the SHA-256 of its content, which is compared
-whenever the checkpoint is read.
+Orbax writes a checkpoint to a temporary folder and then renames it, so a killed save never leaves
+half a checkpoint. But Orbax does not detect later damage, such as an incomplete copy or a flipped
+bit. So a checkpoint also holds the SHA-256 of its content, which every read compares.
 """
 
 import contextlib
@@ -28,24 +27,24 @@ from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
 
-UNFINISHED = "*.orbax-checkpoint-tmp*"  # temporary folders; the folder of a removal matches it too
+UNFINISHED = "*.orbax-checkpoint-tmp*"  # temporary folders, also those of removals
 _DIGEST = "sha256"
 
 
 class Unreadable(Exception):
-    """The folder does not hold what was saved; the message says why in a few words."""
+    """A checkpoint folder does not hold what was saved; the message says why in a few words."""
 
 
 def write(folder: Path, arrays: Tree, described: Mapping[str, Any]) -> str | None:
-    """Writes a checkpoint folder; returns None, or why that was not possible.
+    """Writes a checkpoint folder; returns None or, if that failed, the reason.
 
     Args:
-      folder: that does not exist yet.
-      arrays: NumPy arrays.
-      described: what else it holds, JSON.
+      folder: must not exist yet.
+      arrays: a tree of NumPy arrays.
+      described: JSON values to store with the arrays.
 
     Raises:
-      Exception: as JAX raises it, if another process of the job was lost.
+      Exception: JAX's own, if another process of the job was lost.
     """
     described = {**described, _DIGEST: _digest(arrays, described)}
     ocp = _orbax()
@@ -55,13 +54,13 @@ def write(folder: Path, arrays: Tree, described: Mapping[str, Any]) -> str | Non
                 content = _as_jax_arrays(arrays)
                 ocp.save_checkpointables(folder.absolute(), content, custom_metadata=described)
         except Exception as error:
-            if processes.is_loss(error):
+            if processes.is_lost_process(error):
                 raise
             why = _why_not_saved(error)
             _log.debug("cannot save %s", folder, exc_info=error)
         else:
             return None
-        with _no_warnings():  # here alone, since filters are shared with the thread that trains
+        with _no_warnings():  # only here, because all threads share Python's warning filters
             for _ in range(5):  # Orbax's threads may still be writing
                 remove_unfinished(folder.parent)
                 gc.collect()
@@ -70,10 +69,10 @@ def write(folder: Path, arrays: Tree, described: Mapping[str, Any]) -> str | Non
 
 
 def read(folder: Path) -> tuple[Tree, dict[str, Any]]:
-    """Reads a checkpoint folder: (NumPy arrays, what else it holds).
+    """Reads a checkpoint folder: returns (tree of NumPy arrays, the JSON values stored with them).
 
     Raises:
-      Unreadable: if it does not hold what was saved, byte for byte.
+      Unreadable: if the content is not what was saved, byte for byte.
     """
     ocp, why = _orbax(), None
     with _quiet(), _no_warnings(), _this_process_alone():
@@ -84,40 +83,41 @@ def read(folder: Path) -> tuple[Tree, dict[str, Any]]:
             described = dict(saved.custom_metadata or {})
             if described.pop(_DIGEST, None) != _digest(content, described):
                 why = "its content does not match its SHA-256"
-        except Exception as error:  # Orbax raises many kinds for files that it did not write
+        except Exception as error:  # Orbax raises many types for damaged files
             why = _first_line(error)
         if why is not None:
-            gc.collect()  # Orbax's coroutines that were never awaited, while warnings are off
+            gc.collect()  # coroutines that Orbax never awaited would warn later
     if why is not None:
         raise Unreadable(why)
     return content, described
 
 
 def remove_unfinished(directory: Path) -> None:
-    """Removes what a process that died left half-saved or half-removed."""
+    """Removes the temporary folders of saves and removals that were killed."""
     for path in directory.glob(UNFINISHED):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def answer_first_process() -> None:
-    """What the first process's Orbax asks all processes, although it was told to save alone.
+    """Takes part in two collectives that Orbax runs in the first process.
 
-    The SHA-256 of the folder's name, and whether that is the same everywhere.
+    Orbax runs them although it is configured to save in one process: they send the SHA-256 of the
+    folder's name, and compare it in all processes.
     """
     multihost_utils.broadcast_one_to_all(np.zeros(32, np.uint8))
     multihost_utils.process_allgather(np.zeros((), np.int32))
 
 
 def by_name(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths, e.g. `params/head/bias`.
+    """Returns the leaves of a tree by their paths, e.g. `params/head/bias`.
 
-    A named tuple gives the same paths as the dict that Orbax returns for it.
+    A named tuple has the same paths as the dict that Orbax returns for it.
     """
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A key path of JAX in the form of `by_name`."""
+    """Formats a key path of JAX as `by_name` does."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -132,7 +132,7 @@ def _digest(arrays: Tree, described: Mapping[str, Any]) -> str:
 
 
 def _why_not_saved(error: Exception) -> str:
-    """A few words; TensorStore's messages are long and hold the system's somewhere."""
+    """A short reason; TensorStore's long messages contain the operating system's somewhere."""
     return "no space left on device" if "No space left" in str(error) else _first_line(error)
 
 
@@ -141,25 +141,25 @@ def _first_line(error: Exception) -> str:
 
 
 def _orbax() -> Any:
-    """Orbax, imported on first use, since that takes a quarter of a second."""
+    """Imports Orbax on first use, because the import takes a quarter of a second."""
     import orbax.checkpoint.experimental.v1 as ocp
 
     return ocp
 
 
 def _as_jax_arrays(arrays: Tree) -> Tree:
-    """NumPy's arrays as JAX's, in the same memory: Orbax writes those together, in fewer files."""
+    """Turns NumPy arrays into JAX arrays without a copy: Orbax writes those to fewer files."""
     if processes.count() > 1:
         return arrays
     try:
         host = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+    except RuntimeError:  # JAX_PLATFORMS excludes the CPU
         return arrays
     return jax.device_put(arrays, host, may_alias=True)
 
 
 def _this_process_alone() -> Any:
-    """A context in which Orbax does not wait for other processes."""
+    """Returns a context in which Orbax does not wait for other processes."""
     context = _orbax().Context()
     if processes.count() > 1:
         me = jax.process_index()
@@ -170,11 +170,11 @@ def _this_process_alone() -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Orbax from printing what it raises anyway.
+    """Suppresses what Orbax prints about errors that it also raises.
 
-    A full disk or a damaged file would otherwise print pages of tracebacks, of tasks that nobody
-    awaited and of callbacks to closed event loops. Other messages, perhaps of a thread that trains,
-    are printed as before.
+    Otherwise a full disk or a damaged file prints pages of tracebacks, about tasks that were never
+    awaited and callbacks to closed event loops. Other messages, e.g. of the thread that trains, are
+    printed as before.
     """
     before = sys.unraisablehook
 
@@ -182,7 +182,7 @@ def _quiet() -> Iterator[None]:
         if "Event loop is closed" not in str(raised.exc_value):
             before(raised)
 
-    filters = {"absl": lambda _: False, "asyncio": _is_not_of_a_lost_task}
+    filters = {"absl": lambda _: False, "asyncio": _is_not_about_lost_task}
     for name, passes in filters.items():
         logging.getLogger(name).addFilter(passes)
     sys.unraisablehook = hook
@@ -195,13 +195,13 @@ def _quiet() -> Iterator[None]:
             logging.getLogger(name).removeFilter(passes)
 
 
-def _is_not_of_a_lost_task(record: logging.LogRecord) -> bool:
+def _is_not_about_lost_task(record: logging.LogRecord) -> bool:
     return "never retrieved" not in record.getMessage()
 
 
 @contextlib.contextmanager
 def _no_warnings() -> Iterator[None]:
-    """Without Python's warnings about coroutines that were never awaited."""
+    """Suppresses Python's warnings, which here are about coroutines that were never awaited."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,7 +1,7 @@
-"""What a workdir says of its run: its result, its classes, and the rows of all of its stages.
+"""Reads a run's result, classes and rows of metrics from its workdir; writes its classes.
 
-A run in stages has a workdir for each: `W/stages/i`, and W itself for the last one, so that
-whatever reads a workdir finds the run's result there.
+A run in stages has a workdir for each stage: `W/stages/i`, and W itself for the last one, so that W
+holds the result of the whole run.
 """
 
 import json
@@ -33,7 +33,7 @@ def stage_workdir(workdir: Path, number: int, count: int) -> Path:
 
 
 def all_rows(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of a finished run, those of its earlier stages first.
+    """Reads the rows of metrics of a finished run, earlier stages first.
 
     Raises:
       InputError: if they cannot be read.
@@ -44,17 +44,20 @@ def all_rows(workdir: Path) -> list[dict[str, Any]]:
 
 
 def read_result(workdir: Path) -> dict[str, Any] | None:
-    """The fields of `result.json`; None while the run is not done."""
+    """Reads `result.json`; None if the run is not done."""
     content: dict[str, Any] | None = _read_if_there(workdir / "result.json", dict)
     return content
 
 
 def read_tasks(workdir: Path, data: str) -> tuple[Task, ...] | None:
-    """The tasks that a workdir was trained on, in the order of its logits; None if none is kept.
+    """Reads the tasks that a run was trained on, in the order of its logits.
 
     Args:
-      workdir: of a run.
-      data: the name of its task, if it has one.
+      workdir: the run's workdir.
+      data: the name to give the task of a run with a single one.
+
+    Returns:
+      The tasks; None if the workdir has no `classes.json`.
     """
     content = _read_if_there(workdir / _CLASSES, list | dict)
     if isinstance(content, list):
@@ -63,9 +66,9 @@ def read_tasks(workdir: Path, data: str) -> tuple[Task, ...] | None:
 
 
 def write_tasks(workdir: Path, tasks: tuple[Task, ...]) -> None:
-    """Keeps which logit is which class, since a folder of images may change later.
+    """Writes the class of each logit to `classes.json`, because a folder of images may change.
 
-    A list of names or, of several tasks, a list for each by its name.
+    The file holds a list of class names or, for several tasks, one list for each task by name.
 
     Raises:
       InputError: if the run in the workdir began with other classes.
@@ -82,7 +85,7 @@ def write_tasks(workdir: Path, tasks: tuple[Task, ...]) -> None:
 def check_classes(
     names: tuple[str, ...], trained: tuple[str, ...], data: str, workdir: Path
 ) -> None:
-    """Raises InputError unless data has the classes that a workdir was trained on."""
+    """Raises InputError unless the data have the classes that the run was trained on."""
     if names != trained:
         raise InputError(
             f"'{data}' has the classes {shorten(names)}, but '{workdir}' was trained on"
@@ -91,12 +94,12 @@ def check_classes(
 
 
 def shorten(names: tuple[str, ...]) -> str:
-    """The first names of a long list, and how many there are."""
+    """Joins names for a message; of more than six, the first six and the number of all."""
     return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
 
 
 def _read_if_there(path: Path, kind: type | types.UnionType) -> Any:
-    """The content of a JSON file, which has to be of `kind`; None if there is no file."""
+    """Reads a JSON file, whose value must be of `kind`; None if there is no file."""
     try:
         content = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -104,5 +107,5 @@ def _read_if_there(path: Path, kind: type | types.UnionType) -> Any:
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} ({error}); restore it, or train anew") from None
     if not isinstance(content, kind):
-        raise InputError(f"{path} is not what a run of tljax writes; restore it, or train anew")
+        raise InputError(f"{path} was not written by a run of tljax; restore it, or train anew")
     return content

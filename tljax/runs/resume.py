@@ -1,4 +1,4 @@
-"""Which checkpoint of a workdir to resume from, and which one holds its best weights."""
+"""Finds the checkpoint of a workdir to resume from, and the one with its best weights."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,16 @@ from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
 
-# The checkpoint to resume from, and the one with the best weights up to it; the second is None if
-# nothing was validated before it, or if its own validation will decide.
+# The checkpoint to resume from, and the one with the best weights up to it. The second is None if
+# the run has logged no validation up to that step.
 Resumable = tuple[Checkpoint, Checkpoint | None]
 
 
 def validation_rank(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """What "best on validation" means: highest accuracy, then lowest loss.
+    """The rank by which validations are compared: highest accuracy, then lowest loss.
 
     Args:
-      metrics: with `accuracy` and `loss`, like a `val` row of `metrics.jsonl`.
+      metrics: has `accuracy` and `loss`, like a `val` row of `metrics.jsonl`.
     """
     return metrics["accuracy"], -metrics["loss"]
 
@@ -35,7 +35,7 @@ def validation_rank(metrics: Mapping[str, float]) -> tuple[float, float]:
 def best_row(
     rows: Sequence[Mapping[str, Any]], last: int | None = None
 ) -> Mapping[str, Any] | None:
-    """The best `val` row of a run, up to the step `last`; of equal ones the first."""
+    """Returns the best `val` row of a run up to step `last`; the first one of equals."""
     validated = [
         row for row in rows if row["event"] == "val" and (last is None or row["step"] <= last)
     ]
@@ -43,11 +43,11 @@ def best_row(
 
 
 def newest_usable(workdir: Path) -> Resumable | None:
-    """Finds the checkpoint to resume from; None if the run has to begin at its beginning.
+    """Finds the checkpoint to resume from; None if the run has to begin anew.
 
-    Both checkpoints must be whole. If one is damaged, the run goes back to the newest checkpoint
-    from which the same result follows; damaged ones are moved to `damaged/`, with a warning. The
-    first process of a job reads, and sends what it found to the others.
+    Both checkpoints must be whole. If one is damaged, the run resumes from the newest checkpoint
+    that leads to the same result; damaged ones are moved to `damaged/`, with a warning. The first
+    process of a job reads the checkpoints and sends them to the others.
     """
     if processes.count() == 1:
         return _newest_usable(workdir)
@@ -58,7 +58,7 @@ def newest_usable(workdir: Path) -> Resumable | None:
         found = _newest_usable(workdir)
         return found and [checkpoint and _described(checkpoint) for checkpoint in found]
 
-    descriptions = processes.first_says(find)
+    descriptions = processes.call_in_first(find)
     if descriptions is None:
         return None
     newest, best = (
@@ -101,14 +101,14 @@ def _newest_usable(workdir: Path) -> Resumable | None:
             moved[0].parent,
             f"step {usable[0].step}" if usable else "the beginning, for no whole one is left",
         )
-    for step in checkpoints.steps():  # whole ones too, if the best weights up to there are lost
+    for step in checkpoints.steps():  # newer whole ones, too: the best weights up to them are lost
         if usable is None or step > usable[0].step:
             checkpoints.move_to_damaged(step)
     return usable
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:
-    """All of a checkpoint but the content of its arrays, JSON."""
+    """All of a checkpoint except the content of its arrays, as JSON."""
     return {
         "step": checkpoint.step,
         "progress": checkpoint.progress and vars(checkpoint.progress),
@@ -120,12 +120,14 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _received(description: dict[str, Any], here: Checkpoint | None) -> Checkpoint:
-    """The first process's checkpoint in every process; in the first one itself it is `here`."""
+    """Sends the first process's checkpoint, which is `here` in that process, to all processes."""
     received = {}
     for part, leaves in description["arrays"].items():
         arrays = by_name(_array_trees(here)[part]) if here else {}
         received[part] = {
-            name: processes.array_of_first(arrays.get(name, np.zeros(shape, jnp.dtype(dtype))))
+            name: processes.broadcast_from_first(
+                arrays.get(name, np.zeros(shape, jnp.dtype(dtype)))
+            )
             for name, (shape, dtype) in leaves.items()
         }
     progress = description["progress"] and Progress(**description["progress"])
@@ -142,7 +144,7 @@ def _rows_of(workdir: Path) -> list[dict[str, Any]]:
 
 
 def best_variables(workdir: Path) -> Tree:
-    """The best weights of a finished or running workdir, on this process's device.
+    """Reads the best weights of a finished or running run to this process's device.
 
     Raises:
       InputError: if it holds no checkpoint, or a damaged one.
@@ -157,7 +159,7 @@ def best_variables(workdir: Path) -> Tree:
         try:
             return jax.device_put(checkpoints.read(step).variables)
         except DamagedCheckpoint:
-            # a live run may have replaced it meanwhile
+            # try again if a live run has removed it meanwhile
             if checkpoints.folder(step).exists() or attempt == 2:
                 raise
     raise InputError(f"'{workdir}' holds no checkpoint; give the workdir of a `tljax train` run")

@@ -1,4 +1,4 @@
-"""A workdir: who may write there, and what must not change in it."""
+"""The workdir of a run: its lock, safe writing, and checks that its settings have not changed."""
 
 import contextlib
 import json
@@ -16,71 +16,78 @@ from tljax.files import parse_json, replacing
 
 
 class InUse(InputError):
-    """Another process holds the workdir."""
+    """Another process has locked the workdir."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that it is either the old one or the whole new one; text as UTF-8."""
+    """Writes a file atomically: it holds either the old or the whole new content. Text is UTF-8."""
     encoded = content if isinstance(content, bytes) else content.encode()
-    with writing(path), replacing(path) as temporary:
+    with explain_write_errors(path), replacing(path) as temporary:
         temporary.write_bytes(encoded)
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Says where and what to do if writing fails, which on a full disk any write may."""
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError, e.g. of a full disk, into an InputError that says where and what to do."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"cannot write {path} ({error.strerror or error}); make room or mend that, and run the"
+            f"cannot write {path} ({error.strerror or error}); make room or fix that, and run the"
             " same command again"
         ) from error
 
 
 @contextlib.contextmanager
 def locked(workdir: Path | None) -> Iterator[None]:
-    """Holds a workdir, made if need be, against other runs; the system lets go when we die.
+    """Locks a workdir against other runs, in the `with` block; creates it if missing.
 
-    May be nested in one thread. `None` holds nothing. Of several processes the first holds it.
+    The operating system releases the lock if the process dies. Blocks may be nested in one thread.
+    None locks nothing. In a job of several processes only the first one locks the workdir.
 
     Raises:
-      InUse: if a live run holds it.
-      InputError: if nothing can be written there.
+      InUse: if a live run has locked it.
+      InputError: if it cannot be written to.
     """
     if workdir is None:
         yield
         return
-    with contextlib.ExitStack() as held:
-        processes.first_says(lambda: _hold(workdir, held))
+    with contextlib.ExitStack() as locks:
+        processes.call_in_first(lambda: _lock(workdir, locks))
         yield
 
 
-def _hold(workdir: Path, held: contextlib.ExitStack) -> None:
-    path = writable(workdir) / ".lock"
+def _lock(workdir: Path, locks: contextlib.ExitStack) -> None:
+    path = make_workdir(workdir) / ".lock"
     lock = FileLock(path.absolute(), timeout=0, is_singleton=True)
     try:
-        held.enter_context(lock)
+        locks.enter_context(lock)
     except Timeout:
         raise InUse(
             f"'{workdir}' is in use by {_holder(path)}; wait for it to end, or choose another"
             " --workdir"
         ) from None
     if lock.lock_counter == 1:
-        _enter(workdir, path)
+        _write_holder(path)
+        _remove_temporary_files(workdir)
 
 
-def _enter(workdir: Path, lock: Path) -> None:
-    """Leaves our name for whoever finds the lock held, and clears up after runs that died."""
-    with contextlib.suppress(OSError):  # on a full disk the lock holds as well
+def _write_holder(lock: Path) -> None:
+    """Writes this process's number and host to the lock file, for the error of other runs."""
+    with contextlib.suppress(OSError):  # the lock works on a full disk, too
         me = {"pid": os.getpid(), "host": socket.gethostname()}
         lock.write_text(json.dumps(me) + "\n")
-    for path in workdir.glob(".*.[0-9]*"):  # what `replacing` writes to
+
+
+def _remove_temporary_files(workdir: Path) -> None:
+    """Removes the temporary files of `replacing` that killed runs left."""
+    for path in workdir.glob(".*.[0-9]*"):
         if path.suffix[1:].isdecimal() and path.is_file():
             path.unlink()
 
 
 def _holder(lock: Path) -> str:
+    """The run that holds the lock, for an error."""
     try:
         holder = parse_json(lock.read_bytes())
         return f"another run (process {holder['pid']} on {holder['host']})"
@@ -89,7 +96,7 @@ def _holder(lock: Path) -> str:
 
 
 def differences(before: Any, now: Any, name: str = "") -> dict[str, str]:
-    """What differs between two JSON values, by dotted name, in words."""
+    """The differences between two JSON values: {dotted name: sentence}."""
     if isinstance(before, dict) and isinstance(now, dict):
         found: dict[str, str] = {}
         for key in sorted(before.keys() | now.keys()):
@@ -100,15 +107,19 @@ def differences(before: Any, now: Any, name: str = "") -> dict[str, str]:
 
 
 def refuse_changes(what: str, changed: Mapping[str, str], workdir: Path, remedy: str) -> None:
-    """Raises InputError if a run would go on under other settings than it began with."""
+    """Raises InputError if a run would resume with other settings than it began with."""
     if changed:
         raise InputError(
             f"'{workdir}' holds a run with another {what} ({'; '.join(changed.values())}); {remedy}"
         )
 
 
-def writable(workdir: Path) -> Path:
-    """Makes the workdir if need be; InputError if nothing can be written there."""
+def make_workdir(workdir: Path) -> Path:
+    """Creates the workdir if missing; returns it.
+
+    Raises:
+      InputError: if it cannot be written to.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with replacing(workdir / ".writable") as temporary:

@@ -13,8 +13,7 @@ from jax.sharding import Mesh
 
 from tljax.data import Preprocessing, Source, balanced_weights, fixed_views, train_batches
 from tljax.data.pipeline import TrainBatches
-from tljax.devices import mesh as meshes
-from tljax.devices import processes
+from tljax.devices import processes, sharding
 from tljax.devices.preemption import Preempted
 from tljax.devices.startup import Startup
 from tljax.runs.checkpoints import Checkpoints, restore_like
@@ -58,7 +57,7 @@ def begin(
       opened: gets what has to be closed after the run.
       before, accept_changes, progress, profile: see `tljax.training.fit.fit`.
     """
-    mesh = meshes.build(setup.options.mesh)
+    mesh = sharding.build(setup.options.mesh)
     checkpoints, resumable = _find_checkpoint(workdir, startup, opened)
     saved = resumable[0] if resumable else None
     progress_saved = saved.progress if saved else None
@@ -125,7 +124,7 @@ def _find_checkpoint(
         return None, None
     checkpoints = Checkpoints(workdir / "checkpoints", startup.background)
     opened.callback(checkpoints.close)
-    processes.first_says(checkpoints.remove_unfinished)
+    processes.call_in_first(checkpoints.remove_unfinished)
     return checkpoints, newest_usable(workdir)
 
 
@@ -144,7 +143,7 @@ def _initial_variables(setup: Setup, pretrained: Pretrained, mesh: Mesh | None) 
     """Where each group starts, as the plan says."""
     given = pretrained() if callable(pretrained) else pretrained
     new = new_variables(setup.model, setup.image_size, setup.options, setup.plan.init)
-    return meshes.untied(mesh, setup.plan.initialise(new, given))
+    return sharding.uncommit(mesh, setup.plan.initialise(new, given))
 
 
 def _compile_ahead(
@@ -236,7 +235,7 @@ def _stream(
 ) -> TrainBatches:
     """An endless, seeded, resumable stream of batches, of which each process reads its rows."""
     options = setup.options
-    rows = meshes.rows_here(mesh, options.batch_size)
+    rows = sharding.rows_here(mesh, options.batch_size)
     views = options.views or 1
     if isinstance(source, CachedSource):
         return source.shuffled(options.batch_size, options.seed, views, rows, options.sampling)

@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tljax.data import Preprocessing, Source, eval_batches
-from tljax.devices import mesh as mesh_lib
-from tljax.devices.processes import union
+from tljax.devices import sharding
+from tljax.devices.processes import gather_names
 from tljax.errors import InputError
 from tljax.models import Model
 from tljax.runs.answers import Answers
@@ -87,7 +87,7 @@ def evaluate(
       tasks: numbers of classes of several tasks; an image is classified within its own task.
       with_answers: whether to keep the prediction for each image.
       between_batches: called before each batch; what it raises ends the evaluation.
-      mesh: of the devices that hold the variables, see `tljax.devices.mesh`.
+      mesh: of the devices that hold the variables, see `tljax.devices.sharding`.
 
     Raises:
       InputError: if an image cannot be read; with `skip`, if none can.
@@ -95,7 +95,7 @@ def evaluate(
     if mesh is None:
         variables = jax.device_put(variables)  # once, and not with every batch
     batch_size, at_once = _at_once(batch_size, mesh)
-    rows = mesh_lib.rows_here(mesh, at_once)
+    rows = sharding.rows_here(mesh, at_once)
     start = source.groups if isinstance(source, CachedSource) else 0
     step = eval_step(model, preprocessing, start, tuple(tasks), with_answers, mesh)
     if isinstance(source, CachedSource):
@@ -109,7 +109,7 @@ def evaluate(
     with closing(iter(batches)) as reader:
         for batch in reader:
             between_batches()
-            sums, given = step(variables, mesh_lib.spread(mesh, batch, at_once))
+            sums, given = step(variables, sharding.place_batch(mesh, batch, at_once))
             parts.append(sums)
             answers.append(jax.device_get(given))
     parts = jax.device_get(parts)
@@ -125,7 +125,7 @@ def evaluate(
             raise InputError(f"none of the {images} images can be read; check the data")
     return replace(
         _evaluation(totals),
-        skipped=union(batches.skipped),
+        skipped=gather_names(batches.skipped),
         tasks=tuple(
             _evaluation({name: total[first:end] for name, total in totals.items()})
             for first, end in of_tasks
@@ -161,7 +161,7 @@ def evaluation_program(
 def _at_once(batch_size: int, mesh: Mesh | None) -> tuple[int, int]:
     """Numbers of images that one device evaluates at once, and that all devices do."""
     batch_size = min(batch_size, _MOST)
-    return batch_size, batch_size * mesh_lib.size(mesh)
+    return batch_size, batch_size * sharding.device_count(mesh)
 
 
 def _evaluation(totals: dict[str, np.ndarray]) -> Evaluation:

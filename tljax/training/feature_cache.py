@@ -178,7 +178,7 @@ def choose(
     needed = row * sum(len(source) for source in sources)
     folder = _home() if where == "disk" else None
     fits = needed <= _room(folder)
-    fits = all(processes.all_say(bool(fits)))  # each process has a cache of its own
+    fits = all(processes.gather_values(bool(fits)))  # each process has a cache of its own
     if not fits and kind != "auto" and cached_before is None:
         raise InputError(
             f"cache is {kind}, but {needed:,} bytes of features do not fit (room for"
@@ -303,8 +303,8 @@ def _prefix(
             return result.astype(jnp.float32)
 
         size = preprocessing.image_size
-        parts = micro_batches.suited(model, size, len(images), stop=groups)
-        return micro_batches.in_parts(run, parts, images, mask)
+        parts = micro_batches.choose_parts(model, size, len(images), stop=groups)
+        return micro_batches.map_in_parts(run, parts, images, mask)
 
     return compiled(prefix)
 

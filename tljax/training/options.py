@@ -10,7 +10,7 @@ import numpy as np
 
 from tljax.data.pipeline import ON_ERROR, SAMPLINGS
 from tljax.data.transforms import AUGMENTATIONS
-from tljax.devices import mesh
+from tljax.devices import sharding
 from tljax.errors import InputError, check_known
 from tljax.training.objective import Objective
 from tljax.transfer.optimizer import OPTIMIZERS, SCHEDULES
@@ -149,7 +149,7 @@ class TrainingOptions:
         check_known("sampling", self.sampling, SAMPLINGS)
         if self.class_weights is not None:
             check_known("class_weights", self.class_weights, CLASS_WEIGHTS)
-        mesh.parse(self.mesh)
+        sharding.parse(self.mesh)
         for name in ("batch_size", "epochs", "steps", "clip_norm"):
             self._check(name, "a finite number above 0", lambda value: value > 0)
         for name in ("accumulate", "views", "eval_every", "checkpoint_every", "log_every", "keep"):

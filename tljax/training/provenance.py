@@ -57,7 +57,7 @@ def check_same(made_by: Mapping[str, Any]) -> None:
     """Raises InputError unless all processes of a job are about to run the same."""
     others = [
         {**made, "environment": {**made["environment"], "host": None}}
-        for made in processes.all_say(made_by)
+        for made in processes.gather_values(made_by)
     ]
     for number, other in enumerate(others):
         if differing := differences(others[0], other):

@@ -10,11 +10,9 @@ import jax
 import numpy as np
 
 from tljax.data import skipped_message
-from tljax.devices import mesh as meshes
-from tljax.devices import processes
+from tljax.devices import processes, sharding
 from tljax.models import parameter_count
-from tljax.runs.answers import FILE as ANSWERS
-from tljax.runs.answers import packed
+from tljax.runs.answers import ANSWERS_FILE, pack_answers
 from tljax.runs.environment import versions
 from tljax.runs.resume import best_row
 from tljax.runs.workdir import write_atomically
@@ -73,7 +71,7 @@ def finish(
         summary = _with_stage_before(before, summary)
     _write(run, summary)
     kept = (best.variables, last)
-    variables, last = kept if run.tools.mesh is None else meshes.on_host(kept)
+    variables, last = kept if run.tools.mesh is None else sharding.gather_to_host(kept)
     return Result(summary, variables, run.metrics.rows, last)
 
 
@@ -88,7 +86,7 @@ def _test(run: Run, best: Best) -> Evaluation | None:
     examples = run.examples_at(best.step)
     run.metrics.write("test", best.step, examples=examples, **tested.to_json(setup.tasks))
     if run.workdir is not None and processes.is_first() and tested.answers is not None:
-        write_atomically(run.workdir / ANSWERS, packed(tested.answers))
+        write_atomically(run.workdir / ANSWERS_FILE, pack_answers(tested.answers))
     return tested
 
 

@@ -22,8 +22,7 @@ from jax.sharding import Mesh
 
 from tljax.data import Preprocessing, Source
 from tljax.data.pipeline import TrainBatches
-from tljax.devices import mesh as meshes
-from tljax.devices import processes
+from tljax.devices import processes, sharding
 from tljax.devices.preemption import Preempted
 from tljax.runs.checkpoints import Checkpoint, Checkpoints, Progress, restore_like
 from tljax.runs.metrics import MetricsWriter, open_metrics
@@ -117,7 +116,7 @@ class Run:
     def begin(self, variables: Tree) -> None:
         """Stands at step 0 with these variables."""
         state, frozen = self._split(variables)
-        self.state, self.frozen = meshes.place(self.tools.mesh, (state, frozen))
+        self.state, self.frozen = sharding.place(self.tools.mesh, (state, frozen))
         self.metrics = open_metrics(self.workdir, None)
         self._since = time.monotonic()
 
@@ -164,11 +163,11 @@ class Run:
         self.batches.set_state(saved.progress.iterator)
         self.unlogged.restore(saved.progress.unlogged)
         self.skipped = set(saved.progress.skipped)
-        self.state, self.frozen = meshes.place(self.tools.mesh, (state, frozen))
+        self.state, self.frozen = sharding.place(self.tools.mesh, (state, frozen))
         self.metrics = open_metrics(self.workdir, saved.progress.metrics)
         validated = best_row(self.metrics.rows)
         if validated is not None and best is not None:
-            weights = meshes.place(self.tools.mesh, restore_like(abstract, best.variables))
+            weights = sharding.place(self.tools.mesh, restore_like(abstract, best.variables))
             self.best = Best(best.step, validation_rank(validated), weights)
         self._seconds_before, self._since = saved.progress.wall_seconds, time.monotonic()
 
@@ -245,7 +244,7 @@ class Run:
         self.state, metrics = self.tools.step_program(
             self.state,
             self.frozen,
-            meshes.spread(self.tools.mesh, batch, options.batch_size),
+            sharding.place_batch(self.tools.mesh, batch, options.batch_size),
             self._key,
             self._rates[self.step],
             np.float32(options.weight_decay),
@@ -336,7 +335,7 @@ class Run:
         """Names of training images that any process could not read."""
         if self.setup.options.on_error != "skip":
             return ()
-        return processes.union(self.batches.skipped)
+        return processes.gather_names(self.batches.skipped)
 
     def _check_finite(self, which: str, step: int, loss: float) -> None:
         check_finite(which, step, loss, rates=self._rates, in_workdir=self.workdir is not None)

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax.data import Preprocessing, Source
-from tljax.devices import mesh as meshes
-from tljax.devices import micro_batches
+from tljax.devices import micro_batches, sharding
 from tljax.errors import InputError
 from tljax.models import NORMALISATIONS, ImageSize, Model, initialisation, registry, tracing
 from tljax.training import feature_cache
@@ -67,7 +66,7 @@ class Setup:
         registry.check_image_size(type(self.model).__name__, self.model, self.image_size)
         plan.check_l2_sp(*options.l2_sp, variables["params"])
         micro_batches.check(options.accumulate, plan, variables, options.batch_size)
-        meshes.check_batch(meshes.build(options.mesh), options.batch_size, options.accumulate)
+        sharding.check_batch(sharding.build(options.mesh), options.batch_size, options.accumulate)
         frozen_groups = plan.frozen_prefix(variables["params"])
         feature_cache.check(options.cache, frozen_groups, options.images_change)
         learning_rates(options, self.total_steps)

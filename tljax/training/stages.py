@@ -209,7 +209,7 @@ def _read_finished(folder: Path, setup: Setup, accept_changes: bool) -> Result |
       InputError: if another stage was run there.
     """
     result = folder / "result.json"
-    if not processes.first_says(result.exists):
+    if not processes.call_in_first(result.exists):
         return None
 
     def read() -> list[Any]:
@@ -221,7 +221,7 @@ def _read_finished(folder: Path, setup: Setup, accept_changes: bool) -> Result |
             raise InputError(f"cannot read {result} ({error}); restore it, or train anew") from None
 
     with locked(folder):
-        summary, steps, rows = processes.first_says(read)
+        summary, steps, rows = processes.call_in_first(read)
         usable = newest_usable(folder)
         if usable is None or usable[0].step != steps:  # damaged since: the stage is run again
             return None

@@ -16,8 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tljax.data import Preprocessing, normalise
-from tljax.devices import mesh as mesh_lib
-from tljax.devices import micro_batches
+from tljax.devices import micro_batches, sharding
 from tljax.devices.compiler import compiled
 from tljax.models import ImageSize, Model, tracing
 from tljax.training import train_state
@@ -53,7 +52,7 @@ def loss_and_gradient(
         up. Changes speed and memory only, unless BatchNorm uses batch statistics, or there is
         dropout or stochastic depth.
       tasks: numbers of classes of several tasks; see `tljax.training.tasks`.
-      mesh: of the devices that hold the arguments, see `tljax.devices.mesh`.
+      mesh: of the devices that hold the arguments, see `tljax.devices.sharding`.
       objective: the loss.
 
     Returns:
@@ -100,15 +99,15 @@ def loss_and_gradient(
                 return jax.tree.map(jnp.add, total, (gradient, metrics)), None
 
             keys = jax.random.split(key, accumulate)
-            shares = micro_batches.split(accumulate, batch, mesh_lib.size(mesh))
+            shares = micro_batches.split(accumulate, batch, sharding.device_count(mesh))
             if mesh is not None:
-                shares = jax.lax.with_sharding_constraint(shares, mesh_lib.batch_sharding(mesh, 1))
+                shares = jax.lax.with_sharding_constraint(shares, sharding.batch_sharding(mesh, 1))
             parts = (shares, keys)
             nothing = jnp.zeros(())
             zero = (jax.tree.map(jnp.zeros_like, trained), {"loss": nothing, "accuracy": nothing})
             total, _ = jax.lax.scan(add, zero, parts)
             gradient, metrics = jax.tree.map(lambda value: value / accumulate, total)
-        gradient = mesh_lib.constrain(mesh, gradient)
+        gradient = sharding.constrain(mesh, gradient)
         return {**metrics, "grad_norm": optax.global_norm(gradient)}, gradient, statistics
 
     return compute
@@ -185,9 +184,9 @@ def train_step(
         if ema is not None:
             average = train_state.update_average(average, (trained, statistics), taken, ema)
         state = TrainState(taken, trained, statistics, opt_state, average)
-        return mesh_lib.constrain(mesh, state), metrics
+        return sharding.constrain(mesh, state), metrics
 
-    if micro_batches.convolves(model, preprocessing.image_size, start):
+    if micro_batches.has_convolutions(model, preprocessing.image_size, start):
         return jax.jit(step, donate_argnums=0)  # gradients of convolutions are faster by default
     return compiled(step, mesh, donate_argnums=0)
 
@@ -212,7 +211,7 @@ def step_arguments(
       (state, frozen, batch, key, learning_rate, weight_decay)
     """
     create = functools.partial(train_state.create, plan, tx=tx, average=average)
-    state, frozen = mesh_lib.placed(mesh, jax.eval_shape(create, variables))
+    state, frozen = sharding.place_abstract(mesh, jax.eval_shape(create, variables))
     number = jax.ShapeDtypeStruct((), jnp.float32)
     return state, frozen, batch, jax.eval_shape(jax.random.key, 0), number, number
 
@@ -232,12 +231,12 @@ def abstract_batch(
       image_size: of the images.
       size: number of images.
       also: names of further arrays (n,) float32.
-      mesh: of the devices that the batch is spread over, see `tljax.devices.mesh`.
+      mesh: of the devices that the batch is spread over, see `tljax.devices.sharding`.
     """
     seen = tracing.abstract_output(model, image_size, start).shape[1:]
     rows = {"features": (seen, jnp.float32)} if start else {"image": (seen, jnp.uint8)}
     rows |= {"label": ((), jnp.int32), **dict.fromkeys(also, ((), jnp.float32))}
-    return mesh_lib.batch_placed(
+    return sharding.place_abstract_batch(
         mesh,
         {name: jax.ShapeDtypeStruct((size, *row), dtype) for name, (row, dtype) in rows.items()},
     )
@@ -261,8 +260,12 @@ def step_of_run(
       accumulate: parts of a step's batch; None: as the options say, else what suits the backend.
     """
     parts = accumulate or options.accumulate
-    parts = parts or micro_batches.suited_to_training(
-        model, plan, preprocessing.image_size, options.batch_size // mesh_lib.size(mesh), start
+    parts = parts or micro_batches.choose_training_parts(
+        model,
+        plan,
+        preprocessing.image_size,
+        options.batch_size // sharding.device_count(mesh),
+        start,
     )
     if not any(options.l2_sp):  # else no step depends on where groups start: plans share one
         plan = plan.carried
@@ -320,7 +323,7 @@ def eval_step(
     def on_one_device(variables: Tree, batch: Batch) -> tuple[Metrics, Metrics]:
         return jax.tree.map(lambda value: value[None], step(variables, batch))
 
-    whole, spread = PartitionSpec(), PartitionSpec(mesh_lib.AXES)
+    whole, spread = PartitionSpec(), PartitionSpec(sharding.AXES)
     on_each = jax.shard_map(
         on_one_device, mesh=mesh, in_specs=(whole, spread), out_specs=spread, check_vma=False
     )
@@ -358,8 +361,8 @@ def _logits(
 
     name = "features" if start else "image"
     seen = {name: batch[name]}
-    parts = micro_batches.suited(model, preprocessing.image_size, len(seen[name]), start)
-    return micro_batches.in_parts(run, parts, seen, batch.get("mask"))
+    parts = micro_batches.choose_parts(model, preprocessing.image_size, len(seen[name]), start)
+    return micro_batches.map_in_parts(run, parts, seen, batch.get("mask"))
 
 
 def _input(model: Model, batch: Batch, preprocessing: Preprocessing, start: int) -> jax.Array:

@@ -29,7 +29,7 @@ from tljax.config import base
 from tljax.console import console as stderr
 from tljax.console import progress_bar
 from tljax.errors import InputError
-from tljax.runs.workdir import writable, write_atomically
+from tljax.runs.workdir import make_workdir, write_atomically
 from tljax.transfer import TEXTBOOK
 
 SIMILARITY = {"digits": "similar", "textures": "dissimilar"}
@@ -80,7 +80,7 @@ def run_demo(workdir: Path, seeds: int, settings: Settings = Settings()) -> list
     """
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}; it must be at least 1")
-    writable(workdir)
+    make_workdir(workdir)
     began = time.monotonic()
     out = Console(highlight=False)
     source = _train_source(workdir / "source", settings, out)

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from tljax import experiment
 from tljax.data import Source, balanced_weights, train_batches
 from tljax.data.pipeline import Batch
-from tljax.devices import mesh
+from tljax.devices import sharding
 from tljax.errors import InputError
 from tljax.experiment import Experiment
 from tljax.runs.workdir import write_atomically
@@ -149,7 +149,7 @@ def run_range_test(
         )
     (setup,) = exp.setups(experiment.load_data(exp.config))
     options = exp.options
-    devices = mesh.build(options.mesh)
+    devices = sharding.build(options.mesh)
     step = _build_step(exp, devices)
     batches = _read_batches(exp, setup.train, devices)
     with closing(batches), TrainingProgress(0, steps, options.batch_size, progress) as bar:
@@ -174,12 +174,12 @@ def _build_step(exp: Experiment, devices: Mesh | None) -> Callable[[Batch, float
     tasks = tuple(exp.task_sizes.values())
     no_average = replace(options, ema=None)  # the average does not affect the training loss
     tx, step = step_of_run(model, plan, preprocessing, no_average, tasks=tasks, mesh=devices)
-    state, frozen = mesh.place(devices, train_state.create(plan, variables, tx))
+    state, frozen = sharding.place(devices, train_state.create(plan, variables, tx))
     key, weight_decay = jax.random.key(options.seed), np.float32(options.weight_decay)
 
     def train(batch: Batch, rate: float) -> float:
         nonlocal state
-        batch = mesh.spread(devices, batch, options.batch_size)
+        batch = sharding.place_batch(devices, batch, options.batch_size)
         state, metrics = step(state, frozen, batch, key, np.float32(rate), weight_decay)
         return float(metrics["loss"])
 
@@ -200,7 +200,7 @@ def _read_batches(
         crop_area=options.crop_area,
         num_workers=options.num_workers,
         on_error=options.on_error,
-        rows=mesh.rows_here(devices, options.batch_size),
+        rows=sharding.rows_here(devices, options.batch_size),
         sampling=options.sampling,
     )
     class_weights: np.ndarray | None = None

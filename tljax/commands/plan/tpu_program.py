@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tljax import experiment
 from tljax.data import Task
-from tljax.devices.mesh import AXES, build, check_batch
+from tljax.devices.sharding import AXES, build, check_batch
 from tljax.errors import InputError
 from tljax.experiment import Experiment
 from tljax.models import tracing

@@ -34,8 +34,7 @@ from tljax.files import replacing
 from tljax.models import Model, parameter_count
 from tljax.models.probing import all_parts
 from tljax.runs import record
-from tljax.runs.answers import FILE as ANSWERS
-from tljax.runs.answers import packed
+from tljax.runs.answers import ANSWERS_FILE, pack_answers
 from tljax.runs.checkpoints import Checkpoint, Checkpoints
 from tljax.runs.environment import versions
 from tljax.runs.metrics import open_metrics
@@ -105,8 +104,8 @@ def _compile(model: Model, preprocessing: Preprocessing) -> Callable[..., jax.Ar
         def run(images: jax.Array) -> jax.Array:
             return all_parts(model, variables, normalise(images, preprocessing))
 
-        number = micro_batches.suited(model, preprocessing.image_size, len(images))
-        return micro_batches.in_parts(run, number, images, mask)
+        number = micro_batches.choose_parts(model, preprocessing.image_size, len(images))
+        return micro_batches.map_in_parts(run, number, images, mask)
 
     return compiled(compute)
 
@@ -188,7 +187,7 @@ def run_probe(
                 result |= {f"test_{name}": values[name] for name in _TEST_FIELDS}
                 result["naive_accuracy"] = naive_accuracy(dataset.train, tested)
                 assert tested.answers is not None
-                write_atomically(workdir / ANSWERS, packed(tested.answers))
+                write_atomically(workdir / ANSWERS_FILE, pack_answers(tested.answers))
         result |= {
             "wall_seconds": round(time.monotonic() - began, 3),
             "devices": [str(device.device_kind) for device in jax.devices()],

@@ -30,11 +30,11 @@ from tljax.config import base
 from tljax.console import console as stderr
 from tljax.console import progress_bar
 from tljax.data import Task
-from tljax.devices.compilations import Compilations, counted
+from tljax.devices.compilations import Compilations, count_compilations
 from tljax.devices.preemption import Preempted
 from tljax.errors import InputError, check_known, printable
 from tljax.runs import record
-from tljax.runs.workdir import InUse, locked, writable, write_atomically
+from tljax.runs.workdir import InUse, locked, make_workdir, write_atomically
 
 _log = logging.getLogger("tljax")
 
@@ -71,10 +71,10 @@ def run_sweep(
     total = list_runs(path, overrides)
     mine = total[shard[0] :: shard[1]]
     _check(total, workdir)
-    writable(workdir)
+    make_workdir(workdir)
     began = time.monotonic()
     outcomes = Outcomes()
-    with counted() as compilations:
+    with count_compilations() as compilations:
         try:
             _run_all(mine, workdir, outcomes, compilations, by, accept_changes, stop_at_errors)
         finally:

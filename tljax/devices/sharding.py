@@ -1,12 +1,12 @@
-"""Where arrays lie when there are several devices: a mesh of `data` by `fsdp`.
+"""How arrays are sharded over several devices: a mesh with the axes `data` and `fsdp`.
 
-A batch is spread over all devices. Parameters, frozen ones too, and the optimizer's state, which
-exists for the trained ones alone, lie whole on every device (`data:8`), or are cut into `fsdp`
-pieces (`data:4,fsdp:2`: fully sharded data parallelism, as ZeRO stage 3 of Rajbhandari et al.
-2020): each device then holds a piece, and gathers the whole where it is used. The numbers are those
-of one device, up to the order of sums.
+A batch is sharded over all devices. Parameters, frozen ones included, and the optimizer's state,
+which exists for trained parameters only, are either replicated (`data:8`) or cut into `fsdp` pieces
+(`data:4,fsdp:2`: fully sharded data parallelism, as in ZeRO stage 3 of Rajbhandari et al. 2020).
+Then each device holds one piece, and gathers the whole array where it is used. The numbers are
+those of one device, up to the order of sums.
 
-On one device there is no mesh: None stands for it, and nothing is laid out.
+On one device the mesh is None, and nothing is sharded.
 """
 
 import functools
@@ -21,62 +21,62 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tljax.errors import InputError
 
 AXES = ("data", "fsdp")
-_SMALL = 2**12  # elements: a leaf of fewer is not worth gathering
+_SMALL = 2**12  # elements: gathering a smaller leaf costs more than replicating it
 
 
 def parse(text: str) -> dict[str, int]:
-    """The sizes of the axes of e.g. `data:4,fsdp:2`, of which one may be -1: what is left.
+    """Parses axis sizes, e.g. `data:4,fsdp:2`; one size may be -1, for the remaining devices.
 
     Raises:
-      InputError: if it is not of that form.
+      InputError: if the text is not of that form.
     """
     axes = [re.fullmatch(r"\s*(data|fsdp)\s*:\s*(-1|[1-9]\d{0,5})\s*", a) for a in text.split(",")]
     named = {match[1]: int(match[2]) for match in axes if match}
     if len(named) != len(axes) or list(named.values()).count(-1) > 1:
         raise InputError(
             f"mesh is '{text}'; set it to the sizes of its axes data and fsdp, one of them -1 for"
-            " what is left, e.g. data:-1 or data:4,fsdp:2"
+            " the remaining devices, e.g. data:-1 or data:4,fsdp:2"
         )
     return {axis: named.get(axis, 1) for axis in AXES}
 
 
-def sizes(text: str, devices: int) -> dict[str, int]:
-    """As `parse`, with so many devices shared out.
+def axis_sizes(text: str, devices: int) -> dict[str, int]:
+    """Parses axis sizes for a number of devices, with -1 resolved.
 
     Raises:
-      InputError: if that is not possible.
+      InputError: if the text is malformed, or the sizes do not fit the number of devices.
     """
     wanted = parse(text)
     fixed = int(np.prod([size for size in wanted.values() if size > 0]))
     if devices % fixed or (-1 not in wanted.values() and fixed != devices):
         raise InputError(
             f"mesh is '{text}', which does not fit the number of devices, {devices}; set it to"
-            " data:-1, or to sizes whose product that is"
+            f" data:-1, or to sizes whose product is {devices}"
         )
     return {axis: devices // fixed if size < 0 else size for axis, size in wanted.items()}
 
 
 def build(text: str, devices: Sequence[jax.Device] | None = None) -> Mesh | None:
-    """The mesh of that form over all devices; None if there is one.
+    """Builds the mesh, over all devices by default; None if there is only one.
 
     Raises:
-      InputError: if it is of another form, or for another number of devices.
+      InputError: if the text is malformed, or the sizes do not fit the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    shape = tuple(sizes(text, len(devices)).values())
+    shape = tuple(axis_sizes(text, len(devices)).values())
     if len(devices) == 1:
         return None
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
 
 
-def size(mesh: Mesh | None) -> int:
-    """Number of devices."""
+def device_count(mesh: Mesh | None) -> int:
+    """The number of devices of a mesh; 1 for None."""
     return 1 if mesh is None else int(mesh.size)
 
 
 def check_batch(mesh: Mesh | None, batch_size: int, parts: int | None) -> None:
-    """Raises InputError unless every device gets the same number of images of every part."""
-    devices, parts = size(mesh), parts or 1
+    """Raises InputError unless each device gets the same number of images in each part."""
+    devices, parts = device_count(mesh), parts or 1
     if batch_size % (devices * parts):
         each = f"{devices} devices" + (f" in {parts} parts (accumulate)" if parts > 1 else "")
         raise InputError(
@@ -86,48 +86,40 @@ def check_batch(mesh: Mesh | None, batch_size: int, parts: int | None) -> None:
 
 
 def parameter_shardings(mesh: Mesh, tree: Any) -> Any:
-    """A tree of them, of parameters, statistics or optimizer state, which may be abstract.
+    """The shardings of parameters, statistics or optimizer state; the leaves may be abstract.
 
-    The largest axis that `fsdp` divides is cut; a small leaf, or one without such an axis, lies
-    whole on every device.
+    The largest axis that is divisible by `fsdp` is cut. A small leaf, or one without such an axis,
+    is replicated.
     """
     pieces = mesh.shape["fsdp"]
 
-    def of(leaf: Any) -> NamedSharding:
+    def sharding(leaf: Any) -> NamedSharding:
         fitting = [n if n % pieces == 0 else 0 for n in leaf.shape]
         if pieces == 1 or int(np.prod(leaf.shape)) < _SMALL or not any(fitting):
             return NamedSharding(mesh, PartitionSpec())
         cut = fitting.index(max(fitting))
         return NamedSharding(mesh, PartitionSpec(*[None] * cut, "fsdp"))
 
-    return jax.tree.map(of, tree)
+    return jax.tree.map(sharding, tree)
 
 
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """Of arrays that have the batch along `axis`: spread over all devices."""
+    """The sharding of arrays with the batch along `axis`: over all devices."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXES))
 
 
-def bytes_per_device(mesh: Mesh, tree: Any) -> int:
-    """Of a tree of arrays, which may be abstract, under `parameter_shardings`."""
-    shardings = jax.tree.leaves(parameter_shardings(mesh, tree))
-    return sum(
-        int(np.prod(sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
-        for leaf, sharding in zip(jax.tree.leaves(tree), shardings, strict=True)
-    )
-
-
 def place(mesh: Mesh | None, tree: Any) -> Any:
-    """Puts arrays, of which every process has the whole, under their `parameter_shardings`.
+    """Puts arrays on the devices, under `parameter_shardings`; every process passes whole arrays.
 
-    On one device too: NumPy's would come to it with every call of a compiled function.
+    Without a mesh it puts them on the one device, or every call of a compiled function would copy
+    NumPy arrays there.
     """
     if mesh is None:
         return jax.device_put(tree)
 
     def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
         whole = np.asarray(leaf)
-        # copied: the memory is given to the array, which a step may consume
+        # copied, because JAX uses this memory for the array, and a step may donate it
         return jax.make_array_from_callback(
             whole.shape, sharding, lambda index: np.array(whole[index])
         )
@@ -135,10 +127,10 @@ def place(mesh: Mesh | None, tree: Any) -> Any:
     return jax.tree.map(put, tree, parameter_shardings(mesh, tree))
 
 
-def untied(mesh: Mesh | None, tree: Any) -> Any:
-    """Arrays that are tied to the one device (committed, in JAX's words) as NumPy's.
+def uncommit(mesh: Mesh | None, tree: Any) -> Any:
+    """Without a mesh, turns arrays that are committed to the device into NumPy arrays.
 
-    For them a function is compiled anew, though it is the same program.
+    JAX would compile the same function again for committed arrays.
     """
     if mesh is not None:
         return tree
@@ -147,33 +139,33 @@ def untied(mesh: Mesh | None, tree: Any) -> Any:
     )
 
 
-def placed(mesh: Mesh | None, tree: Any) -> Any:
-    """The abstract arrays that `place` would make of abstract ones."""
+def place_abstract(mesh: Mesh | None, tree: Any) -> Any:
+    """As `place`, for abstract arrays: gives them their shardings."""
     if mesh is None:
         return tree
-    return jax.tree.map(_laid_out, tree, parameter_shardings(mesh, tree))
+    return jax.tree.map(_with_sharding, tree, parameter_shardings(mesh, tree))
 
 
-def batch_placed(mesh: Mesh | None, batch: Any) -> Any:
-    """The abstract arrays that `spread` would make of an abstract batch, all of its rows."""
+def place_abstract_batch(mesh: Mesh | None, batch: Any) -> Any:
+    """As `place_batch`, for abstract arrays with all rows of the batch."""
     if mesh is None:
         return batch
-    return jax.tree.map(functools.partial(_laid_out, sharding=batch_sharding(mesh)), batch)
+    return jax.tree.map(functools.partial(_with_sharding, sharding=batch_sharding(mesh)), batch)
 
 
-def _laid_out(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+def _with_sharding(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
 def constrain(mesh: Mesh | None, tree: Any) -> Any:
-    """Within a compiled function: the arrays are to lie under their `parameter_shardings`."""
+    """In a jitted function, constrains arrays to their `parameter_shardings`."""
     if mesh is None:
         return tree
     return jax.lax.with_sharding_constraint(tree, parameter_shardings(mesh, tree))
 
 
 def rows_here(mesh: Mesh | None, count: int) -> np.ndarray:
-    """Which rows of a batch of `count` this process has to read, ascending."""
+    """The rows of a batch of `count` rows that this process has to read, ascending."""
     if mesh is None:
         return np.arange(count)
     indices = batch_sharding(mesh).addressable_devices_indices_map((count,)).values()
@@ -181,8 +173,8 @@ def rows_here(mesh: Mesh | None, count: int) -> np.ndarray:
     return np.unique(np.concatenate([every[index] for index in indices if index is not None]))
 
 
-def spread(mesh: Mesh | None, batch: Any, count: int) -> Any:
-    """A batch of `count` rows over all devices, from the rows that each process has read."""
+def place_batch(mesh: Mesh | None, batch: Any, count: int) -> Any:
+    """Shards a batch of `count` rows over all devices; each process passes its `rows_here`."""
     if mesh is None:
         return batch
     sharding = batch_sharding(mesh)
@@ -194,28 +186,28 @@ def spread(mesh: Mesh | None, batch: Any, count: int) -> Any:
     )
 
 
-def on_host(tree: Any) -> Any:
-    """Whole NumPy arrays, in every process.
+def gather_to_host(tree: Any) -> Any:
+    """Returns whole NumPy arrays, in every process; a collective in a job of several processes.
 
-    What lies in pieces on several hosts is gathered leaf by leaf, so that a device has to hold one
-    whole leaf more. That, and a copy of everything on each host, is fine for models up to a billion
-    parameters.
+    Arrays that are sharded over several hosts are gathered one at a time, so that a device needs
+    memory for only one more whole array. That, and a copy of everything on each host, is fine for
+    models of up to a billion parameters.
     """
 
     def fetch(leaf: Any) -> np.ndarray:
-        pieces = getattr(leaf, "sharding", None)
-        if isinstance(pieces, NamedSharding) and not (
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(sharding, NamedSharding) and not (
             leaf.is_fully_addressable or leaf.is_fully_replicated
         ):
-            whole = NamedSharding(pieces.mesh, PartitionSpec())
-            leaf = jax.jit(_same, out_shardings=whole)(leaf)
+            whole = NamedSharding(sharding.mesh, PartitionSpec())
+            leaf = jax.jit(_identity, out_shardings=whole)(leaf)
         return np.asarray(leaf)
 
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
-            leaf.copy_to_host_async()  # all of them at once
+            leaf.copy_to_host_async()  # starts all copies before the first is awaited
     return jax.tree.map(fetch, tree)
 
 
-def _same(leaf: jax.Array) -> jax.Array:
+def _identity(leaf: jax.Array) -> jax.Array:
     return leaf
