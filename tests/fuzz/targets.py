@@ -15,7 +15,7 @@ from tljax import experiment
 from tljax.data import decode
 from tljax.errors import InputError
 from tljax.models import Preprocessing
-from tljax.runs import workdir
+from tljax.runs.metrics import read_rows
 from tljax.weights import find_preprocessing
 from tljax.weights.read import read, read_metadata
 
@@ -80,7 +80,7 @@ def metrics(data: bytes) -> str:
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
         path = Path(folder) / "metrics.jsonl"
         path.write_bytes(data)
-        rows = workdir.read_rows(path)
+        rows = read_rows(path)
         assert all(isinstance(row, dict) and {"event", "step"} <= set(row) for row in rows)
     return "read"
 
