@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Write one page about finished runs: accuracy, curves, mistakes, calibration, plans, cost."""
     refuse_overrides(overrides)
-    from tljax.analysis.report.of_runs import write_report
+    from tljax.analysis.report.run_report import write_report
 
     png = Path(args.png) if args.png is not None else None
     runs = write_report([Path(folder) for folder in args.folders], Path(args.output), png)

@@ -24,7 +24,8 @@ from rich.progress import TextColumn
 from rich.table import Table
 
 from tljax import experiment
-from tljax.analysis.report.demo import CellRow, Run, cell_table, finding, write_report
+from tljax.analysis.report.demo_grid import CellRow, DemoRun, cell_table, finding
+from tljax.analysis.report.demo_report import write_report
 from tljax.config import base
 from tljax.console import console as stderr
 from tljax.console import progress_bar
@@ -142,7 +143,7 @@ def _set_training(config: ml_collections.ConfigDict, settings: Settings) -> None
     config.augment = "none" if config.scenario == "feature_extraction" else "crop"
 
 
-def _train_source(workdir: Path, settings: Settings, out: Console) -> Run:
+def _train_source(workdir: Path, settings: Settings, out: Console) -> DemoRun:
     stderr.print("1/2 training the source model on glyphs (drawn letters)")
     result = experiment.run(source_config(settings), workdir)
     summary = result.summary
@@ -152,14 +153,16 @@ def _train_source(workdir: Path, settings: Settings, out: Console) -> Run:
         f" naive baseline {summary['naive_accuracy']:.3f}",
         soft_wrap=True,
     )
-    return Run("glyphs", "source", summary["scenario"], summary["seed"], summary, result.history)
+    return DemoRun(
+        "glyphs", "source", summary["scenario"], summary["seed"], summary, result.history
+    )
 
 
-def _transfer(workdir: Path, settings: Settings, seeds: int) -> list[Run]:
+def _transfer(workdir: Path, settings: Settings, seeds: int) -> list[DemoRun]:
     """Runs all transfers. Seeds vary fastest, so that runs of one program follow each other."""
     grid = list(_grid(settings, seeds))
     stderr.print(f"2/2 transferring it: {len(grid)} runs")
-    runs: list[Run] = []
+    runs: list[DemoRun] = []
     began = time.monotonic()
     with progress_bar(TextColumn("{task.fields[last]}")) as bar:
         task = bar.add_task("", total=len(grid), last="")
@@ -168,7 +171,7 @@ def _transfer(workdir: Path, settings: Settings, seeds: int) -> list[Run]:
             bar.update(task, description=f"{what:34}")
             config = target_config(target, size, scenario, seed, workdir / "source", settings)
             result = experiment.fit_config(config)
-            runs.append(Run(target, size_name, scenario, seed, result.summary, result.history))
+            runs.append(DemoRun(target, size_name, scenario, seed, result.summary, result.history))
             accuracy = f"test {result.summary['test_accuracy']:.3f}"
             bar.update(task, advance=1, last=f"last: {accuracy}")
             if not stderr.is_terminal:
