@@ -1,10 +1,10 @@
-# Every target makes what it needs; Python 3.11 and make are all that has to be there.
+# Every target makes what it needs. Only Python 3.11 and make have to be there.
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# Real checkpoints that some tests compare with, where there are any.
+# Real pretrained weights that some tests compare with, if there are any.
 export TLJAX_CHECKPOINTS ?= $(wildcard ../shared/checkpoints)
 
 .DEFAULT_GOAL := help
@@ -36,11 +36,11 @@ lint: $(VENV)/.test  ## formatter, linter and type checker, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(VENV)/.test  ## format, and mend what the linter can
+format: $(VENV)/.test  ## format, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(VENV)/.test  ## pin the newest versions that fit together
+lock: $(VENV)/.test  ## pin the newest versions that fit together, in constraints.txt
 	$(BIN)/python -m pip install --quiet uv
 	@echo "# Versions that tljax is tested with, for every extra; made by \`make lock\`." > constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
@@ -51,14 +51,14 @@ parity: $(VENV)/.test  ## compare every family with its original (installs PyTor
 	$(BIN)/python -m tests.parity.make_references
 	$(BIN)/python -m tests.parity.round_trip
 
-bench: $(VENV)/.test  ## speed beside timm, Keras and a minimal JAX step (installs the same; hours)
+bench: $(VENV)/.test  ## speed compared with timm, Keras and a minimal JAX step (installs what parity does; hours)
 	$(PIP_INSTALL) -e '.[parity]'
 	$(BIN)/python -m benchmarks
 
-soak: $(VENV)/.test  ## kill runs in every phase, and compare them with runs that nobody killed (half an hour)
+soak: $(VENV)/.test  ## kill runs in every phase, and compare them with undisturbed runs (half an hour)
 	$(BIN)/python -m tests.soak
 
-fuzz: $(VENV)/.test  ## feed the readers of images, checkpoints and JSON 100,000 damaged files each
+fuzz: $(VENV)/.test  ## feed the readers of images, weights and JSON 100,000 damaged files each
 	$(PIP_INSTALL) -e '.[fuzz]'
 	for target in image .safetensors .npz .h5 preprocessing metrics config; do $(BIN)/python -m tests.fuzz $$target || exit 1; done
 

@@ -133,7 +133,7 @@ def measure(one: Measurement, folder: Path, device: str = "cpu") -> dict[str, An
     if device != "cpu":  # which takes fewer bits of a float32 by default; PyTorch's default differs
         environment["JAX_DEFAULT_MATMUL_PRECISION"] = "float32"
     if one.huge_pages or one.contender == OURS:
-        environment |= huge_pages.environment()
+        environment |= huge_pages.variables_to_set()
     process = subprocess.run(
         command, env=environment, capture_output=True, text=True, cwd=HERE.parent
     )

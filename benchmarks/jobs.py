@@ -96,13 +96,13 @@ def photographs(folder: Path, count: int = 256) -> Path:
     """
     from PIL import Image
 
-    from tljax.data.folder import shipped
+    from tljax.data.folder import find_in_package
 
     path = folder / f"photographs_{count}"
     if not path.exists():
         rng = np.random.default_rng(0)
         whole = [
-            Image.open(shipped("skimage", f"data/{name}")).convert("RGB")
+            Image.open(find_in_package("skimage", f"data/{name}")).convert("RGB")
             for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
         ]
         making = folder / f".photographs_{count}"

@@ -101,16 +101,16 @@ def machine() -> dict[str, Any]:
     """What the figures are of."""
     import jax  # here, as PyTorch's processes need neither
 
-    from tljax.runs.environment import of_first_core
+    from tljax.devices.processor import read_cpuinfo
 
     # a name may stand for several kinds, which differ in their widest vectors
     widest = {"avx512f": "AVX-512", "avx2": "AVX2"}
-    flags = of_first_core("flags").split()
+    flags = read_cpuinfo("flags").split()
     return {
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
-        "processor": of_first_core("model name") or platform.processor() or platform.machine(),
-        "family": of_first_core("cpu family"),
+        "processor": read_cpuinfo("model name") or platform.processor() or platform.machine(),
+        "family": read_cpuinfo("cpu family"),
         "vectors": next((name for flag, name in widest.items() if flag in flags), ""),
         "cores": os.cpu_count(),
         "versions": {name: metadata.version(name) for name in _PACKAGES},

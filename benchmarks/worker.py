@@ -15,7 +15,7 @@ OF_THE_MACHINE = {"machine": machine, "matmul_peak": matmul_peak}
 
 
 def main(folder: str, contender: str, function: str, arguments: str) -> None:
-    from tljax.cli import use_compilation_cache
+    from tljax.devices.compilation_cache import use_compilation_cache
 
     use_compilation_cache()
     given = json.loads(arguments)

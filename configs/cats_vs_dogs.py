@@ -3,12 +3,12 @@ r"""The textbook's example: cats and dogs, from a ResNet-50 that knows ImageNet'
     tljax prepare tfds:cats_vs_dogs
     tljax train --config configs/cats_vs_dogs.py --workdir runs/cats_vs_dogs
 
-The data come with one split, `train` (23,262 photographs), which is cut in three here. The weights
-are fetched from the Hugging Face hub on first use; their head of 1,000 classes gives way to a zero
-one of two. Among ImageNet's classes are 118 breeds of dogs and five kinds of cats: a target that is
-similar and large.
+The data set has one split, `train` (23,262 photographs), which this config divides in three. The
+weights are fetched from the Hugging Face hub on first use; a new zero head of two classes replaces
+their head of 1,000. Among ImageNet's classes are 118 breeds of dogs and five kinds of cats, so the
+target is similar and large.
 
-Expected: not measured, for want of the data; a target as similar as this one needs few steps.
+Expected: not measured, because the data were not available; such a similar target needs few steps.
 """
 
 from tljax.config import base
@@ -16,6 +16,7 @@ from tljax.config import base
 
 def get_config(arg=None):
     config = base()
+    config.augment = "crop_flip"
     config.data = "tfds:cats_vs_dogs?train=train[:80%],val=train[80%:90%],test=train[90%:]"
     config.model = "resnet50"
     config.init_from = "resnet50.a1_in1k"

@@ -1,10 +1,10 @@
-r"""DINOv2-small on a folder of images: its features as they are, a new linear head.
+r"""DINOv2-small on a folder of images: frozen features, a new linear head.
 
     tljax train --config configs/dinov2_feature_extraction.py --workdir runs/features \
         --config.data=folder:IMAGES
 
-The weights (88 MB) are fetched from the Hugging Face hub on first use; --config.init_from=FILE
-takes them from a file, under timm's or transformers' names.
+The weights (88 MB) are fetched from the Hugging Face hub on first use. --config.init_from=FILE
+reads them from a file, under timm's or transformers' names.
 
 Expected, with --config.train_size=1000 on the simulated textiles of experiments/dinov2_textiles:
 balanced test accuracy 0.616 [0.603-0.625], the mean [lowest-highest] of seeds 0 to 4

@@ -1,9 +1,9 @@
-r"""DINOv2-small on a folder of images: all of it moves, the backbone at a tenth of the head's rate.
+r"""DINOv2-small on a folder of images: all trains, the backbone at a tenth of the head's rate.
 
     tljax train --config configs/dinov2_fine_tune.py --workdir runs/fine_tune \
         --config.data=folder:IMAGES
 
-The weights come as in configs/dinov2_feature_extraction.py.
+The weights are found as in configs/dinov2_feature_extraction.py.
 
 Expected, with --config.train_size=1000 on the simulated textiles of experiments/dinov2_textiles:
 balanced test accuracy 0.663 [0.660-0.667], the mean [lowest-highest] of seeds 0, 1 and 2

@@ -3,7 +3,7 @@ r"""DINOv2-small on a folder of images: embedding and nine blocks frozen, three 
     tljax train --config configs/dinov2_freeze_first.py --workdir runs/freeze_first \
         --config.data=folder:IMAGES
 
-The weights come as in configs/dinov2_feature_extraction.py.
+The weights are found as in configs/dinov2_feature_extraction.py.
 
 Expected, with --config.train_size=1000 on the simulated textiles of experiments/dinov2_textiles:
 balanced test accuracy 0.663 [0.662-0.665], the mean [lowest-highest] of seeds 0, 1 and 2

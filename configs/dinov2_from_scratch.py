@@ -1,4 +1,4 @@
-r"""DINOv2-small's architecture on a folder of images, from random weights: what to hold it against.
+r"""DINOv2-small's architecture on a folder of images, from random weights: the control.
 
     tljax train --config configs/dinov2_from_scratch.py --workdir runs/from_scratch \
         --config.data=folder:IMAGES

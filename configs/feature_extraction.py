@@ -3,7 +3,7 @@ r"""Small target, similar to the source: pretrained features, new head.
     tljax train --config configs/feature_extraction.py --workdir runs/features \
         --config.init_from=runs/glyphs --config.data=embedded:digits --config.train_size=100
 
-Only the linear head trains; nothing is augmented, so that an image's features never change.
+Only the linear head trains. Images are not augmented, so that their features never change.
 
 Expected: test accuracy 0.905 [0.892-0.918], the mean [lowest-highest] of seeds 0, 1 and 2
 (--config.seed) from one source model (configs/from_scratch.py, seed 0); naive baseline 0.100;

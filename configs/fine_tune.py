@@ -1,10 +1,10 @@
-r"""Large target, similar to the source: start from the weights, train everything, slower.
+r"""Large target, similar to the source: pretrained weights, everything trains, the backbone slower.
 
     tljax train --config configs/fine_tune.py --workdir runs/fine_tune \
         --config.init_from=runs/glyphs --config.data=embedded:digits
 
-The backbone learns at `backbone_lr_scale` times the head's rate; `layer_decay` below 1 slows each
-group further the farther it is from the head.
+The backbone trains at `backbone_lr_scale` times the head's learning rate. `layer_decay` below 1
+lowers the rate of a group further with its distance from the head.
 
 Expected: test accuracy 0.985 [0.984-0.986], the mean [lowest-highest] of seeds 0, 1 and 2
 (--config.seed) from one source model (configs/from_scratch.py, seed 0); naive baseline 0.102;

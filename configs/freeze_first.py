@@ -3,7 +3,7 @@ r"""Small target, unlike the source: freeze the first k groups, retrain the rest
     tljax train --config configs/freeze_first.py --workdir runs/freeze \
         --config.init_from=runs/glyphs --config.data=embedded:textures --config.train_size=100
 
-`tljax plan --config configs/freeze_first.py` lists the groups that k counts, from the input.
+`tljax plan --config configs/freeze_first.py` lists the groups. k counts them from the input.
 
 Expected: test accuracy 0.582 [0.512-0.628], the mean [lowest-highest] of seeds 0, 1 and 2
 (--config.seed) from one source model (configs/from_scratch.py, seed 0); naive baseline 0.108;

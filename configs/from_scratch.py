@@ -1,9 +1,9 @@
-r"""Large target, unlike the source: the architecture only, every weight trained from random.
+r"""Large target, unlike the source: the architecture only, every weight random and trained.
 
     tljax train --config configs/from_scratch.py --workdir runs/scratch \
         --config.data=embedded:textures
 
-It is also how a source model is developed:
+A source model is trained in the same way:
 
     tljax train --config configs/from_scratch.py --workdir runs/glyphs \
         --config.data=embedded:glyphs --config.train_size=5000 --config.epochs=5 \

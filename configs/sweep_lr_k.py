@@ -5,9 +5,9 @@ r"""Small target, unlike the source: how many groups to freeze, and how fast to 
 
 runs/glyphs is the source model of configs/from_scratch.py.
 
-Expected: 36 runs; of 12 configurations k=2, lr=0.1 has the highest mean validation accuracy, 0.606
-+-0.059, and test accuracy 0.558 +-0.065 (95 % t intervals over three seeds); naive baseline 0.108;
-two to five minutes on two CPU cores.
+Expected: 36 runs. Of 12 configurations k=2, lr=0.1 has the highest mean validation accuracy, 0.606
++-0.059; its test accuracy is 0.558 +-0.065 (95 % t intervals over three seeds). Naive baseline
+0.108; two to five minutes on two CPU cores.
 """
 
 from tljax.config import base

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs a tljax command on TPU VMs of Google Cloud until it is done: makes them, installs tljax on
-# all their hosts, starts the command there, and makes them anew where they were taken away.
+# all their hosts, starts the command there, and replaces VMs that were preempted.
 # docs/tpu.md says how, and what of this could be checked.
 set -euo pipefail
 
@@ -15,7 +15,7 @@ usage: launch_tpu_vm.sh --name NAME --zone ZONE --type TYPE --runtime VERSION
   --runtime VERSION of the VM's software, e.g. v2-alpha-tpuv5-lite
   --workdir ADDRESS gs://BUCKET/DIR: gets the run's workdir; with --vms N: ADDRESS/NAME-I
   --project NAME    default: gcloud's
-  --spot            cheaper VMs that may be taken away at any time
+  --spot            cheaper VMs that may be preempted at any time
   --queued          wait in the queue for capacity (queued resources)
   --vms N           divide a sweep among N VMs; default 1
   --data ADDRESS    gs://BUCKET/PATH/X: copied to data/X before the start; may be repeated.
@@ -25,7 +25,7 @@ usage: launch_tpu_vm.sh --name NAME --zone ZONE --type TYPE --runtime VERSION
   --dry-run         print the commands, run none
 
 The command finds configs/ and experiments/ of this checkout, as they are now, and data/.
-The same command again goes on.
+The same command again resumes.
 END
 }
 

@@ -7,6 +7,7 @@ A process of its own, because the number of devices is settled when JAX starts.
 
 import dataclasses
 import json
+import math
 import sys
 
 import jax
@@ -14,8 +15,8 @@ import numpy as np
 
 from tests.test_plan_laws import NETWORKS, PREPROCESSING, network
 from tljax import data as data_lib
-from tljax.devices import mesh as mesh_lib
-from tljax.training import state as state_lib
+from tljax.devices import sharding
+from tljax.training import train_state
 from tljax.training.evaluation import evaluate
 from tljax.training.objective import Objective
 from tljax.training.step import loss_and_gradient, train_step
@@ -59,6 +60,15 @@ def bytes_on_each(tree):
     return sorted(found.values())
 
 
+def bytes_of_shards(mesh, tree):
+    """What a device has to hold of arrays under their `parameter_shardings`."""
+
+    def of(leaf, sharding):
+        return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+    return sum(jax.tree.leaves(jax.tree.map(of, tree, sharding.parameter_shardings(mesh, tree))))
+
+
 def moved_a_little(variables):
     """A head of zeros, as new ones are, would tell nothing."""
     return jax.tree.map(lambda leaf: leaf + 0.01, variables)
@@ -69,32 +79,32 @@ def compare(name, build, parts, objective):
     model = model.clone(drop_path=0.0)  # whose masks differ if a batch comes in parts
     plan = build(model.groups)
     tx = plan.optimizer("adamw", learning_rate=0.0, clip_norm=1.0)
-    state, frozen = mesh_lib.on_host(state_lib.create(plan, moved_a_little(variables), tx))
+    state, frozen = sharding.gather_to_host(train_state.create(plan, moved_a_little(variables), tx))
     key = jax.random.key(1)
 
     def loss_and_its_gradient(mesh, parts):
-        at, fixed = mesh_lib.place(mesh, (state, frozen))
+        at, fixed = sharding.place(mesh, (state, frozen))
         form = {"accumulate": parts, "mesh": mesh, "objective": objective}
         compute = jax.jit(loss_and_gradient(model, plan, PREPROCESSING, **form))
-        images = mesh_lib.spread(mesh, batch(), BATCH)
+        images = sharding.place_batch(mesh, batch(), BATCH)
         metrics, gradient, _ = compute(at.trained, at.statistics, fixed, images, key)
-        return mesh_lib.on_host((metrics["loss"], gradient))
+        return sharding.gather_to_host((metrics["loss"], gradient))
 
     loss, gradient = loss_and_its_gradient(None, 1)
     differences = {}
     for text in MESHES:
-        its_loss, its_gradient = loss_and_its_gradient(mesh_lib.build(text), parts)
+        its_loss, its_gradient = loss_and_its_gradient(sharding.build(text), parts)
         differences[text] = {
             "loss": difference(loss, its_loss),
             "gradient": difference(gradient, its_gradient),
         }
 
-    mesh = mesh_lib.build(MESHES[-1])
-    at, fixed = mesh_lib.place(mesh, (state, frozen))
+    mesh = sharding.build(MESHES[-1])
+    at, fixed = sharding.place(mesh, (state, frozen))
     before = jax.tree.map(lambda leaf: leaf.sharding, at)
     bytes_before = bytes_on_each((at, fixed))
     step = train_step(model, plan, PREPROCESSING, tx, 0, parts, mesh=mesh, objective=objective)
-    at, _ = step(at, fixed, mesh_lib.spread(mesh, batch(), BATCH), key, 0.01, 1e-3)
+    at, _ = step(at, fixed, sharding.place_batch(mesh, batch(), BATCH), key, 0.01, 1e-3)
     slots = [leaf for leaf in jax.tree.leaves(at.opt_state) if leaf.ndim]
     trained, _ = plan.partition(variables["params"])
     return {
@@ -105,7 +115,7 @@ def compare(name, build, parts, objective):
         "bytes": {
             "before": bytes_before,
             "after": bytes_on_each((at, fixed)),
-            "computed": mesh_lib.bytes_per_device(mesh, (state, frozen)),
+            "computed": bytes_of_shards(mesh, (state, frozen)),
             "whole": sum(leaf.nbytes for leaf in jax.tree.leaves((state, frozen))),
         },
     }
@@ -117,8 +127,8 @@ def evaluations(name):
     val = data_lib.load("embedded:digits", train_size=50).val
     found = {}
     for text in (None, *MESHES):
-        mesh = None if text is None else mesh_lib.build(text)
-        at = mesh_lib.place(mesh, variables)
+        mesh = None if text is None else sharding.build(text)
+        at = sharding.place(mesh, variables)
         evaluation = evaluate(model, at, val, PREPROCESSING, 24, mesh=mesh)
         found[text or "one"] = dataclasses.asdict(evaluation)
     return found

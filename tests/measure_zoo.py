@@ -14,7 +14,7 @@ import jax
 import tljax.weights.zoo
 from tljax.analysis.cost import group_flops
 from tljax.models import create, parameter_count
-from tljax.models.registry import abstract_variables
+from tljax.models.tracing import abstract_variables
 
 TABLE = Path(tljax.weights.zoo.__file__).with_name("zoo.csv")
 

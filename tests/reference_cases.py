@@ -28,7 +28,7 @@ class Case:
       model, fields: `create(model, num_classes, **fields)`.
       size: of the images.
       num_classes: 0 where the original has no head of our kind.
-      checkpoint_size: of the images that the position embeddings are for, if it is not `size`.
+      pretrained_size: of the images that the position embeddings are for, if it is not `size`.
       resampling: how they get from one to the other; None: the family's own way.
     """
 
@@ -39,7 +39,7 @@ class Case:
     size: ImageSize
     fields: dict[str, Any] = field(default_factory=dict)
     num_classes: int = 10
-    checkpoint_size: int | None = None
+    pretrained_size: int | None = None
     resampling: str | None = None
 
     def create(self) -> Model:
@@ -47,7 +47,7 @@ class Case:
 
     def draw(self) -> dict[str, np.ndarray]:
         """The weights that the original and ours get, by path."""
-        drawn = draw_all(self.create(), self.checkpoint_size or self.size)
+        drawn = draw_all(self.create(), self.pretrained_size or self.size)
         if self.family == "big_vision":  # its files have no place for the class token's position
             drawn["embed/pos_embed"][:, 0] = 0
         return drawn
@@ -99,7 +99,7 @@ CASES = (
         "vit_tiny_patch16_224",
         (48, 96),
         {**_NARROW, "pooling": "mean"},
-        checkpoint_size=64,
+        pretrained_size=64,
     ),
     Case("vit_small_patch14_dinov2", "timm_vit", "timm ViT", "vit_small_patch14_dinov2", 56),
     Case(
@@ -109,7 +109,7 @@ CASES = (
         "vit_small_patch14_dinov2",
         42,
         _NARROW,
-        checkpoint_size=98,
+        pretrained_size=98,
     ),
     Case("reg4", "timm_vit", "timm ViT", "vit_small_patch14_reg4_dinov2", 42, _TWO_BLOCKS),
     Case(
@@ -119,7 +119,7 @@ CASES = (
         "vit_small_patch14_reg4_dinov2",
         70,
         {**_NARROW, "pooling": "mean"},
-        checkpoint_size=42,
+        pretrained_size=42,
     ),
     Case(
         "reg4_authors",
@@ -128,7 +128,7 @@ CASES = (
         "vit_small_patch14_reg4_dinov2",
         42,
         _NARROW,
-        checkpoint_size=56,
+        pretrained_size=56,
     ),
     # ViT, transformers
     Case("vit_hf", "huggingface", "Hugging Face ViT", "vit_tiny_patch16_224", 64, _HF_VIT),
@@ -139,7 +139,7 @@ CASES = (
         "vit_tiny_patch16_224",
         (48, 96),
         _HF_VIT,
-        checkpoint_size=80,
+        pretrained_size=80,
     ),
     Case(
         "dinov2_hf",
@@ -158,7 +158,7 @@ CASES = (
         42,
         _NARROW,
         num_classes=0,
-        checkpoint_size=98,
+        pretrained_size=98,
         resampling="bicubic",
     ),
     Case(
@@ -169,7 +169,7 @@ CASES = (
         70,
         _NARROW,
         num_classes=0,
-        checkpoint_size=42,
+        pretrained_size=42,
     ),
     # ViT, Google
     Case("vit_google", "google_vit", "Google ViT", "vit_tiny_patch16_224", 64, _TWO_BLOCKS),
@@ -180,7 +180,7 @@ CASES = (
         "vit_tiny_patch16_224",
         112,
         _NARROW,
-        checkpoint_size=64,
+        pretrained_size=64,
     ),
     Case(
         "vit_big_vision_smaller",
@@ -189,7 +189,7 @@ CASES = (
         "vit_tiny_patch16_224",
         (48, 64),
         _NARROW,
-        checkpoint_size=80,
+        pretrained_size=80,
     ),
 )
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tljax.models import ImageSize, Model, registry
+from tljax.models import ImageSize, Model, registry, tracing
 from tljax.models.preprocessing import height_width
-from tljax.weights import of_variables, rules
+from tljax.weights import from_variables, rules
 from tljax.weights.export import save_converted
 
 KEPT = 24  # numbers kept of each image's output of a group
@@ -15,15 +15,15 @@ KEPT = 24  # numbers kept of each image's output of a group
 
 def draw_all(model: Model, size: ImageSize) -> dict[str, np.ndarray]:
     """Every parameter and statistic of a model, by path without the collection."""
-    variables = rules.flatten(registry.abstract_variables(model, size))
+    variables = rules.flatten(tracing.abstract_variables(model, size))
     return {path: draw(path, leaf.shape) for path, leaf in variables.items()}
 
 
 def draw_file(path: Path, name: str, classes: int = 10) -> Path:
-    """A checkpoint of `tljax convert`'s form, of a model by name, written to `path`."""
+    """A weights file of `tljax convert`'s form, of a model by name, written to `path`."""
     model, preprocessing = registry.create(name, classes), registry.spec(name).preprocessing
     variables = rules.unflatten(draw_all(model, preprocessing.image_size))
-    save_converted(of_variables(variables, "drawn"), name, preprocessing, path)
+    save_converted(from_variables(variables, "drawn"), name, preprocessing, path)
     return path
 
 

@@ -67,7 +67,7 @@ def attention(qkv):
 
 
 @pytest.mark.parametrize("tokens", [1, 300])
-def test_attend_alone(tokens):
+def test_attend_one_query(tokens):
     """As the first of the tokens that all ask."""
 
     def theirs(x, kernel, bias):
@@ -75,7 +75,7 @@ def test_attend_alone(tokens):
 
     def ours(x, kernel, bias):
         query = jnp.einsum("nd,dhs->nhs", x[:, 0], kernel[:, 0]) + bias[0]
-        return arithmetic.attend_alone(query, x, kernel[:, 1], kernel[:, 2]) + bias[2]
+        return arithmetic.attend_one_query(query, x, kernel[:, 1], kernel[:, 2]) + bias[2]
 
     agree(ours, theirs, normal(0, 2, tokens, 12), normal(1, 12, 3, 3, 4), normal(2, 3, 3, 4))
 

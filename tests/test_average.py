@@ -16,8 +16,8 @@ from tests.test_plan_laws import (
 )
 from tests.watched import Watched
 from tljax import data as data_lib
-from tljax.runs.checkpoints import best_variables
-from tljax.training import state as state_lib
+from tljax.runs.resume import best_variables
+from tljax.training import train_state
 from tljax.training.evaluation import evaluate
 from tljax.training.objective import Objective
 from tljax.training.step import train_step
@@ -60,9 +60,9 @@ def test_it_is_the_weighted_mean_of_what_the_steps_led_to(decay):
     average = jnp.array([100.0, -100.0])  # where it began is in none of them
     for t in range(1, len(values) + 1):
         now = jnp.asarray(values[t - 1], jnp.float32)
-        average = state_lib.averaged(average, now, jnp.int32(t), decay)
+        average = train_state.update_average(average, now, jnp.int32(t), decay)
         np.testing.assert_allclose(average, closed_form(values[:t], decay), rtol=1e-4, atol=1e-5)
-    first = state_lib.averaged(average, jnp.float32(0.1), jnp.int32(1), decay)
+    first = train_state.update_average(average, jnp.float32(0.1), jnp.int32(1), decay)
     assert (np.asarray(first) == np.float32(0.1)).all(), "of one step it is that step"
 
 
@@ -72,8 +72,8 @@ def test_it_follows_training_and_leaves_the_frozen_alone():
     plan = freeze_first(model.groups, 2)
     tx = plan.optimizer("sgd", learning_rate=0.0, clip_norm=1.0)
     step = train_step(model, plan, PREPROCESSING, tx, objective=EVERYTHING, ema=0.7)
-    state, frozen = state_lib.create(plan, variables, tx, average=True)
-    assert same(state_lib.variables_of(state, frozen), variables), "where it starts"
+    state, frozen = train_state.create(plan, variables, tx, average=True)
+    assert same(train_state.model_variables(state, frozen), variables), "where it starts"
     path = []
     for batch in batches():
         batch["weight"] = np.linspace(0.5, 1.5, 8).astype(np.float32)
@@ -84,7 +84,7 @@ def test_it_follows_training_and_leaves_the_frozen_alone():
     for average, value in pairs:
         np.testing.assert_allclose(average, value, rtol=1e-4, atol=1e-6)
     assert_frozen_identical_and_trained_moved(
-        plan, variables, state_lib.variables_of(state, frozen)
+        plan, variables, train_state.model_variables(state, frozen)
     )
 
 

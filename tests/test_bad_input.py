@@ -111,7 +111,7 @@ def make_data(root):
 def make_files(root):
     root.mkdir()
     (root / "empty.safetensors").write_bytes(b"")
-    (root / "text.safetensors").write_text("not a checkpoint, but long enough to be read as one\n")
+    (root / "text.safetensors").write_text("no weights, but long enough to be read as one\n")
     (root / "huge.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
     save_file({"a": np.zeros(3, np.float32)}, root / "other.safetensors")
     whole = (root / "other.safetensors").read_bytes()
@@ -256,8 +256,8 @@ ROWS = {
     "a config that lacks fields": (page("lacks.py"), "lacks the field"),
     "a config that sets a field that is none": (page("typo.py"), "lrr"),
     "a config that sets a wrong type": (page("type.py"), "TypeError"),
-    "a config in Latin-1": (page("latin.py"), "mend the file"),
-    "a config with a NUL": (page("nul.py"), "mend the file"),
+    "a config in Latin-1": (page("latin.py"), "fix the file"),
+    "a config with a NUL": (page("nul.py"), "fix the file"),
     "a config that imports what is not there": (page("imports.py"), "a_module_that_is_not_there"),
     # --- overrides
     "a mistyped field": (field("lrr=1"), "did you mean 'lr'?"),
@@ -331,7 +331,7 @@ ROWS = {
             *(*TUNE, "--config.scenario=feature_extraction", "--config.init_from=runs/good"),
             *("--config.augment=none", "--config.cutmix=1", "--config.cache=memory"),
         ],
-        "nothing can be kept",
+        "nothing can be cached",
     ),
     "no views": (field("views=0", "augment=crop"), "views is 0"),
     "views that are all the same": (field("views=2", "augment=none"), "augment is none"),
@@ -363,21 +363,31 @@ ROWS = {
     "LoRA of random weights": (field(*VIT, "lora_rank=4"), "starts from random weights"),
     "LoRA of a rank beyond the width": (field(*VIT, "lora_rank=65"), "at most 64"),
     "LoRA times 0": (field(*VIT, "lora_rank=4", "lora_alpha=0"), "lora_alpha is 0.0"),
-    "LoRA's alpha without LoRA": (field(*VIT, "lora_alpha=4"), "lora_rank is not set"),
+    "LoRA's alpha without LoRA": (
+        field(*VIT, "lora_alpha=4"),
+        "without lora_rank",
+    ),
     "LoRA of layers that are not there": (
         field(*VIT, "lora_rank=4", "lora_targets=.*qvk"),
         "matches no dense layer",
     ),
     "LoRA of a broken pattern": (field(*VIT, "lora_rank=4", "lora_targets=("), "lora_targets"),
-    "k where it means nothing": (field("k=2"), "unset k"),
+    "k where it means nothing": (
+        field("k=2"),
+        "scenario is from_scratch, which does not use it; unset k, or set scenario to freeze_first"
+        " or surgical",
+    ),
     "k beyond the depth": (
         [*TUNE, "--config.scenario=freeze_first", "--config.k=6", "--config.init_from=runs/good"],
         "k goes from 0 to 5",
     ),
     "a spread beside a decay": (tuned("lr_spread=100", "layer_decay=0.5"), "set one of them"),
     "a spread below 1": (tuned("lr_spread=0.5"), "lr_spread is 0.5"),
-    "a spread where nothing is spread": (field("lr_spread=100"), "no rates to spread"),
-    "a range without its end": (tuned("scenario=surgical", "k=1"), "set k and k_last"),
+    "a spread where nothing is spread": (field("lr_spread=100"), "set scenario to fine_tune"),
+    "a range without its end": (
+        tuned("scenario=surgical", "k=1"),
+        "set k_last to a value from 0 to 4",
+    ),
     "a range beyond the depth": (
         tuned("scenario=surgical", "k=1", "k_last=5"),
         "choose 0 <= k <= k_last <= 4",
@@ -446,7 +456,7 @@ ROWS = {
     "a class without images": (data("hollow"), "dogs"),
     "a test class that training lacks": (data("odd"), "wolves"),
     "two validation folders": (data("twice"), "both val and valid"),
-    "one image a class": (data("single"), "one image a class"),
+    "one image a class": (data("single"), "one image per class"),
     "a pipe named like an image": (data("fifo"), "only one class folder"),
     "more images than there are": (field("train_size=100000"), "train_size is 100000"),
     "both sizes": (field("train_per_class=5"), "set one of them"),
@@ -591,7 +601,7 @@ ROWS = {
     "evaluate: damaged checkpoints": (evaluate("damaged"), "is damaged"),
     "evaluate: other classes": (evaluate("good", "--data", "embedded:glyphs"), "classes"),
     "evaluate: no such data": (evaluate("good", "--data", "folder:data/nope"), "does not exist"),
-    "evaluate: a head for no data": (evaluate("good", "--refit_head"), "give them with --data"),
+    "evaluate: a head for no data": (evaluate("good", "--refit_head"), "name the data with --data"),
     "evaluate: an unknown task": (evaluate("good", "--task", "embedded:digit"), "embedded:digits"),
     "evaluate: an unknown task on other data": (
         evaluate("good", "--data", "embedded:digits_shifted", "--task", "cats"),
@@ -605,7 +615,7 @@ ROWS = {
             *("find_lr", *TUNE[1:3], "--config.init_from=runs/good"),
             "--config.stages=lp_ft",
         ],
-        "each stage may want a rate",
+        "each stage may need its own rate",
     ),
     "find_lr: rates from 0": (find_lr("--lowest", "0"), "set --lowest above 0"),
     "find_lr: rates that fall": (find_lr("--highest", "1e-9"), "--highest above that"),
@@ -673,7 +683,7 @@ ROWS = {
             *("export", "--init_from", "files/other.safetensors", "--model", "resnet18"),
             *("--task", "cats", "--format", "timm", "--output", "x.safetensors"),
         ],
-        "--task goes with --workdir",
+        "give the run with --workdir",
     ),
     "export: neither workdir nor weights": (
         ["export", "--format", "timm", "--output", "x.safetensors"],

@@ -1,12 +1,14 @@
 """The command line: what it prints, and one sentence with exit code 2 for what a user can mend."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tljax import cli
-from tljax.commands.demo import Settings, Size, run_demo
+from tljax.commands.demo.four_scenarios import Settings, Size, run_demo
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 FROM_SCRATCH = ["--config", str(CONFIGS / "from_scratch.py")]
@@ -78,12 +80,30 @@ def test_plan_needs_no_weights(scenario, capsys):
     assert "law: at most 1.05" in out
 
 
+def test_the_command_line_is_parsed_without_heavy_imports():
+    """`--help` and a mistyped argument answer at once."""
+    program = """
+import sys
+from tljax import cli
+parser = cli.build_parser()
+try:
+    parser.parse_args(["train", "--confg=page.py"])
+except SystemExit as stop:
+    assert stop.code == 2
+heavy = {"flax", "grain", "jax", "matplotlib", "numpy", "optax", "scipy"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+    assert "required: --config" in done.stderr
+
+
 def test_help_names_the_commands(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("train", "evaluate", "plan", "demo"))
+    assert all(f"\n    {command} " in out for command in cli.COMMANDS)
 
 
 def test_a_small_demo_prints_the_table_and_writes_the_report(tmp_path, capsys):

@@ -14,10 +14,10 @@ from PIL import Image
 
 from tljax import data
 from tljax.data import embedded, glyphs, transforms
-from tljax.data.folder import packaged
+from tljax.data.folder import packaged_folder_spec
 from tljax.data.pipeline import TrainBatches
 from tljax.data.sources import Source
-from tljax.data.splits import carve, stratified_order
+from tljax.data.splits import stratified_order, stratified_split
 from tljax.errors import InputError
 
 SMALL = data.Preprocessing(image_size=8, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -125,11 +125,11 @@ def test_every_prefix_of_a_stratified_order_has_the_proportions_of_the_whole():
         assert np.abs(counts - size * np.array([0.6, 0.3, 0.1])).max() <= 1
 
 
-def test_carve_leaves_something_of_every_class_on_both_sides():
+def test_a_stratified_split_leaves_something_of_every_class_on_both_sides():
     labels = np.repeat([0, 1, 2, 4], [50, 2, 1, 3])
-    kept, carved = carve(labels, 0.1, np.random.default_rng(0))
-    assert sorted([*kept, *carved]) == list(range(len(labels)))
-    assert np.bincount(labels[carved], minlength=5).tolist() == [5, 1, 0, 0, 1]
+    kept, split_off = stratified_split(labels, 0.1, np.random.default_rng(0))
+    assert sorted([*kept, *split_off]) == list(range(len(labels)))
+    assert np.bincount(labels[split_off], minlength=5).tolist() == [5, 1, 0, 0, 1]
 
 
 def test_validation_is_seeded_and_does_not_depend_on_the_training_size():
@@ -211,7 +211,7 @@ def test_load_refuses_what_cannot_be(options, sentence):
     ],
 )
 def test_unknown_data(spec, sentence):
-    for function in (data.load, data.class_names):
+    for function in (data.load, data.read_class_names):
         with says(sentence):
             function(spec)
 
@@ -225,7 +225,7 @@ def test_unknown_data(spec, sentence):
 def test_embedded_data_sets(name):
     dataset = data.load(f"embedded:{name}")
     assert dataset.name == f"embedded:{name}"
-    assert dataset.class_names == data.class_names(dataset.name)
+    assert dataset.class_names == data.read_class_names(dataset.name)
     assert len(dataset.train) >= 1000
     assert indices(dataset.train).isdisjoint(indices(dataset.val))
     for source in (dataset.train, dataset.val, dataset.test):
@@ -261,7 +261,7 @@ def test_every_font_draws_every_letter():
     assert len(glyphs.CLASSES) == 37
     for font in glyphs.FONTS:
         for pen in (1, 5):
-            letters = [np.asarray(glyphs.master(font, c, pen)) for c in glyphs.CLASSES]
+            letters = [np.asarray(glyphs.draw_upright(font, c, pen)) for c in glyphs.CLASSES]
             assert min(letter.max() for letter in letters) == 255
             assert len({letter.tobytes() for letter in letters}) == 37
 
@@ -326,7 +326,7 @@ def test_folder_with_splits(tmp_path):
         tmp_path, {"train/b": 3, "train/a": 2, "test/b": 2, "validation/a": 1, "validation/b": 1}
     )
     dataset = data.load(spec)
-    assert dataset.class_names == data.class_names(spec) == ("a", "b")
+    assert dataset.class_names == data.read_class_names(spec) == ("a", "b")
     assert dataset.train.labels.tolist() == [0, 0, 1, 1, 1]
     assert [dataset.train[i]["image"][0, 0, 2] for i in range(5)] == [0, 1, 0, 1, 2]
     assert dataset.val.labels.tolist() == [0, 1]
@@ -345,7 +345,7 @@ def test_folder_without_test_images_splits_a_fixed_fifth(tmp_path, prefix):
 
 
 def test_a_class_may_be_called_train(tmp_path):
-    assert data.class_names(fill(tmp_path, {"train": 4, "bus": 4})) == ("bus", "train")
+    assert data.read_class_names(fill(tmp_path, {"train": 4, "bus": 4})) == ("bus", "train")
 
 
 def test_folder_ignores_hidden_and_other_files(tmp_path):
@@ -370,7 +370,7 @@ def test_folder_ignores_hidden_and_other_files(tmp_path):
         ),
         (
             {"a": 1, "b": 1},
-            "{} has one image a class, so none can be kept for testing; add images or a test "
+            "{} has one image per class, so none can be kept for testing; add images or a test "
             "folder",
         ),
         (
@@ -392,7 +392,7 @@ def test_folder_ignores_hidden_and_other_files(tmp_path):
         ),
         (
             {"train/a": 1, "train/b": 1, "test/a": 1},
-            "folder:{} has one training image a class, so none can be kept for validation; add "
+            "folder:{} has one training image per class, so none can be kept for validation; add "
             "images",
         ),
     ],
@@ -404,14 +404,14 @@ def test_folder_says_what_is_wrong(tmp_path, layout, sentence):
 
 
 def test_folder_that_a_package_ships():
-    assert packaged("tljax", "data/embedded.py") == f"folder:{embedded.__file__}"
+    assert packaged_folder_spec("tljax", "data/embedded.py") == f"folder:{embedded.__file__}"
     with pytest.raises(InputError, match="not installed; pip install it"):
-        packaged("no_such_package", "images")
+        packaged_folder_spec("no_such_package", "images")
 
 
 def test_folder_that_is_none(tmp_path):
     (tmp_path / "file").write_text("")
-    for function in (data.load, data.class_names):
+    for function in (data.load, data.read_class_names):
         with says(f"the data folder {tmp_path}/none does not exist; check the path"):
             function(f"folder:{tmp_path}/none")
         with says(f"{tmp_path}/file is a file; give the folder that holds the class folders"):

@@ -24,11 +24,11 @@ from tests.test_tpu_vm import check_flags, subcommands
 from tljax import cli, data, experiment
 from tljax import config as config_lib
 from tljax.analysis.tables import write_csv
-from tljax.commands.sweep import plan_runs
+from tljax.commands.sweep.listing import list_runs
 from tljax.data import Task
-from tljax.data.tfds import spec as tfds_spec
+from tljax.data.tfds.spec import parse_spec
 from tljax.experiment import hyperrules
-from tljax.models import registry
+from tljax.models import tracing
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 CIFAR = {"train": 50_000, "test": 10_000}
@@ -101,7 +101,7 @@ PAGES = [
 
 
 def planned(page, *overrides):
-    return plan_runs(str(EXPERIMENTS / page), list(overrides))
+    return list_runs(str(EXPERIMENTS / page), list(overrides))
 
 
 def every_spec():
@@ -112,7 +112,7 @@ def every_spec():
 
 def parts(text):
     """Which images the parts of a spec are: {role: {(split, number), ...}}, as TFDS reads it."""
-    spec = tfds_spec.parse(text)
+    spec = parse_spec(text)
     sizes, _ = SETS[spec.target]
     splits = tfds.core.splits.SplitDict(
         [
@@ -165,7 +165,7 @@ def test_vtab_is_1000_images_a_task_and_all_test_images():
         assert len(specs) == 19
         for spec in specs:
             ranges = parts(spec.removeprefix("tfds:"))
-            name = tfds_spec.parse(spec.removeprefix("tfds:")).target
+            name = parse_spec(spec.removeprefix("tfds:")).target
             assert [count(ranges[role]) for role in ("train", "val")] == [train, val]
             assert count(ranges["test"]) == tests[name]
 
@@ -222,7 +222,7 @@ def test_shifted_images_have_the_classes_of_cifar(tmp_path, monkeypatch):
     sources = importlib.import_module("tests.cifar_sources")
     for source in (sources.Cifar10, sources.CifarAnew, sources.Stl10):
         source(data_dir=tmp_path).download_and_prepare(file_format="array_record")
-    named = data.class_names("tfds:cifar10", str(tmp_path))
+    named = data.read_class_names("tfds:cifar10", str(tmp_path))
     for shift, theirs in (("cifar10_1", named), ("stl10", sources.STL10)):
         argv = ["prepare", f"tfds:experiments.lp_ft.builders.Shifted/{shift}"]
         assert cli.main([*argv, "--data_dir", str(tmp_path)]) == 0
@@ -294,7 +294,7 @@ def stand_in(config):
     if not config.data.startswith("tfds:"):
         return None, config.train_size or 10_000
     text = config.data.removeprefix("tfds:")
-    classes = SETS[tfds_spec.parse(text).target][1]
+    classes = SETS[parse_spec(text).target][1]
     if "label_elevation" in text:
         classes = 9
     task = Task(config.data, tuple(map(str, range(classes))))
@@ -319,7 +319,7 @@ def abstract():
         size = exp.preprocessing.image_size
         key = (config.model, config.lora_rank, len(exp.class_names), size)
         if key not in known:
-            known[key] = registry.abstract_variables(exp.model, size)
+            known[key] = tracing.abstract_variables(exp.model, size)
         return known[key]
 
     return variables
@@ -336,7 +336,7 @@ def test_runs_build(page, abstract):
             config.init_from = None  # what another run leaves
         tasks, train_size = stand_in(config)
         config = settled(config, train_size)
-        exp = experiment.prepare(config, tasks)
+        exp = experiment.build(config, tasks)
         steps = exp.options.total_steps(train_size)
         assert 10 <= steps <= (450_000 if "yosinski2014/config.py:paper" in page else 20_000)
         assert exp.options.warmup < steps
@@ -371,8 +371,8 @@ def test_augreg_is_what_big_vision_does():
         text = config.data.removeprefix("tfds:")
         told = (config.steps, config.warmup, config.lr, tuple(config.crop_area))
         size = count(parts(text)["train"])
-        assert (*told, size) == wanted[tfds_spec.parse(text).target]
-        exp = experiment.prepare(config, stand_in(config)[0])
+        assert (*told, size) == wanted[parse_spec(text).target]
+        exp = experiment.build(config, stand_in(config)[0])
         assert (exp.preprocessing.image_size, exp.preprocessing.mean) == (384, (0.5,) * 3)
         assert set(exp.plan.lr_scale) == {1.0}
         options = exp.options
@@ -405,7 +405,7 @@ def test_treatments_are_those_of_yosinski(scale):
         config = run.config.copy_and_resolve_references()
         assert (config.data_seed, config.seed) == (2, 102)
         name, config.init_from = config.init_from, None
-        plan = experiment.prepare(config, tasks).plan
+        plan = experiment.build(config, tasks).plan
         n = plan.init.count("pretrained")
         assert plan.init == ("pretrained",) * n + ("random",) * (len(plan.groups) - n)
         frozen = plan.lr_scale.count(0.0)
@@ -435,6 +435,7 @@ def source(tmp_path_factory):
     """The workdir of a step, to start from."""
     folder = tmp_path_factory.mktemp("source") / "run"
     config = config_lib.base()
+    config.augment = "crop_flip"
     config.update(SMALL | {"scenario": "from_scratch", "steps": 1})
     experiment.run(config, folder, progress=False)
     return folder

@@ -15,16 +15,15 @@ from tests.reference_weights import draw_all
 from tests.test_cli import run
 from tljax import cli, experiment, weights
 from tljax import config as config_lib
-from tljax.commands import publishing
 from tljax.errors import InputError
 from tljax.files import replacing
-from tljax.models import Preprocessing, registry
-from tljax.runs.checkpoints import best_variables
+from tljax.models import Preprocessing, registry, tracing
+from tljax.runs.resume import best_variables
 from tljax.weights import rules, zoo
 from tljax.weights.export import family_of, save_converted
 from tljax.weights.families import GOOGLE_VIT, HF_DINOV2, TLJAX
-from tljax.weights.loading import preprocessing_to_json
 from tljax.weights.model_card import Export, constructor
+from tljax.weights.preprocessing import preprocessing_to_json
 
 SMALL = ("resnet10_32", "vit_micro_patch4_32")
 IGNORED = {
@@ -54,6 +53,7 @@ def trained(request, tmp_path_factory):
     base = tmp_path_factory.mktemp("trained")
     save_file(torch_tensors(request.param), base / "source.safetensors")
     config = config_lib.base()
+    config.augment = "crop_flip"
     config.update(
         {
             "data": "embedded:digits",
@@ -100,7 +100,7 @@ def test_a_converted_file_says_what_it_is_and_is_a_source(name, tmp_path):
     says = header(ours)
     assert set(says) == {"format", "model", "preprocessing", "origin", "family", "resampling"}
     assert (says["format"], says["model"], says["origin"]) == ("tljax", name, str(source))
-    assert weights.preprocessing_of(str(ours)) == registry.spec(name).preprocessing
+    assert weights.find_preprocessing(str(ours)) == registry.spec(name).preprocessing
     tensors = load_file(ours)
     assert {array.dtype for array in tensors.values()} == {np.dtype(np.float32)}
     model, variables, preprocessing = tljax.load(name, ours, num_classes=None)
@@ -122,11 +122,11 @@ def test_an_exported_run_is_read_back_bit_for_bit(trained, tmp_path, capsys):
     )
     assert code == 0, err
     best = rules.flatten(best_variables(workdir))
-    read = weights.load(str(output), name).filled
+    read = weights.load(str(output), name).arrays
     assert read.keys() == best.keys()
     assert all(read[path].tobytes() == np.asarray(best[path]).tobytes() for path in best)
     config = experiment.read_config(workdir)
-    assert weights.preprocessing_of(str(output)) == experiment.preprocessing_of(config)
+    assert weights.find_preprocessing(str(output)) == experiment.preprocessing_of(config)
 
 
 def test_card_and_metadata_say_how_it_was_made(trained, tmp_path):
@@ -156,13 +156,13 @@ def test_card_and_metadata_say_how_it_was_made(trained, tmp_path):
     assert run_quietly(*argv) == 0, "a second export takes the place of the first"
 
 
-def test_a_run_is_traced_back_to_a_published_checkpoint(tmp_path):
+def test_a_run_is_traced_back_to_published_weights(tmp_path):
     """Through a converted file; the licence and the source of the weights are the zoo's."""
     entry = next(e for e in zoo.entries().values() if e.model == "resnet18")
     model = registry.create("resnet18", 3)
     flat = {
         path: np.zeros(leaf.shape, np.float32)
-        for path, leaf in rules.flatten(registry.abstract_variables(model, 32)).items()
+        for path, leaf in rules.flatten(tracing.abstract_variables(model, 32)).items()
     }
     converted, output = tmp_path / "c.safetensors", tmp_path / "e.safetensors"
     says = {
@@ -202,10 +202,10 @@ def test_dinov2_to_our_names_and_back(tmp_path):
 def lines(name, format="timm", num_classes=5, channels=3, last_group=None):
     model = registry.create(name, num_classes)
     if last_group is not None:
-        model = registry.truncated(name, model, last_group)
+        model = registry.truncate(name, model, last_group)
     preprocessing = registry.spec(name).preprocessing.for_channels(channels)
-    checkpoint = weights.Checkpoint({}, num_classes, TLJAX, "x")
-    made = constructor(Export(name, model, checkpoint, preprocessing), format)
+    pretrained = weights.PretrainedWeights({}, num_classes, TLJAX, "x")
+    made = constructor(Export(name, model, pretrained, preprocessing), format)
     return made and made[made.index("") + 1 :]
 
 
@@ -248,12 +248,12 @@ def test_a_vit_of_another_image_size_is_built_for_the_size_of_its_positions(tmp_
     argv = ("--model", "vit_micro_patch4_32", "--format", "timm", "--output", output)
     assert run_quietly("export", "--init_from", source, *argv) == 0
     assert "img_size=24" in (tmp_path / "e.md").read_text()
-    assert weights.preprocessing_of(str(output)).image_size == 24
+    assert weights.find_preprocessing(str(output)).image_size == 24
 
 
 @pytest.mark.parametrize("fields", [{"pooling": "mean"}, {"layer_norm_eps": 1e-5}])
 def test_a_network_that_pytorch_computes_otherwise_is_refused(fields):
-    with pytest.raises(InputError, match="no twin in PyTorch"):
+    with pytest.raises(InputError, match="no network of PyTorch"):
         family_of("timm", "x", registry.create("vit_micro_patch4_32", 3, **fields))
 
 
@@ -280,7 +280,7 @@ BAD = {
         [*EXPORT, *FILE, "--model", "vit_micro_patch4_32", "--format", "torchvision"],
         "use --format timm",
     ),
-    "Keras's network": ([*EXPORT, *FILE, "--model", "keras_resnet50"], "no twin in PyTorch"),
+    "Keras's network": ([*EXPORT, *FILE, "--model", "keras_resnet50"], "no network of PyTorch"),
     "export to another kind of file": (
         [*EXPORT, *FILE, "--model", "resnet10_32", "--output", "{tmp}/out/e.pth"],
         "does not end in .safetensors",
@@ -324,10 +324,10 @@ def test_bad_input_is_one_sentence_and_leaves_no_file(case, tmp_path, capsys):
 
 def test_a_part_of_a_network_is_not_converted(tmp_path):
     """Its file could not be read again under the network's name."""
-    model = registry.truncated("resnet10_32", registry.create("resnet10_32", 3), "layer2_0")
-    abstract = registry.abstract_variables(model, 32)
+    model = registry.truncate("resnet10_32", registry.create("resnet10_32", 3), "layer2_0")
+    abstract = tracing.abstract_variables(model, 32)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
-    part = weights.of_variables(zeros, "run")
+    part = weights.from_variables(zeros, "run")
     path, preprocessing = tmp_path / "c.safetensors", registry.spec("resnet10_32").preprocessing
     with pytest.raises(InputError, match="only a part of a resnet10_32"):
         save_converted(part, "resnet10_32", preprocessing, path)
@@ -355,7 +355,8 @@ def test_a_converted_file_is_resampled_as_its_source_was(tmp_path):
     flat = rules.flatten(variables)
     source, converted = tmp_path / "google.npz", tmp_path / "ours.safetensors"
     np.savez(source, **rules.unconvert(GOOGLE_VIT, model, flat))
-    publishing.convert(str(source), "vit_micro_patch4_32", converted)
+    argv = ["convert", str(source), "--model", "vit_micro_patch4_32", "--output", str(converted)]
+    assert cli.main(argv) == 0
     expected, found = (
         tljax.load("vit_micro_patch4_32", path, num_classes=0, image_size=48)[1]["params"]["embed"]
         for path in (source, converted)

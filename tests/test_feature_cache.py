@@ -267,9 +267,9 @@ def test_what_cannot_be_kept_is_said(start, digits):
     model, variables = start
     frozen, moving = tljax.feature_extraction(model.groups), tljax.from_scratch(model.groups)
     options = {**OPTIONS, "cache": "memory"}
-    with pytest.raises(InputError, match="augmented anew in every epoch, so nothing can be kept"):
+    with pytest.raises(InputError, match="augmented anew in every epoch, so nothing can be cached"):
         tljax.fit(model, variables, frozen, digits.train, None, **options, augment="crop")
-    with pytest.raises(InputError, match="the first group trains, so nothing can be kept"):
+    with pytest.raises(InputError, match="the first group trains, so nothing can be cached"):
         tljax.fit(model, None, moving, digits.train, None, **options)
 
 
@@ -280,7 +280,7 @@ def test_a_full_disk_stops_it_and_room_lets_it_go_on(start, digits, tmp_path):
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting a tmpfs is not allowed here")
     try:
-        with pytest.raises(InputError, match=r"cannot keep features .*make room"):
+        with pytest.raises(InputError, match=r"cannot cache features .*make room"):
             cached(start, digits.test, place)
         subprocess.run([*mount[:4], "remount,size=64m", *mount[5:]], check=True)
         features = cached(start, digits.test, place)

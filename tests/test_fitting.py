@@ -22,10 +22,10 @@ POSITION_REFERENCES = Path(__file__).parent / "references/positions.npz"
 
 
 @pytest.fixture(params=[VIT, RESNET])
-def checkpoint(request, tmp_path):
+def weights_file(request, tmp_path):
     """(model name, file) of random weights with a head of ten classes."""
     model = create(request.param, 10)
-    path = tmp_path / "checkpoint.safetensors"
+    path = tmp_path / "weights.safetensors"
     save_file(rules.unconvert(TLJAX, model, draw_all(model, 32)), path)
     return request.param, path
 
@@ -61,15 +61,15 @@ def test_positions_without_a_class_token():
 
 
 def test_positions_of_no_square_are_refused():
-    with pytest.raises(InputError, match="48 patches, which is no square grid"):
+    with pytest.raises(InputError, match="48 patches, which is not a square grid"):
         resample_positions(position_embedding(7)[:, :-1], (3, 3), 1, "bicubic", "x")
 
 
 # --- channels -----------------------------------------------------------------------------------
 
 
-def test_a_grey_image_gives_what_its_three_equal_channels_gave(checkpoint):
-    name, path = checkpoint
+def test_a_grey_image_gives_what_its_three_equal_channels_gave(weights_file):
+    name, path = weights_file
     model, variables, _ = tljax.load(name, path, num_classes=0)
     grey_model, grey_variables, preprocessing = tljax.load(name, path, num_classes=0, in_channels=1)
     assert len(preprocessing.mean) == 1
@@ -94,7 +94,7 @@ def test_other_channels_repeat_the_three_and_keep_their_size(channels, taken):
 
 
 def test_a_truncated_resnet_pools_the_maps_at_the_cut(tmp_path):
-    path, model = tmp_path / "checkpoint.safetensors", create(RESNET, 10)
+    path, model = tmp_path / "weights.safetensors", create(RESNET, 10)
     save_file(rules.unconvert(TLJAX, model, draw_all(model, 32)), path)
     model, variables, _ = tljax.load(RESNET, path, num_classes=0)
     x = random_images(2, 32, 32, 3)
@@ -107,7 +107,7 @@ def test_a_truncated_resnet_pools_the_maps_at_the_cut(tmp_path):
 
 
 def test_a_truncated_vit_normalises_the_tokens_at_the_cut(tmp_path):
-    path, model = tmp_path / "checkpoint.safetensors", create(VIT, 10)
+    path, model = tmp_path / "weights.safetensors", create(VIT, 10)
     save_file(rules.unconvert(TLJAX, model, draw_all(model, 32)), path)
     model, variables, _ = tljax.load(VIT, path, num_classes=0)
     norm = variables["params"]["norm"]
@@ -123,8 +123,8 @@ def test_a_truncated_vit_normalises_the_tokens_at_the_cut(tmp_path):
 # --- the head -----------------------------------------------------------------------------------
 
 
-def test_the_old_head_is_kept_or_a_new_one_is_zero(checkpoint):
-    name, path = checkpoint
+def test_the_old_head_is_kept_or_a_new_one_is_zero(weights_file):
+    name, path = weights_file
     drawn = draw_all(create(name, 10), 32)
     kept, variables, _ = tljax.load(name, path, num_classes=None)
     assert kept.num_classes == 10

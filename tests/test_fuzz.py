@@ -18,8 +18,8 @@ from tljax.config import base
 from tljax.data import decode
 from tljax.errors import InputError
 from tljax.experiment import read_config
-from tljax.runs.workdir import read_rows
-from tljax.weights import preprocessing_of
+from tljax.runs.metrics import read_rows
+from tljax.weights import find_preprocessing
 from tljax.weights.read import read
 
 _OFTEN = ("image", ".safetensors", ".npz", "preprocessing", "metrics", "config")
@@ -54,13 +54,13 @@ def test_a_file_among_the_arrays_of_an_npz(tmp_path):
     """numpy gives its bytes."""
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("notes.txt", "no array")
-    with pytest.raises(InputError, match=r"'notes.txt', which is no tensor of numbers"):
+    with pytest.raises(InputError, match=r"'notes.txt', which is not a tensor of numbers"):
         read(tmp_path / "a.npz")
 
 
 def test_words_among_the_arrays_of_an_npz(tmp_path):
     np.savez(tmp_path / "a.npz", names=np.array(["conv1", "bn1"]))
-    with pytest.raises(InputError, match="'names', which is no tensor of numbers"):
+    with pytest.raises(InputError, match="'names', which is not a tensor of numbers"):
         read(tmp_path / "a.npz")
 
 
@@ -124,10 +124,10 @@ def test_odd_preprocessing_in_a_header(tmp_path, field, value):
     tensors = {"a": np.zeros(1, np.float32)}
     path.write_bytes(save(tensors, {"format": "tljax", "preprocessing": header}))
     if value == [32]:
-        assert preprocessing_of(str(path)).height_width == (32, 32)
+        assert find_preprocessing(str(path)).height_width == (32, 32)
         return
     with pytest.raises(InputError, match=field):
-        preprocessing_of(str(path))
+        find_preprocessing(str(path))
 
 
 def test_json_beyond_all_bounds(tmp_path):

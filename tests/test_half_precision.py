@@ -13,7 +13,7 @@ from tests.test_plan_laws import (
     network,
 )
 from tljax.models import ResNetV2, ViT, init
-from tljax.training import state as state_lib
+from tljax.training import train_state
 from tljax.training.objective import Objective
 from tljax.training.step import eval_step, loss_and_gradient, predict_step, train_step
 from tljax.transfer import freeze_first
@@ -49,13 +49,13 @@ def test_steps_keep_float32_and_the_law_of_what_is_frozen():
     plan = freeze_first(model.groups, 1)
     tx = plan.optimizer("adamw", learning_rate=0.0, clip_norm=1.0)
     step = train_step(model, plan, PREPROCESSING, tx, ema=0.9)
-    state, frozen = state_lib.create(plan, variables, tx, average=True)
+    state, frozen = train_state.create(plan, variables, tx, average=True)
     for batch in batches(3):
         state, metrics = step(state, frozen, batch, jax.random.key(1), 0.1, 1e-3)
         assert is_float32((state, metrics))
         assert np.isfinite(float(metrics["loss"]))
     assert_frozen_identical_and_trained_moved(
-        plan, variables, state_lib.variables_of(state, frozen)
+        plan, variables, train_state.model_variables(state, frozen)
     )
 
 

@@ -12,9 +12,9 @@ from tljax.devices import huge_pages
 def state():
     print(*re.findall(r"THP_enabled:\\s*(\\d)", open("/proc/self/status").read()))
 state()
-huge_pages.postpone()
+huge_pages.disable()
 state()
-huge_pages.come()
+huge_pages.enable()
 state()
 """
 

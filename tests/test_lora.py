@@ -29,8 +29,8 @@ from tljax.models import ViT, init, lora
 from tljax.models.flops import counted_flops
 from tljax.models.groups import leaf_paths, map_with_path
 from tljax.models.lora import LoRA
-from tljax.runs.checkpoints import best_variables
-from tljax.training import state as state_lib
+from tljax.runs.resume import best_variables
+from tljax.training import train_state
 from tljax.training.step import train_step
 from tljax.transfer import feature_extraction, fine_tune
 from tljax.weights import rules
@@ -134,14 +134,14 @@ def test_updates_and_head_move_and_the_optimizer_knows_of_nothing_else(name, opt
     plan = plan_of(model)
     tx = plan.optimizer(optimizer, learning_rate=0.0, clip_norm=1.0)
     step = train_step(model, plan, PREPROCESSING, tx)
-    state, frozen = state_lib.create(plan, variables, tx)
+    state, frozen = train_state.create(plan, variables, tx)
     held = sorted(leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim)
     moving = {p: x for p, x in rules.flatten(variables).items() if lora.is_leaf(p) or "head" in p}
     assert set(leaf_paths(state.trained)) == set(moving)
     assert held == sorted([leaf.shape for leaf in moving.values()] * slots)
     for batch in batches(STEPS):
         state, _ = step(state, frozen, batch, jax.random.key(1), 0.1, 0.0)
-    after = state_lib.variables_of(state, frozen)
+    after = train_state.model_variables(state, frozen)
     assert_frozen_identical_and_trained_moved(plan, variables, after)
 
 
@@ -162,7 +162,7 @@ def test_weights_that_lack_a_part_or_hold_an_update_without_a_place_are_refused(
     less = {"params": {**plain["params"], "block0": {}}}
     with pytest.raises(InputError, match="block0/attn/qkv/kernel is missing"):
         plan_of(model).initialise(random, less)
-    with pytest.raises(InputError, match="lora_a has no place in the model"):
+    with pytest.raises(InputError, match="lora_a is not in the model; merge LoRA"):
         feature_extraction(PLAIN.groups).initialise(plain, variables)
     again = plan_of(model).initialise(random, drawn(variables))  # e.g. to fit a new head
     assert same(again["params"]["block1"], drawn(variables)["params"]["block1"])
@@ -190,6 +190,7 @@ RUN = {
 
 def lora_config(source, **fields):
     config = config_lib.base()
+    config.augment = "crop_flip"
     more = {"init_from": str(source), "backbone_lr_scale": 1.0, "drop_path": 0.1}
     config.update({**RUN, **more, "lora_rank": 4, "lora_alpha": 8.0, **fields})
     return config
@@ -203,7 +204,7 @@ def trained(source, tmp_path_factory):
 
 
 def test_a_run_trains_updates_and_head_alone(trained, source):
-    before, after = weights.load(str(source), RUN["model"]).filled, best_variables(trained)
+    before, after = weights.load(str(source), RUN["model"]).arrays, best_variables(trained)
     after = rules.flatten(after)
     assert {path for path in after if path not in before} == set(filter(lora.is_leaf, after))
     for path, array in before.items():
@@ -218,7 +219,7 @@ def test_a_run_trains_updates_and_head_alone(trained, source):
 
 
 def test_resumed_equals_uninterrupted_to_the_bit(source, tmp_path):
-    exp = experiment.prepare(lora_config(source))
+    exp = experiment.build(lora_config(source))
     digits = data_lib.load(RUN["data"], train_size=40)
     start = weights.variables_for(weights.load(str(source), RUN["model"]), exp.model, 32)
     options = dataclasses.asdict(exp.options) | {"preprocessing": exp.preprocessing}
@@ -272,10 +273,10 @@ def test_export_and_init_from_merge(trained, tmp_path):
 )
 def test_what_makes_no_sense_is_refused(fields, words, source):
     with pytest.raises(InputError, match=words):
-        experiment.prepare(lora_config(source, **fields))
+        experiment.build(lora_config(source, **fields))
 
 
 def test_updates_in_the_groups_that_train_go_with_frozen_ones(source):
     fields = {"scenario": "freeze_first", "k": 3, "lora_targets": "block[23]/.*"}
-    exp = experiment.prepare(lora_config(source, **fields))
+    exp = experiment.build(lora_config(source, **fields))
     assert exp.plan.frozen_prefix(init(exp.model, jax.random.key(0), 32)["params"]) == 3

@@ -11,8 +11,7 @@ from tests.test_cli import run
 from tests.test_training import without_time
 from tljax import config as config_lib
 from tljax import experiment
-from tljax.commands import find_lr as lr_finder
-from tljax.commands.find_lr import Curve, range_test
+from tljax.commands.find_lr.range_test import Curve, range_test, run_range_test
 from tljax.errors import InputError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -127,7 +126,7 @@ def test_a_run_after_it_is_the_run_without_it_and_its_rate_trains(tmp_path):
         }
     )
     before = experiment.run(config, tmp_path / "before", progress=False)
-    curve = lr_finder.find(config, steps=60)
+    curve = run_range_test(config, steps=60)
     after = experiment.run(config, tmp_path / "after", progress=False)
     assert same(before.variables, after.variables)
     assert before.history == after.history

@@ -20,10 +20,10 @@ from tests.many_devices import CASES, MESHES
 from tests.soak.campaign import ROOT, compare
 from tljax import config as config_lib
 from tljax import experiment
-from tljax.devices import mesh as mesh_lib
+from tljax.devices import sharding
 from tljax.errors import InputError
 from tljax.runs.checkpoints import Checkpoints
-from tljax.runs.workdir import read_rows
+from tljax.runs.metrics import read_rows
 from tljax.training import feature_cache
 from tljax.training.evaluation import evaluate
 
@@ -85,16 +85,16 @@ def test_an_evaluation_is_that_of_one_device_to_the_last_bit(network, eight):
 
 def test_one_device_is_given_arrays_once_and_not_with_every_step():
     given = {"frozen": np.ones(3, np.float32), "trained": jax.numpy.ones(3)}
-    placed = mesh_lib.place(None, given)
+    placed = sharding.place(None, given)
     assert isinstance(placed["frozen"], jax.Array)
     assert placed["trained"].unsafe_buffer_pointer() == given["trained"].unsafe_buffer_pointer()
 
 
 def test_what_is_cut_is_the_largest_axis_that_can_be():
-    mesh = jax.sharding.AbstractMesh((2, 4), mesh_lib.AXES)
+    mesh = jax.sharding.AbstractMesh((2, 4), sharding.AXES)
     shapes = {"kernel": (6, 1024), "odd": (4098, 3), "tall": (4096, 1024), "bias": (1024,)}
     tree = {n: jax.ShapeDtypeStruct(shape, np.float32) for n, shape in shapes.items()}
-    specs = {n: tuple(s.spec) for n, s in mesh_lib.parameter_shardings(mesh, tree).items()}
+    specs = {n: tuple(s.spec) for n, s in sharding.parameter_shardings(mesh, tree).items()}
     assert specs == {"kernel": (None, "fsdp"), "odd": (), "tall": ("fsdp",), "bias": ()}
 
 
@@ -112,16 +112,16 @@ def test_what_is_cut_is_the_largest_axis_that_can_be():
 def test_the_axes_sizes_multiply_to_the_number_of_devices(text, devices, sizes):
     if sizes is None:
         with pytest.raises(InputError, match="number of devices, 8"):
-            mesh_lib.sizes(text, devices)
+            sharding.axis_sizes(text, devices)
     else:
-        assert tuple(mesh_lib.sizes(text, devices).values()) == sizes
+        assert tuple(sharding.axis_sizes(text, devices).values()) == sizes
 
 
 @pytest.mark.parametrize(("batch", "parts", "multiple"), [(12, None, 8), (24, 2, 16)])
 def test_a_batch_that_devices_cannot_share_is_refused(batch, parts, multiple):
-    mesh = jax.sharding.AbstractMesh((8, 1), mesh_lib.AXES)
+    mesh = jax.sharding.AbstractMesh((8, 1), sharding.AXES)
     with pytest.raises(InputError, match=f"batch_size is {batch}, .* a multiple of {multiple}"):
-        mesh_lib.check_batch(mesh, batch, parts)
+        sharding.check_batch(mesh, batch, parts)
 
 
 # --- processes ------------------------------------------------------------------------------------
@@ -250,7 +250,7 @@ def test_a_killed_process_ends_the_job(killed):
 def test_sigterm_to_one_makes_all_save_the_same_step_and_leave(preempted):
     workdir, ends = preempted
     end_with([75, 75], ends)
-    assert all("the same command goes on from what was saved" in error for _, error in ends)
+    assert all("the same command resumes from what was saved" in error for _, error in ends)
     assert Checkpoints(workdir / "checkpoints").steps()[0] < 8
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.test_plan_laws import NETWORKS, network
 from tljax.errors import InputError
-from tljax.models import MODELS, Groups, create, init, parameter_count, registry
+from tljax.models import MODELS, Groups, create, init, parameter_count, tracing
 from tljax.models.groups import leaf_paths
 
 SMALL = ("resnet10_32", "vit_micro_patch4_32")
@@ -15,7 +15,7 @@ SMALL = ("resnet10_32", "vit_micro_patch4_32")
 
 def abstract_params(name, num_classes=1000, size=224):
     model = create(name, num_classes)
-    return model, registry.abstract_variables(model, size)["params"]
+    return model, tracing.abstract_variables(model, size)["params"]
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_sizes_are_the_published_ones(name, parameters, groups):
 def test_abstract_variables_are_those_that_are_drawn(name, fields):
     known = create(name, 10).__dataclass_fields__
     model = create(name, 10, **{field: v for field, v in fields.items() if field in known})
-    drawn = jax.eval_shape(lambda key: registry.init(model, key, 64), jax.random.key(0))
-    abstract = registry.abstract_variables(model, 64)
+    drawn = jax.eval_shape(lambda key: init(model, key, 64), jax.random.key(0))
+    abstract = tracing.abstract_variables(model, 64)
     assert jax.tree.structure(abstract) == jax.tree.structure(drawn)
     assert leaf_paths(abstract) == leaf_paths(drawn)
     found, wanted = ([(x.shape, x.dtype) for x in jax.tree.leaves(t)] for t in (abstract, drawn))

@@ -11,7 +11,7 @@ from tests.test_step import assert_same, batch_of, gradient_of
 from tljax.data import Preprocessing, normalise
 from tljax.errors import InputError
 from tljax.models import ViT, init
-from tljax.training.mixing import mixed
+from tljax.training.mixing import mix
 from tljax.training.objective import Objective, accuracy
 from tljax.training.step import loss_and_gradient
 
@@ -42,7 +42,7 @@ def test_without_options_it_is_the_mean_cross_entropy_and_the_batch_to_the_bit()
     batch = {"label": labels}
     assert Objective().loss(logits, batch) == cross_entropy(logits, labels).mean()
     images = batch_of(4)
-    assert Objective().shown(images, jax.random.key(0)) is images
+    assert Objective().mix(images, jax.random.key(0)) is images
 
 
 def test_a_smoothed_label_is_spread_over_all_classes():
@@ -148,7 +148,7 @@ def test_of_both_ways_each_batch_goes_one():
 
 
 def test_mixup_blends_all_pixels_alike():
-    result = mixed(half_white(), jax.random.key(0), 0.4, 0.0)
+    result = mix(half_white(), jax.random.key(0), 0.4, 0.0)
     share = float(result["share"][0])
     assert 0 < share < 1
     np.testing.assert_allclose(result["image"][0], 255 * (1 - share), rtol=1e-5)
@@ -180,7 +180,7 @@ def test_what_frozen_groups_make_of_mixed_images_cannot_be_kept(capfd):
     plan = tljax.feature_extraction(model.groups)
     images = (batch_of(12)["image"], batch_of(12)["label"])
     options = {"preprocessing": PREPROCESSING, "batch_size": 6, "steps": 2, "mixup": 0.2}
-    with pytest.raises(InputError, match="nothing can be kept"):
+    with pytest.raises(InputError, match="nothing can be cached"):
         tljax.fit(model, variables, plan, images, None, **options, cache="memory")
     tljax.fit(model, variables, plan, images, None, **options)
     told = " ".join(capfd.readouterr().err.split())

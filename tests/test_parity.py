@@ -15,17 +15,17 @@ from safetensors.numpy import save_file
 
 from tests.reference_cases import CASES, Case
 from tests.reference_weights import images, kept
-from tljax.weights import Checkpoint, rules, variables_for
+from tljax.weights import PretrainedWeights, rules, variables_for
 from tljax.weights.read import read
 
 REFERENCES = Path(__file__).parent / "references"
 
 
 def our_outputs(case: Case, filled: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """The output of each group, of a model fitted with a checkpoint's parameters."""
+    """The output of each group, of a model fitted with pretrained parameters."""
     model = case.create()
-    checkpoint = Checkpoint(filled, case.num_classes, case.rule_table, case.stem)
-    variables = variables_for(checkpoint, model, case.size, position_resampling=case.resampling)
+    pretrained = PretrainedWeights(filled, case.num_classes, case.rule_table, case.stem)
+    variables = variables_for(pretrained, model, case.size, position_resampling=case.resampling)
     with jax.default_matmul_precision("float32"):
         found = outputs_of(model, variables, jnp.asarray(images(case.size)))
     return [np.asarray(output) for output in found]
@@ -58,7 +58,7 @@ def test_a_file_gives_the_originals_numbers(case, tmp_path):
     model = case.create()
     drawn = case.draw()
     tensors = rules.unconvert(case.rule_table, model, drawn)
-    path = written(tensors, tmp_path / f"checkpoint{case.suffix}")
+    path = written(tensors, tmp_path / f"weights{case.suffix}")
     shapes = {name: array.shape for name, array in drawn.items()}
     filled = rules.convert(case.rule_table, model, shapes, read(path).tensors, path.name)
     assert filled.keys() == drawn.keys()

@@ -20,6 +20,7 @@ from tljax.transfer import (
 )
 from tljax.transfer.partition import split
 from tljax.transfer.scenarios import build
+from tljax.transfer.signatures import accepted_fields, check_used
 
 MODEL = create("resnet10_32", 10)
 GROUPS = MODEL.groups
@@ -89,6 +90,39 @@ def test_unknown_scenario_and_missing_k():
         build("freeze_first", GROUPS)
 
 
+@pytest.mark.parametrize(
+    ("scenario", "fields", "sentence"),
+    [
+        ("feature_extraction", {"k": 2}, "set scenario to freeze_first or surgical"),
+        ("fine_tune", {"k_last": 2}, "unset k_last, or set scenario to surgical"),
+        ("freeze_first", {"k": 1, "lr_spread": 10.0}, "lr_spread is 10.0, .* to fine_tune"),
+        ("from_scratch", {"init_k": 0}, "feature_extraction or freeze_first or fine_tune or surg"),
+        ("surgical", {}, "set k and k_last to a value from 0 to 4"),
+        ("freeze_first", {"layer_decay": 0.5}, "set k to a value from 0 to 5"),
+    ],
+)
+def test_fields_that_a_scenario_does_not_use_or_lacks(scenario, fields, sentence):
+    with pytest.raises(InputError, match=sentence):
+        build(scenario, GROUPS, fields)
+
+
+def test_fields_with_a_default_may_be_unused():
+    rates = {"backbone_lr_scale": 0.5, "layer_decay": 0.5}
+    assert build("from_scratch", GROUPS, rates) == from_scratch(GROUPS)
+    assert build("fine_tune", GROUPS, rates) == fine_tune(GROUPS, 0.5, 0.5)
+
+
+def test_the_fields_of_a_constructor_are_read_from_its_signature():
+    def every_other(groups, offset: int, stride: int = 2, *, head="random", **plan):
+        return (groups, offset, stride, head, plan)
+
+    accepted = {"every_other": accepted_fields(every_other, {"stride": "k", "head": None})}
+    assert list(accepted["every_other"]) == ["offset", "k"]
+    check_used("scenario", "every_other", accepted, {"offset": 1, "k": None})
+    with pytest.raises(InputError, match="stages is not set; unset k, or set stages to every_oth"):
+        check_used("stages", None, accepted, {"k": 3})
+
+
 def test_split_and_merge_are_inverse():
     params = init(MODEL, jax.random.key(0), 32)["params"]
     chosen, rest = split(params, lambda path: "conv1" in path)
@@ -116,7 +150,7 @@ def test_init_k_is_how_far_the_pretrained_groups_go():
         assert (frozen.init, frozen.lr_scale) == (wanted, (0.0,) * n + (1.0,) * (6 - n))
         assert (moving.init, moving.lr_scale) == (wanted, (1.0,) * 6)
         for scenario, k in (("feature_extraction", {}), ("surgical", {"k": 1, "k_last": 2})):
-            assert build(scenario, GROUPS, init_k=n, **k).init == wanted
+            assert build(scenario, GROUPS, {"init_k": n, **k}).init == wanted
     assert fine_tune(GROUPS, head="pretrained", init_k=5).init == ("pretrained",) * 6
     for n in (-1, 6):
         with pytest.raises(InputError, match="init_k goes from 0 to 5"):

@@ -18,7 +18,7 @@ from tljax.data import Preprocessing, normalise
 from tljax.models import ResNet, ViT, init
 from tljax.models.flops import counted_flops
 from tljax.models.groups import leaf_paths, map_with_path
-from tljax.training import state as state_lib
+from tljax.training import train_state
 from tljax.training.step import train_step
 from tljax.transfer import (
     TransferPlan,
@@ -117,11 +117,11 @@ def test_our_loop_moves_what_the_plan_trains_and_nothing_else(name, plan_name):
     plan = PLANS[plan_name](model.groups)
     tx = tx_of_the_loop(plan)
     step = train_step(model, plan, PREPROCESSING, tx)
-    state, frozen = state_lib.create(plan, variables, tx)
+    state, frozen = train_state.create(plan, variables, tx)
     for batch in batches():
         state, _ = step(state, frozen, batch, jax.random.key(1), 0.1, 1e-3)
     assert_frozen_identical_and_trained_moved(
-        plan, variables, state_lib.variables_of(state, frozen)
+        plan, variables, train_state.model_variables(state, frozen)
     )
 
 
@@ -201,7 +201,7 @@ def test_a_users_step_equals_ours(name, plan_name):
     plan = PLANS[plan_name](model.groups)
     tx = tx_of_the_loop(plan)
     batch, key = next(batches()), jax.random.key(3)
-    state, frozen = state_lib.create(plan, variables, tx)
+    state, frozen = train_state.create(plan, variables, tx)
     ours, metrics = train_step(model, plan, PREPROCESSING, tx)(state, frozen, batch, key, 0.1, 1e-2)
     assert metrics["grad_norm"] > 0.25, "or the clip shows nothing"
     tx = plan.optimizer("sgd", learning_rate=0.1, weight_decay=1e-2, clip_norm=0.25)
@@ -301,7 +301,7 @@ def test_learning_rate_and_decay_are_runtime_arguments(name):
     step = train_step(model, plan, PREPROCESSING, tx)
     moved, compiled = [], []
     for learning_rate, decay in ((0.1, 0.0), (0.2, 0.0), (0.1, 0.5)):
-        state, frozen = state_lib.create(plan, variables, tx)
+        state, frozen = train_state.create(plan, variables, tx)
         before = np.asarray(state.trained["head"]["kernel"])
         state, _ = step(state, frozen, next(batches()), jax.random.key(0), learning_rate, decay)
         moved.append(np.asarray(state.trained["head"]["kernel"]) - before)

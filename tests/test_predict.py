@@ -29,6 +29,7 @@ def trained(tmp_path_factory):
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:02}.png")
     save_file(torch_tensors("resnet10_32"), base / "source.safetensors")
     config = config_lib.base()
+    config.augment = "crop_flip"
     config.update(
         {
             "data": f"folder:{base / 'photos'}",
@@ -59,7 +60,7 @@ def test_the_probabilities_agree_with_evaluate(trained, tmp_path, capsys):
     assert code == 0, err
     assert f"{len(files)} images" in out
     rows = read(output)
-    names = experiment.prepare(experiment.read_config(trained / "run")).class_names
+    names = experiment.build(experiment.read_config(trained / "run")).class_names
     assert list(rows[0]) == ["file", "prediction", "probability", *names]
     assert [row["file"] for row in rows] == [str(file) for file in files]
     right = [row["prediction"] == file.parent.name for row, file in zip(rows, files, strict=True)]

@@ -17,9 +17,9 @@ from tests.reference_weights import draw_file
 from tests.test_cli import run
 from tljax import data as data_lib
 from tljax import experiment
-from tljax.commands.probe import grid as probe_grid
+from tljax.commands.probe import heads as probe_heads
 from tljax.commands.probe import linear_probe
-from tljax.commands.probe.linear_probe import features_of
+from tljax.commands.probe.linear_probe import compute_features
 from tljax.errors import InputError
 from tljax.models import init, probing
 from tljax.models.probing import OWN, Features
@@ -43,7 +43,7 @@ def test_a_vits_parts_are_class_tokens_after_the_norm_and_the_mean_of_the_patche
     model = tljax.create(VIT, 10, remat=True)
     variables = init(model, jax.random.key(0), 32)
     images = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
-    parts = probing.parts_of(model, variables, images)
+    parts = probing.all_parts(model, variables, images)
     assert parts.shape == (3, 5, 64)
     for back in (0, 3):
         shorter = model.truncated(4 - back)
@@ -51,10 +51,10 @@ def test_a_vits_parts_are_class_tokens_after_the_norm_and_the_mean_of_the_patche
         np.testing.assert_allclose(parts[:, back], wanted, atol=1e-5)
     tokens = tljax.features(model.clone(pooling="none"), variables, images)
     np.testing.assert_allclose(parts[:, 4], tokens[:, 1:].mean(axis=1), atol=1e-5)
-    np.testing.assert_array_equal(OWN.of(parts), parts[:, 0])
-    both = Features(4, average_pool=True).of(parts)
+    np.testing.assert_array_equal(OWN.select(parts), parts[:, 0])
+    both = Features(4, average_pool=True).select(parts)
     np.testing.assert_array_equal(both, np.asarray(parts).reshape(3, -1))
-    assert Features(1, average_pool=True).of(np.asarray(parts)).shape == (3, 128)
+    assert Features(1, average_pool=True).select(np.asarray(parts)).shape == (3, 128)
 
 
 def test_choices():
@@ -66,10 +66,10 @@ def test_choices():
         (4, True),
     }
     assert probing.choices(resnet) == probing.choices(vit.clone(pooling="mean")) == (OWN,)
-    assert len(probe_grid.grid(vit, 64, (0.0,))) == 52
-    assert len(probe_grid.grid(resnet, 64, (0.0, 1e-3))) == 26
-    rates = {setting.lr for setting in probe_grid.grid(vit, 512, (0.0,))}
-    assert rates == {2 * rate for rate in probe_grid.RATES}
+    assert len(probe_heads.list_settings(vit, 64, (0.0,))) == 52
+    assert len(probe_heads.list_settings(resnet, 64, (0.0, 1e-3))) == 26
+    rates = {setting.lr for setting in probe_heads.list_settings(vit, 512, (0.0,))}
+    assert rates == {2 * rate for rate in probe_heads.RATES}
 
 
 # --- the grid -----------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def cached():
     variables = init(model, jax.random.key(0), 32)
     digits = data_lib.load("embedded:digits", train_size=60)
     preprocessing = tljax.models.registry.spec(VIT).preprocessing
-    return model, features_of(model, variables, preprocessing, digits.train, "training")
+    return model, compute_features(model, variables, preprocessing, digits.train, "training")
 
 
 def alone(model, setting, train):
@@ -92,7 +92,7 @@ def alone(model, setting, train):
         optax.add_decayed_weights(setting.weight_decay, {"kernel": True, "bias": False}),
         optax.sgd(schedule, momentum=0.9),
     )
-    width = setting.features.of(train.features[:1]).shape[1]
+    width = setting.features.select(train.features[:1]).shape[1]
     head = {"kernel": jnp.zeros((width, 10)), "bias": jnp.zeros(10)}
     state = tx.init(head)
 
@@ -107,7 +107,7 @@ def alone(model, setting, train):
     batches = train.shuffled(BATCH, 3)
     for _ in range(STEPS):
         batch = next(batches)
-        x = setting.features.of(batch["features"])
+        x = setting.features.select(batch["features"])
         updates, state = tx.update(gradient(head, x, batch["label"]), state, head)
         head = optax.apply_updates(head, updates)
     batches.close()
@@ -116,18 +116,18 @@ def alone(model, setting, train):
 
 def test_a_head_of_the_grid_is_what_it_is_alone(cached):
     model, train = cached
-    settings = probe_grid.grid(model, BATCH, (0.0, 0.1))
+    settings = probe_heads.list_settings(model, BATCH, (0.0, 0.1))
     plan = feature_extraction(model.groups)
     options = {"steps": STEPS, "batch_size": BATCH, "seed": 3}
-    heads = probe_grid.train_heads(model, plan, settings, train, **options)
-    ranked = probe_grid.ranks(model, heads, train, BATCH)
+    heads = probe_heads.train_heads(model, plan, settings, train, **options)
+    ranked = probe_heads.rank_heads(model, heads, train, BATCH)
     assert set(ranked) == set(settings)
     for setting in [s for s in settings if s.lr in (settings[0].lr, settings[12].lr)]:
         one, ours = alone(model, setting, train), heads.params_of(setting)
         assert np.abs(ours["kernel"]).max() > 0
         for name in ("kernel", "bias"):
             np.testing.assert_allclose(ours[name], one[name], rtol=0, atol=1e-5)
-        logits = setting.features.of(train.features) @ one["kernel"] + one["bias"]
+        logits = setting.features.select(train.features) @ one["kernel"] + one["bias"]
         accuracy = np.mean(np.argmax(logits, -1) == train.labels)
         assert abs(ranked[setting][0] - accuracy) <= 1 / len(train)
 
@@ -198,7 +198,7 @@ def test_validation_alone_chooses_and_the_workdir_serves_if_the_head_fits(
     before = (tmp_path / "right" / "result.json").read_bytes()
     again = argv(name, sources, f"folder:{photos / 'right'}", tmp_path / "right")
     code, out, err = run(capsys, *again)
-    assert (code, "is done" in err) == (0, True)
+    assert (code, "holds a finished probe" in err) == (0, True)
     assert (tmp_path / "right" / "result.json").read_bytes() == before
     code, _, err = run(capsys, *again, "--weight_decays=0,1")
     assert (code, "weight decays [0.0]" in err) == (2, True)
@@ -236,4 +236,4 @@ def test_a_workdir_of_a_run_is_refused(sources, tmp_path, tiny_config):
     )
     experiment.run(config, tmp_path, progress=False)
     with pytest.raises(InputError, match="holds a run of `tljax train`"):
-        linear_probe.run(config, tmp_path, progress=False)
+        linear_probe.run_probe(config, tmp_path, progress=False)

@@ -19,16 +19,16 @@ from tests.watched import Watched
 from tljax import cli, experiment, weights
 from tljax import config as config_lib
 from tljax import data as data_lib
-from tljax.commands.sweep import plan_runs
+from tljax.commands.sweep.listing import list_runs
 from tljax.data import Preprocessing
 from tljax.data.transforms import augmentation
 from tljax.errors import InputError
 from tljax.experiment import hyperrules
-from tljax.models import ResNet, ViT, init, registry
+from tljax.models import ResNet, ViT, init, registry, tracing
 from tljax.models.groups import leaf_paths
 from tljax.runs.checkpoints import Checkpoints
 from tljax.training.options import TrainingOptions
-from tljax.training.preparation import new_variables
+from tljax.training.setup import new_variables
 from tljax.training.step import step_of_run
 from tljax.transfer import (
     discriminative,
@@ -62,7 +62,7 @@ def leaves(tree):
 def drawn(name, seed):
     """Random numbers of the shapes of a network's parameters."""
     rng = np.random.default_rng(seed)
-    params = registry.abstract_variables(NETWORKS[name], 16)["params"]
+    params = tracing.abstract_variables(NETWORKS[name], 16)["params"]
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), params)
 
 
@@ -88,7 +88,7 @@ def timm_layer(name, blocks):
 def test_layer_decay_gives_timms_rates(name, blocks):
     """decay ** (layers - 1 - layer), by timm's own names of the tensors."""
     model = registry.create(name, 10)
-    params = registry.abstract_variables(model, 224)["params"]
+    params = tracing.abstract_variables(model, 224)["params"]
     plan = fine_tune(model.groups, backbone=1.0, decay=0.7)
     paths = leaf_paths(params)
     for assignment in assignments(family_of("timm", name, model), model, paths):
@@ -312,13 +312,13 @@ def test_the_bit_rule_has_the_papers_numbers(train_size, steps, warmup, drops, m
 def test_the_rule_settles_what_nobody_set(tmp_path):
     page = str(CONFIGS / "recipes" / "bit_hyperrule.py")
     config = config_lib.load(page, ["--config.data=embedded:digits"])
-    settled = experiment.settled(config)
+    settled = experiment.resolve(config)
     assert (settled.batch_size, settled.steps, settled.schedule) == (512, 500, "step")
-    assert experiment.settled(settled) == settled
+    assert experiment.resolve(settled) == settled
     given = ["--config.data=embedded:digits", "--config.batch_size=64", "--config.schedule=cosine"]
-    mine = experiment.settled(config_lib.load(page, given))
+    mine = experiment.resolve(config_lib.load(page, given))
     assert (mine.batch_size, mine.schedule, mine.lr) == (64, "cosine", 0.003), "also if by default"
-    longer = experiment.settled(config_lib.load(page, [given[0], "--config.epochs=10"]))
+    longer = experiment.resolve(config_lib.load(page, [given[0], "--config.epochs=10"]))
     assert (longer.steps, longer.epochs) == (None, 10.0)
     many = data_lib.ArraySource(np.zeros((20_000, 97, 97, 1), np.uint8), np.zeros(20_000, int))
     large = hyperrules.apply(config, many)
@@ -326,8 +326,8 @@ def test_the_rule_settles_what_nobody_set(tmp_path):
     text = (CONFIGS / "recipes" / "bit_hyperrule.py").read_text()
     sweep = '\n\ndef sweep():\n    yield {"batch_size": 64}\n    yield {"lr": 0.01, "k": None}\n'
     (tmp_path / "page.py").write_text(text + sweep)
-    runs = plan_runs(str(tmp_path / "page.py"), given[:1])
-    swept = [experiment.settled(run.config) for run in runs]
+    runs = list_runs(str(tmp_path / "page.py"), given[:1])
+    swept = [experiment.resolve(run.config) for run in runs]
     assert [(run.batch_size, run.lr) for run in swept] == [(64, 0.003), (512, 0.01)]
 
 
@@ -357,6 +357,7 @@ def sources(tmp_path_factory):
     made = {}
     for name, block in CUT.items():
         config = config_lib.base()
+        config.augment = "crop_flip"
         fields = {"model": name, "last_group": block, "scenario": "from_scratch"}
         fields |= {"data": "embedded:digits_shifted", "train_size": 16, "image_size": 16}
         config.update(fields | {"steps": 1, "eval_every": 9, "batch_size": 8})
@@ -396,7 +397,7 @@ def test_every_page_meets_every_model_and_data_set(recipe, name, sources, tmp_pa
     steps = Checkpoints(tmp_path / "checkpoints").steps()
     after = Checkpoints(tmp_path / "checkpoints").read(steps[0]).variables
     config = experiment.read_config(tmp_path)
-    exp = experiment.prepare(config)
+    exp = experiment.build(config)
     given = experiment.pretrained_variables(config, exp.model, 16)
     before = dict(
         given,
@@ -461,14 +462,14 @@ def test_the_textbooks_example_can_be_built(tmp_path):
     CatsVsDogs(data_dir=tmp_path).download_and_prepare(file_format="array_record")
     path = str(CONFIGS / "cats_vs_dogs.py")
     config = config_lib.load(path, [f"--config.data_dir={tmp_path}"])
-    exp = experiment.prepare(config)
+    exp = experiment.build(config)
     assert exp.class_names == ("cat", "dog")
-    assert weights.preprocessing_of(config.init_from) == exp.preprocessing
+    assert weights.find_preprocessing(config.init_from) == exp.preprocessing
     dataset = experiment.load_data(config)
     splits = (dataset.train, dataset.val, dataset.test)
     assert [len(split) for split in splits] == [16, 2, 2]
-    given = registry.abstract_variables(registry.create("resnet50", 1000), 224)
-    new = registry.abstract_variables(exp.model, 224)
+    given = tracing.abstract_variables(registry.create("resnet50", 1000), 224)
+    new = tracing.abstract_variables(exp.model, 224)
     built = exp.plan.initialise(new, given)
     assert built["params"]["head"]["kernel"].shape == (2048, 2)
     assert exp.plan.init == ("pretrained",) * 17 + ("random",)

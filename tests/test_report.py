@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from tljax.analysis.report import demo as report
-from tljax.analysis.report.demo import Run
+from tljax.analysis.report.demo_grid import DemoRun, cell_table, finding
+from tljax.analysis.report.demo_report import write_report
 from tljax.transfer.scenarios import SCENARIOS
 
 PRESCRIBED = {
@@ -43,7 +43,7 @@ def make_run(scenario, seed=0, target="digits", size="small", test=0.5, curve=(0
         "versions": {"tljax": "0.1.0"},
         "devices": ["cpu"],
     }
-    return Run(target, size, scenario, seed, summary, history)
+    return DemoRun(target, size, scenario, seed, summary, history)
 
 
 def make_grid(seeds=3):
@@ -65,7 +65,7 @@ def make_page(tmp_path, runs, source=None, **kwargs):
         "command": "tljax demo --workdir W",
     } | kwargs
     source = source or make_run("from_scratch", target="glyphs", size="large", test=0.9321)
-    report.write_report(path, source, runs, **arguments)
+    write_report(path, source, runs, **arguments)
     assert list(tmp_path.iterdir()) == [path], "something half-written stayed behind"
     return path.read_text(encoding="ascii")
 
@@ -96,7 +96,7 @@ def cell(accuracies, prescribed="fine_tune"):
         for scenario, tests in accuracies.items()
         for seed, test in enumerate(tests)
     ]
-    (row,) = report.cell_table(runs, {("digits", "small"): prescribed})
+    (row,) = cell_table(runs, {("digits", "small"): prescribed})
     return row
 
 
@@ -115,14 +115,14 @@ def test_equal_means_are_both_best():
     row = cell({"from_scratch": [0.1, 0.2, 0.6], "fine_tune": [0.6, 0.1, 0.2]})
     assert row.best == ["from_scratch", "fine_tune"]
     assert row.verdict == "within noise"
-    assert "highest mean test accuracy in 1 of 1 target " in report.finding([row])
+    assert "highest mean test accuracy in 1 of 1 target " in finding([row])
 
 
 def test_shortfall_of_the_textbook():
     row = cell({"from_scratch": [0.5, 0.51], "fine_tune": [0.9, 0.91]}, prescribed="from_scratch")
     assert row.shortfall.mean == pytest.approx(0.4)
     assert row.shortfall.half_width == pytest.approx(0)
-    assert "in 0 of 1 target and was clearly behind the best in 1;" in report.finding([row])
+    assert "in 0 of 1 target and was clearly behind the best in 1;" in finding([row])
 
 
 # ----------------------------------------------------------------------------------- the page
@@ -153,7 +153,7 @@ def test_page_is_small_and_its_ids_are_unique_and_found(tmp_path):
 def test_every_scenario_and_number_is_there(tmp_path):
     runs = make_grid()
     text = Elements(make_page(tmp_path, runs)).text
-    for row in report.cell_table(runs, PRESCRIBED):
+    for row in cell_table(runs, PRESCRIBED):
         assert f"{row.target}, {row.size}" in text
         for score in row.scores.values():
             assert f"{100 * score.mean:.1f} ± {100 * score.half_width:.1f}" in text
@@ -161,7 +161,7 @@ def test_every_scenario_and_number_is_there(tmp_path):
         assert scenario.replace("_", " ") in text
     for expected in ("9.9", "93.2 %", "1,290 (10.0 %)", "12.3", "tljax demo --workdir W"):
         assert expected in text
-    assert report.finding(report.cell_table(runs, PRESCRIBED)) in text
+    assert finding(cell_table(runs, PRESCRIBED)) in text
 
 
 def test_benefits_carry_their_sign(tmp_path):

@@ -1,4 +1,4 @@
-"""Pre-activation ResNets, Keras' ResNets, and their checkpoints: sizes, cuts, names both ways."""
+"""Pre-activation ResNets, Keras' ResNets, and their weights: sizes, cuts, names both ways."""
 
 import functools
 
@@ -10,7 +10,7 @@ import pytest
 
 from tests.reference_weights import draw
 from tljax.errors import InputError
-from tljax.models import create, parameter_count, registry
+from tljax.models import create, parameter_count, tracing
 from tljax.models.resnet_v2 import standardise
 from tljax.weights import fitting, rules
 from tljax.weights.families import FAMILIES
@@ -41,7 +41,7 @@ def tiny(name, num_classes=10, **fields):
 
 @functools.cache
 def shapes_of(model):
-    abstract = registry.abstract_variables(model, 32)
+    abstract = tracing.abstract_variables(model, 32)
     return {path: leaf.shape for path, leaf in rules.flatten(abstract).items()}
 
 
@@ -65,7 +65,7 @@ def x():
 )
 def test_sizes_of_big_transfer_are_the_published_ones(name, millions, groups):
     model = create(name, 1000)
-    params = registry.abstract_variables(model, 64)["params"]
+    params = tracing.abstract_variables(model, 64)["params"]
     assert round(parameter_count(params) / 1e6, 2) == millions
     assert len(model.groups) == groups
 
@@ -80,7 +80,7 @@ def test_sizes_of_big_transfer_are_the_published_ones(name, millions, groups):
     ],
 )
 def test_sizes_of_keras_networks_are_those_of_keras(name, count):
-    assert parameter_count(registry.abstract_variables(create(name, 1000), 64)) == count
+    assert parameter_count(tracing.abstract_variables(create(name, 1000), 64)) == count
 
 
 @pytest.mark.parametrize("name", TINY)

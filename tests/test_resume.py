@@ -22,9 +22,11 @@ from tests.watched import Watched
 from tljax import data as data_lib
 from tljax import experiment
 from tljax.data import Preprocessing
+from tljax.devices.background import Background
 from tljax.devices.preemption import Preempted
 from tljax.errors import InputError
-from tljax.runs.checkpoints import Checkpoints, DamagedCheckpoint, best_variables
+from tljax.runs.checkpoints import Checkpoint, Checkpoints, DamagedCheckpoint
+from tljax.runs.resume import best_variables
 from tljax.runs.workdir import locked
 
 OPTIONS = {
@@ -111,19 +113,20 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
     assert campaign.differences == []
 
 
-@pytest.mark.parametrize("later", [False, True], ids=["at once", "later"])
-def test_a_checkpoint_holds_what_was_there_when_its_save_began(later, tmp_path):
+@pytest.mark.parametrize("held", [False, True], ids=["at once", "later"])
+def test_a_checkpoint_holds_what_was_there_when_its_save_began(held, tmp_path):
     """Also where steps consume the arrays, and overwrite what is theirs, before it is written."""
     step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
     state = step({f"w{n}": np.full(2**18, n, np.float32) for n in range(8)})
     expected = jax.tree.map(np.array, state)
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, state, state, {}, keep=1, best_step=None, later=later)
+    background = Background(held)
+    checkpoints = Checkpoints(tmp_path, background)
+    checkpoints.save(Checkpoint(1, state, state, progress=None), keep=1, best_step=None)
     for _ in range(20):
         state = jax.block_until_ready(step(state))
-    if later:
+    if held:
         assert checkpoints.steps() == []
-        checkpoints.check()
+        background.begin()
     checkpoints.finish()
     saved = checkpoints.read(1)
     for name, value in expected.items():
@@ -157,7 +160,7 @@ def test_sigterm_saves_at_once_and_in_the_middle_of_an_interval(digits, tmp_path
     source = Preempting(digits.train)
     plan = tljax.from_scratch(model.groups)
     options = {**OPTIONS, "checkpoint_every": 100, "eval_every": 100, "steps": 90}
-    with pytest.raises(Preempted, match="goes on from what was saved"):
+    with pytest.raises(Preempted, match="resumes from what was saved"):
         tljax.fit(model, None, plan, source, digits.val, workdir=tmp_path / "run", **options)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert 0 < checkpoints.steps()[0] < 90

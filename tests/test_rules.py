@@ -5,7 +5,7 @@ import pytest
 
 from tests.reference_weights import draw_all
 from tljax.errors import InputError
-from tljax.models import MODELS, create, registry
+from tljax.models import MODELS, create, registry, tracing
 from tljax.weights import rules
 from tljax.weights.families import FAMILIES, TIMM_VIT, TORCH_RESNET
 from tljax.weights.families.vit import DINOV2, GOOGLE_VIT, HF_DINOV2, HF_VIT
@@ -15,7 +15,7 @@ VIT = "vit_micro_patch4_32"
 
 
 def shapes_of(model, size=32):
-    abstract = rules.flatten(registry.abstract_variables(model, size))
+    abstract = rules.flatten(tracing.abstract_variables(model, size))
     return {path: leaf.shape for path, leaf in abstract.items()}
 
 
@@ -148,7 +148,7 @@ def test_every_familys_table_covers_every_model_it_accepts(name):
         assert accepting[known.index(max(known))] is family
 
 
-def checkpoint(family, **fields):
+def drawn_tensors(family, **fields):
     """(model, shapes, drawn parameters, tensors under the family's names)."""
     model = create(VIT, 10, **fields)
     drawn = draw_all(model, 32)
@@ -198,7 +198,7 @@ def checkpoint(family, **fields):
     ],
 )
 def test_wrapped_names_and_what_is_left_out_on_purpose(family, fields, renamed, besides):
-    model, shapes, drawn, tensors = checkpoint(family, **fields)
+    model, shapes, drawn, tensors = drawn_tensors(family, **fields)
     wrapped = {renamed(name): array for name, array in tensors.items()}
     wrapped |= dict.fromkeys(besides, np.zeros((2, 2)))
     found = convert(family, model, shapes, wrapped, "file")
@@ -211,7 +211,7 @@ def test_wrapped_names_and_what_is_left_out_on_purpose(family, fields, renamed, 
     ("family", "fields"), [(HF_VIT, {}), (HF_DINOV2, {"layer_scale": 1e-5})], ids=["ViT", "Dinov2"]
 )
 def test_transformers_5_has_new_names_in_memory(family, fields):
-    model, shapes, drawn, tensors = checkpoint(family, **fields)
+    model, shapes, drawn, tensors = drawn_tensors(family, **fields)
     renamed = {}
     for name, array in tensors.items():
         for part in ("query", "key", "value"):
@@ -227,7 +227,7 @@ def test_transformers_5_has_new_names_in_memory(family, fields):
 
 
 def test_a_class_token_takes_its_position_in_where_there_are_registers():
-    model, shapes, drawn, tensors = checkpoint(DINOV2, layer_scale=1e-5, registers=4)
+    model, shapes, drawn, tensors = drawn_tensors(DINOV2, layer_scale=1e-5, registers=4)
     positions = np.random.default_rng(0).standard_normal((1, 65, 64)).astype(np.float32)
     found = convert(DINOV2, model, shapes, {**tensors, "pos_embed": positions}, "file")
     np.testing.assert_array_equal(
@@ -238,7 +238,7 @@ def test_a_class_token_takes_its_position_in_where_there_are_registers():
 
 def test_a_network_of_other_heads_is_told_apart_where_the_file_can():
     """(d, d) kernels hold for any number of heads; Google's files have it in their shapes."""
-    *_, tensors = checkpoint(GOOGLE_VIT)
+    *_, tensors = drawn_tensors(GOOGLE_VIT)
     other = create(VIT, 10, heads=2)
     with pytest.raises(InputError, match=r"query/kernel has shape \(64, 4, 16\) instead of"):
         convert(GOOGLE_VIT, other, shapes_of(other), tensors, "file")

@@ -12,12 +12,12 @@ from tests.test_cli import run
 from tests.test_report import Elements
 from tljax import experiment
 from tljax.analysis.calibration import reliability
-from tljax.analysis.report.answered import Answered
 from tljax.analysis.report.figures import Gallery
-from tljax.analysis.report.labels import Places
-from tljax.analysis.report.of_runs import write_report
-from tljax.analysis.report.predictions import _part
-from tljax.analysis.report.runs import Place, Setting, collect, read_run
+from tljax.analysis.report.finished_runs import Choice, Setting, Target, collect_runs, read_run
+from tljax.analysis.report.labels import TargetNames
+from tljax.analysis.report.predictions import task_part
+from tljax.analysis.report.run_report import write_report
+from tljax.analysis.report.task_answers import TaskAnswers
 from tljax.config import base
 from tljax.data import Task
 from tljax.runs.answers import Answers
@@ -41,6 +41,7 @@ def world(tmp_path_factory):
 
     def train(name, **fields):
         config = base()
+        config.augment = "crop_flip"
         config.update(base_fields | fields)
         experiment.run(config, root / "runs" / name)
 
@@ -88,9 +89,9 @@ def test_the_page_asks_for_nothing_and_obeys_no_name(world, tmp_path, capsys):
 
 
 def test_validation_decides_and_it_is_said_among_how_many(world):
-    runs = collect([world / "runs"])
-    (place,) = runs.places
-    chosen = runs.at(place)["fine_tune"]
+    runs = collect_runs([world / "runs"])
+    (target,) = runs.targets
+    chosen = runs.best_by_scenario(target)["fine_tune"]
     rivals = [setting for setting in runs.settings if setting.scenario == "fine_tune"]
     assert chosen.among == len(rivals) == 2
     assert chosen.setting.validation == max(setting.validation for setting in rivals)
@@ -133,8 +134,8 @@ def test_a_thousand_classes_are_summed_up(world):
     )
     some = Setting({0: read_run(world / "runs" / "tune0")})
     task = Task("imagenet", tuple(f"class {i}" for i in range(1000)))
-    answered = Answered(task, some, 1, {0: answers})
-    part = _part(answered, [some], Places([Place("imagenet", "m", 1)]), Gallery())
+    task_answers = TaskAnswers(task, Choice(some, 1), {0: answers})
+    part = task_part(task_answers, [some], TargetNames([Target("imagenet", "m", 1)]), Gallery())
     assert len(part) < 100_000
     assert "the 20 worst of 1,000" in part
     assert "Most frequent confusions" in part

@@ -17,8 +17,9 @@ from tljax.data import Preprocessing
 from tljax.errors import InputError
 from tljax.models import ResNet, ViT, init
 from tljax.models.groups import leaf_paths
-from tljax.runs.checkpoints import Checkpoints, best_variables, has_checkpoint
-from tljax.runs.workdir import read_rows
+from tljax.runs.checkpoints import Checkpoints, has_checkpoint
+from tljax.runs.metrics import read_rows
+from tljax.runs.resume import best_variables
 from tljax.transfer import Stage, feature_extraction, fine_tune, gradual_unfreezing, lp_ft
 
 NETWORKS = {

@@ -97,7 +97,7 @@ def test_a_batch_in_parts_is_the_batch(name, parts):
 
     @jax.jit
     def run(images):
-        return micro_batches.in_parts(lambda x: model.apply(variables, x), parts, images)
+        return micro_batches.map_in_parts(lambda x: model.apply(variables, x), parts, images)
 
     whole = jax.jit(model.apply)(variables, images)
     np.testing.assert_allclose(run(images), whole, rtol=1e-4, atol=1e-5)
@@ -117,7 +117,7 @@ def test_parts_that_only_fill_a_batch_are_not_computed(images):
 
     @jax.jit
     def in_parts(batch, mask):
-        return micro_batches.in_parts(run, 4, batch, mask)
+        return micro_batches.map_in_parts(run, 4, batch, mask)
 
     mask = (jnp.arange(12) < images).astype(jnp.float32)
     masked = jax.block_until_ready(in_parts(batch, mask))
@@ -129,19 +129,19 @@ def test_parts_that_only_fill_a_batch_are_not_computed(images):
 
 def test_parts_are_chosen_by_what_the_network_holds_at_once():
     large, small = tljax.create("vit_small_patch14_dinov2", 10), tljax.create("resnet10_32", 10)
-    assert micro_batches.suited(large, 224, 32) == 8
+    assert micro_batches.choose_parts(large, 224, 32) == 8
     plan = tljax.fine_tune(large.groups)
-    assert micro_batches.suited_to_training(large, plan, 224, 32) == 16, "a gradient takes more"
-    assert micro_batches.suited(large, 224, 31) == 31, "a divisor"
-    assert micro_batches.suited(large, 224, 32, start=13) == 1, "nothing but the head"
-    assert micro_batches.suited(small, 32, 32) == 1
+    assert micro_batches.choose_training_parts(large, plan, 224, 32) == 16, "a gradient takes more"
+    assert micro_batches.choose_parts(large, 224, 31) == 31, "a divisor"
+    assert micro_batches.choose_parts(large, 224, 32, start=13) == 1, "nothing but the head"
+    assert micro_batches.choose_parts(small, 32, 32) == 1
 
 
 def test_images_that_see_each_other_stay_together():
     model = tljax.create("resnet10_32", 10)
     images = ArraySource(batch_of(12)["image"], batch_of(12)["label"])
     plan = tljax.fine_tune(model.groups)
-    assert micro_batches.suited_to_training(model, plan, 32, 4096) == 1
+    assert micro_batches.choose_training_parts(model, plan, 32, 4096) == 1
     variables = init(model, jax.random.key(0), 32)
     with pytest.raises(InputError, match="BatchNorm here uses the statistics of the batch"):
         tljax.fit(model, variables, plan, images, None, batch_size=12, accumulate=2)

@@ -13,8 +13,9 @@ import pytest
 from tests.soak.campaign import ROOT, compare
 from tljax import cli
 from tljax.analysis.results import SweepRun, best_value, read_runs, select, write_results
-from tljax.commands import sweep as sweep_lib
-from tljax.commands.sweep import parse_shard, plan_runs, run_name
+from tljax.commands.sweep import parse_shard
+from tljax.commands.sweep import runs as sweep_runs
+from tljax.commands.sweep.listing import list_runs, run_name
 from tljax.errors import InputError
 
 # Two runs that are done, and two that diverge.
@@ -148,8 +149,8 @@ def test_names_say_what_a_run_sets_and_are_safe():
 def test_a_run_keeps_its_name_when_others_join(page, tmp_path):
     longer = tmp_path / "page.py"
     longer.write_text(PAGE.replace("(0, 1)", "(0, 1, 2)"))
-    names = {run.name for run in plan_runs(str(page), [])}
-    assert names < {run.name for run in plan_runs(str(longer), [])}
+    names = {run.name for run in list_runs(str(page), [])}
+    assert names < {run.name for run in list_runs(str(longer), [])}
 
 
 @pytest.mark.parametrize("text", ["2/2", "-1/2", "0/0", "1", "a/b", "0/2/3", ""])
@@ -245,12 +246,12 @@ def test_numpy_values_are_values(tmp_path):
     path = tmp_path / "page.py"
     body = "import numpy as np\n    for lr in np.logspace(-2, -1, 2): yield {'lr': lr}"
     path.write_text(f"{PAGE[: PAGE.index('def sweep')]}def sweep():\n    {body}\n")
-    assert [run.name for run in plan_runs(str(path), [])] == ["lr=0.01", "lr=0.1"]
+    assert [run.name for run in list_runs(str(path), [])] == ["lr=0.01", "lr=0.1"]
 
 
 @pytest.mark.parametrize("name", ["sweep_lr_k"])
 def test_the_pages_of_configs_plan_their_runs(name):
-    runs = plan_runs(str(Path(ROOT) / "configs" / f"{name}.py"), [])
+    runs = list_runs(str(Path(ROOT) / "configs" / f"{name}.py"), [])
     assert len(runs) > 1
 
 
@@ -271,9 +272,9 @@ def test_a_rate_is_chosen_by_the_mean_score():
 
 def test_a_study_runs_at_the_rate_of_its_pilot(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(sweep_lib, "run_sweep", lambda *call: calls.append(call))
-    monkeypatch.setattr(sweep_lib, "read_runs", lambda _: pilot({0.1: [0.5], 0.3: [0.6]}))
-    assert sweep_lib.run_tuned("page.py:arm", tmp_path, ["--config.k=2"], "s") == 0.3
+    monkeypatch.setattr(sweep_runs, "run_sweep", lambda *call: calls.append(call))
+    monkeypatch.setattr(sweep_runs, "read_runs", lambda _: pilot({0.1: [0.5], 0.3: [0.6]}))
+    assert sweep_runs.run_tuned("page.py:arm", tmp_path, ["--config.k=2"], "s") == 0.3
     assert calls == [
         ("page.py:arm/pilot", ["--config.k=2"], tmp_path / "pilot"),
         ("page.py:arm/study", ["--config.k=2", "--config.lr=0.3"], tmp_path / "study"),

@@ -12,9 +12,9 @@ from tljax import config as config_lib
 from tljax import experiment
 from tljax.analysis import cost
 from tljax.commands.plan import target, tpu_program
-from tljax.devices import mesh as mesh_lib
+from tljax.devices import sharding
 from tljax.errors import InputError
-from tljax.models import registry
+from tljax.models import tracing
 
 has_libtpu = find_spec("libtpu") is not None
 takes_libtpu = pytest.mark.skipif(not has_libtpu, reason="libtpu, of the extra tpu, is missing")
@@ -41,21 +41,21 @@ def page(scenario, mesh="data:-1", **fields):
     ids=lambda value: f"{value.scenario}, {value.mesh}" if hasattr(value, "mesh") else "",
 )
 def test_a_tpu_program_obeys_the_laws(config, sizes):
-    (report,) = target.reports(config, "v5e:2x4")
+    (report,) = target.compile_reports(config, "v5e:2x4")
     assert report.fits
     assert report.devices == 8
 
-    exp = experiment.prepare(config)
-    variables = registry.abstract_variables(exp.model, 32)
+    exp = experiment.build(config)
+    variables = tracing.abstract_variables(exp.model, 32)
     given = (exp.model, variables, 32, config.batch_size)
     counts, products = cost.group_flops(*given), cost.group_products(*given)
     trained_groups = exp.plan.trained_groups(variables["params"])
     law = sum(map(sum, cost.law_terms(counts, products, trained_groups)))
     assert report.devices * report.flops <= 1.05 * law
 
-    mesh = jax.sharding.AbstractMesh(sizes, mesh_lib.AXES)
+    mesh = jax.sharding.AbstractMesh(sizes, sharding.AXES)
     trained, _ = exp.plan.partition(variables["params"])
-    shardings = jax.tree.leaves(mesh_lib.parameter_shardings(mesh, trained))
+    shardings = jax.tree.leaves(sharding.parameter_shardings(mesh, trained))
     leaves = jax.tree.leaves(trained)
     pieces = [list(s.shard_shape(leaf.shape)) for s, leaf in zip(shardings, leaves, strict=True)]
     slots = 2 if config.optimizer == "adamw" else 1
@@ -81,7 +81,7 @@ def test_the_largest_batch_is_the_largest_multiple_that_fits(begin, most):
 @pytest.mark.skipif(has_libtpu, reason="libtpu is installed")
 def test_without_the_compiler_it_is_said_how_to_get_it():
     with pytest.raises(InputError, match=r"pip install -c constraints.txt '\.\[tpu\]'"):
-        next(target.reports(page("fine_tune"), "v5e:2x4"))
+        next(target.compile_reports(page("fine_tune"), "v5e:2x4"))
 
 
 PROGRAM = """HloModule step
@@ -103,12 +103,12 @@ ENTRY %main (param.0: f32[4,64]) -> f32[] {
 
 
 def test_collectives_are_read_from_a_compiled_program():
-    assert tpu_program.collectives(PROGRAM, 4) == {
+    assert tpu_program.count_collectives(PROGRAM, 4) == {
         "all-reduce": (1, 128 + 64, 128 + 64),  # of two chips: 2 s / 2
         "all-gather": (2, 1024 + 2048, 768 + 1024),
         "reduce-scatter": (1, 512, 3 * 512),
     }
-    assert tpu_program.optimizer_state(PROGRAM) == ((4, 64),)
+    assert tpu_program.find_optimizer_state(PROGRAM) == ((4, 64),)
 
 
 def test_a_chips_peak_rates_give_the_roofline():

@@ -15,7 +15,7 @@ from tljax.config import base
 from tljax.data.datasets import split_spec
 from tljax.errors import InputError
 from tljax.runs.answers import read_answers
-from tljax.training.tasks import within_task
+from tljax.training.tasks import mask_other_tasks
 
 SPEC = "embedded:digits,embedded:textures"
 
@@ -50,7 +50,7 @@ def test_the_loss_and_its_gradient_are_those_of_separate_heads():
     cross_entropy = optax.softmax_cross_entropy_with_integer_labels
 
     def together(head):
-        return cross_entropy(within_task(features @ head, labels, (3, 5)), labels).sum()
+        return cross_entropy(mask_other_tasks(features @ head, labels, (3, 5)), labels).sum()
 
     def alone(heads):
         return (
@@ -122,7 +122,7 @@ def test_commands_ask_for_the_task_where_it_matters(joint, tmp_path, capsys):
     assert "choose one with --task" in err
     code, out, _ = run(capsys, *predict, "--task", "embedded:textures")
     assert code == 0
-    texts = data_lib.class_names("embedded:textures")
+    texts = data_lib.read_class_names("embedded:textures")
     assert any(name in out for name in texts)
     code, out, _ = run(capsys, "evaluate", "--workdir", joint)
     assert code == 0

@@ -107,7 +107,7 @@ def numbers(source, split="train"):
 
 def test_splits_labels_and_images_are_those_that_were_prepared(prepared):
     dataset = data.load("tfds:shapes", data_dir=prepared)
-    assert dataset.class_names == data.class_names("tfds:shapes", prepared) == CLASSES
+    assert dataset.class_names == data.read_class_names("tfds:shapes", prepared) == CLASSES
     assert sorted(numbers(dataset.train) + numbers(dataset.val)) == list(range(24))
     assert numbers(dataset.test, "test") == list(range(9))
     for source, split in ((dataset.train, "train"), (dataset.test, "test")):
@@ -365,7 +365,7 @@ def test_what_is_not_behind_an_address_is_said(bucket, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed")
 def test_google_cloud_storage_needs_its_driver():
     with pytest.raises(InputError, match=r"pip install -c constraints.txt '\.\[gcs\]'"):
-        remote.folders("gs://bucket/data")
+        remote.list_folders("gs://bucket/data")
 
 
 # --- tljax prepare -----------------------------------------------------------------------------

@@ -318,18 +318,6 @@ def check_flags(argv):
         assert field or not word.startswith("--") or word.partition("=")[0] in flags, word
 
 
-@pytest.mark.parametrize("page", ["tpu.md", "tfds.md"])
-def test_the_commands_of_the_documentation_have_the_flags_that_they_name(page):
-    text = (REPOSITORY / "docs" / page).read_text().replace("\\\n", " ")
-    found = re.findall(r"^    (?:\$ )?(?:\S*/)?tljax (.+)$", text, re.MULTILINE)
-    found += re.findall(r"launch_tpu_vm.sh .* -- (.+)$", text, re.MULTILINE)
-    assert found
-    for line in found:
-        argv = shlex.split(line, comments=True)
-        if argv[0] in subcommands():
-            check_flags([word for word in argv if word != "..."])
-
-
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_has_nothing_to_say():
     scripts = sorted(map(str, (REPOSITORY / "experiments").rglob("*.sh")))

@@ -21,8 +21,9 @@ from tljax import experiment
 from tljax.data import Preprocessing
 from tljax.errors import InputError
 from tljax.models import init
-from tljax.runs.checkpoints import best_variables, has_checkpoint
-from tljax.runs.workdir import read_rows
+from tljax.runs.checkpoints import has_checkpoint
+from tljax.runs.metrics import read_rows
+from tljax.runs.resume import best_variables
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.step import predict_step
 from tljax.transfer import feature_extraction, from_scratch
@@ -239,7 +240,7 @@ def test_runs_of_several_seeds_can_share_their_images(tiny_config):
     def rows(**seeds):
         dataset = experiment.load_data(tiny_config(**seeds))
         parts = (dataset.train, dataset.val)
-        return [data_lib.base_of(part)[1].tolist() for part in parts]
+        return [data_lib.unwrap_subset(part)[1].tolist() for part in parts]
 
     assert rows(seed=3) == rows(seed=4, data_seed=3) == rows(seed=3, data_seed=3)
     assert rows(seed=3) != rows(seed=3, data_seed=4)
@@ -252,9 +253,9 @@ def test_a_workdir_is_a_source(tiny_config, tmp_path):
     target = tiny_config(
         scenario="feature_extraction", init_from=str(tmp_path / "source"), augment="none"
     )
-    assert experiment.prepare(target).preprocessing.mean == (0.485, 0.456, 0.406), "the source's"
+    assert experiment.build(target).preprocessing.mean == (0.485, 0.456, 0.406), "the source's"
     _, variables, preprocessing = tljax.load("resnet10_32", tmp_path / "source", num_classes=10)
-    assert preprocessing == experiment.prepare(target).preprocessing
+    assert preprocessing == experiment.build(target).preprocessing
     assert same(variables["params"]["layer2_0"], source_result.variables["params"]["layer2_0"])
     assert same(variables["batch_stats"], source_result.variables["batch_stats"])
     assert not np.any(variables["params"]["head"]["kernel"])
@@ -298,7 +299,7 @@ def test_a_workdir_needs_its_source_no_more(tiny_config, tmp_path):
     (tmp_path / "target" / "result.json").unlink()
     again = experiment.run(target, tmp_path / "target")
     assert without_time(again.summary) == without_time(first.summary)
-    assert experiment.prepare(experiment.read_config(tmp_path / "target")).preprocessing == (
+    assert experiment.build(experiment.read_config(tmp_path / "target")).preprocessing == (
         Preprocessing(24, (0.5,) * 3, (0.5,) * 3)
     )
 

@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from tljax.experiment import load
     from tljax.models import create, features
     from tljax.models.lora import merge_lora
-    from tljax.training.loop import Result, fit
+    from tljax.training.fit import fit
+    from tljax.training.result import Result
     from tljax.training.stages import fit_stages
     from tljax.transfer import (
         Stage,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 # --help, a mistyped argument and Ctrl-C without waiting for JAX.
 _HOMES = {
     "InputError": "tljax.errors",
-    "Result": "tljax.training.loop",
+    "Result": "tljax.training",
     "Stage": "tljax.transfer",
     "TransferPlan": "tljax.transfer",
     "create": "tljax.models",
@@ -36,7 +37,7 @@ _HOMES = {
     "feature_extraction": "tljax.transfer",
     "features": "tljax.models",
     "fine_tune": "tljax.transfer",
-    "fit": "tljax.training.loop",
+    "fit": "tljax.training",
     "fit_stages": "tljax.training.stages",
     "freeze_first": "tljax.transfer",
     "from_scratch": "tljax.transfer",

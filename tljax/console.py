@@ -1,4 +1,4 @@
-"""Where a person reads along: stderr, and bars with ETA on it."""
+"""Messages and progress bars for the user, on stderr."""
 
 from rich.console import Console
 from rich.progress import (
@@ -15,7 +15,7 @@ console = Console(stderr=True, highlight=False)
 
 
 def progress_bar(*columns: TextColumn) -> Progress:
-    """A bar with count, elapsed time, ETA and the given columns; shown on a terminal only."""
+    """A bar with count, elapsed time, ETA and the given columns; visible on a terminal only."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -1,7 +1,7 @@
-"""The one exception for what a user can mend.
+"""`InputError`, the one exception for mistakes that a user can fix.
 
-Everything below the command line raises `InputError` with a single sentence that says what was
-wrong, where, and what to do about it; the command line prints it and exits with code 2.
+Everything below the command line raises it with a single sentence that says what was wrong, where,
+and what to do. The command line prints that sentence and exits with code 2.
 """
 
 import difflib
@@ -9,22 +9,29 @@ from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """Wrong path, corrupt file, mistyped name, impossible value: one sentence, no traceback."""
+    """A wrong path, corrupt file, mistyped name or invalid value: one sentence, no traceback."""
 
 
 def printable(text: object) -> str:
-    """On one line, and without what a terminal would obey: file names may hold any of that."""
+    """The text on one line, with control characters escaped, as file names may contain them."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the closest of `known`, or an empty string."""
+    """Returns ` (did you mean 'x'?)` for the closest of `known`, or "" if none is close."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def check_known(what: str, name: str, known: Iterable[str]) -> None:
-    """Raises InputError, with the closest name and all of them, unless `name` is one of `known`."""
+    """Checks that `name` is one of `known`.
+
+    Args:
+      what: What the names stand for, as in `there is no WHAT 'NAME'`.
+
+    Raises:
+      InputError: It is not; the message gives the closest name and lists all of them.
+    """
     names = list(known)
     if name not in names:
         raise InputError(

@@ -1,4 +1,4 @@
-"""Output files that are whole or not there at all, and JSON of any origin."""
+"""Writing files atomically, checking output paths, and parsing JSON that may be malformed."""
 
 import json
 import os
@@ -12,14 +12,15 @@ from tljax.errors import InputError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path`, which takes its place once the block is done.
+    """Yields a temporary path in the folder of `path`, and moves it to `path` after the block.
 
-    If the block fails the temporary file is removed, and `path` is what it was.
+    If the block fails, the temporary file is removed and `path` is left unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
-        with temporary.open("rb") as file:  # or after a power cut the name could stand for nothing
+        # Without fsync, `path` could be an empty file after a power cut.
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
@@ -27,11 +28,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def writable_file(path: Path, suffix: str) -> Path:
-    """`path`, if a file of that name can be written there; to be asked before any work is done.
+    """Returns `path` if a file can be written there. Call it before any long computation.
 
     Raises:
-      InputError: if it ends otherwise than in `suffix`, is a folder, or its folder is missing or
-        may not be written to.
+      InputError: `path` does not end in `suffix` or is a folder; or its folder is missing or not
+        writable.
     """
     if path.suffix.lower() != suffix:
         raise InputError(f"the output '{path}' does not end in {suffix}; name it e.g. out{suffix}")
@@ -51,8 +52,8 @@ def writable_file(path: Path, suffix: str) -> Path:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value that a JSON text holds; ValueError for whatever else it is."""
+    """Returns the value of a JSON text; raises ValueError for any malformed text."""
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("its brackets are nested too deep") from None
+        raise ValueError("its brackets are nested too deeply") from None

@@ -17,7 +17,7 @@ import tljax
 from benchmarks import jobs
 from benchmarks.jobs import Network
 from tljax.devices.compiler import compiled
-from tljax.models.arithmetic import attend, attend_alone
+from tljax.models.arithmetic import attend, attend_one_query
 from tljax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 Params = dict[str, Any]
@@ -47,7 +47,7 @@ def attention_alone(p: Params, x: jax.Array) -> jax.Array:
     n, _, d = x.shape
     kernel, bias = p["kernel"].reshape(d, 3, HEADS, -1), p["bias"].reshape(3, HEADS, -1)
     query = dense(p, x[:, :1]).reshape(n, 3, HEADS, -1)[:, 0]
-    return (attend_alone(query, x, kernel[:, 1], kernel[:, 2]) + bias[2]).reshape(n, 1, d)
+    return (attend_one_query(query, x, kernel[:, 1], kernel[:, 2]) + bias[2]).reshape(n, 1, d)
 
 
 def block(p: Params, x: jax.Array, alone: bool = False) -> jax.Array:

@@ -22,7 +22,7 @@ from tljax import data
 from tljax.analysis.cost import group_flops
 from tljax.devices import micro_batches
 from tljax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from tljax.training import state as state_lib
+from tljax.training import train_state
 from tljax.training.step import optimizer, predict_step, train_step
 
 
@@ -94,8 +94,8 @@ def step_function(
     model, variables, preprocessing = _load(network, folder)
     plan = plan_of(scenario, model.groups, network.k)
     tx = optimizer(plan, "sgd", ".*kernel", jobs.MOMENTUM, None)
-    state, frozen = state_lib.create(plan, variables, tx)
-    accumulate = accumulate or micro_batches.suited_to_training(
+    state, frozen = train_state.create(plan, variables, tx)
+    accumulate = accumulate or micro_batches.choose_training_parts(
         model, plan, network.pixels, batch, 0
     )
     compiled = train_step(model, plan, preprocessing, tx, 0, accumulate)
@@ -185,7 +185,7 @@ def against_minimal(network: Network, folder: Path, pairs: int = 20) -> dict[str
 
     model, *_ = _load(network, folder)
     plan = tljax.from_scratch(model.groups)
-    parts = micro_batches.suited_to_training(model, plan, network.pixels, jobs.BATCH)
+    parts = micro_batches.choose_training_parts(model, plan, network.pixels, jobs.BATCH)
     found: dict[str, float] = {}
 
     def both(batch: int, parts: int) -> tuple[Any, Any]:

@@ -4,8 +4,8 @@ r"""Discriminative learning rates, spread geometrically from lr / 100 at the inp
         --config.model=resnet10_32 --config.init_from=runs/glyphs \
         --config.data=embedded:digits --config.train_size=200
 
-fastai's spread, which does not depend on the number of groups. Howard & Ruder 2018 (ULMFiT, section
-3.2) divide by 2.6 from each group to the one below:
+This is fastai's spread, which does not depend on the number of groups. Howard & Ruder 2018 (ULMFiT,
+section 3.2) divide the rate by 2.6 from each group to the one below:
 --config.lr_spread=None --config.layer_decay=0.385
 
 Expected: test accuracy 0.967 [0.960-0.972], the mean [lowest-highest] of seeds 0, 1 and 2

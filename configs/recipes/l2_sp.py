@@ -1,16 +1,16 @@
-r"""L2-SP: everything trains, and is pulled back to where it started, in the place of weight decay.
+r"""L2-SP: everything trains, with a pull to the pretrained weights instead of weight decay.
 
     tljax train --config configs/recipes/l2_sp.py --workdir runs/l2_sp \
         --config.model=resnet10_32 --config.init_from=runs/glyphs \
         --config.data=embedded:digits --config.train_size=200
 
 Li et al. 2018 ("Explicit inductive bias for transfer learning with convolutional networks"): the
-loss has alpha / 2 |w - w0|^2 over what was pretrained, and beta / 2 |w|^2 over the new head. Both
-are worth a sweep: alpha over 0.001 to 1, beta over 0.001 to 0.1.
+loss has the terms alpha / 2 |w - w0|^2 over the pretrained weights and beta / 2 |w|^2 over the new
+head. Both are worth a sweep: alpha over 0.001 to 1, beta over 0.001 to 0.1.
 
 Expected: test accuracy 0.962 [0.960-0.966], the mean [lowest-highest] of seeds 0, 1 and 2
 (--config.seed) from one source model (configs/from_scratch.py, seed 0); naive baseline 0.100; a
-quarter of a minute on one CPU core. The optimizer keeps one copy of the weights more, as `tljax
+quarter of a minute on one CPU core. The optimizer keeps one more copy of the weights, as `tljax
 plan` shows.
 """
 

@@ -1,11 +1,11 @@
-r"""LoRA: a ViT's weights stay, low-rank updates of its dense layers and a new head move.
+r"""LoRA: a ViT's weights are frozen; low-rank updates of its dense layers and a new head train.
 
     tljax train --config configs/recipes/lora.py --workdir runs/lora \
         --config.data=folder:IMAGES
 
-Hu et al. 2022. DINOv2-small, fetched on first use, with updates of rank 8 beside each attention and
-MLP layer: 2.7 % of all parameters, and as much of the optimizer's state. The updates learn at the
-head's rate. `tljax export` and `init_from=runs/lora` merge them into the weights.
+Hu et al. 2022. DINOv2-small, fetched on first use, with an update of rank 8 for each attention and
+MLP layer: 2.7 % of all parameters, and of the optimizer state. The updates train at the head's
+rate. `tljax export` and `init_from=runs/lora` merge them into the weights.
 
 Expected, with --config.data=embedded:textures --config.train_size=200 --config.steps=24: test
 accuracy 0.764 (one run, seed 0); naive baseline 0.108; 92 s on two busy CPU cores.

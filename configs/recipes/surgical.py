@@ -4,15 +4,15 @@ r"""Surgical fine-tuning: a range of groups trains, with the new head; all other
         --config.model=resnet10_32 --config.init_from=runs/glyphs \
         --config.data=embedded:digits --config.train_size=200
 
-Lee et al. 2023 ("Surgical fine-tuning improves adaptation to distribution shifts"): where images
-are corrupted the first blocks suit, where the labels are others the last. `k` counts the groups
-frozen below, `k_last` is the depth of the last group that trains, as `tljax plan` counts them. For
-the classes that the source knows, --config.head_init=pretrained keeps its head, frozen.
+Lee et al. 2023 ("Surgical fine-tuning improves adaptation to distribution shifts"): train the first
+blocks if the images are corrupted, the last ones if the labels differ. `k` is the number of frozen
+groups below the range, `k_last` the depth of the last group that trains, as `tljax plan` counts
+them. If the classes are those of the source, --config.head_init=pretrained keeps its head, frozen.
 
 Expected: test accuracy 0.941 [0.932-0.946], the mean [lowest-highest] of seeds 0, 1 and 2
 (--config.seed) from one source model (configs/from_scratch.py, seed 0); naive baseline 0.100; a
-quarter of a minute on one CPU core. Groups outside the range, and their BatchNorm statistics, are
-the source's to the bit.
+quarter of a minute on one CPU core. Groups outside the range, and their BatchNorm statistics, stay
+bit-identical to the source's.
 """
 
 from tljax.config import base

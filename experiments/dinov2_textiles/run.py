@@ -3,8 +3,8 @@
     pip install -c constraints.txt '.[experiments]'
     python experiments/dinov2_textiles/run.py [--init_from FILE]
 
-Every run is appended to results.csv as it ends, and one that stands there is not run again; the
-table (table.md) and the figure (results.png) are made from that file at the end.
+Every run is appended to results.csv when it ends, and is not run again. At the end the table
+(table.md) and the figure (results.png) are made from that file.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from tljax import config as config_lib
 from tljax import experiment
 from tljax.analysis import tables
 from tljax.analysis.statistics import mean_interval, paired_difference
-from tljax.cli import use_compilation_cache
 from tljax.data import folder
+from tljax.devices.compilation_cache import use_compilation_cache
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -73,9 +73,11 @@ def main() -> None:
 
 
 def _train(run: Run, init_from: str | None) -> dict:
-    """One run of a page of configs/, in memory."""
+    """One run of a config file of configs/, in memory."""
     config = config_lib.load(str(CONFIGS / f"dinov2_{run.scenario}.py"))
-    config.data = folder.packaged(*TEXTILES) if run.data == "textiles" else f"embedded:{run.data}"
+    config.data = (
+        folder.packaged_folder_spec(*TEXTILES) if run.data == "textiles" else f"embedded:{run.data}"
+    )
     config.image_size = IMAGE_SIZES[run.data]
     config.train_size = run.train_size
     config.seed = run.seed

@@ -7,8 +7,8 @@ r"""The runs of the study: which scenario wins, by size of the target and simila
     tljax sweep --config experiments/four_scenarios/config.py:MODEL/study \
         --workdir runs/four_scenarios/MODEL/study
 
-MODEL is resnet10_32 or vit_micro_patch4_32; all from the repository's root. `run.py` beside this
-page does all of it. README.md says what came out.
+MODEL is resnet10_32 or vit_micro_patch4_32; run the commands from the repository's root, or
+`run.py` in this folder, which runs them all. README.md has the results.
 """
 
 from tljax.config import base

@@ -4,9 +4,9 @@
     python experiments/four_scenarios/run.py --models resnet10_32    # one of the two networks
     python experiments/four_scenarios/run.py --tables    # the tables and the figure alone
 
-From the repository's root. The runs lie in runs/four_scenarios; the same command goes on where it
-stopped. pilot.csv, results.csv and curves.csv hold their numbers; table.md, benefits.md and
-results.png are made from these.
+From the repository's root. The runs are in runs/four_scenarios; the same command resumes them.
+pilot.csv, results.csv and curves.csv hold their numbers; table.md, benefits.md and results.png are
+made from these.
 """
 
 import argparse
@@ -23,9 +23,11 @@ from tljax.analysis import tables
 from tljax.analysis.benefits import Benefits, RatioInterval, benefits
 from tljax.analysis.results import best_value, read_runs
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
-from tljax.cli import use_compilation_cache
-from tljax.commands.sweep import run_sweep
-from tljax.runs.workdir import read_rows, write_atomically
+from tljax.commands.sweep.runs import run_sweep
+from tljax.devices.compilation_cache import use_compilation_cache
+from tljax.runs import record
+from tljax.runs.metrics import read_rows
+from tljax.runs.workdir import write_atomically
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -138,7 +140,7 @@ def main() -> None:
 def _run(model: str) -> None:
     name = f"{HERE / 'config.py'}:{model}"
     source = ROOT / model / "source"
-    if experiment.read_result(source) is None:
+    if record.read_result(source) is None:
         experiment.run(config_lib.load(f"{name}/source"), source)
     for part in ("pilot", "study"):
         run_sweep(f"{name}/{part}", [], ROOT / model / part)

@@ -39,6 +39,7 @@ TRIED = {
 
 def get_config(arg):
     config = base()
+    config.augment = "crop_flip"
     config.data = TASKS["pets"]
     config.model = "resnet50"
     config.init_from = "resnet50.tv_in1k"

@@ -18,7 +18,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tljax.data.tfds import spec as tfds_spec
+from tljax.data.tfds.spec import encoded_records
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer")
 CLASSES += ("dog", "frog", "horse", "ship", "truck")
@@ -68,7 +68,7 @@ class Shifted(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, source, split, labels) -> Iterator[tuple[int, dict[str, Any]]]:
         root = Path(self.data_dir).parents[2]  # of name/config/version
-        for number, record in enumerate(tfds_spec.encoded_records(source, split, str(root))):
+        for number, record in enumerate(encoded_records(source, split, str(root))):
             if labels[record["label"]] in CLASSES:
                 label = CLASSES.index(labels[record["label"]])
                 yield number, {"image": record["image"], "label": label}

@@ -8,7 +8,7 @@ r"""Fine-tuning, a linear probe, and the one after the other, in distribution an
 Kumar et al. 2022 ("Fine-tuning can distort pretrained features and underperform
 out-of-distribution"). The data are cifar10 or domainnet, the methods lp, ft and lp_ft. `digits` is
 the same question for two CPU cores, digits/METHOD/pilot and digits/METHOD/study, of which
-`run.py` beside this page does all; runs/four_scenarios/resnet10_32/source has to be there.
+`run.py` in this folder runs all; runs/four_scenarios/resnet10_32/source has to exist.
 
 Expected for CIFAR-10, from memory, accuracy on CIFAR-10 / STL-10 / CIFAR-10.1: FT 97.3 / 82.4 /
 92.3, LP 91.8 / 85.1 / 82.7, LP-FT 97.5 / 90.7 / 93.5, of another network. Not run here.

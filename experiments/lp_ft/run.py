@@ -3,8 +3,8 @@
     python experiments/lp_ft/run.py             # everything: source, pilot, study, tables
     python experiments/lp_ft/run.py --tables    # the table and the figure alone
 
-From the repository's root. The runs lie in runs/lp_ft/digits; the same command goes on where it
-stopped. pilot.csv and results.csv hold their numbers; table.md and results.png are made from these.
+From the repository's root. The runs are in runs/lp_ft/digits; the same command resumes them.
+pilot.csv and results.csv hold their numbers; table.md and results.png are made from these.
 """
 
 import argparse
@@ -24,9 +24,10 @@ from tljax import data, experiment
 from tljax.analysis import tables
 from tljax.analysis.results import read_runs
 from tljax.analysis.statistics import mean_interval, paired_difference
-from tljax.cli import use_compilation_cache
-from tljax.commands.sweep import run_tuned
+from tljax.commands.sweep.runs import run_tuned
+from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.files import parse_json
+from tljax.runs import record
 from tljax.runs.workdir import write_atomically
 
 matplotlib.use("Agg")
@@ -62,7 +63,7 @@ def main() -> None:
 
 def _run() -> None:
     """Each method at the rate of its pilot; LP-FT's probe is trained at the linear probe's."""
-    if experiment.read_result(Path(page.SOURCE)) is None:
+    if record.read_result(Path(page.SOURCE)) is None:
         experiment.run(
             config_lib.load(f"{SOURCE_PAGE}:resnet10_32/source"), Path(page.SOURCE), progress=True
         )

@@ -5,7 +5,7 @@ r"""Every recipe of configs/recipes/, and the plain scenarios, on one small fold
     tljax sweep --config experiments/recipes/config.py:RECIPE/study \
         --workdir runs/recipes/RECIPE/study --config.data=folder:IMAGES --config.lr=WHAT_PILOT_CHOSE
 
-RECIPE is a key of RECIPES; `run.py` beside this page does all of it. README.md says what came out.
+RECIPE is a key of RECIPES; `run.py` in this folder runs all of them. README.md has the results.
 """
 
 from tljax.config import base

@@ -5,7 +5,7 @@
     python experiments/recipes/run.py --recipes lora bitfit           # some recipes
     python experiments/recipes/run.py --tables              # the table and the figure alone
 
-From the repository's root. The runs lie in runs/recipes; the same command goes on where it stopped.
+From the repository's root. The runs are in runs/recipes; the same command resumes them.
 pilot.csv and results.csv hold their numbers; table.md and results.png are made from these.
 """
 
@@ -20,9 +20,9 @@ from tljax import experiment
 from tljax.analysis import tables
 from tljax.analysis.results import read_runs
 from tljax.analysis.statistics import mean_interval, paired_difference
-from tljax.cli import use_compilation_cache
-from tljax.commands.sweep import run_tuned
+from tljax.commands.sweep.runs import run_tuned
 from tljax.data import folder
+from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.runs.workdir import write_atomically
 
 matplotlib.use("Agg")
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _run(recipe: str, init_from: str | None) -> None:
-    overrides = [f"--config.data={folder.packaged(*TEXTILES)}"]
+    overrides = [f"--config.data={folder.packaged_folder_spec(*TEXTILES)}"]
     if init_from is not None and page.RECIPES[recipe].get("scenario") != "from_scratch":
         overrides.append(f"--config.init_from={init_from}")
     run_tuned(f"{HERE / 'config.py'}:{recipe}", ROOT / recipe, overrides, CHOSEN_BY)

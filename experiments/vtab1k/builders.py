@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tljax.data.tfds import spec as tfds_spec
+from tljax.data.tfds.spec import encoded_records
 
 _CLEVR = ("train", "validation")  # nobody labelled the third
 _KITTI = ("train", "validation", "test")
@@ -156,7 +156,7 @@ class Vtab(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split, root) -> Iterator[tuple[int, dict[str, Any]]]:
         task = self.builder_config
-        for number, record in enumerate(tfds_spec.encoded_records(task.source, split, root)):
+        for number, record in enumerate(encoded_records(task.source, split, root)):
             image = record["image"]
             yield (
                 number,

@@ -21,7 +21,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from tljax.data.tfds import spec as tfds_spec
+from tljax.data.tfds.spec import encoded_records
 
 CLASSES = 1000
 DIVISIONS = 4
@@ -78,7 +78,7 @@ class ImagenetHalves(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split) -> Iterator[tuple[int, dict[str, Any]]]:
         labels = {int(old): new for new, old in enumerate(half_of(self.builder_config.name))}
         root = Path(self.data_dir).parents[2]  # of name/config/version
-        for number, record in enumerate(tfds_spec.encoded_records(_SOURCE, split, str(root))):
+        for number, record in enumerate(encoded_records(_SOURCE, split, str(root))):
             label = labels.get(int(record["label"]))
             if label is not None:
                 yield number, {"image": shrunk(record["image"]), "label": label}

@@ -7,7 +7,7 @@ r"""How transferable are features: AnB, BnB, AnB+ and BnB+ for every n (Yosinski
 
 SCALE is paper (ImageNet's classes in two halves, a ResNet-18) or small (drawn capitals in two
 halves, a ResNet of ten layers, two CPU cores); a division's number after it, as in small/study/0,
-is that division alone. `run.py` beside this page does all of small. A network is trained on each
+selects that division alone. `run.py` in this folder runs all of small. A network is trained on each
 half; then the first n groups of A's (AnB) or of B's (BnB) and random groups above them are trained
 on B, with the n groups frozen or, in AnB+ and BnB+, not.
 
@@ -15,7 +15,7 @@ Expected of the paper's AlexNet, n = 1 to 7, base .625: BnB .627 .624 .621 .605 
 .628 .624 .619 .600 .578 .581 .543, AnB+ .637 .636 .643 .640 .645 .646 .647. Of small see README.md.
 """
 
-from tljax.commands.sweep import run_name
+from tljax.commands.sweep.listing import run_name
 from tljax.config import base
 
 # What a treatment copies its n groups from, and whether it then freezes them.

@@ -4,8 +4,8 @@
     python experiments/yosinski2014/run.py --shard 0/2   # every other division; 1/2 does the rest
     python experiments/yosinski2014/run.py --tables      # the table and the figure alone
 
-From the repository's root. The runs lie in runs/yosinski2014/small; the same command goes on where
-it stopped. pilot.csv and results.csv hold their numbers, the latter once all are done; table.md and
+From the repository's root. The runs are in runs/yosinski2014/small; the same command resumes them.
+pilot.csv and results.csv hold their numbers, the latter once all are done; table.md and
 results.png are made from it.
 """
 
@@ -21,9 +21,12 @@ from tljax import experiment
 from tljax.analysis import tables
 from tljax.analysis.results import best_value, read_runs
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
-from tljax.cli import use_compilation_cache
-from tljax.commands.sweep import parse_shard, plan_runs, run_sweep
+from tljax.commands.sweep import parse_shard
+from tljax.commands.sweep.listing import list_runs
+from tljax.commands.sweep.runs import run_sweep
+from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.models import create
+from tljax.runs import record
 from tljax.runs.workdir import write_atomically
 
 matplotlib.use("Agg")
@@ -113,7 +116,7 @@ def _folders() -> Iterator[tuple[Arm, int, Path]]:
     }
     for division in DIVISIONS:
         for part, in_order in arms.items():
-            runs = plan_runs(f"{PAGE}/{part}/{division}", [])
+            runs = list_runs(f"{PAGE}/{part}/{division}", [])
             for arm, run in zip(in_order, runs, strict=True):
                 yield arm, division, ROOT / part / "runs" / run.name
 
@@ -122,7 +125,7 @@ def _collect() -> bool:
     """Copies the networks' numbers beside this file, if all of them are there."""
     rows = []
     for arm, division, folder in _folders():
-        summary = experiment.read_result(folder)
+        summary = record.read_result(folder)
         if summary is None:
             return False
         config = experiment.read_config(folder)

@@ -1,1 +1,1 @@
-"""Fuzzing of what reads files that strangers make: images and checkpoints. `make fuzz`."""
+"""Fuzzing of what reads files that strangers make: images and weights files. `make fuzz`."""

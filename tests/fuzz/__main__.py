@@ -5,7 +5,7 @@
 TARGET is image, .safetensors, .npz or .h5, or JSON that lies beside weights or in a workdir:
 preprocessing, metrics, config. Prints libFuzzer's progress, then how many inputs were read and
 refused. An input that does anything else ends it with an error, and lies in DIR. HDF5's C library
-is not guided, and each input has a process of its own, as it has when a checkpoint is read; how
+is not guided, and each input has a process of its own, as it has when a weights file is read; how
 many of them broke down is told.
 """
 

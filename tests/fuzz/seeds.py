@@ -18,7 +18,7 @@ _WIDTH, _HEIGHT = 7, 9
 
 def of(target: str) -> list[bytes]:
     """The valid files for a target of `tests.fuzz.targets`."""
-    return images() if target == "image" else {**checkpoints(), **json_files()}[target]
+    return images() if target == "image" else {**weights_files(), **json_files()}[target]
 
 
 def images() -> list[bytes]:
@@ -63,7 +63,7 @@ def images() -> list[bytes]:
     ]
 
 
-def checkpoints() -> dict[str, list[bytes]]:
+def weights_files() -> dict[str, list[bytes]]:
     """Files by suffix."""
     tensors = {
         "conv1.weight": np.ones((2, 3, 2, 2), np.float32),

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from tests.fuzz.seeds import checkpoints
+from tests.fuzz.seeds import weights_files
 from tljax import experiment
 from tljax.data import decode
 from tljax.errors import InputError
 from tljax.models import Preprocessing
-from tljax.runs import workdir
-from tljax.weights import preprocessing_of
+from tljax.runs.metrics import read_rows
+from tljax.weights import find_preprocessing
 from tljax.weights.read import read, read_metadata
 
 
@@ -43,7 +43,7 @@ def image(data: bytes) -> str:
     return "read"
 
 
-def checkpoint(data: bytes, suffix: str) -> str:
+def weights_file(data: bytes, suffix: str) -> str:
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
         path = Path(folder) / f"weights{suffix}"
         path.write_bytes(data)
@@ -54,7 +54,7 @@ def checkpoint(data: bytes, suffix: str) -> str:
             assert isinstance(tensor, np.ndarray)
             assert tensor.dtype.kind in "biuf" or tensor.dtype.name == "bfloat16"
             tensor.tobytes()  # all of it is there
-        _check(preprocessing_of(str(path)))
+        _check(find_preprocessing(str(path)))
     return "read"
 
 
@@ -67,7 +67,7 @@ def preprocessing(data: bytes) -> str:
         weights.write_bytes(save({"a": np.zeros(1, np.float32)}, header))
         outcomes.add(_told(weights))
         weights = weights.with_suffix(".npz")
-        weights.write_bytes(checkpoints()[".npz"][0])
+        weights.write_bytes(weights_files()[".npz"][0])
         for name in ("config.json", "preprocessor_config.json"):
             beside = weights.with_name(name)
             beside.write_bytes(data)
@@ -80,7 +80,7 @@ def metrics(data: bytes) -> str:
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
         path = Path(folder) / "metrics.jsonl"
         path.write_bytes(data)
-        rows = workdir.read_rows(path)
+        rows = read_rows(path)
         assert all(isinstance(row, dict) and {"event", "step"} <= set(row) for row in rows)
     return "read"
 
@@ -94,7 +94,7 @@ def config(data: bytes) -> str:
 
 def _told(weights: Path) -> str:
     try:
-        return "read" if _check(preprocessing_of(str(weights))) else "nothing"
+        return "read" if _check(find_preprocessing(str(weights))) else "nothing"
     except InputError as error:
         return _refused(error)
 
@@ -123,9 +123,9 @@ def memory() -> str | None:
 
 TARGETS: dict[str, Callable[[bytes], str]] = {
     "image": image,
-    ".safetensors": lambda data: checkpoint(data, ".safetensors"),
-    ".npz": lambda data: checkpoint(data, ".npz"),
-    ".h5": lambda data: checkpoint(data, ".h5"),
+    ".safetensors": lambda data: weights_file(data, ".safetensors"),
+    ".npz": lambda data: weights_file(data, ".npz"),
+    ".h5": lambda data: weights_file(data, ".h5"),
     "preprocessing": preprocessing,
     "metrics": metrics,
     "config": config,

@@ -94,13 +94,13 @@ def fill(network: keras.Model, tensors: dict[str, np.ndarray]) -> None:
 def check_written_files(model_name: str, fields: dict[str, Any], size: int) -> None:
     """Files of both layouts, as Keras writes them after a step, are read to the same numbers."""
     from tests.reference_weights import draw
-    from tljax.models import registry
+    from tljax.models import tracing
     from tljax.weights import rules
     from tljax.weights.families.keras import KERAS, KERAS_3
     from tljax.weights.read import read
 
     ours = create(model_name, 10, **fields)
-    abstract = rules.flatten(registry.abstract_variables(ours, size))
+    abstract = rules.flatten(tracing.abstract_variables(ours, size))
     shapes = {path: leaf.shape for path, leaf in abstract.items()}
     drawn = {path: draw(path, shape) for path, shape in shapes.items()}
     network = build(model_name, fields, size)

@@ -21,7 +21,7 @@ from tljax import cli, experiment, weights
 from tljax import config as config_lib
 from tljax import data as data_lib
 from tljax.errors import InputError
-from tljax.models import MODELS, registry
+from tljax.models import MODELS, registry, tracing
 from tljax.weights import rules
 from tljax.weights.export import FORMATS, family_of
 from tljax.weights.families import TLJAX
@@ -45,6 +45,7 @@ def train(name: str, size: int, folder: Path) -> Path:
         tensors = rules.unconvert(family_of("timm", name, model), model, drawn)
         save_file(tensors, folder / f"{name}.safetensors")
         config = config_lib.base()
+        config.augment = "crop_flip"
         config.update(
             {
                 "data": "embedded:digits",
@@ -92,11 +93,11 @@ def misnamed(name: str, format: str) -> list[str]:
     """Tensors that an export and the network of its card's constructor do not share."""
     model = registry.create(name, 5)
     preprocessing = registry.spec(name).preprocessing
-    shapes = rules.flatten(registry.abstract_variables(model, preprocessing.image_size))
+    shapes = rules.flatten(tracing.abstract_variables(model, preprocessing.image_size))
     flat = {path: np.zeros(leaf.shape, np.int8) for path, leaf in shapes.items()}
     given = rules.unconvert(family_of(format, name, model), model, flat)
     lines = constructor(
-        Export(name, model, weights.Checkpoint({}, 5, TLJAX, "x"), preprocessing), format
+        Export(name, model, weights.PretrainedWeights({}, 5, TLJAX, "x"), preprocessing), format
     )
     if lines is None:
         print(f"{name}: no constructor in {format}")

@@ -1,1 +1,1 @@
-"""Cost, reports and the demo: what a run means, for a person to read."""
+"""The numbers behind tables and reports: statistics, benefits of transfer, calibration, cost."""

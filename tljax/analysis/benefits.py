@@ -1,9 +1,9 @@
-"""What transfer bought: a learning curve against that of its from-scratch twin.
+"""The benefits of transfer: a learning curve compared with that of its from-scratch twin.
 
 Twins share data, budget, tuning effort and seed; one starts from the source's weights, the other
-from random ones. A curve is a list of (images seen, validation accuracy in 0..1), one pair an
-evaluation: two or more, the first one before training. `benefits` compares the twins of every
-seed; the other functions are its parts, first of one curve, then of a pair, then over seeds.
+from random ones. A curve is a list of (images seen, validation accuracy in 0..1) with one pair for
+each evaluation: two or more, the first one before training. `benefits` compares the twins of every
+seed. The other functions are its parts: first of one curve, then of a pair, then over seeds.
 
 Let a_T(t) and a_S(t) be the accuracies of the transfer and of the scratch curve after t images.
 
@@ -26,16 +26,15 @@ from tljax.analysis.statistics import Interval, mean_interval
 Curve = Sequence[tuple[float, float]]
 Bound = Literal["exact", "at least", "at most"]
 THRESHOLD_SHARE = 0.9  # of the scratch curve's asymptote
-WINDOW = 3  # evaluations that make an asymptote
+WINDOW = 3  # last evaluations whose mean is the asymptote
 
 
 class Ratio(NamedTuple):
-    """A ratio of one pair; above 1 transfer is faster.
+    """A ratio of one pair of curves; above 1 transfer is faster.
 
     Attributes:
-      value: nan if the curves do not determine it.
-      bound: whether that is the ratio, or all that is known is a bound of it, because a curve
-        ended before it got there.
+      value: the ratio; nan if the curves do not determine it.
+      bound: "exact", or which bound the value is if the curves determine no more than a bound.
     """
 
     value: float
@@ -47,12 +46,13 @@ class RatioInterval:
     """The geometric mean of a ratio over seeds.
 
     Attributes:
-      interval: a mean_interval of the logarithms, brought back. Of a bound the mean alone; nan
-        if some seed does not determine its ratio, or if bounds of both kinds meet.
-      bound: of the mean; "at least" if it is that for some seeds, and exact for the others.
-      seeds: how many.
-      censored: of those, how many give only a bound.
-      undetermined: of those, how many give nothing at all.
+      interval: exp of the `mean_interval` of the logarithms. Its ends are nan if the mean is a
+        bound. All is nan if some seed does not determine its ratio, or if there are bounds of
+        both kinds.
+      bound: of the mean; "at least" if that holds for some seeds and the others are exact.
+      seeds: number of seeds.
+      censored: number of seeds that give only a bound.
+      undetermined: number of seeds that do not determine the ratio.
     """
 
     interval: Interval
@@ -66,11 +66,11 @@ class RatioInterval:
 class Benefits:
     """The benefits of transfer over all seeds, each paired by seed.
 
-    Differences are transfer - scratch, in accuracy. One of which `excludes_zero` is true is clear
-    at the level of its interval; nothing corrects for looking at several.
+    Differences are transfer - scratch, in accuracy. A difference is significant at the level of
+    its interval if `excludes_zero` is true; this is not corrected for several comparisons.
 
     Attributes:
-      seeds: that both have.
+      seeds: number of seeds that both sides have.
       jumpstart: at step 0; about 0 where the head is new, whatever the features are worth.
       higher_start: at the first evaluation after step 0.
       rate_ratio: of the rates of approach to the asymptote, T / S.
@@ -94,7 +94,7 @@ class Benefits:
 
     @property
     def is_negative_transfer(self) -> bool:
-        """Whether transfer did harm: the whole interval of the gap lies above 0."""
+        """Whether transfer did harm: the whole interval of `negative_transfer_gap` is above 0."""
         return self.negative_transfer_gap.low > 0
 
 
@@ -107,14 +107,17 @@ def benefits(
     theta: float | None = None,
     window: int = WINDOW,
 ) -> Benefits:
-    """All benefits, over the seeds that both sides have.
+    """Computes all benefits over the seeds that both sides have.
+
+        benefits({0: curve_of_transfer}, {0: curve_from_scratch}).higher_start
 
     Args:
       transfer, scratch: curves by seed.
-      transfer_accuracy, scratch_accuracy: test accuracies by seed, whose errors make the negative
-        transfer gap; None: the curves' asymptotes do.
-      theta: accuracy that the curves race to; None: `threshold` of each seed's scratch curve.
-      window: evaluations that make an asymptote.
+      transfer_accuracy, scratch_accuracy: test accuracies by seed, for the negative transfer gap;
+        None: the gap is computed from the curves' asymptotes.
+      theta: threshold of accuracy for the time ratio; None: `threshold` of each seed's scratch
+        curve.
+      window: number of last evaluations whose mean is the asymptote.
 
     Raises:
       ValueError: if no seed has both curves, and both accuracies where they are given.
@@ -122,7 +125,7 @@ def benefits(
     sides = (transfer, scratch, transfer_accuracy, scratch_accuracy)
     seeds = sorted(set.intersection(*(set(side) for side in sides if side is not None)))
     if not seeds:
-        raise ValueError("no seed has both a transfer and a scratch curve")
+        raise ValueError("no seed has both curves; give transfer and scratch of the same seeds")
 
     def over(measure: Callable[[Curve, Curve], float]) -> Interval:
         return mean_interval([measure(transfer[seed], scratch[seed]) for seed in seeds])
@@ -156,15 +159,15 @@ def accuracy_at(curve: Curve, examples: float) -> float:
 
 
 def asymptote(curve: Curve, window: int = WINDOW) -> float:
-    """Where a curve ends: the mean accuracy of its last `window` evaluations after step 0."""
+    """The asymptote: mean accuracy of the last `window` evaluations after step 0."""
     trained = curve[1:] or curve
     return float(np.mean([accuracy for _, accuracy in trained[-window:]]))
 
 
 def examples_to_threshold(curve: Curve, theta: float) -> float | None:
-    """Time to threshold: min{t : a(t) >= theta} in images seen, None if the curve never gets there.
+    """Time to threshold: min{t : a(t) >= theta} in images seen, or None if theta is not reached.
 
-    t is an evaluation, so the resolution is the interval between evaluations.
+    Only evaluations count, so the resolution is the interval between evaluations.
     """
     return next((examples for examples, accuracy in curve if accuracy >= theta), None)
 
@@ -172,7 +175,7 @@ def examples_to_threshold(curve: Curve, theta: float) -> float | None:
 def area(curve: Curve, until: float) -> float:
     """Total reward: the integral of a(t) from 0 to `until`, in images; linear between evaluations.
 
-    A curve that ends before goes on at its last accuracy.
+    A curve that ends earlier is continued at its last accuracy.
     """
     examples = sorted({0.0, until, *(x for x, _ in curve if x < until)})
     return float(np.trapezoid([accuracy_at(curve, x) for x in examples], examples))
@@ -181,7 +184,7 @@ def area(curve: Curve, until: float) -> float:
 class Approach(NamedTuple):
     """a(t) = asymptote - (asymptote - start) exp(-t / tau), tau in images.
 
-    `bound` says whether tau is known, or only that it is "at most" or "at least" so much.
+    `bound` says whether tau is exact, or only a bound ("at most" or "at least").
     """
 
     start: float
@@ -191,16 +194,16 @@ class Approach(NamedTuple):
 
 
 def exponential_approach(curve: Curve) -> Approach | None:
-    """The least-squares exponential approach to an asymptote.
+    """Fits an exponential approach to an asymptote by least squares.
 
-    For each tau the other two parameters are a linear regression, so the fit searches along tau
-    alone, between two ends: with tau below t_1 / 3 the first evaluation after step 0 has 95 % of
-    the rise behind it, so tau is "at most" that; above the last t less than 63 % of the rise is
-    in view, so tau is "at least" that.
+    For a given tau, the other two parameters follow from a linear regression, so the fit searches
+    over tau alone, between two ends. Below t_1 / 3, 95 % of the rise is over at the first
+    evaluation after step 0, so tau is "at most" that. Above the last t, less than 63 % of the rise
+    is observed, so tau is "at least" that.
 
     Returns:
-      None if the curve does not rise by twice the standard deviation of what the fit leaves over,
-      or has fewer than four points: then it says nothing of a rate.
+      The fit, or None if the curve does not determine a rate: it has fewer than four points, or
+      rises by less than twice the standard deviation of the residuals.
     """
     examples, accuracy = (np.array(column, float) for column in zip(*curve, strict=True))
     if len(examples) < 4:
@@ -209,11 +212,11 @@ def exponential_approach(curve: Curve) -> Approach | None:
 
     def regression(log_tau: float) -> tuple[np.ndarray, float]:
         decay = np.exp(-examples / math.exp(log_tau))
-        design = np.stack([1 - decay, decay], axis=1)  # of the asymptote, of the start
+        design = np.stack([1 - decay, decay], axis=1)  # coefficients: asymptote, start
         found, *_ = np.linalg.lstsq(design, accuracy)
         return found, float(np.sum((design @ found - accuracy) ** 2))
 
-    grid = np.linspace(*ends, 64)  # the sum of squares may have more than one valley
+    grid = np.linspace(*ends, 64)  # there may be several local minima
     best = int(np.argmin([regression(x)[1] for x in grid]))
     around = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
     log_tau = float(
@@ -221,8 +224,8 @@ def exponential_approach(curve: Curve) -> Approach | None:
             lambda x: regression(x)[1], bounds=around, method="bounded", options={"xatol": 1e-9}
         ).x
     )
-    (end, start), left_over = regression(log_tau)
-    if end - start <= 2 * math.sqrt(left_over / (len(examples) - 3)) + 1e-9:
+    (end, start), residual = regression(log_tau)
+    if end - start <= 2 * math.sqrt(residual / (len(examples) - 3)) + 1e-9:
         return None
     bound: Bound = "exact"
     if log_tau - ends[0] < 1e-3:
@@ -238,21 +241,21 @@ def exponential_approach(curve: Curve) -> Approach | None:
 def jumpstart(transfer: Curve, scratch: Curve) -> float:
     """Jumpstart: a_T(0) - a_S(0), in accuracy (Taylor & Stone).
 
-    A classifier's new head is at chance there, so `higher_start` tells more.
+    A new head is at chance there, so `higher_start` is more informative.
     """
     return transfer[0][1] - scratch[0][1]
 
 
 def first_evaluation(transfer: Curve, scratch: Curve) -> float:
-    """Images seen when both curves have been evaluated once after step 0."""
+    """Images seen when both curves have been evaluated at least once after step 0."""
     return max(curve[min(1, len(curve) - 1)][0] for curve in (transfer, scratch))
 
 
 def higher_start(transfer: Curve, scratch: Curve) -> float:
     """Higher start: a_T(t1) - a_S(t1), in accuracy, at the first evaluation t1 after step 0.
 
-    With `eval_dense` that is after one step: behind a head of zeros the backbone's first gradient
-    is zero, so that step fits the head alone, and what differs is what the features are worth.
+    With `eval_dense`, t1 is after one step. A head of zeros gives the backbone a zero gradient in
+    that step, so only the head is fitted, and the difference shows the quality of the features.
     """
     start = first_evaluation(transfer, scratch)
     return accuracy_at(transfer, start) - accuracy_at(scratch, start)
@@ -264,9 +267,9 @@ def higher_asymptote(transfer: Curve, scratch: Curve, window: int = WINDOW) -> f
 
 
 def threshold(scratch: Curve) -> float:
-    """The accuracy theta that both curves of a pair race to: 90 % of scratch's asymptote.
+    """The accuracy theta of the time to threshold: 90 % of scratch's asymptote.
 
-    Scratch reaches it by construction; at the asymptote itself, noise would decide the race.
+    Scratch reaches it by construction. At the asymptote itself noise would decide the time.
     """
     return THRESHOLD_SHARE * asymptote(scratch)
 
@@ -274,16 +277,17 @@ def threshold(scratch: Curve) -> float:
 def time_ratio(transfer: Curve, scratch: Curve, theta: float | None = None) -> Ratio:
     """Higher slope, by time to threshold: t_S / t_T, both `examples_to_threshold`.
 
-    A curve that ends without getting there would take at least as long as it lasted: the ratio is
-    "at least" that where it is scratch, "at most" where it is transfer. Transfer that is there
-    before training took at most until the first evaluation after it.
+    A curve that does not reach theta would need longer than its length. If it is scratch, the
+    ratio is "at least" that; if it is transfer, "at most". If transfer is at theta before training,
+    its time is at most that of the first evaluation after step 0.
 
     Args:
-      theta: None: `threshold(scratch)`.
+      transfer, scratch: the curves.
+      theta: the threshold; None: `threshold(scratch)`.
 
     Returns:
-      An undetermined ratio if neither curve gets there, or if scratch is there before it trains
-      (it learned nothing, so there is no race).
+      The ratio; undetermined if neither curve reaches theta, or if scratch is at theta before
+      training.
     """
     theta = threshold(scratch) if theta is None else theta
     early, late = (examples_to_threshold(curve, theta) for curve in (transfer, scratch))
@@ -299,8 +303,8 @@ def time_ratio(transfer: Curve, scratch: Curve, theta: float | None = None) -> R
 def rate_ratio(transfer: Curve, scratch: Curve) -> Ratio:
     """Higher slope, by rate: (1 / tau_T) / (1 / tau_S) of their `exponential_approach`.
 
-    A tau that is only bounded gives a bound of the ratio. Unlike the time to a threshold, this
-    compares each curve with its own asymptote: a curve that ends low may still get there fast.
+    If a tau is a bound, so is the ratio. Unlike the time to threshold, each rate is relative to
+    the curve's own asymptote: a curve with a low asymptote may still approach it fast.
     """
     fits = exponential_approach(transfer), exponential_approach(scratch)
     if fits[0] is None or fits[1] is None:
@@ -316,7 +320,7 @@ def rate_ratio(transfer: Curve, scratch: Curve) -> Ratio:
 def total_reward(transfer: Curve, scratch: Curve) -> float:
     """Total reward: (A_T - A_S) / t_end, the difference in mean accuracy over the budget.
 
-    A is the `area` under a curve up to t_end, where the longer one ends.
+    A is the `area` under a curve up to t_end, the end of the longer curve.
     """
     until = _budget(transfer, scratch)
     return (area(transfer, until) - area(scratch, until)) / until
@@ -338,7 +342,7 @@ def _budget(transfer: Curve, scratch: Curve) -> float:
 def geometric_mean(ratios: Sequence[Ratio]) -> RatioInterval:
     """The mean of ratios over seeds: exp of the mean of their logarithms.
 
-    If some are "at least", so is their mean, and no interval is claimed; the same for "at most".
+    If some are "at least", so is the mean, and it has no interval; the same for "at most".
 
     Raises:
       ValueError: if there are none.

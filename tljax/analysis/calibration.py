@@ -1,4 +1,4 @@
-"""Whether a network is right as often as it says it is."""
+"""Calibration: how well a network's confidence agrees with its accuracy."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ BINS = 15  # as in Guo et al. 2017
 
 
 class Reliability(NamedTuple):
-    """Of answers, by confidence in bins of equal width from 0 to 1.
+    """Predictions in bins of equal width, by confidence from 0 to 1.
 
     Attributes:
-      counts: int (bins,), answers in each bin.
+      counts: int (bins,), predictions in each bin.
       confidence: (bins,), their mean confidence; nan in an empty bin.
-      accuracy: (bins,), the share of them that is right; nan in an empty bin.
+      accuracy: (bins,), their accuracy; nan in an empty bin.
     """
 
     counts: np.ndarray
@@ -33,19 +33,21 @@ class Reliability(NamedTuple):
 
 
 def reliability(confidences: np.ndarray, right: np.ndarray, bins: int = BINS) -> Reliability:
-    """Bins answers; bin i holds the confidences in (i / bins, (i + 1) / bins], as Guo et al. do.
+    """Bins predictions by confidence; bin i holds (i / bins, (i + 1) / bins], as in Guo et al.
+
+        reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels).ece
 
     Args:
       confidences: (n,), probabilities of the predicted classes.
-      right: bool (n,).
-      bins: their number.
+      right: bool (n,), whether each prediction is correct.
+      bins: number of bins.
     """
-    place = np.clip(np.ceil(np.asarray(confidences, np.float64) * bins) - 1, 0, bins - 1)
-    place = place.astype(int)
-    counts = np.bincount(place, minlength=bins)
+    index = np.clip(np.ceil(np.asarray(confidences, np.float64) * bins) - 1, 0, bins - 1)
+    index = index.astype(int)
+    counts = np.bincount(index, minlength=bins)
     divisor = np.where(counts > 0, counts, np.nan)
     return Reliability(
         counts,
-        np.bincount(place, np.asarray(confidences, np.float64), bins) / divisor,
-        np.bincount(place, np.asarray(right, np.float64), bins) / divisor,
+        np.bincount(index, np.asarray(confidences, np.float64), bins) / divisor,
+        np.bincount(index, np.asarray(right, np.float64), bins) / divisor,
     )

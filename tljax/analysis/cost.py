@@ -1,18 +1,18 @@
-"""What a step costs, counted by XLA, and the law that a plan's cost obeys.
+"""The cost of a training step: FLOPs counted by XLA, and a law for transfer plans.
 
 With F the forward FLOPs of the whole network, s_d group d's share of them, T the groups that train
 and f the first of these, a step costs at most
 
     F * (1 + sum of s_d for d >= f + sum of s_d for d in T)
 
-one forward pass; a backward pass of activations from the loss down to f; one of weights for each
-group that trains. (The bound counts f's own activation gradient, which is not needed.) For a frozen
-prefix of share phi that is (3 - 2 phi) F.
+The terms are one forward pass, the backward pass of activations from the loss down to f, and the
+backward pass of weights for each group that trains. (The bound counts f's own activation gradient,
+which is not needed.) For a frozen prefix of share phi the bound is (3 - 2 phi) F.
 
-That is a law of layers with weights. An attention's two products of activations have no weights,
-and a backward pass of twice their forward cost whether or not the block trains. With a_d their
-share in group d, s_d + a_d takes the place of s_d in the first sum, and s_d - a_d in the second:
-the same total, but for plans that train early groups and freeze later transformer blocks.
+This holds for layers with weights. The two products of activations in attention have no weights;
+their backward pass costs twice their forward pass, whether or not the block trains. With a_d their
+share in group d, the first sum has s_d + a_d in place of s_d, and the second one s_d - a_d. The
+total changes only for plans that train early groups and freeze later transformer blocks.
 """
 
 import functools
@@ -45,7 +45,7 @@ def group_flops(
 def group_products(
     model: Model, variables: Tree, image_size: ImageSize, batch_size: int = 1
 ) -> list[float]:
-    """Of each group's forward FLOPs those of products of activations with one another."""
+    """Forward FLOPs of each group that are products of two activations, as in attention."""
     each = _each_group(model, variables, image_size, batch_size)
     return [_batched_products(jax.make_jaxpr(run)(variables, x).jaxpr) for run, x in each]
 
@@ -53,7 +53,7 @@ def group_products(
 def _each_group(
     model: Model, variables: Tree, image_size: ImageSize, batch_size: int
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
-    """For each group: it as a function (variables, x), and its abstract x for one batch."""
+    """Yields each group as a function (variables, x), with its abstract x for one batch."""
     x: Any = jax.ShapeDtypeStruct((batch_size, *height_width(image_size), 3), jnp.float32)
     for depth in range(len(model.groups)):
         run = functools.partial(model.apply, train=False, start=depth, stop=depth + 1)
@@ -62,7 +62,7 @@ def _each_group(
 
 
 def _batched_products(program: Any) -> float:
-    """FLOPs of the products that have a batch dimension, which those with weights have not."""
+    """FLOPs of products with a batch dimension; products with weights have none."""
     total = 0.0
     for operation in program.eqns:
         if operation.primitive.name == "dot_general":
@@ -72,7 +72,7 @@ def _batched_products(program: Any) -> float:
                 result = operation.outvars[0].aval
                 total += 2.0 * result.size * math.prod(shape[axis] for axis in contracted)
         inner = [_batched_products(j) for j in jax.extend.core.jaxprs_in_params(operation.params)]
-        # of a choice, such as that of a backend's own form, one branch is run
+        # Only one branch of a `cond` runs.
         total += max(inner, default=0.0) if operation.primitive.name == "cond" else sum(inner)
     return total
 
@@ -80,7 +80,7 @@ def _batched_products(program: Any) -> float:
 def law_terms(
     counts: Sequence[float], products: Sequence[float], trained: Sequence[bool]
 ) -> tuple[list[float], list[float], list[float]]:
-    """Per group: (forward, backward of activations, backward of weights) FLOPs by the law.
+    """FLOPs of each group by the law: forward, backward of activations, backward of weights.
 
     Args:
       counts: `group_flops`.
@@ -100,7 +100,7 @@ def law_terms(
 def step_function(
     model: Model, plan: TransferPlan, preprocessing: Preprocessing, clip_norm: float = 1.0
 ) -> Callable[..., Any]:
-    """Loss, gradient, clip and gradient norm of the training step, without the update."""
+    """The training step without its update: loss, gradient, clipping and gradient norm."""
     compute = loss_and_gradient(model, plan, preprocessing)
     clip = optax.clip_by_global_norm(clip_norm)
 
@@ -115,7 +115,7 @@ def step_function(
 def step_arguments(
     model: Model, plan: TransferPlan, variables: Tree, image_size: ImageSize, batch_size: int
 ) -> tuple[Any, ...]:
-    """Abstract arguments of `step_function`'s step."""
+    """Abstract arguments for the function that `step_function` returns."""
     trained, frozen = plan.partition(variables["params"])
     updated, stored = plan.partition_statistics(
         variables.get("batch_stats", {}), variables["params"]

@@ -1,7 +1,6 @@
-"""Intervals of accuracies over images, for when there is one run and so no seeds to go by.
+"""Intervals of accuracies over test images, for a single run.
 
-They say how much another sample of test images might move the number, not how much another
-training run might.
+They show how much the accuracy varies with the sample of test images, not with the training run.
 """
 
 import math
@@ -36,8 +35,8 @@ def newcombe(
     """Newcombe's interval for a - b, two shares of different images.
 
     From the Wilson intervals (l, u) of both: d - sqrt((a - l_a)^2 + (u_b - b)^2) to
-    d + sqrt((u_a - a)^2 + (b - l_b)^2). Of the same images it is wider than need be. R. G.
-    Newcombe, "Interval estimation for the difference between independent proportions", 1998,
+    d + sqrt((u_a - a)^2 + (b - l_b)^2). If both are of the same images, it is wider than needed.
+    R. G. Newcombe, "Interval estimation for the difference between independent proportions", 1998,
     method 10.
     """
     a, b = wilson(share_a, count_a, confidence), wilson(share_b, count_b, confidence)

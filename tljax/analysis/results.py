@@ -1,9 +1,9 @@
-"""The runs of a sweep, read from their workdirs: one tidy table, and the choice among them.
+"""The runs of a sweep, read from their workdirs: a table of them, and the choice among them.
 
-A sweep keeps each run in a workdir of its own, `W/runs/NAME`, with two files beside those of
-`tljax train`: `overrides.json`, what the run sets in the config, and, where it failed,
-`failed.json` with the reason. The table is made from these alone, so that it does not matter which
-process, or which machine, ran what.
+A sweep keeps each run in its own workdir `W/runs/NAME`. Besides the files of `tljax train` it holds
+`overrides.json`, the fields of the config that the run sets, and `failed.json` with the reason if
+the run failed. The table is made from these files alone, so runs may come from any process or
+machine.
 """
 
 import csv
@@ -17,12 +17,12 @@ from typing import Any
 from tljax.analysis.statistics import Interval, mean_interval
 from tljax.config import base
 from tljax.errors import InputError, printable
-from tljax.experiment import read_result
 from tljax.files import parse_json
+from tljax.runs.record import read_result
 from tljax.runs.workdir import write_atomically
 
 OVERRIDES, FAILED = "overrides.json", "failed.json"
-# Fields that say what the task is: across them accuracies cannot be compared.
+# Fields that define the task: accuracies of different tasks cannot be compared.
 TASK = ("data", "train_size", "train_per_class", "val_fraction")
 _SCALAR = (str, int, float, bool)
 
@@ -32,8 +32,8 @@ class SweepRun:
     """A run that is done or has failed.
 
     Attributes:
-      name: of its folder.
-      overrides: what it sets in the config.
+      name: name of its folder.
+      overrides: the fields that it sets in the config.
       summary: the fields of its `result.json`; empty if it failed.
       error: why it failed, or None.
     """
@@ -46,18 +46,19 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Selection:
-    """The configuration with the best mean validation accuracy, of all that were tried.
+    """The configuration with the best mean validation accuracy among those of one place.
 
-    A configuration is what a run sets, but for its seed.
+    A configuration is what a run sets without its seed. A place is a task, and the values of the
+    other fields for which the choice is made separately.
 
     Attributes:
-      place: task, and whatever else the choice was made separately for.
-      overrides: of the configuration, without `place`.
-      varying: of these, the fields in which configurations of the place differ.
-      names: of its runs.
-      validation, test: its accuracies over seeds; no other configuration's test is looked at.
-      among: how many configurations the choice was among.
-      incomplete: how many more were left out, because a run of theirs failed or is still to come.
+      place: the fields of the place.
+      overrides: the fields that the configuration sets, without those of the place.
+      varying: the fields in which configurations of the place differ.
+      names: names of its runs.
+      validation, test: its accuracies over seeds; test accuracies of others are not used.
+      among: number of configurations that it was chosen from.
+      incomplete: number of configurations left out because a run failed or is not done.
     """
 
     place: dict[str, Any]
@@ -71,7 +72,9 @@ class Selection:
 
 
 def read_runs(folder: Path) -> list[SweepRun]:
-    """The runs in `W/runs` that are done or have failed, in the order of what they set.
+    """Reads the runs in `W/runs` that are done or have failed, sorted by the fields they set.
+
+        read_runs(Path("runs/sweep/runs"))
 
     Raises:
       InputError: if a file there is not what a sweep writes.
@@ -85,7 +88,7 @@ def read_runs(folder: Path) -> list[SweepRun]:
         elif failed.exists():
             runs.append(SweepRun(path.parent.name, overrides, {}, str(_read(failed).get("error"))))
     fields = [name for name in base() if any(name in run.overrides for run in runs)]
-    return sorted(runs, key=lambda run: [_rank(run.overrides.get(name)) for name in fields])
+    return sorted(runs, key=lambda run: [_sort_key(run.overrides.get(name)) for name in fields])
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -98,19 +101,19 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _rank(value: Any) -> tuple[bool, bool, float, str]:
-    """Of values of any kind: none first, then numbers, then the rest."""
+def _sort_key(value: Any) -> tuple[bool, bool, float, str]:
+    """Sorts values of any type: None first, then numbers, then the rest."""
     is_number = isinstance(value, int | float)
     return value is not None, not is_number, value if is_number else 0.0, json.dumps(value)
 
 
 def select(runs: Sequence[SweepRun], by: Sequence[str] = ()) -> list[Selection]:
-    """Chooses on validation accuracy alone, for each task, and each value of the fields `by`.
+    """Chooses on validation accuracy alone, for each task and each value of the fields `by`.
 
-    A configuration that lacks a seed which another one of its place has is left out, and so is one
-    of which a run failed.
+    A configuration is left out if it lacks a seed that another one of its place has, or if one of
+    its runs failed.
     """
-    places: dict[str, dict[str, list[SweepRun]]] = {}
+    places: dict[str, dict[str, list[SweepRun]]] = {}  # runs by place, then by configuration
     for run in runs:
         place = {name: run.overrides[name] for name in run.overrides if name in (*TASK, *by)}
         rest = {name: v for name, v in run.overrides.items() if name not in (*place, "seed")}
@@ -118,63 +121,54 @@ def select(runs: Sequence[SweepRun], by: Sequence[str] = ()) -> list[Selection]:
         configurations.setdefault(json.dumps(rest), []).append(run)
     chosen = []
     for place_text, configurations in places.items():
-        seeds = {
-            rest: {run.overrides.get("seed") for run in r} for rest, r in configurations.items()
-        }
-        complete = {
-            rest: runs_of_one
-            for rest, runs_of_one in configurations.items()
-            if seeds[rest] == set().union(*seeds.values())
-            and all(run.summary.get("val_accuracy") is not None for run in runs_of_one)
-        }
-        if not complete:
-            continue
-        validation = {
-            rest: mean_interval([run.summary["val_accuracy"] for run in runs_of_one])
-            for rest, runs_of_one in complete.items()
-        }
-        # Rounded, lest the last bit of a sum decide between equal means: then the first counts.
-        best = max(validation, key=lambda rest: round(validation[rest].mean, 12))
-        tests = [
-            run.summary["test_accuracy"]
-            for run in complete[best]
-            if run.summary.get("test_accuracy") is not None
-        ]
-        chosen.append(
-            Selection(
-                place=json.loads(place_text),
-                overrides=json.loads(best),
-                varying=_varying([json.loads(rest) for rest in configurations]),
-                names=tuple(run.name for run in complete[best]),
-                validation=validation[best],
-                test=mean_interval(tests) if tests else None,
-                among=len(complete),
-                incomplete=len(configurations) - len(complete),
-            )
-        )
+        complete = _complete(configurations)
+        if complete:
+            chosen.append(_select_one(json.loads(place_text), configurations, complete))
     fields = dict.fromkeys(name for selection in chosen for name in selection.place)
-    return sorted(chosen, key=lambda s: [_rank(s.place.get(name)) for name in fields])
+    return sorted(chosen, key=lambda s: [_sort_key(s.place.get(name)) for name in fields])
 
 
-def best_value(runs: Sequence[SweepRun], field: str, score: str = "val_accuracy") -> Any:
-    """The value of a config field whose runs have the highest mean score.
-
-    Args:
-      runs: at least one; each sets the field. A run that failed counts as 0.
-      field: of the config.
-      score: a number of `result.json`, of validation images, of which more is better.
-
-    Returns:
-      The value; of several with the same mean the first in the order of the runs.
-    """
-    scores: dict[Any, list[float]] = {}
-    for run in runs:
-        scores.setdefault(run.overrides[field], []).append(run.summary.get(score) or 0.0)
-    # Rounded, as in `select`.
-    return max(scores, key=lambda value: round(mean_interval(scores[value]).mean, 12))
+def _complete(configurations: Mapping[str, list[SweepRun]]) -> dict[str, list[SweepRun]]:
+    """The configurations that have every seed of their place, and of which no run failed."""
+    seeds = {
+        name: {run.overrides.get("seed") for run in runs} for name, runs in configurations.items()
+    }
+    return {
+        name: runs
+        for name, runs in configurations.items()
+        if seeds[name] == set().union(*seeds.values())
+        and all(run.summary.get("val_accuracy") is not None for run in runs)
+    }
 
 
-def _varying(configurations: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+def _select_one(
+    place: dict[str, Any],
+    configurations: Mapping[str, list[SweepRun]],
+    complete: Mapping[str, list[SweepRun]],
+) -> Selection:
+    """Chooses among the complete configurations of a place."""
+    validation = {
+        name: mean_interval([run.summary["val_accuracy"] for run in runs])
+        for name, runs in complete.items()
+    }
+    # Rounded, so that the last bit of a sum does not decide between equal means: the first counts.
+    best = max(validation, key=lambda name: round(validation[name].mean, 12))
+    tests = [run.summary.get("test_accuracy") for run in complete[best]]
+    known_tests = [accuracy for accuracy in tests if accuracy is not None]
+    return Selection(
+        place=place,
+        overrides=json.loads(best),
+        varying=_varying_fields([json.loads(name) for name in configurations]),
+        names=tuple(run.name for run in complete[best]),
+        validation=validation[best],
+        test=mean_interval(known_tests) if known_tests else None,
+        among=len(complete),
+        incomplete=len(configurations) - len(complete),
+    )
+
+
+def _varying_fields(configurations: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The fields whose values, or whose presence, differ between configurations."""
     names = sorted({name for configuration in configurations for name in configuration})
     first = configurations[0]
     return tuple(
@@ -184,10 +178,30 @@ def _varying(configurations: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     )
 
 
+def best_value(runs: Sequence[SweepRun], field: str, score: str = "val_accuracy") -> Any:
+    """Finds the value of a config field whose runs have the highest mean score.
+
+    Args:
+      runs: at least one; each sets the field. A run that failed counts as 0.
+      field: name of the field.
+      score: a number in `result.json` that is measured on validation images; higher is better.
+
+    Returns:
+      The value; at a tie, the first in the order of the runs.
+    """
+    scores: dict[Any, list[float]] = {}
+    for run in runs:
+        scores.setdefault(run.overrides[field], []).append(run.summary.get(score) or 0.0)
+    # Rounded, as in `select`.
+    return max(scores, key=lambda value: round(mean_interval(scores[value]).mean, 12))
+
+
 def write_results(path: Path, runs: Sequence[SweepRun], chosen: Sequence[Selection]) -> None:
-    """Writes the table, whole or not at all: one row a run, with `name`, `status` (done or failed),
-    what it sets, the numbers and texts of its `result.json`, whether it is of a chosen
-    configuration, among how many, and `error`.
+    """Writes a CSV table atomically, with one row for each run.
+
+    Its columns: `name`, `status` (done or failed), the fields that runs set, the numbers and texts
+    of `result.json`, `selected` (whether its configuration was chosen), `selected_among` (from how
+    many), and `error`.
     """
     among = {name: selection.among for selection in chosen for name in selection.names}
     fields = [name for name in base() if any(name in run.overrides for run in runs)]
@@ -216,7 +230,7 @@ def write_results(path: Path, runs: Sequence[SweepRun], chosen: Sequence[Selecti
 
 
 def _cell(value: Any) -> Any:
-    """A text as data: on one line, and never what a spreadsheet takes for a formula."""
+    """Makes a text safe for a spreadsheet: on one line, and never read as a formula."""
     if isinstance(value, list | tuple | Mapping):
         value = json.dumps(value)
     if not isinstance(value, str):

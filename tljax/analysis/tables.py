@@ -1,4 +1,4 @@
-"""Tables of a study: CSV files that keep its numbers, and Markdown to read them in."""
+"""Tables of a study: CSV files of its numbers, and Markdown tables to read."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from tljax.runs.workdir import write_atomically
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows, at least one, that all have the keys of the first; whole, or not at all."""
+    """Writes at least one row atomically; all rows have the keys of the first one."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -20,29 +20,29 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a file that `write_csv` wrote, as texts."""
+    """Reads the rows of a file that `write_csv` wrote; all values are strings."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that hold no `|`."""
+    """Formats a table; its cells must not contain `|`."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def score(interval: Interval) -> str:
-    """A mean and half of its interval's width, e.g. `0.912 ±0.013`; of one value, that alone."""
+    """Formats a mean with half of its interval's width, e.g. `0.912 ±0.013`."""
     if interval.half_width != interval.half_width:
         return f"{interval.mean:.3f}"
     return f"{interval.mean:.3f} ±{interval.half_width:.3f}"
 
 
 def signed(interval: Interval) -> str:
-    """A difference, e.g. `+0.021 ±0.013`."""
+    """Formats a difference, e.g. `+0.021 ±0.013`."""
     return f"{interval.mean:+.3f} ±{interval.half_width:.3f}"
 
 
 def difference(interval: Interval) -> str:
-    """The same, and whether it may be none."""
+    """Formats a difference as `signed` does, and says if its interval includes 0."""
     return signed(interval) + ("" if interval.excludes_zero else " (includes 0)")

@@ -1,44 +1,87 @@
-"""`tljax models`: the checkpoints known by name, and what is known of them."""
+"""`tljax models`."""
 
+from __future__ import annotations
+
+import argparse
 import csv
 import fnmatch
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tljax.commands.arguments import refuse_overrides
 from tljax.errors import InputError, did_you_mean
-from tljax.weights import zoo
 
-_WIDTH_OF_A_PIPE = 200  # it has none of its own
+if TYPE_CHECKING:
+    from tljax.weights.zoo import ZooEntry
+
+_PIPE_WIDTH = 200
 
 
-def print_models(pattern: str | None, as_csv: bool = False) -> None:
-    """Prints the zoo, or the part of it whose names match.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = "example: tljax models 'vit_small*dinov2*'"
+    parser.add_argument(
+        "pattern", nargs="?", metavar="PATTERN", help="part of a name, or a pattern like 'vit_*'"
+    )
+    parser.add_argument(
+        "--csv",
+        action="store_true",
+        help="print every column as CSV, including the sources of the figures",
+    )
+
+
+def run(args: argparse.Namespace, overrides: list[str]) -> None:
+    """List the pretrained weights known by name: address, preprocessing, cost and accuracy."""
+    refuse_overrides(overrides)
+    from tljax.weights import zoo
+
+    found = find_entries(zoo.entries(), args.pattern)
+    if args.csv:
+        _print_csv(found)
+    else:
+        _print_table(found)
+
+
+def find_entries(entries: Mapping[str, ZooEntry], pattern: str | None) -> list[ZooEntry]:
+    """Returns the entries whose name contains `pattern` or matches it as a shell pattern.
 
     Args:
-      pattern: a part of a name, or a shell pattern such as `vit_*dinov2*`; None: all.
-      as_csv: every column, as comma-separated values, instead of a table.
+      entries: by name.
+      pattern: e.g. `dinov2` or `vit_*dinov2*`; None: all entries.
 
     Raises:
       InputError: if nothing matches.
     """
-    chosen = matching(pattern)
-    if as_csv:
-        _print_csv(chosen)
-        return
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console = Console(highlight=False, soft_wrap=True, width=_WIDTH_OF_A_PIPE)
-    table = Table(title=f"{len(chosen)} checkpoints", title_justify="left", pad_edge=False)
-    table.add_column("init_from, and where it lies", no_wrap=True, overflow="fold")
+    if pattern is None:
+        return list(entries.values())
+    found = [
+        entry
+        for name, entry in entries.items()
+        if pattern.lower() in name.lower() or fnmatch.fnmatch(name.lower(), pattern.lower())
+    ]
+    if not found:
+        raise InputError(
+            f"no pretrained weights have a name like '{pattern}'{did_you_mean(pattern, entries)};"
+            " `tljax models` lists all names"
+        )
+    return found
+
+
+def _print_table(entries: Sequence[ZooEntry]) -> None:
+    width = None if Console().is_terminal else _PIPE_WIDTH
+    console = Console(highlight=False, soft_wrap=True, width=width)
+    table = Table(title=f"{len(entries)} checkpoints", title_justify="left", pad_edge=False)
+    table.add_column("init_from, and its address", no_wrap=True, overflow="fold")
     for heading in ("parameters", "GFLOPs", "pixels", "top-1 %"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("mean", "std", "resize", "crop", "classes", "licence"):
         table.add_column(heading, no_wrap=True)
-    for entry in chosen:
+    for entry in entries:
         preprocessing = entry.preprocessing
         table.add_row(
             Text.assemble((entry.name, "bold"), "\n", (entry.address, "dim")),
@@ -46,8 +89,8 @@ def print_models(pattern: str | None, as_csv: bool = False) -> None:
             f"{entry.gflops:.2f}",
             str(preprocessing.image_size),
             "" if entry.top1 is None else f"{entry.top1:.2f}",
-            _numbers(preprocessing.mean),
-            _numbers(preprocessing.std),
+            _format_numbers(preprocessing.mean),
+            _format_numbers(preprocessing.std),
             preprocessing.interpolation,
             f"{preprocessing.crop_ratio:.3g}",
             str(entry.num_classes or "no head"),
@@ -60,36 +103,19 @@ def print_models(pattern: str | None, as_csv: bool = False) -> None:
     )
 
 
-def matching(pattern: str | None) -> list[zoo.ZooEntry]:
-    """The entries whose name contains `pattern`, or matches it as a shell pattern."""
-    entries = zoo.entries()
-    if pattern is None:
-        return list(entries.values())
-    found = [
-        entry
-        for name, entry in entries.items()
-        if pattern.lower() in name.lower() or fnmatch.fnmatch(name.lower(), pattern.lower())
-    ]
-    if not found:
-        raise InputError(
-            f"no checkpoint is called like '{pattern}'{did_you_mean(pattern, entries)}; `tljax"
-            " models` lists them all"
-        )
-    return found
-
-
-def _print_csv(chosen: list[zoo.ZooEntry]) -> None:
-    names = [field.name for field in fields(zoo.ZooEntry)]
+def _print_csv(entries: Sequence[ZooEntry]) -> None:
+    """Prints every field; the column `preprocessing` becomes one column for each of its fields."""
+    names = [field.name for field in fields(entries[0])]
     inner = ["image_size", "mean", "std", "interpolation", "crop_ratio"]
     at = names.index("preprocessing")
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow([*names[:at], *inner, *names[at + 1 :]])
-    for entry in chosen:
+    for entry in entries:
         row = [getattr(entry, name) for name in names]
         own = [getattr(entry.preprocessing, name) for name in inner]
         own = [" ".join(map(str, v)) if isinstance(v, tuple) else v for v in own]
         writer.writerow(["" if v is None else v for v in (*row[:at], *own, *row[at + 1 :])])
 
 
-def _numbers(values: tuple[float, ...]) -> str:
+def _format_numbers(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.3g}".removeprefix("0") for value in values)

@@ -1,14 +1,16 @@
-"""Images in, batches out.
+"""Data sets, and batches of their images.
 
-`sources` says what data is, `datasets` finds it by name (`embedded:`, `folder:`, `tfds:`), `joint`
-makes one data set of several, `transforms` brings images to the form a checkpoint expects, `views`
-draws augmented ones once, `balance` evens out the sizes of classes, and `pipeline` serves batches.
+`sources` defines what a data set is, and `datasets` loads one by its name, from `embedded` (data
+in Python packages, and `glyphs`, drawn letters), `folder` (images on disk) or `tfds`, and makes its
+`splits`. `joint` joins several. `images` decodes files, `transforms` (with `trivial_augment`)
+resizes, augments and normalises, `views` augments a fixed number of times, `balance` handles
+imbalanced classes, `pipeline` makes batches, and `remote` copies files from a bucket.
 """
 
 from tljax.data.balance import balanced_weights
-from tljax.data.datasets import class_names, load, tasks
+from tljax.data.datasets import load, read_class_names, read_tasks
 from tljax.data.images import Unreadable, decode, skipped_message
-from tljax.data.joint import Task, names_of_all
+from tljax.data.joint import Task, joint_class_names
 from tljax.data.pipeline import ON_ERROR, eval_batches, train_batches
 from tljax.data.sources import (
     ArraySource,
@@ -16,8 +18,8 @@ from tljax.data.sources import (
     Source,
     Subset,
     as_source,
-    base_of,
     fingerprint,
+    unwrap_subset,
 )
 from tljax.data.transforms import Preprocessing, normalise
 from tljax.data.views import fixed_views
@@ -33,16 +35,16 @@ __all__ = [
     "Unreadable",
     "as_source",
     "balanced_weights",
-    "base_of",
-    "class_names",
     "decode",
     "eval_batches",
     "fingerprint",
     "fixed_views",
+    "joint_class_names",
     "load",
-    "names_of_all",
     "normalise",
+    "read_class_names",
+    "read_tasks",
     "skipped_message",
-    "tasks",
     "train_batches",
+    "unwrap_subset",
 ]

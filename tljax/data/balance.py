@@ -1,4 +1,4 @@
-"""Classes of unequal sizes: weights for a loss, or an order that shows each equally often."""
+"""For imbalanced classes: loss weights, or an order with every class equally often."""
 
 import functools
 
@@ -6,14 +6,14 @@ import numpy as np
 
 
 def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """The weight of each class, inverse to its frequency: n / (classes present * images of it).
+    """Returns class weights inverse to class frequency: n / (number of classes present * count).
 
-    Their mean over the images is 1, so that a loss keeps its scale. That is scikit-learn's
+    Their mean over the images is 1, so that a loss keeps its scale. This is scikit-learn's
     `class_weight="balanced"` (King & Zeng 2001, "Logistic Regression in Rare Events Data").
 
     Args:
       labels: int (n,), of the training images.
-      num_classes: of all, present or not.
+      num_classes: Number of all classes, present or not.
 
     Returns:
       float32 (num_classes,); 0 for a class without images.
@@ -26,37 +26,45 @@ def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 class BalancedOrder:
-    """An endless sequence of images, in which every class has every C-th place, C classes present.
+    """An endless sequence of images in which every class occurs equally often.
 
-    The places come in rounds of C, one for each class, in an order of the round's own. Where it is
-    a class's turn, its images follow one another in an order drawn anew each time that all of them
-    were shown. So each image of a class is shown as often as the others, to within one. Any place
-    can be asked for without those before it.
+    The sequence consists of rounds. A round has one image of each class present, and shuffles the
+    classes. Each class goes through its own images in a shuffled order, which is drawn again after
+    every pass. So images of one class occur equally often, to within one. Positions are random
+    access.
 
     Args:
       labels: int (n,), of the images.
-      seed: of the orders.
+      seed: Of all the orders.
     """
 
     def __init__(self, labels: np.ndarray, seed: int):
         self._seed = seed
-        self._of_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        self._images_by_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
-    def __call__(self, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(images, how often each was shown before), int (m,) both, at some places, int (m,)."""
-        classes = len(self._of_class)
+    def __call__(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Looks up the images at some positions of the sequence.
+
+        Args:
+          positions: int (m,), not negative.
+
+        Returns:
+          (images, passes), int (m,) both: the indices of the images, and how often each occurred
+          before.
+        """
+        classes = len(self._images_by_class)
         found = []
-        for place in places.tolist():
-            turn, within = divmod(place, classes)
-            number = int(_permutation(classes, self._seed, 0, turn)[within])
-            images = self._of_class[number]
-            shown, row = divmod(turn, len(images))
-            order = _permutation(len(images), self._seed, 1, number, shown)
-            found.append((images[order[row]], shown))
-        images, shown = np.array(found, np.int64).T
-        return images, shown
+        for position in positions.tolist():
+            turn, slot = divmod(position, classes)
+            number = int(_permutation(classes, self._seed, 0, turn)[slot])
+            images = self._images_by_class[number]
+            passes, row = divmod(turn, len(images))
+            order = _permutation(len(images), self._seed, 1, number, passes)
+            found.append((images[order[row]], passes))
+        images, passes = np.array(found, np.int64).T
+        return images, passes
 
 
 @functools.lru_cache(maxsize=2048)
-def _permutation(count: int, *drawn_from: int) -> np.ndarray:
-    return np.random.default_rng(drawn_from).permutation(count)
+def _permutation(count: int, *seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(count)

@@ -1,25 +1,26 @@
-"""From a name such as `embedded:digits` or `folder:PATH` to a data set with its three splits.
+"""Loads a data set with its three splits from a spec such as `embedded:digits` or `folder:PATH`.
 
-Several names, with commas between them, are the tasks of one trunk: `embedded:digits,folder:PATH`.
+Several specs, separated by commas, are the tasks of one trunk: `embedded:digits,folder:PATH`.
 """
 
-import functools
 import re
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from tljax.data import embedded, folder
-from tljax.data.joint import Task, join, names_of_all
-from tljax.data.sources import Dataset, Source, Subset
-from tljax.data.splits import carve, random_ranks, stratified_order
+from tljax.data.joint import Task, join, joint_class_names
+from tljax.data.sources import Dataset, Subset
+from tljax.data.splits import random_ranks, stratified_order, stratified_split
 from tljax.data.tfds import source as tfds
 from tljax.errors import InputError, did_you_mean
 
-# Where data comes from: each module offers load(rest) -> Dataset and class_names(rest).
-_ORIGINS = {"embedded": embedded, "folder": folder, "tfds": tfds}
-_WRITE = "write embedded:NAME, folder:PATH or tfds:NAME"
+# The module of each scheme. It offers load(rest) -> Dataset and read_class_names(rest), where
+# `rest` is what follows the colon; those of tfds take a data_dir too.
+_MODULES: dict[str, ModuleType] = {"embedded": embedded, "folder": folder, "tfds": tfds}
+_SYNTAX = "write embedded:NAME, folder:PATH or tfds:NAME"
 
 
 def load(
@@ -31,26 +32,37 @@ def load(
     seed: int = 0,
     data_dir: str | None = None,
 ) -> Dataset:
-    """Load a data set and settle its splits.
+    """Loads a data set with its train, val and test splits.
 
-    Data without validation images first gives up `val_fraction` of its training images,
-    stratified by class: at least one of every class that has two. What is left is then
-    subsampled, so validation images are the same for every training size. With one
-    seed smaller training sets are contained in larger ones. Test images never depend on the seed.
-    Each of several data sets is treated as it would be alone.
+    Images of folders and of TFDS are decoded later, when a batch needs them.
+
+    If the data has no validation images, `val_fraction` of the training images is split off,
+    stratified by class: at least one of every class that has two. The remaining training images are
+    then subsampled, so the validation images are the same for every training size. For one seed,
+    smaller training sets are subsets of larger ones. Test images never depend on the seed.
 
     Args:
-      spec: `embedded:NAME`, `folder:PATH`, or `tfds:NAME[/CONFIG][:VERSION]`, with choices after
-        a `?` (see `tljax.data.tfds.spec`); or several of them with commas between.
-      train_size: Training images in all (of each, if several), in the proportions of the classes;
-        None keeps all. May be less than the number of classes.
-      train_per_class: Training images of each class, instead of `train_size`.
-      val_fraction: Between 0 and 1, both excluded; not used if the data has its own validation.
+      spec: `embedded:NAME`, `folder:PATH`, or `tfds:NAME[/CONFIG][:VERSION]` with optional choices
+        after a `?` (see `tljax.data.tfds.spec`). Several specs, separated by commas, are each
+        loaded with the same arguments, and joined.
+      train_size: Number of training images (of each spec), in the proportions of the classes; None
+        keeps all. May be less than the number of classes.
+      train_per_class: Number of training images of each class; excludes `train_size`.
+      val_fraction: Between 0 and 1, both excluded; unused if the data has validation images.
       seed: Of the validation split and the subsample; not negative.
-      data_dir: Of `tfds:` alone: where prepared data sets lie; None: TFDS's own default.
+      data_dir: The folder of prepared data sets, for `tfds:` only; None: TFDS's default.
+
+    Returns:
+      A `Dataset`. Its splits are `Source`s with `labels`, int (n,), and elements {"image": uint8
+      (h, w, 3), "label": int}; the sizes of the images may differ.
 
     Raises:
-      InputError: The data cannot be found or read, or has too few images for what is asked.
+      InputError: An argument is invalid, the data cannot be found or read, or a class or a split
+        has too few images.
+
+    Example:
+      digits = load("embedded:digits", train_size=50, seed=1)
+      result = tljax.fit(model, variables, plan, digits.train, digits.val)
     """
     if train_size is not None and train_per_class is not None:
         raise InputError(
@@ -62,109 +74,112 @@ def load(
         raise InputError(f"seed is {seed}; set it to 0 or more")
     names = split_spec(spec)
     _check_data_dir(names, data_dir)
-    if len(names) > 1:
-        each = functools.partial(
-            load,
-            train_size=train_size,
-            train_per_class=train_per_class,
-            val_fraction=val_fraction,
-            seed=seed,
-        )
-        places = [data_dir if _is_tfds(name) else None for name in names]
-        return join(
-            [
-                replace(each(name, data_dir=place), name=name)
-                for name, place in zip(names, places, strict=True)
-            ]
-        )
-    dataset = _ask(spec, "load", data_dir)
-    val_rng, subset_rng = (np.random.default_rng((seed, purpose)) for purpose in range(2))
-    if dataset.val is None:
-        kept, carved = carve(dataset.train.labels, val_fraction, val_rng)
-        if len(carved) == 0:
-            raise InputError(
-                f"{spec} has one training image a class, so none can be kept for validation; add "
-                "images"
-            )
-        dataset = replace(
-            dataset, train=Subset(dataset.train, kept), val=Subset(dataset.train, carved)
-        )
-    if train_size is not None:
-        dataset = replace(dataset, train=_first(dataset.train, train_size, spec, subset_rng))
-    if train_per_class is not None:
-        dataset = replace(dataset, train=_first_of_each(dataset, train_per_class, spec, subset_rng))
-    return dataset
+    datasets = []
+    for name in names:
+        module, rest, options = _resolve(name, data_dir)
+        dataset = module.load(rest, **options)
+        val_rng, subset_rng = (np.random.default_rng((seed, purpose)) for purpose in range(2))
+        if dataset.val is None:
+            dataset = _split_off_val(dataset, name, val_fraction, val_rng)
+        if train_size is not None:
+            dataset = _subsample(dataset, name, train_size, subset_rng)
+        if train_per_class is not None:
+            dataset = _subsample_per_class(dataset, name, train_per_class, subset_rng)
+        datasets.append(dataset)
+    if len(datasets) == 1:
+        return datasets[0]
+    return join([replace(d, name=name) for d, name in zip(datasets, names, strict=True)])
 
 
-def class_names(spec: str, data_dir: str | None = None) -> tuple[str, ...]:
-    """Names of the classes in the order of their labels; reads no image.
+def read_class_names(spec: str, data_dir: str | None = None) -> tuple[str, ...]:
+    """Returns the names of the classes in the order of the labels; reads no image.
 
     Raises:
       InputError: The data cannot be found.
     """
-    return names_of_all(tasks(spec, data_dir))
+    return joint_class_names(read_tasks(spec, data_dir))
 
 
-def tasks(spec: str, data_dir: str | None = None) -> tuple[Task, ...]:
-    """The data sets that a spec names, and their classes; reads no image.
+def read_tasks(spec: str, data_dir: str | None = None) -> tuple[Task, ...]:
+    """Returns a task for each data set in a spec; reads no image.
 
     Raises:
-      InputError: One of them cannot be found.
+      InputError: One of the data sets cannot be found.
     """
     names = split_spec(spec)
     _check_data_dir(names, data_dir)
-    return tuple(Task(name, _ask(name, "class_names", data_dir)) for name in names)
+    tasks = []
+    for name in names:
+        module, rest, options = _resolve(name, data_dir)
+        tasks.append(Task(name, module.read_class_names(rest, **options)))
+    return tuple(tasks)
 
 
 def split_spec(spec: str) -> list[str]:
-    """The names in a spec; a comma ends one only where another begins, so a path may hold some.
+    """Splits a spec into its data sets.
+
+    A comma separates only where a scheme such as `folder:` follows, so paths may contain commas.
 
     Raises:
-      InputError: One of them is there twice.
+      InputError: A data set is named twice.
     """
-    names = re.split(rf",(?=(?:{'|'.join(_ORIGINS)}):)", spec)
+    names = re.split(rf",(?=(?:{'|'.join(_MODULES)}):)", spec)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"the data names '{twice}' twice; name each data set once")
     return names
 
 
-def _is_tfds(name: str) -> bool:
-    return name.startswith("tfds:")
-
-
 def _check_data_dir(names: list[str], data_dir: str | None) -> None:
-    if data_dir is not None and not any(map(_is_tfds, names)):
+    if data_dir is not None and not any(name.startswith("tfds:") for name in names):
         spec = ",".join(names)
         raise InputError(f"data_dir is '{data_dir}', but {spec} is no tfds: data; unset data_dir")
 
 
-def _ask(spec: str, what: str, data_dir: str | None) -> Any:
-    """What `load` or `class_names` of the origin says."""
-    scheme, colon, rest = spec.partition(":")
-    if not colon or scheme not in _ORIGINS:
-        hint = did_you_mean(scheme, _ORIGINS) if colon else ""
-        raise InputError(f"unknown data '{spec}'{hint}: {_WRITE}")
-    function = getattr(_ORIGINS[scheme], what)
-    return function(rest, data_dir) if _is_tfds(spec) else function(rest)
+def _resolve(name: str, data_dir: str | None) -> tuple[ModuleType, str, dict[str, Any]]:
+    """(module, rest, options): the arguments of `load` and `read_class_names` of the module."""
+    scheme, colon, rest = name.partition(":")
+    if not colon or scheme not in _MODULES:
+        hint = did_you_mean(scheme, _MODULES) if colon else ""
+        raise InputError(f"unknown data '{name}'{hint}: {_SYNTAX}")
+    options = {"data_dir": data_dir} if scheme == "tfds" else {}
+    return _MODULES[scheme], rest, options
 
 
-def _first(source: Source, size: int, spec: str, rng: np.random.Generator) -> Subset:
-    if not 1 <= size <= len(source):
+def _split_off_val(
+    dataset: Dataset, name: str, fraction: float, rng: np.random.Generator
+) -> Dataset:
+    train = dataset.train
+    kept, split_off = stratified_split(train.labels, fraction, rng)
+    if len(split_off) == 0:
         raise InputError(
-            f"train_size is {size}, but {spec} has {len(source)} training images after validation; "
-            f"set it between 1 and {len(source)}"
+            f"{name} has one training image per class, so none can be kept for validation; add "
+            "images"
         )
-    return Subset(source, np.sort(stratified_order(source.labels, rng)[:size]))
+    return replace(dataset, train=Subset(train, kept), val=Subset(train, split_off))
 
 
-def _first_of_each(dataset: Dataset, size: int, spec: str, rng: np.random.Generator) -> Subset:
+def _subsample(dataset: Dataset, name: str, size: int, rng: np.random.Generator) -> Dataset:
+    train = dataset.train
+    if not 1 <= size <= len(train):
+        raise InputError(
+            f"train_size is {size}, but {name} has {len(train)} training images after validation; "
+            f"set it between 1 and {len(train)}"
+        )
+    rows = np.sort(stratified_order(train.labels, rng)[:size])
+    return replace(dataset, train=Subset(train, rows))
+
+
+def _subsample_per_class(
+    dataset: Dataset, name: str, size: int, rng: np.random.Generator
+) -> Dataset:
     labels = dataset.train.labels
     counts = np.bincount(labels, minlength=dataset.num_classes)
     fewest = int(counts.argmin())
     if not 1 <= size <= counts[fewest]:
         raise InputError(
-            f"train_per_class is {size}, but class '{dataset.class_names[fewest]}' of {spec} has "
+            f"train_per_class is {size}, but class '{dataset.class_names[fewest]}' of {name} has "
             f"{counts[fewest]} training images after validation; set it between 1 and that"
         )
-    return Subset(dataset.train, np.flatnonzero(random_ranks(labels, rng) < size))
+    rows = np.flatnonzero(random_ranks(labels, rng) < size)
+    return replace(dataset, train=Subset(dataset.train, rows))

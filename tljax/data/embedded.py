@@ -2,11 +2,11 @@
 
 All images are uint8 (32, 32, 3):
 - digits: scikit-learn's 1,797 handwritten digits, 500 of them for testing;
-- digits_shifted: the same digits as a worse camera might see them, askew, pale and noisy;
+- digits_shifted: the same digits, rotated, with less contrast and noise;
 - textures: tiles of ten of scikit-image's photographs;
 - glyphs: letters drawn from matplotlib's fonts;
-- glyphs_a, glyphs_b: the same of 13 capitals each, A, C, E, ... and B, D, F, ...: two tasks much
-  alike that share no class, with 200 test images a class.
+- glyphs_a, glyphs_b: glyphs of 13 capitals each, A, C, E, ... and B, D, F, ...: two similar tasks
+  without a common class, with 200 test images per class.
 """
 
 import functools
@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from tljax.data.folder import shipped
+from tljax.data.folder import find_in_package
 from tljax.data.glyphs import CLASSES, HALVES, GlyphSource
 from tljax.data.images import decode
 from tljax.data.sources import ArraySource, Dataset, Source
@@ -24,7 +24,7 @@ from tljax.errors import InputError, did_you_mean
 
 _SIDE = 32
 _TEST_DIGITS = 500
-_TEST_OF_A_HALF = 2_600  # glyphs: a few points between two networks are to be seen
+_TEST_HALF_GLYPHS = 2_600  # of glyphs_a and glyphs_b: enough to measure a few points of accuracy
 
 # Class name -> file in scikit-image's data folder; all of them ship in its wheel.
 _PHOTOGRAPHS = {
@@ -39,31 +39,31 @@ _PHOTOGRAPHS = {
     "moon": "moon.png",
     "motorcycle": "motorcycle_left.png",
 }
-_CROP = 512  # pixels: photographs are cut to this size, so that no class has many more tiles
+_CROP = 512  # pixels: photographs are cropped to this size, so that classes are of similar size
 _TEST_COLUMNS = 0.25
 
 
 def load(name: str) -> Dataset:
-    """Build the data set `name` once per process.
-
-    Raises:
-      InputError: There is none of that name.
-    """
-    _check(name)
-    return _build(name)
-
-
-def class_names(name: str) -> tuple[str, ...]:
-    """Names of the classes, without building anything.
+    """Returns the data set `name`, which is built once per process.
 
     Raises:
       InputError: There is no data set of that name.
     """
-    _check(name)
+    _check_name(name)
+    return _build(name)
+
+
+def read_class_names(name: str) -> tuple[str, ...]:
+    """Returns the names of the classes; builds nothing.
+
+    Raises:
+      InputError: There is no data set of that name.
+    """
+    _check_name(name)
     return _REGISTRY[name][0]
 
 
-def _check(name: str) -> None:
+def _check_name(name: str) -> None:
     if name not in _REGISTRY:
         raise InputError(
             f"unknown embedded data '{name}'{did_you_mean(name, _REGISTRY)}: use one of "
@@ -79,9 +79,9 @@ def _build(name: str) -> Dataset:
 
 
 def _digits() -> tuple[Source, Source]:
-    """White on black, upscaled from 8x8; the test digits are the same whatever the seed."""
-    # a line an image: 64 pixels from 0 to 16, and the label
-    table = np.loadtxt(shipped("sklearn", "datasets/data/digits.csv.gz"), delimiter=",")
+    """White on black, upscaled from 8x8; the split into train and test is fixed."""
+    # Each line is an image: 64 pixels from 0 to 16, and the label.
+    table = np.loadtxt(find_in_package("sklearn", "datasets/data/digits.csv.gz"), delimiter=",")
     small, labels = table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int)
     small = np.rint(small * (255 / 16)).astype(np.uint8)
     images = np.stack([_upscale(image) for image in small])
@@ -91,9 +91,9 @@ def _digits() -> tuple[Source, Source]:
 
 
 def _digits_shifted() -> tuple[Source, Source]:
-    """The digits turned by up to 25 degrees, on a lighter ground with less contrast and noise.
+    """The digits, rotated by up to 25 degrees, on a grey background with less contrast and noise.
 
-    Image i of a split is changed by random numbers of its own, the same in every process.
+    The random numbers depend on the split and the index of the image alone.
     """
     shifted = []
     for split, source in enumerate(_digits()):
@@ -106,10 +106,10 @@ def _digits_shifted() -> tuple[Source, Source]:
 
 
 def _shift(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A grey image (h, w), uint8, changed in all these ways."""
+    """Rotates a grey image, uint8 (h, w), reduces its contrast and adds noise."""
     angle = rng.uniform(-25, 25)
-    turned = Image.fromarray(image).rotate(angle, Image.Resampling.BILINEAR)
-    pixels = 40 + np.asarray(turned, np.float64) * 0.6 + rng.normal(0, 15, image.shape)
+    rotated = Image.fromarray(image).rotate(angle, Image.Resampling.BILINEAR)
+    pixels = 40 + np.asarray(rotated, np.float64) * 0.6 + rng.normal(0, 15, image.shape)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
@@ -119,22 +119,22 @@ def _upscale(image: np.ndarray) -> np.ndarray:
 
 
 def _textures() -> tuple[Source, Source]:
-    """Grey tiles that share no pixel; the right-most quarter of each photograph is for testing.
+    """Grey tiles that do not overlap; the right-most quarter of each photograph is for testing.
 
-    Grey, because colour alone would tell most of these photographs apart.
+    Grey, because colour alone would distinguish most of these photographs.
     """
-    photographs = shipped("skimage", "data")
+    photographs = find_in_package("skimage", "data")
     train, test = [], []
     for file in _PHOTOGRAPHS.values():
         tiles = _tiles(decode(photographs / file))
         first_test = round(tiles.shape[1] * (1 - _TEST_COLUMNS))
         train.append(tiles[:, :first_test].reshape(-1, _SIDE, _SIDE))
         test.append(tiles[:, first_test:].reshape(-1, _SIDE, _SIDE))
-    return _one_class_each(train), _one_class_each(test)
+    return _class_per_group(train), _class_per_group(test)
 
 
 def _tiles(photograph: np.ndarray) -> np.ndarray:
-    """The centre of uint8 (h, w, 3), in grey, as a grid of tiles (rows, columns, 32, 32)."""
+    """Cuts the centre of uint8 (h, w, 3), in grey, into uint8 (rows, columns, 32, 32)."""
     grey = np.asarray(Image.fromarray(photograph).convert("L"))
     rows, columns = (min(side, _CROP) // _SIDE for side in grey.shape)
     top, left = (grey.shape[0] - rows * _SIDE) // 2, (grey.shape[1] - columns * _SIDE) // 2
@@ -142,7 +142,7 @@ def _tiles(photograph: np.ndarray) -> np.ndarray:
     return centre.reshape(rows, _SIDE, columns, _SIDE).swapaxes(1, 2)
 
 
-def _one_class_each(groups: list[np.ndarray]) -> ArraySource:
+def _class_per_group(groups: list[np.ndarray]) -> ArraySource:
     labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     return ArraySource(np.concatenate(groups), labels)
 
@@ -151,16 +151,17 @@ def _glyphs() -> tuple[Source, Source]:
     return GlyphSource("train"), GlyphSource("test")
 
 
-def _glyphs_of(letters: tuple[str, ...]) -> tuple[Source, Source]:
-    return GlyphSource("train", letters), GlyphSource("test", letters, _TEST_OF_A_HALF)
+def _half_glyphs(letters: tuple[str, ...]) -> tuple[Source, Source]:
+    return GlyphSource("train", letters), GlyphSource("test", letters, _TEST_HALF_GLYPHS)
 
 
+# Name -> (class names, function that returns (train, test)).
 _Builder = Callable[[], tuple[Source, Source]]
 _REGISTRY: dict[str, tuple[tuple[str, ...], _Builder]] = {
     "digits": (tuple("0123456789"), _digits),
     "digits_shifted": (tuple("0123456789"), _digits_shifted),
     "textures": (tuple(_PHOTOGRAPHS), _textures),
     "glyphs": (CLASSES, _glyphs),
-    "glyphs_a": (HALVES["a"], functools.partial(_glyphs_of, HALVES["a"])),
-    "glyphs_b": (HALVES["b"], functools.partial(_glyphs_of, HALVES["b"])),
+    "glyphs_a": (HALVES["a"], functools.partial(_half_glyphs, HALVES["a"])),
+    "glyphs_b": (HALVES["b"], functools.partial(_half_glyphs, HALVES["b"])),
 }

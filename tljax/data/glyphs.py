@@ -1,6 +1,6 @@
-"""Letters drawn from the fonts that come with matplotlib: a source task without a download.
+"""Letters drawn from the fonts in matplotlib: a source task that needs no download.
 
-White on black, 32x32, in random position, slant, size, brightness and sharpness, so that they
+White on black, 32x32, with random position, slant, size, brightness and sharpness, so that they
 resemble scanned handwriting more than print.
 """
 
@@ -17,11 +17,11 @@ from tljax.data.sources import Example, Source
 # "balanced" (Cohen et al. 2017) without its digits.
 CLASSES = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt")
 
-# The capitals, in two halves: every other letter, so that letters much like each other fall within
-# a half (C and G, O and Q; P and R) as well as on both sides (E and F, I and J, M and N, U and V).
+# The capitals in two halves, every other letter. So there are similar letters within a half (C and
+# G, O and Q, P and R) and across the halves (E and F, I and J, M and N, U and V).
 HALVES = {"a": CLASSES[:26:2], "b": CLASSES[1:26:2]}
 
-# The fonts in matplotlib's mpl-data/fonts/ttf that draw every class as a letter of its own.
+# The fonts in matplotlib's mpl-data/fonts/ttf that draw every class as a distinct letter.
 # cmex10, cmsy10 and LastResortHE claim letters that they do not draw; the Display, STIXNonUni
 # and STIXSiz fonts have none.
 FONTS = (
@@ -53,27 +53,27 @@ SIDE = 32  # pixels of an image
 _SIZES = {"train": 20_000, "test": 1_000}
 _MASTER = 64  # pixels of the upright drawing that an image is warped from
 _INK = 44  # pixels of a letter's longer side in the master
-_PENS = (1, 3, 5)  # pixels of the square pen that a letter is traced with; 1 leaves it as it is
+_PENS = (1, 3, 5)  # width in pixels of the square pen that thickens a letter; 1 has no effect
 
 
 class GlyphSource(Source):
-    """The images of one split, drawn on first access and then kept.
+    """The images of one split, drawn at first access and then kept.
 
-    Image i is a function of (split, letters, i) alone: its label is i modulo the number of letters,
-    and its random numbers are those of (split, i). So images may be drawn in any order, by any
-    thread or process.
+    Image i depends on (split, letters, i) alone: its label is i modulo the number of letters, and
+    its random numbers are seeded with (split, i). So any thread or process can draw images in any
+    order.
 
     Args:
       split: "train" or "test".
-      letters: the classes, of those in CLASSES.
-      count: of images; None: as many as `embedded:glyphs` has.
+      letters: The classes, a subset of CLASSES.
+      count: Number of images; None: as many as in `embedded:glyphs`.
     """
 
     def __init__(self, split: str, letters: Sequence[str] = CLASSES, count: int | None = None):
         count = _SIZES[split] if count is None else count
         self._split, self._letters = split, tuple(letters)
         self.labels = np.arange(count) % len(self._letters)
-        # Threads may draw the same image at once: they write the same bytes, then the mark.
+        # Threads may draw the same image at once: they write the same bytes, then set the flag.
         self._images = np.empty((count, SIDE, SIDE), np.uint8)
         self._is_drawn = np.zeros(count, bool)
 
@@ -81,7 +81,7 @@ class GlyphSource(Source):
         return len(self.labels)
 
     def __getitem__(self, index: int, /) -> Example:
-        index = range(len(self))[index]  # negative ones count from the end, as in a sequence
+        index = range(len(self))[index]  # a negative index counts from the end, as in a list
         label = int(self.labels[index])
         if not self._is_drawn[index]:
             rng = np.random.default_rng((list(_SIZES).index(self._split), index))
@@ -90,13 +90,13 @@ class GlyphSource(Source):
         return {"image": np.repeat(self._images[index][:, :, None], 3, axis=2), "label": label}
 
     def __reduce__(self):
-        # a worker process draws again rather than copies
+        # Worker processes draw the images again, instead of copying them.
         return GlyphSource, (self._split, self._letters, len(self))
 
 
 def draw(letter: str, rng: np.random.Generator) -> np.ndarray:
-    """A random image of one of the CLASSES: uint8 (32, 32)."""
-    upright = master(FONTS[rng.integers(len(FONTS))], letter, _PENS[rng.integers(len(_PENS))])
+    """Draws a random image of one of the CLASSES; returns uint8 (32, 32)."""
+    upright = draw_upright(FONTS[rng.integers(len(FONTS))], letter, _PENS[rng.integers(len(_PENS))])
     drawn = upright.transform(
         (SIDE, SIDE), Image.Transform.AFFINE, _random_warp(rng), Image.Resampling.BILINEAR
     )
@@ -112,8 +112,8 @@ def draw(letter: str, rng: np.random.Generator) -> np.ndarray:
 
 
 @functools.cache
-def master(font: str, letter: str, pen: int) -> Image.Image:
-    """`letter`, upright, centred, fitted to its ink, then traced with `pen`: grey (64, 64)."""
+def draw_upright(font: str, letter: str, pen: int) -> Image.Image:
+    """Draws a letter upright, centred and scaled to fit; thickens it with `pen`: grey (64, 64)."""
     canvas = Image.new("L", (3 * _MASTER, 3 * _MASTER))
     middle = (3 * _MASTER // 2,) * 2
     ImageDraw.Draw(canvas).text(middle, letter, fill=255, font=_font(font), anchor="mm")
@@ -136,13 +136,13 @@ def _font(name: str) -> ImageFont.FreeTypeFont:
 
 
 def _random_warp(rng: np.random.Generator) -> tuple[float, ...]:
-    """Rotation, shear, scale and shift, as Pillow wants them: from image to master pixels."""
+    """Random rotation, shear, scale and shift, in Pillow's form: from image to master pixels."""
     angle, shear = rng.uniform(-0.25, 0.25, 2)  # radians; pixels across per pixel down
     height = rng.uniform(19, 31) / _INK  # a letter's longer side, in pixels of the image
     width = height * rng.uniform(0.75, 1.15)
     shift = rng.uniform(-2, 2, 2)  # pixels
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    to_image = turn @ np.array([[1, shear], [0, 1]]) @ np.diag([width, height])
+    rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    to_image = rotation @ np.array([[1, shear], [0, 1]]) @ np.diag([width, height])
     to_master = np.linalg.inv(to_image)
     offset = _MASTER / 2 - to_master @ (SIDE / 2 + shift)
     return (*to_master[0], offset[0], *to_master[1], offset[1])

@@ -1,7 +1,6 @@
-"""From an image file, or an image in memory, to the one form everything else reads: RGB bytes.
+"""Decodes image files, and converts images in memory, to RGB arrays, uint8 (h, w, 3).
 
-That form is a uint8 array (h, w, 3). Pillow decodes; what is decided here is what happens to
-orientation, transparency, depth and damage.
+Pillow decodes; this module handles orientation, transparency, bit depth and damaged files.
 """
 
 import io
@@ -20,22 +19,22 @@ from tljax.errors import InputError, printable
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
-MAX_BYTES = 2**30  # of a file: no image under Pillow's limit of pixels needs more
+MAX_BYTES = 2**30  # of a file; no image within Pillow's limit of pixels needs more
 
-# What Pillow raises for damaged files: truncation and an unknown format are OSErrors, a broken PNG
-# chunk is a SyntaxError, a palette that is missing an AssertionError, nonsense in a header a
-# ValueError, and in EXIF data the other two.
+# What Pillow raises for damaged files: OSError if truncated or of an unknown format, SyntaxError
+# for a broken PNG chunk, AssertionError for a missing palette, ValueError for an invalid header,
+# and the other two for invalid EXIF data.
 _DAMAGE = (OSError, SyntaxError, AssertionError, ValueError, TypeError, struct.error)
 
-# Of a broken tag, say, Pillow warns for every image in which there is one. Other filters go first.
+# Pillow warns at every image with e.g. a broken EXIF tag. `append`: a user's filters take priority.
 warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
 
 
 class Unreadable(InputError):
-    """An image file that cannot be read; `name` is the file's, as it was given."""
+    """An image cannot be read; `name` is its file name, or what else identifies it."""
 
     def __init__(self, name: str, why: str):
-        super().__init__(name, why)  # as pickle will call it, on the way from a worker process
+        super().__init__(name, why)  # both, so that worker processes can pickle the error
         self.name = name
 
     def __str__(self) -> str:
@@ -43,26 +42,26 @@ class Unreadable(InputError):
 
 
 def skipped_message(names: Collection[object]) -> str:
-    """What to tell about images that were left out, with the first five of their names."""
+    """Returns a message about skipped images, with the first five names."""
     first = ", ".join(printable(name) for name in list(names)[:5])
     return f"skipped {len(names)} images that cannot be read: {first}" + ", ..." * (len(names) > 5)
 
 
 def decode(source: str | os.PathLike | bytes, name: str | None = None) -> np.ndarray:
-    """Decode a JPEG, PNG, WebP or BMP image, given as a path or as the bytes of a file.
+    """Decodes a JPEG, PNG, WebP or BMP image, given as a path or as the bytes of a file.
 
-    The image is turned as its EXIF orientation says. Grey, palette and CMYK images become RGB,
-    16-bit grey is scaled to 8 bits, and transparent pixels are blended over white.
+    The EXIF orientation is applied. Grey, palette and CMYK images become RGB, 16-bit grey is scaled
+    to 8 bits, and transparent pixels are blended over white.
 
     Args:
       source: The path or the bytes.
-      name: What an error calls the image; None: its path, or the number of its bytes.
+      name: The name of the image in errors; None: its path, or the number of its bytes.
 
     Returns:
       uint8 (h, w, 3).
 
     Raises:
-      Unreadable: The file is missing, is no file, is damaged, or has more pixels than
+      Unreadable: The file is missing, not a regular file or damaged, or it has more pixels than
         `PIL.Image.MAX_IMAGE_PIXELS` (a decompression bomb).
     """
     if isinstance(source, bytes):
@@ -86,11 +85,14 @@ def decode(source: str | os.PathLike | bytes, name: str | None = None) -> np.nda
 
 
 def as_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
-    """An image in memory as uint8 (h, w, 3).
+    """Converts an image in memory to RGB.
 
     Args:
       image: A Pillow image of any mode, or a uint8 array (h, w, 3), (h, w, 1) or (h, w); grey
         is repeated to three channels.
+
+    Returns:
+      uint8 (h, w, 3).
 
     Raises:
       InputError: The array has another dtype or shape.
@@ -116,7 +118,7 @@ def as_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
 
 
 def _read(path: Path, name: str) -> bytes:
-    """The bytes of a regular file: to read a pipe would wait for ever, a device never end."""
+    """Reads a regular file only: reading a pipe could block forever, a device could be endless."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -130,14 +132,14 @@ def _read(path: Path, name: str) -> bytes:
 
 
 def _refuse_bomb(image: Image.Image) -> None:
-    """Pillow raises at twice its limit only; between once and twice it merely warns."""
+    """Raises above Pillow's limit; Pillow itself only warns up to twice the limit."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:
         raise Image.DecompressionBombError
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip it at 255 instead of scaling
+    if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip at 255 instead of scaling
         grey = np.clip(np.asarray(image, dtype=np.float64) / 257, 0, 255)
         return as_rgb(np.rint(grey).astype(np.uint8))
     if image.has_transparency_data:

@@ -1,8 +1,7 @@
-"""Several data sets as one, for a trunk that learns several tasks at once.
+"""Joins several data sets into one, for a trunk that learns several tasks at once.
 
-The images of all of them lie one data set after another, and the classes are numbered through: the
-first class of a data set follows the last one of the data set before it. So a label says which task
-its image belongs to.
+Images and classes are concatenated: the labels of a data set are shifted by the number of classes
+of the data sets before it. So a label also identifies the task of its image.
 """
 
 from collections.abc import Sequence
@@ -11,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from tljax.data.sources import Dataset, Example, Source, Subset, base_of, digest, fingerprint
+from tljax.data.sources import Dataset, Example, Source, Subset, digest, fingerprint, unwrap_subset
 from tljax.errors import InputError
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a head is for: a data set, by its name in a config's `data`, and its classes."""
+    """The data set that one head is trained on: its name in a config's `data`, and its classes."""
 
     name: str
     class_names: tuple[str, ...]
@@ -29,50 +28,52 @@ class Joint(Source):
     def __init__(self, sources: Sequence[Source], offsets: Sequence[int]):
         self._sources, self._offsets = list(sources), list(offsets)
         self._starts = np.cumsum([0, *(len(source) for source in sources)])
-        shifted = [s.labels + offset for s, offset in zip(sources, offsets, strict=True)]
-        self.labels = np.concatenate(shifted)
+        self.labels = np.concatenate(
+            [source.labels + offset for source, offset in zip(sources, offsets, strict=True)]
+        )
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def __getitem__(self, index: int, /) -> Example:
-        part = int(np.searchsorted(self._starts, index, side="right")) - 1
-        example = self._sources[part][index - int(self._starts[part])]
-        return {"image": example["image"], "label": example["label"] + self._offsets[part]}
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        example = self._sources[number][index - int(self._starts[number])]
+        return {"image": example["image"], "label": example["label"] + self._offsets[number]}
 
     def fingerprint(self) -> str:
         return digest(repr(self._offsets), *(fingerprint(source) for source in self._sources))
 
 
-def names_of_all(tasks: Sequence[Task]) -> tuple[str, ...]:
-    """The names of all tasks' classes, in the order of their labels: `TASK/CLASS` if several."""
+def joint_class_names(tasks: Sequence[Task]) -> tuple[str, ...]:
+    """Class names of all tasks, in the order of the labels; `TASK/CLASS` if there are several."""
     if len(tasks) == 1:
         return tasks[0].class_names
     return tuple(f"{task.name}/{name}" for task in tasks for name in task.class_names)
 
 
 def join(datasets: Sequence[Dataset]) -> Dataset:
-    """Several data sets as one, which keeps them as its `parts`.
+    """Joins data sets split by split, and keeps them as the `parts` of the result.
 
     Raises:
-      InputError: if one of them has no images of a split that another has.
+      InputError: A data set lacks a split that another one has.
     """
-    tasks = [Task(part.name, part.class_names) for part in datasets]
+    tasks = [Task(dataset.name, dataset.class_names) for dataset in datasets]
     splits: dict[str, Any] = {}
     for split in ("train", "val", "test"):
-        sources = [getattr(part, split) for part in datasets]
-        lacking = [part.name for part, s in zip(datasets, sources, strict=True) if s is None]
-        if lacking and len(lacking) < len(datasets):
-            raise InputError(f"'{lacking[0]}' has no {split} images, but the others have; add some")
-        splits[split] = None if lacking else _joined(sources, tasks)
+        sources = [getattr(dataset, split) for dataset in datasets]
+        missing = [d.name for d, source in zip(datasets, sources, strict=True) if source is None]
+        if missing and len(missing) < len(datasets):
+            raise InputError(f"'{missing[0]}' has no {split} images, but the others have; add some")
+        splits[split] = None if missing else _join_sources(sources, tasks)
     name = ",".join(task.name for task in tasks)
-    return Dataset(name, names_of_all(tasks), **splits, parts=tuple(datasets))
+    return Dataset(name, joint_class_names(tasks), **splits, parts=tuple(datasets))
 
 
-def _joined(sources: Sequence[Source], tasks: Sequence[Task]) -> Subset:
-    """A subset of the joined whole data sets, so that what is kept of an image has one place."""
-    bases, rows = zip(*map(base_of, sources), strict=True)
-    classes = np.cumsum([0, *(len(task.class_names) for task in tasks)])
-    images = np.cumsum([0, *(len(base) for base in bases)])
-    whole = Joint(bases, classes[:-1].tolist())
-    return Subset(whole, np.concatenate([r + n for r, n in zip(rows, images, strict=False)]))
+def _join_sources(sources: Sequence[Source], tasks: Sequence[Task]) -> Subset:
+    """A subset of the joined whole data sets: so all splits share one feature cache."""
+    bases, rows = zip(*map(unwrap_subset, sources), strict=True)
+    first_classes = np.cumsum([0, *(len(task.class_names) for task in tasks)])[:-1]
+    first_rows = np.cumsum([0, *(len(base) for base in bases)])[:-1]
+    whole = Joint(bases, first_classes.tolist())
+    shifted = [r + first for r, first in zip(rows, first_rows, strict=True)]
+    return Subset(whole, np.concatenate(shifted))

@@ -1,8 +1,8 @@
 """Batches for training and for evaluation, read with Grain.
 
-Grain shuffles and batches *indices*; a whole batch is then read in one call. Grain's bookkeeping
-costs tens of microseconds an element, more than reading a small image from memory does, so this
-doubles the rate for small images and changes nothing for large ones.
+Grain shuffles and batches *indices*; a whole batch is then read in one call. Grain's overhead is
+tens of microseconds per element, more than reading a small image from memory takes. So this doubles
+the throughput for small images and changes nothing for large ones.
 """
 
 import contextlib
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 Batch = dict[str, np.ndarray]
 
-ON_ERROR = ("fail", "skip")  # what may be done about an image that cannot be read
+ON_ERROR = ("fail", "skip")  # what to do if an image cannot be read
 
-SAMPLINGS = ("shuffled", "balanced")  # what an epoch may be made of
+SAMPLINGS = ("shuffled", "balanced")  # every image once per epoch, or every class equally often
 
-# In a batch, until it is handed out: the names of images that could not be read for it.
+# A key of batches inside the pipeline: the names of images that could not be read. It is removed
+# before a batch is returned to the caller.
 SKIPPED = "skipped"
 
 
@@ -46,34 +47,41 @@ def train_batches(
     rows: np.ndarray | None = None,
     sampling: str = "shuffled",
 ) -> "TrainBatches":
-    """Batches without end.
+    """Returns an endless iterator over augmented training batches, which can be resumed.
 
-    Shuffled, every epoch has an order of its own and holds every image once; batches run across the
-    border of epochs, so sets smaller than a batch work and no image is dropped.
+    Each epoch is a new shuffle and has every image once. Batches cross the boundary between epochs,
+    so data sets smaller than a batch work and no image is dropped.
 
     Args:
       source: The training images.
-      preprocessing: The size to bring them to.
-      batch_size: Images a batch.
+      preprocessing: Its image_size is the size (h, w) of the returned images.
+      batch_size: Images per batch.
       seed: Of the order and of the augmentation; 0 <= seed < 2**32.
       augment: A key of `tljax.data.transforms.AUGMENTATIONS`.
-      crop_area: Smallest and largest share of the image that a random crop covers.
-      num_workers: Processes that read; 0 reads in threads of this one. The batches
-        are the same whatever the number. As with any multiprocessing by "spawn", the main module
-        must then be importable, and guarded by `if __name__ == "__main__"`.
-      on_error: What to do about an image that cannot be read: `fail`, or `skip`, which takes the
-        next one of the source that can be read instead, after the last the first.
-      views: If above 1, the source is `tljax.data.fixed_views` of the images: see `sampled`.
-      rows: Which rows of every batch to read, where other processes read the others; None: all. A
-        row is the same whoever reads it.
-      sampling: `shuffled`, or `balanced`: every class equally often, see
-        `tljax.data.balance.BalancedOrder`; what `skip` takes instead may be of another class.
+      crop_area: Smallest and largest fraction of the image that a random crop covers.
+      num_workers: Number of reading processes; 0 reads in threads of this process. The batches do
+        not depend on it. If above 0, the main module must be importable and guarded by
+        `if __name__ == "__main__"`, as for any multiprocessing by "spawn".
+      on_error: What to do if an image cannot be read: `fail`, or `skip`, which uses the next
+        readable image of the source instead (after the last, the first).
+      views: If above 1, `source` is `tljax.data.fixed_views` of the images, with this many views
+        of each; see `sampled_batches`.
+      rows: int (b,), the rows of every batch to return, when other processes read the others; None:
+        all. A row does not depend on which process reads it.
+      sampling: `shuffled`, or `balanced` for every class equally often, see
+        `tljax.data.balance.BalancedOrder`. The image that replaces a skipped one may be of another
+        class.
 
     Returns:
-      An iterator over {"image": uint8 (b, s, s, 3), "label": int32 (b,)} that can be resumed.
+      An iterator over {"image": uint8 (b, h, w, 3), "label": int32 (b,)}, where b is `batch_size`
+      or the number of `rows`. Call its `close` to end the reading threads or processes.
 
     Raises:
-      InputError: An impossible value; or, while iterating, an image that cannot be read.
+      InputError: An argument is invalid; or, while iterating, an image cannot be read.
+
+    Example:
+      preprocessing = Preprocessing(32, mean=(0.5,) * 3, std=(0.5,) * 3)
+      batch = next(train_batches(digits.train, preprocessing, batch_size=8, seed=0))
     """
     _check_batch_size(batch_size)
     check_known("on_error", on_error, ON_ERROR)
@@ -87,8 +95,8 @@ def train_batches(
 
     def read(indices: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
         skipped: list[str] = []
-        # An image's random numbers are its own, and not what those before it have left over: how
-        # many these take depends on their sizes, which a process that does not read them lacks.
+        # Each image has its own seed: how many random numbers an augmentation draws depends on the
+        # size of its image, which is unknown in processes that do not read that row.
         seeds = rng.integers(2**63, size=len(indices))
         if rows is not None:
             indices, seeds = indices[rows], seeds[rows]
@@ -115,10 +123,12 @@ def train_batches(
         "on_error": on_error,
     }
     labels = source.labels[: len(source) // views]
-    return sampled(labels, read, batch_size, seed, num_workers, fingerprint, views, sampling)
+    return sampled_batches(
+        labels, read, batch_size, seed, num_workers, fingerprint, views, sampling
+    )
 
 
-def sampled(
+def sampled_batches(
     labels: np.ndarray,
     read: Callable[[np.ndarray, np.random.Generator], dict[str, Any]],
     batch_size: int,
@@ -128,20 +138,21 @@ def sampled(
     views: int = 1,
     sampling: str = "shuffled",
 ) -> "TrainBatches":
-    """Batches of n examples in the order of a seed, whatever `read` makes of their indices.
+    """Returns endless batches of n examples: samples indices, and calls `read` for each batch.
 
-    With several views of each, view v of example i having the index v * n + i, an example that was
-    shown e times before, which shuffled is the number of the epoch, shows view e modulo `views`.
+    View v of example i has the index v * n + i. At the e-th occurrence of an example, from 0 (the
+    epoch, if shuffled), its view e modulo `views` is read.
 
     Args:
-      labels: Of the examples, int (n,).
-      read: (indices, random numbers) to a batch with SKIPPED, the names of what was left out.
-      batch_size, seed, num_workers: As of `train_batches`.
-      fingerprint: What the sequence is made from, for `TrainBatches.set_state`.
-      views: Of each example.
-      sampling: As of `train_batches`.
+      labels: int (n,), of the examples.
+      read: A function of (indices, random generator) that returns a batch, with the names of
+        skipped images under the key SKIPPED.
+      batch_size, seed, num_workers: As for `train_batches`.
+      fingerprint: Everything that determines the sequence, for `TrainBatches.set_state`.
+      views: Number of views of each example.
+      sampling: As for `train_batches`.
     """
-    import grain  # here, because it takes half a second and a plan needs none of it
+    import grain  # here, because the import takes half a second, and not every command needs it
 
     count = len(labels)
     examples = grain.MapDataset.range(count).seed(seed)
@@ -150,22 +161,22 @@ def sampled(
     batches = examples.repeat(None).batch(batch_size, drop_remainder=True)
     order = BalancedOrder(labels, seed) if sampling == "balanced" else None
 
-    def placed(batch: int, indices: np.ndarray) -> np.ndarray:
-        places = batch * batch_size + np.arange(batch_size)
-        chosen, shown = order(places) if order else (indices, places // count)
-        return chosen + shown % views * count
+    def balance_and_choose_views(batch: int, indices: np.ndarray) -> np.ndarray:
+        positions = batch * batch_size + np.arange(batch_size)
+        chosen, passes = order(positions) if order else (indices, positions // count)
+        return chosen + passes % views * count
 
     if order or views > 1:
-        batches = batches.map_with_index(placed)
+        batches = batches.map_with_index(balance_and_choose_views)
     fingerprint = {**fingerprint, "sampling": sampling}
     return TrainBatches(batches.random_map(read), num_workers, fingerprint)
 
 
 class TrainBatches(Iterator[Batch]):
-    """An endless iterator that resumes bit-exactly, also with another number of workers.
+    """An endless iterator that resumes bit-identically, also with another number of workers.
 
-    Its state is the number of the next batch: batches are random-access, so that is all there
-    is to know. Beside it the state names what the sequence was made from.
+    Batches are random access, so the number of the next batch is enough to resume. The state also
+    holds the settings that determine the sequence, to detect changes, and the skipped images.
     """
 
     def __init__(
@@ -188,11 +199,11 @@ class TrainBatches(Iterator[Batch]):
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """Names of the images that could not be read for the batches handed out so far, sorted."""
+        """Names of the images skipped in the batches returned so far, sorted."""
         return tuple(sorted(self._skipped))
 
     def get_state(self) -> dict[str, Any]:
-        """Where the iterator stands, as a dict that JSON can hold."""
+        """Returns the position of the iterator, as a dict that JSON can hold."""
         return {
             "next_batch": self._next,
             "made_from": self._fingerprint,
@@ -200,16 +211,16 @@ class TrainBatches(Iterator[Batch]):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Go to where `get_state` was called.
+        """Moves the iterator to the position that `get_state` returned.
 
         Raises:
-          InputError: The state is of other data, another batch size, seed or augmentation, from
-            which another sequence of batches would follow.
+          InputError: The state belongs to another sequence of batches: the data, batch size, seed
+            or augmentation differs.
         """
-        for key, now in self._fingerprint.items():
-            if (then := state["made_from"].get(key)) != now:
+        for key, current in self._fingerprint.items():
+            if (saved := state["made_from"].get(key)) != current:
                 raise InputError(
-                    f"cannot resume: {key} of the training data was {then} and is now {now}; "
+                    f"cannot resume: {key} of the training data was {saved} and is now {current}; "
                     "restore it or start in a new folder"
                 )
         self.close()
@@ -217,7 +228,7 @@ class TrainBatches(Iterator[Batch]):
         self._skipped = set(state.get("skipped", ()))
 
     def close(self) -> None:
-        """End the threads or processes that read ahead; the next batch starts them again."""
+        """Ends the threads or processes that read ahead; the next batch starts them again."""
         if self._reader is not None:
             self._reader.close()
         self._reader = None
@@ -231,62 +242,72 @@ def eval_batches(
     on_error: str = "fail",
     rows: np.ndarray | None = None,
 ) -> "EvalBatches":
-    """Every image once, in order; the last batch is filled up with black images and masked.
+    """Returns batches of every image once, in order; the last batch is padded with black images.
 
     Args:
       source: The images.
-      preprocessing: The size to bring them to.
-      batch_size: Images a batch.
-      on_error: What to do about an image that cannot be read: `fail`, or `skip`, which masks it.
-      rows: Which rows of every batch to read, where other processes read the others; None: all.
+      preprocessing: Images are resized and centre-cropped to its image_size (h, w).
+      batch_size: Images per batch.
+      on_error: What to do if an image cannot be read: `fail`, or `skip`, which masks it.
+      rows: int (b,), the rows of every batch to return, when other processes read the others; None:
+        all.
 
     Returns:
-      An iterable, which may be gone through any number of times, over
-      {"image": uint8 (b, s, s, 3), "label": int32 (b,), "mask": float32 (b,)} of constant shapes;
-      the mask is 1 for an image and 0 for filling, whose label is 0. Its `skipped` names the images
-      that are masked because they could not be read.
+      An iterable over {"image": uint8 (b, h, w, 3), "label": int32 (b,), "mask": float32 (b,)},
+      which can be iterated any number of times. All batches have the same shapes; b is `batch_size`
+      or the number of `rows`. The mask is 1 for an image, and 0 for padding and skipped images,
+      whose label is 0. Its attribute `skipped` names the skipped images.
 
     Raises:
-      InputError: An impossible batch size; or, while iterating, an image that cannot be read.
+      InputError: An argument is invalid; or, while iterating, an image cannot be read.
+
+    Example:
+      for batch in eval_batches(digits.test, preprocessing, batch_size=100):
+          correct += ((predict(batch["image"]) == batch["label"]) * batch["mask"]).sum()
     """
     _check_batch_size(batch_size)
     check_known("on_error", on_error, ON_ERROR)
-    places = np.arange(batch_size) if rows is None else rows
+    rows = np.arange(batch_size) if rows is None else rows
 
     def read(start: int) -> dict[str, Any]:
         batch: Batch = {
-            "image": np.zeros((len(places), *preprocessing.height_width, 3), np.uint8),
-            "label": np.zeros(len(places), np.int32),
-            "mask": np.zeros(len(places), np.float32),
+            "image": np.zeros((len(rows), *preprocessing.height_width, 3), np.uint8),
+            "label": np.zeros(len(rows), np.int32),
+            "mask": np.zeros(len(rows), np.float32),
         }
         skipped = []
-        for row, i in enumerate(start + places):
-            if i >= len(source):
+        for i, index in enumerate((start + rows).tolist()):
+            if index >= len(source):
                 continue
             try:
-                example = source[int(i)]
+                example = source[index]
             except Unreadable as error:
                 if on_error == "fail":
                     raise
                 skipped.append(error.name)
                 continue
-            batch["image"][row] = resize_and_centre_crop(example["image"], preprocessing)
-            batch["label"][row] = example["label"]
-            batch["mask"][row] = 1
+            batch["image"][i] = resize_and_centre_crop(example["image"], preprocessing)
+            batch["label"][i] = example["label"]
+            batch["mask"][i] = 1
         return {**batch, SKIPPED: tuple(skipped)}
 
-    return in_order(len(source), read, batch_size)
+    return ordered_batches(len(source), read, batch_size)
 
 
-def in_order(count: int, read: Callable[[int], dict[str, Any]], batch_size: int) -> "EvalBatches":
-    """Batches of `count` examples in their order; `read` makes one that starts at an index."""
+def ordered_batches(
+    count: int, read: Callable[[int], dict[str, Any]], batch_size: int
+) -> "EvalBatches":
+    """Returns batches of `count` examples in order; `read(start)` returns the batch from `start`.
+
+    As in `sampled_batches`, a batch has the names of skipped images under the key SKIPPED.
+    """
     import grain
 
     return EvalBatches(_read_ahead(grain.MapDataset.range(0, count, batch_size).map(read)))
 
 
 class EvalBatches(Iterable[Batch]):
-    """What `eval_batches` returns; to close its iterator ends the threads that read ahead."""
+    """What `eval_batches` returns. Closing an iterator of it ends the threads that read ahead."""
 
     def __init__(self, batches: "grain.IterDataset[Any]"):
         self._batches = batches
@@ -300,12 +321,12 @@ class EvalBatches(Iterable[Batch]):
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """Names of the images that could not be read for the batches handed out so far, sorted."""
+        """Names of the images skipped in the batches returned so far, sorted."""
         return tuple(sorted(self._skipped))
 
 
 def _first_readable(source: Source, index: int, skipped: list[str]) -> Example:
-    """The image at `index`, or the first after it that can be read; the others' names are noted."""
+    """The example at `index`, or else the next readable one; appends skipped names to `skipped`."""
     for offset in range(len(source)):
         try:
             return source[(index + offset) % len(source)]
@@ -315,24 +336,24 @@ def _first_readable(source: Source, index: int, skipped: list[str]) -> Example:
 
 
 def _read_ahead(batches: "grain.MapDataset[Any]", num_workers: int = 0) -> "grain.IterDataset[Any]":
-    """Read batches in the background, a few ahead, in order."""
+    """Reads batches in the background, a few ahead, and keeps their order."""
     import grain
 
-    threads = min(8, os.cpu_count() or 1)  # each holds a batch, and decoding frees the GIL
+    threads = min(8, os.cpu_count() or 1)  # decoding releases the GIL; each thread holds a batch
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     dataset = batches.to_iter_dataset(options)
     if num_workers == 0:
         return dataset
     from absl import flags
 
-    if not flags.FLAGS.is_parsed():  # Grain hands its debugging flags to the workers
+    if not flags.FLAGS.is_parsed():  # Grain passes its absl flags to the workers
         flags.FLAGS.mark_as_parsed()
     workers = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
-    return workers.map(_out_of_shared_memory)
+    return workers.map(_copy_from_shared_memory)
 
 
-def _out_of_shared_memory(batch: dict[str, Any]) -> dict[str, Any]:
-    """A copy: jax may alias an array on CPU, and Grain unmaps what its workers passed on."""
+def _copy_from_shared_memory(batch: dict[str, Any]) -> dict[str, Any]:
+    """Copies the arrays: JAX may alias them on CPU, but Grain unmaps its workers' shared memory."""
     return {
         key: np.array(value) if isinstance(value, np.ndarray) else value
         for key, value in batch.items()

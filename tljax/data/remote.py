@@ -1,11 +1,12 @@
-"""Files behind an address such as `gs://BUCKET/FOLDER`, copied to this machine as they are needed.
+"""Copies files from an address such as `gs://BUCKET/FOLDER` to this machine, on demand.
 
-Reading is left to fsspec, which serves any address that it has a driver for; Google Cloud Storage
-needs the extra `gcs`, and finds credentials as Google's tools do (on a TPU VM: the VM's own).
-A copy lies in `~/.cache/tljax/tfds`, appears only when it is whole, and is made again if the
-original changes. Every machine of a job copies for itself.
+fsspec reads any address that it has a driver for. Google Cloud Storage needs the extra `gcs`, and
+uses the credentials of Google's tools (on a TPU VM: the VM's own). Copies are in
+`~/.cache/tljax/tfds`. A file appears there only when complete, and is copied again if the original
+changes. Every machine of a job makes its own copies.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -22,13 +23,13 @@ from filelock import FileLock
 from tljax.console import progress_bar
 from tljax.errors import InputError
 from tljax.files import parse_json, replacing
-from tljax.weights.hub import offline_variable
+from tljax.weights.download import offline_variable
 
-_AT_ONCE = 8  # files
-# It logs tracebacks of what it also raises.
+_FILES_AT_ONCE = 8
+# gcsfs logs the tracebacks of errors that it also raises.
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
-_VERSIONS = "copied.json"  # in a copy: which version of each file it holds
+_VERSIONS = "copied.json"  # in the local folder: the version of each copied file
 
 
 def is_address(text: str) -> bool:
@@ -37,37 +38,38 @@ def is_address(text: str) -> bool:
 
 
 def join(folder: str, *names: str) -> str:
-    """The address or path of something in a folder."""
+    """Joins a folder, an address or a path, and names; empty names are left out."""
     return "/".join([folder.rstrip("/") or folder, *filter(None, names)])
 
 
-def folders(place: str) -> list[str]:
-    """Names of the folders in a folder, an address or a path, sorted; none if it does not exist.
+def list_folders(location: str) -> list[str]:
+    """Returns the names of the folders at an address or a path, sorted; none if it does not exist.
 
     Raises:
-      InputError: It cannot be reached or may not be read.
+      InputError: It cannot be reached or is not readable.
     """
-    return sorted(_name(entry) for entry in _entries(place) if entry["type"] == "directory")
+    entries = _list_entries(location)
+    return sorted(_base_name(entry["name"]) for entry in entries if entry["type"] == "directory")
 
 
-def read(place: str) -> bytes | None:
-    """The content of a small file at an address or a path; None if there is no such file.
+def read_file(location: str) -> bytes | None:
+    """Returns the content of a small file at an address or a path; None if it does not exist.
 
     Raises:
-      InputError: It cannot be reached or may not be read.
+      InputError: It cannot be reached or is not readable.
     """
-    system, path = _open(place)
+    system, path = _file_system(location)
     try:
         content: bytes = system.cat_file(path)
         return content
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
-    except Exception as error:  # each driver has its own
-        raise _unreachable(place, error) from error
+    except Exception as error:  # each driver has its own exceptions
+        raise _unreachable(location, error) from error
 
 
-class Copy:
-    """A folder behind an address, and the files of it that were copied to `folder`."""
+class LocalCopy:
+    """A local copy, in `folder`, of some files of the folder at `address`."""
 
     def __init__(self, address: str):
         self.address = address
@@ -75,108 +77,111 @@ class Copy:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         name = re.sub(r"\W+", "-", address.rpartition("://")[2])[-60:].strip("-")
         self.folder = caches / "tljax" / "tfds" / f"{digest}-{name}"
-        self._there = {_name(e): e for e in _entries(address) if e["type"] == "file"}
+        entries = _list_entries(address)
+        self._remote = {_base_name(e["name"]): e for e in entries if e["type"] == "file"}
 
-    def names(self) -> list[str]:
-        """Of the files behind the address, sorted."""
-        return sorted(self._there)
+    def remote_names(self) -> list[str]:
+        """Returns the names of the files at the address, sorted."""
+        return sorted(self._remote)
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Copies those files that `folder` lacks or holds another version of.
+        """Copies those of the files that are missing in `folder` or have changed at the address.
 
         Raises:
-          InputError: There is no such file, it cannot be read, or the disk is full.
+          InputError: A file does not exist or cannot be read, or the disk is full.
         """
-        wanted = list(names)
-        if missing := [name for name in wanted if name not in self._there]:
+        names = list(names)
+        if missing := [name for name in names if name not in self._remote]:
             raise InputError(f"{join(self.address, missing[0])} does not exist; prepare it again")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder / ".lock"):
-                self._fetch(wanted)
+                self._fetch_locked(names)
         except OSError as error:
             raise InputError(
                 f"cannot copy {self.address} to {self.folder} ({error.strerror or error}); make"
                 " room, or set XDG_CACHE_HOME to a folder on another disk"
             ) from error
 
-    def _fetch(self, wanted: list[str]) -> None:
+    def _fetch_locked(self, names: list[str]) -> None:
         record = self.folder / _VERSIONS
         try:
-            held = parse_json(record.read_bytes())
+            local_versions = parse_json(record.read_bytes())
         except (OSError, ValueError):
-            held = {}
-        versions = {name: _version(self._there[name]) for name in wanted}
-        lacking = [
+            local_versions = {}
+        versions = {name: _version(self._remote[name]) for name in names}
+        outdated = [
             name
-            for name in wanted
-            if held.get(name) != versions[name] or not (self.folder / name).is_file()
+            for name in names
+            if local_versions.get(name) != versions[name] or not (self.folder / name).is_file()
         ]
-        system, path = _open(self.address)
+        system, path = _file_system(self.address)
 
         def copy(name: str) -> str:
             with replacing(self.folder / name) as temporary:
                 try:
                     system.get_file(join(path, name), str(temporary))
                 except OSError as error:
-                    if error.filename == str(temporary) or error.errno == 28:  # our disk
-                        raise
+                    if error.filename == str(temporary) or error.errno == errno.ENOSPC:
+                        raise  # an error of the local disk, which `fetch` reports
                     raise _unreachable(join(self.address, name), error) from error
                 except Exception as error:
                     raise _unreachable(join(self.address, name), error) from error
             return name
 
-        with ThreadPoolExecutor(_AT_ONCE) as pool, progress_bar() as bar:
-            task = bar.add_task(f"copying {_name({'name': self.address})}", total=len(lacking))
-            for name in pool.map(copy, lacking):
-                held[name] = versions[name]
+        with ThreadPoolExecutor(_FILES_AT_ONCE) as pool, progress_bar() as bar:
+            task = bar.add_task(f"copying {_base_name(self.address)}", total=len(outdated))
+            for name in pool.map(copy, outdated):
+                local_versions[name] = versions[name]
                 with replacing(record) as temporary:
-                    temporary.write_text(json.dumps(held))
+                    temporary.write_text(json.dumps(local_versions))
                 bar.advance(task)
 
 
-def _entries(place: str) -> list[dict[str, Any]]:
-    system, path = _open(place)
+def _list_entries(location: str) -> list[dict[str, Any]]:
+    system, path = _file_system(location)
     try:
         return list(system.ls(path, detail=True))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except Exception as error:
-        raise _unreachable(place, error) from error
+        raise _unreachable(location, error) from error
 
 
-def _open(place: str) -> tuple[Any, str]:
-    if is_address(place) and (variable := offline_variable()):
+def _file_system(location: str) -> tuple[Any, str]:
+    """fsspec's file system of an address or a path, and the path in that file system."""
+    if is_address(location) and (variable := offline_variable()):
         raise InputError(
-            f"cannot read {place}, as {variable} forbids the network; unset {variable}, or give a"
-            " local data_dir"
+            f"cannot read {location}, as {variable} forbids the network; unset {variable}, or give"
+            " a local data_dir"
         )
     try:
-        return fsspec.core.url_to_fs(place)
+        return fsspec.core.url_to_fs(location)
     except ImportError as error:
         raise InputError(
-            f"to read {place} a driver is missing ({error}); for gs:// addresses: pip install -c"
-            " constraints.txt '.[gcs]'"
+            f"cannot read {location}, as a driver is missing ({error}); for gs:// addresses: pip"
+            " install -c constraints.txt '.[gcs]'"
         ) from error
     except ValueError as error:
         raise InputError(
-            f"cannot read {place} ({error}); give a path or a gs:// address"
+            f"cannot read {location} ({error}); give a path or a gs:// address"
         ) from error
 
 
-def _unreachable(place: str, error: Exception) -> InputError:
+def _unreachable(location: str, error: Exception) -> InputError:
     why = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
+    why = (why or type(error).__name__).rstrip(".")
     return InputError(
-        f"cannot read {place} ({(why or type(error).__name__).rstrip('.')}); check the address, the"
-        " network and your permissions"
+        f"cannot read {location} ({why}); check the address, the network and your permissions"
     )
 
 
-def _name(entry: dict[str, Any]) -> str:
-    return str(entry["name"]).rstrip("/").rpartition("/")[2]
+def _base_name(location: str) -> str:
+    return location.rstrip("/").rpartition("/")[2]
 
 
 def _version(entry: dict[str, Any]) -> str:
-    """What is another if the file is: its size, and what the storage says beside it."""
-    told = {key: str(entry.get(key)) for key in ("size", "generation", "etag", "mtime", "created")}
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+    """A digest that changes if the file does: of its size and of the storage's metadata."""
+    keys = ("size", "generation", "etag", "mtime", "created")
+    metadata = {key: str(entry.get(key)) for key in keys}
+    return hashlib.sha256(json.dumps(metadata).encode()).hexdigest()[:32]

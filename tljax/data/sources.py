@@ -1,4 +1,4 @@
-"""What a data set is: random access to labelled images, and named splits of them."""
+"""`Source`, random access to labelled images, and `Dataset`, its train, val and test splits."""
 
 import hashlib
 import operator
@@ -12,7 +12,7 @@ from PIL import Image
 from tljax.data.images import Unreadable, as_rgb
 from tljax.errors import InputError
 
-_SAMPLED = 64  # images that tell a source without a fingerprint of its own
+_SAMPLE_SIZE = 64  # images that are hashed if a source has no `fingerprint` method
 
 
 class Example(TypedDict):
@@ -25,10 +25,10 @@ class Example(TypedDict):
 class Source(Protocol):
     """Random access to labelled images; several threads may read at once.
 
-    It may have a method `fingerprint() -> str`; see the function of that name.
+    It may have a method `fingerprint() -> str`; see the function `fingerprint`.
     """
 
-    labels: np.ndarray  # int (n,): known without decoding an image
+    labels: np.ndarray  # int (n,); available without decoding an image
 
     def __len__(self) -> int: ...
 
@@ -37,9 +37,13 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Named splits that share one list of classes; `val` and `test` may be absent (None).
+    """The splits of a data set.
 
-    Of several data sets in one, `parts` are these; see `tljax.data.joint`.
+    Attributes:
+      name: As in a config's `data`, e.g. `embedded:digits`.
+      class_names: Of all splits, in the order of the labels.
+      train, val, test: The images; `val` and `test` may be None.
+      parts: The data sets that were joined to make this one, see `tljax.data.joint`; else empty.
     """
 
     name: str
@@ -62,7 +66,7 @@ class ArraySource(Source):
       labels: int (n,), not negative.
 
     Raises:
-      InputError: Another dtype or shape, or as many labels as there are not images.
+      InputError: The images or labels have another dtype or shape, or their numbers differ.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray | Sequence[int]):
@@ -73,7 +77,7 @@ class ArraySource(Source):
                 "(n, h, w) is expected; stack images of one size, channels last"
             )
         self.labels = _checked_labels(labels, len(self._images))
-        as_rgb(self._images[0])  # a wrong dtype is told now, not in the first epoch
+        as_rgb(self._images[0])  # raises now, not in the first epoch, if the dtype is wrong
 
     def __len__(self) -> int:
         return len(self._images)
@@ -103,8 +107,11 @@ class Subset(Source):
         return digest(fingerprint(self.source), self.indices)
 
 
-def base_of(source: Source) -> tuple[Source, np.ndarray]:
-    """The data set that a source is a part of, and its images' rows there, int (n,)."""
+def unwrap_subset(source: Source) -> tuple[Source, np.ndarray]:
+    """Returns (base, rows): the source beneath all `Subset`s, and the images' rows in it, int (n,).
+
+    For a source that is no `Subset`, that is the source itself and all its rows.
+    """
     rows = np.arange(len(source))
     while isinstance(source, Subset):
         rows, source = source.indices[rows], source.source
@@ -112,43 +119,50 @@ def base_of(source: Source) -> tuple[Source, np.ndarray]:
 
 
 class _UserSource(Source):
-    """Somebody else's sequence of images, brought to our form example by example."""
+    """A user's sequence of images; each example is converted when it is read."""
 
     def __init__(self, data: Any):
         self._data = data
-        known = getattr(data, "labels", None)
-        if known is None:
-            known = getattr(data, "targets", None)
-        if known is None:
-            known = [_pair(data[i])[1] for i in range(len(data))]
-        self.labels = _checked_labels(known, len(data))
+        labels = getattr(data, "labels", None)
+        if labels is None:
+            labels = getattr(data, "targets", None)
+        if labels is None:
+            labels = [_image_and_label(data[i])[1] for i in range(len(data))]
+        self.labels = _checked_labels(labels, len(data))
 
     def __len__(self) -> int:
         return len(self._data)
 
     def __getitem__(self, index: int, /) -> Example:
-        image, _ = _pair(self._data[index])
+        image, _ = _image_and_label(self._data[index])
         return {"image": as_rgb(image), "label": int(self.labels[index])}
 
     def fingerprint(self) -> str:
-        own = getattr(self._data, "fingerprint", None)
-        return own() if callable(own) else _sample_digest(self)
+        method = getattr(self._data, "fingerprint", None)
+        return method() if callable(method) else _sample_digest(self)
 
 
 def as_source(data: Any) -> Source:
-    """Adapt what a user has to a `Source`.
+    """Converts a user's data to a `Source`.
 
     Args:
       data: One of
-        - a class that inherits from `Source`, which is returned as it is;
+        - an object whose class inherits from `Source`, which is returned unchanged;
         - a pair (images, labels) of arrays, as `ArraySource` takes them;
-        - anything with `__len__` and `__getitem__` whose elements are dicts with "image" and
+        - an object with `__len__` and `__getitem__` whose elements are dicts with "image" and
           "label", or pairs (image, label). An image is a Pillow image or a uint8 array (h, w, 3),
-          (h, w, 1) or (h, w). Labels are read from its attribute `labels` or `targets`, and
-          otherwise by going through all elements once.
+          (h, w, 1) or (h, w). Labels are read from the object's attribute `labels` or `targets`;
+          if it has neither, every element is read once.
+
+    Returns:
+      A source; source[i] is {"image": uint8 (h, w, 3), "label": int}.
 
     Raises:
-      InputError: None of these, no images, or labels that are not integers from 0.
+      InputError: `data` is none of these or has no images, or a label is not an integer from 0.
+
+    Example:
+      source = as_source((np.zeros((10, 32, 32, 3), np.uint8), np.arange(10) % 2))
+      image, label = source[3]["image"], source[3]["label"]  # uint8 (32, 32, 3), and 1
     """
     if Source in type(data).__mro__:
         return data
@@ -163,25 +177,38 @@ def as_source(data: Any) -> Source:
 
 
 def fingerprint(source: Source) -> str:
-    """Hex digits that are others if the data is another: for a run that goes on later.
+    """Identifies the data, so that a resumed run can tell whether its data has changed.
 
-    A method `fingerprint` decides, of the source or of the user's object that it was made from, if
-    there is one. Of other data the labels and 64 images spread over it are read. Data that gives
-    another image whenever it is asked, e.g. because it augments, therefore needs such a method.
+    If the source, or the user's object it was made from, has a method `fingerprint`, its answer is
+    returned. Otherwise the labels and 64 images spread over the data are hashed. Data that returns
+    a different image at each access, e.g. because it augments, therefore needs such a method.
+
+    Args:
+      source: As returned by `as_source`, or a split of a `Dataset`.
+
+    Returns:
+      The fingerprint, usually a SHA-256 in hex digits.
+
+    Raises:
+      InputError: An element of a user's data is not a labelled image, see `as_source`.
+
+    Example:
+      train = tljax.data.load("embedded:digits").train
+      assert fingerprint(train) == fingerprint(tljax.data.load("embedded:digits").train)
     """
-    own = getattr(source, "fingerprint", None)
-    return own() if callable(own) else _sample_digest(source)
+    method = getattr(source, "fingerprint", None)
+    return method() if callable(method) else _sample_digest(source)
 
 
 def _sample_digest(source: Source) -> str:
-    """What can be told of any source: its labels, and some images."""
-    spread = np.unique(np.linspace(0, len(source) - 1, _SAMPLED).astype(int))
-    images = [_image_if_readable(source, int(i)) for i in spread]
+    """A digest for any source: over its labels and a sample of its images."""
+    sample = np.unique(np.linspace(0, len(source) - 1, _SAMPLE_SIZE).astype(int))
+    images = [_image_or_empty(source, int(i)) for i in sample]
     return digest(str([image.shape for image in images]), source.labels, *images)
 
 
-def _image_if_readable(source: Source, index: int) -> np.ndarray:
-    """Whether an image that cannot be read matters is not asked here: empty in its place."""
+def _image_or_empty(source: Source, index: int) -> np.ndarray:
+    """An empty array for an unreadable image: `on_error` decides elsewhere whether that matters."""
     try:
         return source[index]["image"]
     except Unreadable:
@@ -198,14 +225,14 @@ def digest(*parts: str | np.ndarray) -> str:
 
 
 def _is_pair_of_arrays(data: Any) -> bool:
-    """Tell (images, labels) from a data set that happens to hold two elements."""
+    """Distinguishes (images, labels) from a data set of two elements."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         return False
     return not isinstance(data[0], tuple | dict | Image.Image)
 
 
-def _pair(element: Any) -> tuple[Any, int]:
-    """Image and label of an element of a user's data set."""
+def _image_and_label(element: Any) -> tuple[Any, int]:
+    """The image and label of an element of a user's data set."""
     if isinstance(element, Mapping) and {"image", "label"} <= element.keys():
         image, label = element["image"], element["label"]
     elif isinstance(element, tuple | list) and len(element) == 2:

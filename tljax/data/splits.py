@@ -1,4 +1,4 @@
-"""Stratified splits: who goes to validation, and which images a smaller training set keeps."""
+"""Stratified splits: choosing the validation and test images, and subsampling training images."""
 
 import numpy as np
 
@@ -9,10 +9,13 @@ _TEST_FRACTION = 0.2
 
 
 def random_ranks(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """int (n,): the place of each image in a random order of its own class, from 0.
+    """Ranks the images of each class in random order.
 
     Args:
       labels: int (n,), not negative.
+
+    Returns:
+      int (n,): the rank of each image among those of its class, from 0.
     """
     by_class = np.lexsort((rng.random(len(labels)), labels))
     counts = np.bincount(labels)
@@ -22,11 +25,10 @@ def random_ranks(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random order in which every prefix has the class proportions of the whole.
+    """Returns a random order in which every prefix has the class proportions of the whole.
 
-    The r-th image of a class of n stands at (r + 1/2) / n of the way, as if each class were laid
-    out evenly over the same line. Prefixes of one order are nested, so a learning curve
-    over training sizes adds images and never swaps them.
+    Each class is spread evenly: image r of the n of a class is sorted by (r + 1/2) / n. Prefixes of
+    one order are nested, so a learning curve over training sizes only adds images.
 
     Args:
       labels: int (n,), not negative.
@@ -35,47 +37,47 @@ def stratified_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray
       int (n,): a permutation of 0 ... n - 1.
     """
     position = (random_ranks(labels, rng) + 0.5) / np.bincount(labels)[labels]
-    return np.lexsort((rng.random(len(labels)), position))  # classes of one size tie
+    return np.lexsort((rng.random(len(labels)), position))  # ties: classes of the same size
 
 
-def carve(
+def stratified_split(
     labels: np.ndarray, fraction: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split off `fraction` of every class, rounded.
+    """Splits off `fraction` of every class, rounded.
 
-    Of a class with two or more images at least one goes to each side; a lone image stays.
+    A class with two or more images keeps at least one on each side; a single image is kept.
 
     Args:
       labels: int (n,), not negative.
       fraction: Between 0 and 1.
 
     Returns:
-      Sorted indices (kept, carved).
+      (kept, split_off): sorted indices, int (m,) and int (n - m,).
     """
     counts = np.bincount(labels)
     taken = np.where(counts > 1, np.clip(np.rint(counts * fraction), 1, counts - 1), 0)
-    carved = random_ranks(labels, rng) < taken[labels]
-    return np.flatnonzero(~carved), np.flatnonzero(carved)
+    is_split_off = random_ranks(labels, rng) < taken[labels]
+    return np.flatnonzero(~is_split_off), np.flatnonzero(is_split_off)
 
 
-def carve_test(train: Source, where: object, instead: str) -> tuple[Subset, Subset]:
-    """(train, test) of data that came without test images: a fifth of each class is for testing.
+def split_off_test(train: Source, name: object, remedy: str) -> tuple[Subset, Subset]:
+    """Returns (train, test) for data without test images: a fifth of each class is for testing.
 
-    That split belongs to the data: it does not depend on the seed of an experiment, and changes
-    only when images are added or removed.
+    The split is a property of the data: it does not depend on the seed of an experiment, and
+    changes only when images are added or removed.
 
     Args:
       train: All images.
-      where: What to call the data.
-      instead: What a user may add or name instead.
+      name: Of the data, for the error.
+      remedy: What a user can do instead of adding images, for the error.
 
     Raises:
       InputError: No class has two images.
     """
-    kept, carved = carve(train.labels, _TEST_FRACTION, np.random.default_rng(0))
-    if len(carved) == 0:
+    kept, split_off = stratified_split(train.labels, _TEST_FRACTION, np.random.default_rng(0))
+    if len(split_off) == 0:
         raise InputError(
-            f"{where} has one image a class, so none can be kept for testing; add images or "
-            f"{instead}"
+            f"{name} has one image per class, so none can be kept for testing; add images or "
+            f"{remedy}"
         )
-    return Subset(train, kept), Subset(train, carved)
+    return Subset(train, kept), Subset(train, split_off)

@@ -1,7 +1,7 @@
-"""From images of any size to the one a checkpoint expects.
+"""Resizes, augments and normalises images to the form that pretrained weights expect.
 
-Geometry runs on the host, on uint8, with Pillow; `normalise` runs on the device inside the
-jitted step, so that a quarter of the bytes travel.
+Resizing and augmentation run on the host, on uint8, with Pillow. `normalise` runs on the device
+inside the jitted step, so that a quarter of the bytes are transferred.
 """
 
 from collections.abc import Callable
@@ -19,39 +19,40 @@ _RESAMPLING = {name: Image.Resampling[name.upper()] for name in INTERPOLATIONS}
 
 
 def normalise(images: jax.Array | np.ndarray, preprocessing: Preprocessing) -> jax.Array:
-    """uint8 images (n, h, w, 3) as float32 (x / 255 - mean) / std."""
+    """Returns (x / 255 - mean) / std, float32 (n, h, w, 3), of uint8 images (n, h, w, 3)."""
     mean = jnp.asarray(preprocessing.mean, jnp.float32)
     std = jnp.asarray(preprocessing.std, jnp.float32)
     return (jnp.asarray(images, jnp.float32) / 255 - mean) / std
 
 
 def resize_and_centre_crop(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """The evaluation transform.
+    """Applies the evaluation transform.
 
-    The image is shrunk or enlarged, with the aspect kept, until it just covers the wanted size
-    divided by crop_ratio, rounded (for a square: its shorter side becomes that). Then the centre
-    is cut out.
+    The image is resized, with its aspect ratio kept, to the smallest size that covers image_size /
+    crop_ratio, rounded (for a square image_size, its shorter side gets that length). Then the
+    centre is cut out.
 
     Args:
       image: uint8 (h, w, 3).
+      preprocessing: Its image_size, crop_ratio and interpolation are used.
 
     Returns:
-      uint8 (*image_size, 3); the image itself if nothing is to be done.
+      uint8 (*image_size, 3); a view of `image` if its size is unchanged.
     """
-    wanted = preprocessing.height_width
-    covered = [round(side / preprocessing.crop_ratio) for side in wanted]
+    crop = preprocessing.height_width
+    minimum = [round(side / preprocessing.crop_ratio) for side in crop]
     height, width = image.shape[:2]
-    # The side that needs the larger factor is met exactly, the other rounded down.
-    by_height = covered[0] * width >= covered[1] * height
-    new, old = (covered[0], height) if by_height else (covered[1], width)
+    # The side that needs the larger factor gets its exact length; the other is rounded down.
+    by_height = minimum[0] * width >= minimum[1] * height
+    new, old = (minimum[0], height) if by_height else (minimum[1], width)
     if new != old:
         height, width = height * new // old, width * new // old
         resized = Image.fromarray(image).resize(
             (width, height), _RESAMPLING[preprocessing.interpolation]
         )
         image = np.asarray(resized)
-    top, left = round((height - wanted[0]) / 2), round((width - wanted[1]) / 2)
-    return image[top : top + wanted[0], left : left + wanted[1]]
+    top, left = round((height - crop[0]) / 2), round((width - crop[1]) / 2)
+    return image[top : top + crop[0], left : left + crop[1]]
 
 
 def random_resized_crop(
@@ -61,22 +62,26 @@ def random_resized_crop(
     area: tuple[float, float] = (0.08, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> np.ndarray:
-    """Cut out a random box and resize it (Szegedy et al. 2015, "Going deeper with convolutions").
+    """Cuts out a random box and resizes it (Szegedy et al. 2015, "Going deeper with convolutions").
 
-    The box covers a share of the image drawn uniformly from `area`, with width / height drawn
-    log-uniformly from `ratio`. After ten boxes that do not fit, the largest central box within
-    `ratio` is taken, as torchvision does.
+    The area of the box, as a fraction of the image, is drawn uniformly from `area`, and width /
+    height log-uniformly from `ratio`. If ten boxes do not fit, the largest central box within
+    `ratio` is used, as in torchvision.
 
     Args:
       image: uint8 (h, w, 3).
+      preprocessing: Its image_size and interpolation are used.
+      rng: Of the random box.
+      area: Smallest and largest fraction of the image.
+      ratio: Smallest and largest width / height.
 
     Returns:
       uint8 (*image_size, 3).
     """
-    wanted_height, wanted_width = preprocessing.height_width
+    new_height, new_width = preprocessing.height_width
     left, top, width, height = _random_box(image.shape[0], image.shape[1], rng, area, ratio)
     resized = Image.fromarray(image).resize(
-        (wanted_width, wanted_height),
+        (new_width, new_height),
         _RESAMPLING[preprocessing.interpolation],
         box=(left, top, left + width, top + height),
     )
@@ -84,7 +89,7 @@ def random_resized_crop(
 
 
 def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Mirror left and right with probability one half."""
+    """Flips the image horizontally with probability 1/2."""
     return image[:, ::-1] if rng.random() < 0.5 else image
 
 
@@ -95,7 +100,7 @@ def _random_box(
     area: tuple[float, float],
     ratio: tuple[float, float],
 ) -> tuple[int, int, int, int]:
-    """(left, top, width, height) in pixels, inside the image."""
+    """Draws a box inside the image: (left, top, width, height) in pixels."""
     log_ratio = np.log(ratio)
     for _ in range(10):
         target = rows * columns * rng.uniform(*area)
@@ -125,7 +130,7 @@ def _crop(image, preprocessing, rng, area):
 
 
 def _resize_crop_flip(image, preprocessing, rng, area):
-    """Resized to a square, and a square cut out: the same as a box of the image's own shape."""
+    """Resizing to a square and cropping a square, done as one crop with the image's aspect."""
     aspect = image.shape[1] / image.shape[0]
     crop = random_resized_crop(image, preprocessing, rng, area, (aspect, aspect))
     return random_flip(crop, rng)
@@ -149,10 +154,10 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 def augmentation(name: str) -> Augmentation:
-    """Look up a function (image, preprocessing, rng, crop area) -> uint8 (*image_size, 3).
+    """Returns the function (image, preprocessing, rng, crop_area) -> uint8 (*image_size, 3).
 
     Raises:
-      InputError: There is none of that name.
+      InputError: There is no augmentation of that name.
     """
     if name not in AUGMENTATIONS:
         raise InputError(

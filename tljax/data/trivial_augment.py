@@ -1,8 +1,8 @@
 """TrivialAugment (Mueller & Hutter 2021, "TrivialAugment: Tuning-free Yet State-of-the-Art Data
-Augmentation"): one operation an image, of a random strength, and nothing to tune.
+Augmentation"): one operation per image, of random strength, without hyperparameters.
 
-The operations and strengths are those of its "wide" space, as torchvision has them; what a
-geometric operation brings in from outside is black, and pixels are taken from the nearest.
+The operations and strengths are those of its "wide" space in torchvision. Geometric operations
+use nearest-neighbour interpolation, and fill in black outside the image.
 """
 
 from collections.abc import Callable
@@ -10,25 +10,25 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-BINS = 31  # strengths of an operation, from none to its largest
+BINS = 31  # number of strengths of an operation, evenly spaced from 0 to its largest
 
 Operation = Callable[[Image.Image, float], Image.Image]
 
 
 def _affine(coefficients: Callable[[float], tuple[float, ...]]) -> Operation:
-    """The pixel at (x, y) comes from (a x + b y + c, d x + e y + f)."""
+    """Output pixel (x, y) is input pixel (a x + b y + c, d x + e y + f); (a, ..., f) are given."""
     return lambda image, strength: image.transform(
         image.size, Image.Transform.AFFINE, coefficients(strength)
     )
 
 
 def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
-    """Towards a plain image, or away from it."""
+    """Interpolates towards a degenerate image (strength < 0), or extrapolates away from it."""
     return lambda image, strength: kind(image).enhance(1 + strength)
 
 
-# name: (operation, largest strength, whether it goes both ways). Strength 0 changes nothing, but
-# for the two operations that have no strength.
+# name: (operation, largest strength, whether the strength may be negative). Strength 0 changes
+# nothing, except for autocontrast and equalize, which have no strength.
 OPERATIONS: dict[str, tuple[Operation, float, bool]] = {
     "identity": (lambda image, _: image, 0, False),
     "shear_x": (_affine(lambda s: (1, s, 0, 0, 1, 0)), 0.99, True),
@@ -40,8 +40,8 @@ OPERATIONS: dict[str, tuple[Operation, float, bool]] = {
     "colour": (_enhance(ImageEnhance.Color), 0.99, True),
     "contrast": (_enhance(ImageEnhance.Contrast), 0.99, True),
     "sharpness": (_enhance(ImageEnhance.Sharpness), 0.99, True),
-    "posterize": (lambda image, s: ImageOps.posterize(image, 8 - round(s)), 6, False),  # bits less
-    # Of 256 levels, as the authors have it: from torchvision's 255 on, white would turn black at
+    "posterize": (lambda image, s: ImageOps.posterize(image, 8 - round(s)), 6, False),  # bits
+    # From 256 levels, as in the authors' code: with torchvision's 255, white would become black at
     # strength 0.
     "solarize": (lambda image, s: ImageOps.solarize(image, 256 - int(s)), 256, False),
     "autocontrast": (lambda image, _: ImageOps.autocontrast(image), 0, False),
@@ -50,10 +50,12 @@ OPERATIONS: dict[str, tuple[Operation, float, bool]] = {
 
 
 def apply(image: np.ndarray, name: str, strength: float) -> np.ndarray:
-    """One of the `OPERATIONS`, at a strength within its range.
+    """Applies one of the `OPERATIONS`.
 
     Args:
       image: uint8 (h, w, 3).
+      name: A key of `OPERATIONS`.
+      strength: Within the operation's range.
 
     Returns:
       uint8 (h, w, 3).
@@ -63,18 +65,18 @@ def apply(image: np.ndarray, name: str, strength: float) -> np.ndarray:
 
 
 def trivial_augment(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """One operation, drawn uniformly, at one of `BINS` strengths, drawn uniformly, in a random
-    direction where it has two.
+    """Applies an operation of a strength, both drawn uniformly, with a random sign if it has one.
 
     Args:
       image: uint8 (h, w, 3).
+      rng: Of the operation, its strength and its sign.
 
     Returns:
       uint8 (h, w, 3).
     """
     name = tuple(OPERATIONS)[rng.integers(len(OPERATIONS))]
-    _, largest, both_ways = OPERATIONS[name]
+    _, largest, is_signed = OPERATIONS[name]
     strength = largest * rng.integers(BINS) / (BINS - 1)
-    if both_ways and rng.random() < 0.5:
+    if is_signed and rng.random() < 0.5:
         strength = -strength
     return apply(image, name, float(strength))

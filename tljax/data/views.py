@@ -1,27 +1,26 @@
-"""Augmented images that are drawn once: so many fixed views of every image.
+"""A fixed number of augmented views of every image, the same in all epochs and runs.
 
-Between no augmentation, whose frozen features can be computed once, and a new crop in every epoch,
-whose cannot.
+Frozen features of fixed views can be cached; those of crops drawn anew in every epoch cannot.
 """
 
 import numpy as np
 
-from tljax.data.sources import Example, Source, Subset, base_of, digest, fingerprint
+from tljax.data.sources import Example, Source, Subset, digest, fingerprint, unwrap_subset
 from tljax.data.transforms import Preprocessing, augmentation
 
 
 class Views(Source):
     """`count` augmented views of each image of a data set.
 
-    View v of image i is at v * len(source) + i. It is drawn from v and i alone, so that runs of
-    different seeds see the same ones.
+    View v of image i is at index v * len(source) + i. Its random numbers depend on v and i alone,
+    so runs with different seeds use the same views.
 
     Args:
-      source: the data set.
-      preprocessing: whose image_size the views have.
-      augment: a key of `tljax.data.transforms.AUGMENTATIONS`.
-      crop_area: smallest and largest share of the image that a random crop covers.
-      count: views of each image.
+      source: The images.
+      preprocessing: The views have its image_size.
+      augment: A key of `tljax.data.transforms.AUGMENTATIONS`.
+      crop_area: Smallest and largest fraction of the image that a random crop covers.
+      count: Number of views of each image.
     """
 
     def __init__(
@@ -45,12 +44,12 @@ class Views(Source):
         example = self._source[image]
         rng = np.random.default_rng((view, image))
         transform = augmentation(self._augment)
-        changed = transform(example["image"], self._preprocessing, rng, self._crop_area)
-        return {"image": changed, "label": example["label"]}
+        augmented = transform(example["image"], self._preprocessing, rng, self._crop_area)
+        return {"image": augmented, "label": example["label"]}
 
     def fingerprint(self) -> str:
-        made_by = (self._preprocessing, self._augment, self._crop_area, self._count)
-        return digest(fingerprint(self._source), repr(made_by))
+        settings = (self._preprocessing, self._augment, self._crop_area, self._count)
+        return digest(fingerprint(self._source), repr(settings))
 
 
 def fixed_views(
@@ -60,10 +59,11 @@ def fixed_views(
     crop_area: tuple[float, float],
     count: int,
 ) -> Subset:
-    """The `Views` of a source's images: view v of its image i at v * len(source) + i.
+    """Returns the `Views` of the images of `source`: view v of image i at v * len(source) + i.
 
-    An image's views are the same in whatever part of its data set it is.
+    They are drawn by the images' rows in the whole data set, so an image has the same views in
+    every subset. Args as of `Views`.
     """
-    base, rows = base_of(source)
-    every = Views(base, preprocessing, augment, crop_area, count)
-    return Subset(every, np.concatenate([view * len(base) + rows for view in range(count)]))
+    base, rows = unwrap_subset(source)
+    views = Views(base, preprocessing, augment, crop_area, count)
+    return Subset(views, np.concatenate([view * len(base) + rows for view in range(count)]))

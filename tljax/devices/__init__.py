@@ -1,1 +1,1 @@
-"""The machine: devices, several processes, compiling, and what makes a start fast."""
+"""Hardware and start-up: device meshes, jobs of several processes, compiling, preemption."""

@@ -1,4 +1,4 @@
-"""How many programs XLA was asked for: a sweep that compiles for every run is a slow one."""
+"""Counts the programs that XLA compiles; a sweep is slow if each of its runs compiles anew."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,17 +7,17 @@ from typing import Any
 
 from jax import monitoring
 
-_COMPILED = "/jax/core/compile/backend_compile_duration"  # also where the disk cache had it
+_COMPILED = "/jax/core/compile/backend_compile_duration"  # sent for cache hits, too
 _FROM_CACHE = "/jax/compilation_cache/cache_hits"
 
 
 @dataclass
 class Compilations:
-    """Programs that this process compiled, small ones included.
+    """The number of programs that this process compiled, small ones included.
 
     Attributes:
-      count: of all.
-      from_cache: of those, how many an earlier process had left in the cache on disk.
+      count: all programs.
+      from_cache: those of them that were loaded from JAX's compilation cache on disk.
     """
 
     count: int = 0
@@ -25,20 +25,20 @@ class Compilations:
 
 
 @contextlib.contextmanager
-def counted() -> Iterator[Compilations]:
-    """Inside, compilations are counted as they happen."""
-    seen = Compilations()
+def count_compilations() -> Iterator[Compilations]:
+    """A context manager that counts the compilations in its block, as they happen."""
+    counts = Compilations()
 
-    def compiled(event: str, duration_secs: float, **_: Any) -> None:
-        seen.count += event == _COMPILED
+    def count_compiled(event: str, duration_secs: float, **_: Any) -> None:
+        counts.count += event == _COMPILED
 
-    def found(event: str, **_: Any) -> None:
-        seen.from_cache += event == _FROM_CACHE
+    def count_cache_hit(event: str, **_: Any) -> None:
+        counts.from_cache += event == _FROM_CACHE
 
-    monitoring.register_event_duration_secs_listener(compiled)
-    monitoring.register_event_listener(found)
+    monitoring.register_event_duration_secs_listener(count_compiled)
+    monitoring.register_event_listener(count_cache_hit)
     try:
-        yield seen
+        yield counts
     finally:
-        monitoring.unregister_event_duration_listener(compiled)
-        monitoring.unregister_event_listener(found)
+        monitoring.unregister_event_duration_listener(count_compiled)
+        monitoring.unregister_event_listener(count_cache_hit)

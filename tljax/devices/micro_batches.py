@@ -1,9 +1,9 @@
-"""Batches that go through the network in parts, one after another.
+"""Micro-batches: a batch goes through the network in parts, one after another.
 
-A program that works on a few images at a time keeps what lies between two layers in the processor's
-cache. On a CPU that is worth more than larger matrix products; an accelerator wants them as large
-as they come. The numbers are those of the whole batch, up to the order of sums, as long as no image
-sees another: BatchNorm with the statistics of the batch is where they do.
+With few images at a time, the activations between two layers fit in the processor's cache. On a CPU
+this gains more than larger matrix products would; an accelerator is fastest on the whole batch. The
+numbers are those of the whole batch, up to the order of sums, unless images affect each other, as
+they do through BatchNorm with batch statistics.
 """
 
 from collections.abc import Callable
@@ -13,42 +13,46 @@ import jax
 import jax.numpy as jnp
 
 from tljax.errors import InputError
-from tljax.models import Model, registry
+from tljax.models import Model, tracing
 from tljax.models.preprocessing import ImageSize
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
 
-_WHOLE = 8 * 2**20  # bytes: a batch whose widest layer takes no more stays in one piece
-_PART = 8 * 2**20  # bytes of the widest layer of a part, at most
-_TRAINED_PART = 4 * 2**20  # and where a gradient is taken
+# Bytes of the widest layer:
+_WHOLE = 8 * 2**20  # of a batch that is not split, at most
+_PART = 8 * 2**20  # of a part, at most
+_TRAINED_PART = 4 * 2**20  # of a part in training, at most
 _FEWEST = 2  # images in a part: matrix products of fewer rows are slower
 
 
-def in_parts(
+def map_in_parts(
     function: Callable[[Any], Any], parts: int, batch: Any, mask: jax.Array | None = None
 ) -> Any:
-    """`function` of a batch of n images, computed on n / parts of them at a time.
+    """Applies `function` to a batch of n images, n / parts of them at a time.
 
     Args:
-      function: of a tree of arrays (m, ...) to one of arrays (m, ...), image by image.
-      parts: a divisor of n.
+      function: maps a tree of arrays (m, ...) to a tree of arrays (m, ...), each image by itself.
+      parts: the number of parts; it divides n.
       batch: a tree of arrays (n, ...).
-      mask: (n,), 0 for images that only fill the batch: of several parts one of nothing else is
-        not computed, and zeros come out. None: there are none.
+      mask: (n,), 0 for images that only pad the batch. If there are several parts, one that holds
+        only padding is skipped, and its result is zeros. None: no padding.
+
+    Returns:
+      A tree of arrays (n, ...).
     """
     if parts == 1:
         return function(batch)
 
-    def of_part(part: tuple[Any, jax.Array | None]) -> Any:
+    def apply(part: tuple[Any, jax.Array | None]) -> Any:
         images, mask = part
         if mask is None:
             return function(images)
-        nothing = jax.eval_shape(function, images)
+        shapes = jax.eval_shape(function, images)
         return jax.lax.cond(
-            (mask > 0).any(), function, lambda _: jax.tree.map(_zeros, nothing), images
+            (mask > 0).any(), function, lambda _: jax.tree.map(_zeros, shapes), images
         )
 
-    result = jax.lax.map(of_part, split(parts, (batch, mask)))
+    result = jax.lax.map(apply, split(parts, (batch, mask)))
     return jax.tree.map(lambda y: y.reshape(-1, *y.shape[2:]), result)
 
 
@@ -57,21 +61,21 @@ def _zeros(leaf: jax.ShapeDtypeStruct) -> jax.Array:
 
 
 def split(parts: int, batch: Any, devices: int = 1) -> Any:
-    """Arrays (n, ...) as (parts, n / parts, ...).
+    """Reshapes arrays (n, ...) to (parts, n / parts, ...).
 
-    If each of several devices holds n / devices rows, every part takes as many from each.
+    If several devices hold n / devices rows each, every part takes equally many from each device.
     """
     if devices == 1:
         return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
 
-    def shared(x: jax.Array) -> jax.Array:
+    def split_evenly(x: jax.Array) -> jax.Array:
         shares = x.reshape(devices, parts, -1, *x.shape[1:]).swapaxes(0, 1)
         return shares.reshape(parts, -1, *x.shape[1:])
 
-    return jax.tree.map(shared, batch)
+    return jax.tree.map(split_evenly, batch)
 
 
-def suited(
+def choose_parts(
     model: Model,
     image_size: ImageSize,
     images: int,
@@ -79,11 +83,10 @@ def suited(
     stop: int | None = None,
     part: int = _PART,
 ) -> int:
-    """The number of parts in which a batch of `images` best goes through groups `start` to `stop`.
+    """The fastest number of parts for a batch of `images` through groups `start` to `stop`.
 
-    1 on an accelerator. On a CPU by the size of the network's widest layer, which takes no more
-    than `part` bytes in a part; measured for ViT and ResNet from 32 to 224 pixels, see
-    benchmarks/README.md.
+    1 on an accelerator. On a CPU the network's widest layer should take at most `part` bytes in a
+    part. Measured for ViT and ResNet at 32 to 224 pixels, see benchmarks/README.md.
     """
     if jax.default_backend() != "cpu":
         return 1
@@ -94,50 +97,49 @@ def suited(
     return next(n for n in range(1, images + 1) if images % n == 0 and images // n <= most)
 
 
-def suited_to_training(
+def choose_training_parts(
     model: Model, plan: TransferPlan, image_size: ImageSize, images: int, start: int = 0
 ) -> int:
-    """As `suited`, for a step of training under a plan.
+    """The fastest number of parts for a training step under a plan; see `choose_parts`.
 
-    1 where images see each other, and for networks with convolutions, whose gradients XLA computes
-    many times slower within a loop.
+    1 if BatchNorm uses batch statistics, and for networks with convolutions, because XLA computes
+    their gradients many times slower inside a loop.
     """
-    variables = registry.abstract_variables(model, image_size)
-    if sees_batch(plan, variables) or convolves(model, image_size, start):
+    variables = tracing.abstract_variables(model, image_size)
+    if uses_batch_statistics(plan, variables) or has_convolutions(model, image_size, start):
         return 1
-    return suited(model, image_size, images, start, part=_TRAINED_PART)
+    return choose_parts(model, image_size, images, start, part=_TRAINED_PART)
 
 
-def sees_batch(plan: TransferPlan, variables: Tree) -> bool:
-    """Whether some BatchNorm uses the statistics of the batch. Variables may be abstract."""
+def uses_batch_statistics(plan: TransferPlan, variables: Tree) -> bool:
+    """Whether any BatchNorm layer uses batch statistics. Variables may be abstract."""
     statistics = variables.get("batch_stats", {})
     return bool(jax.tree.leaves(plan.partition_statistics(statistics, variables["params"])[0]))
 
 
 def check(parts: int | None, plan: TransferPlan, variables: Tree, batch_size: int) -> None:
-    """Raises InputError if a step cannot be taken in so many parts; None is always right."""
+    """Raises InputError if a training step cannot be split into `parts`; None is always allowed."""
     if parts in (None, 1):
         return
     if batch_size % parts:
         raise InputError(
             f"accumulate is {parts}, which does not divide batch_size {batch_size}; set it to a"
-            " divisor"
+            " divisor of that"
         )
-    if sees_batch(plan, variables):
+    if uses_batch_statistics(plan, variables):
         raise InputError(
-            f"accumulate is {parts}, but BatchNorm here uses the statistics of the batch, which"
-            " parts of it do not have; set accumulate to 1, or statistics to stored"
+            f"accumulate is {parts}, but BatchNorm here uses the statistics of the batch, not of"
+            " its parts; set accumulate to 1, or statistics to stored"
         )
 
 
 def _widest(model: Model, image_size: ImageSize, start: int, stop: int | None) -> int:
-    """Bytes of the widest array between two operations, per image; computes nothing."""
-    operations = registry.operations(model, image_size, start, stop)
-    each = (registry.bytes_of_an_image(result) for _, result in operations)
-    return max(each, default=0) or 1
+    """Bytes per image of the widest array between two operations; by tracing only."""
+    operations = tracing.operations(model, image_size, start, stop)
+    return max((operation.image_bytes for operation in operations), default=0) or 1
 
 
-def convolves(model: Model, image_size: ImageSize, start: int) -> bool:
+def has_convolutions(model: Model, image_size: ImageSize, start: int) -> bool:
     """Whether the groups from `start` on have convolutions that are not written as products."""
-    operations = registry.operations(model, image_size, start)
-    return any(name == "conv_general_dilated" for name, _ in operations)
+    operations = tracing.operations(model, image_size, start)
+    return any(operation.name == "conv_general_dilated" for operation in operations)

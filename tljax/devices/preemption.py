@@ -1,8 +1,8 @@
-"""SIGTERM, by which machines are taken away: save, and leave with a code that says "again".
+"""Preemption: on SIGTERM, save and exit with a code that asks for a retry.
 
 A scheduler or a cloud that takes a machine away sends SIGTERM and, some seconds later, SIGKILL.
-Between the two a run saves what it has. Its exit code is then `EXIT_CODE`, so that a launcher can
-tell it from a run that is done (0) and from one that needs its user (2).
+Between the two a run saves its state and exits with `EXIT_CODE`. A launcher can so tell it from a
+run that is done (0) and from one that needs its user (2).
 """
 
 import contextlib
@@ -15,39 +15,42 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure, the user is in
 
 
 class Preempted(Exception):
-    """SIGTERM came; what was to be saved is saved."""
+    """SIGTERM was received, and the run's state is saved."""
 
 
 class LostProcess(Exception):
-    """Another process of this job has ended, and this one cannot go on without it."""
+    """Another process of this job has ended, so this one cannot continue."""
 
 
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """Inside, SIGTERM raises `Preempted` wherever the program is: there is nothing to save."""
+    """In the block, SIGTERM raises `Preempted` at once: for code that has nothing to save."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise Preempted("stopped by SIGTERM; the same command goes on from what was saved")
+    def raise_preempted(number: int, frame: FrameType | None) -> None:
+        raise Preempted("stopped by SIGTERM; the same command resumes from what was saved")
 
-    with _on_sigterm(leave):
+    with _on_sigterm(raise_preempted):
         yield
 
 
 @contextlib.contextmanager
 def sigterm_waits() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM waits until the program asks; gives a function that tells if it came."""
-    came = threading.Event()
+    """In the block, SIGTERM is only noted; yields a function that says whether it was received."""
+    received = threading.Event()
 
     def note(number: int, frame: FrameType | None) -> None:
-        came.set()
+        received.set()
 
     with _on_sigterm(note):
-        yield came.is_set
+        yield received.is_set
 
 
 @contextlib.contextmanager
 def _on_sigterm(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Only the main thread may handle signals; elsewhere SIGTERM does what it did."""
+    """Handles SIGTERM in the block; does nothing in other threads than the main one.
+
+    Python allows signal handlers in the main thread alone.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,9 +1,9 @@
-"""Several processes that train one model together: how they meet, agree and part.
+"""Jobs of several processes that train one model: joining, exchanging values, ending.
 
-All run the same program on the same config, each with devices of its own. The first one alone
-reads and writes the workdir, and tells the others what they need to know, so that no other machine
-has to see it. Whatever is said here is a collective: all processes must say it, in the same order.
-In a job of one process nothing is sent.
+All processes run the same program on the same config, each with its own devices. Only the first one
+reads and writes the workdir. It sends the others what they need, so that no other machine has to
+see the workdir. The functions that exchange values are collectives: all processes must call them in
+the same order. In a job of one process nothing is sent.
 """
 
 import contextlib
@@ -28,11 +28,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tljax.devices.preemption import LostProcess, Preempted
 from tljax.errors import InputError
 
-FIRST = 0  # the process that reads and writes the workdir
+_FIRST = 0  # the process that reads and writes the workdir
 _SILENCE = 30  # seconds without a sign of life after which a process counts as dead
 _PATIENCE = 120  # seconds in which a process has to reach the first one
-_GRACE = 5  # seconds that a process which failed gives the others to fail with it
-# What JAX says, through gloo or its coordination service, when another process is gone.
+_GRACE = 5  # seconds that a failed process waits for the others to end with it
+# Words in JAX's errors, from Gloo or its coordination service, after another process has died.
 _LOST = ("Gloo", "CoordinationService", "coordination service", "heartbeat", "UNAVAILABLE")
 
 
@@ -41,21 +41,21 @@ def join(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Meets the other processes; to be called before JAX looks for devices.
+    """Joins the other processes of the job; call it before JAX looks for devices.
 
-    Without arguments: on a TPU VM the processes on the other hosts of its slice, if there are any;
-    elsewhere there are none.
+    Without arguments, a TPU VM joins the processes on the other hosts of its slice, if there are
+    any; on other machines the job has one process.
 
     Args:
-      coordinator_address: HOST:PORT, where the first process listens and the others find it.
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
+      coordinator_address: HOST:PORT, where the first process listens.
+      num_processes: the number of processes.
+      process_id: the number of this process, from 0.
 
     Raises:
       InputError: if an argument is missing or impossible, or the first process cannot be reached.
     """
     given = (coordinator_address, num_processes, process_id)
-    # It would take SIGTERM for itself; `Agreement` below does what it is for.
+    # JAX's service would handle SIGTERM itself; `Agreement` below does the same work.
     jax.config.update("jax_enable_preemption_service", False)
     if given == (None, None, None):
         if _on_tpu_vm():
@@ -66,7 +66,7 @@ def join(
             " three, or none"
         )
     else:
-        _check(coordinator_address, num_processes, process_id)
+        _check_arguments(coordinator_address, num_processes, process_id)
         if process_id:
             _wait_for(coordinator_address)
         try:
@@ -79,16 +79,16 @@ def join(
             )
         except RuntimeError as error:
             raise InputError(
-                f"cannot meet the other processes at {coordinator_address}"
-                f" ({str(error).splitlines()[0]}); give an address of the first one's machine and a"
-                " free port"
+                f"cannot join the other processes at {coordinator_address}"
+                f" ({str(error).splitlines()[0]}); give an address of the first process's machine"
+                " and a free port"
             ) from error
     if jax.distributed.is_initialized() and not is_first():
-        # one warning of each kind is enough
+        # the first process logs the same warnings
         logging.getLogger("tljax").addFilter(lambda record: record.levelno != logging.WARNING)
 
 
-def _check(coordinator_address: str, num_processes: int, process_id: int) -> None:
+def _check_arguments(coordinator_address: str, num_processes: int, process_id: int) -> None:
     host, _, port = coordinator_address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise InputError(
@@ -102,14 +102,14 @@ def _check(coordinator_address: str, num_processes: int, process_id: int) -> Non
 
 
 def _on_tpu_vm() -> bool:
-    """Whether JAX will find a TPU here. What a VM knows of its slice, JAX asks it for itself."""
+    """Whether JAX will find a TPU. JAX itself asks the VM about the other hosts of its slice."""
     devices = [*Path("/dev").glob("accel*"), *Path("/dev/vfio").glob("[0-9]*")]
     wanted = os.environ.get("JAX_PLATFORMS") or "tpu"
     return bool(devices) and "tpu" in wanted and find_spec("libtpu") is not None
 
 
 def _wait_for(address: str) -> None:
-    """Until somebody listens there: JAX would end the process with a page of symbols."""
+    """Waits until a process listens there; JAX would abort this process with a stack trace."""
     host, _, port = address.rpartition(":")
     until = time.monotonic() + _PATIENCE
     while True:
@@ -126,82 +126,83 @@ def _wait_for(address: str) -> None:
 
 
 def count() -> int:
-    """How many processes there are."""
+    """The number of processes of the job."""
     return jax.process_count()
 
 
 def is_first() -> bool:
-    """Whether this is the one that writes."""
-    return jax.process_index() == FIRST
+    """Whether this is the first process, which reads and writes the workdir."""
+    return jax.process_index() == _FIRST
 
 
-def first_says(ask: Callable[[], Any]) -> Any:
-    """What `ask`, which is called in the first process alone, returns there: JSON.
+def call_in_first(function: Callable[[], Any]) -> Any:
+    """Calls `function` in the first process alone; returns its result in every process.
+
+    Args:
+      function: returns a JSON value.
 
     Raises:
-      InputError: in every process, if it does in the first.
+      InputError: in every process, if `function` raises it in the first one.
     """
     if count() == 1:
-        return ask()
+        return function()
     answer: dict[str, Any] = {}
     if is_first():
         try:
-            answer = {"value": ask()}
+            answer = {"value": function()}
         except InputError as error:
             answer = {"error": str(error)}
-    answer = json.loads(_from_first(json.dumps(answer).encode()))
+    answer = json.loads(_broadcast_bytes(json.dumps(answer).encode()))
     if "error" in answer:
         raise InputError(answer["error"])
     return answer["value"]
 
 
-def all_say(value: Any) -> list[Any]:
-    """What each process says, JSON, in their order."""
+def gather_values(value: Any) -> list[Any]:
+    """Returns the JSON values of all processes, in their order."""
     if count() == 1:
         return [value]
-    said = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    lengths = multihost_utils.process_allgather(np.array(len(said)))
-    padded = np.pad(said, (0, int(lengths.max()) - len(said)))
-    everything = multihost_utils.process_allgather(padded)
-    return [
-        json.loads(row[:length].tobytes()) for row, length in zip(everything, lengths, strict=True)
-    ]
+    encoded = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array(len(encoded)))
+    padded = np.pad(encoded, (0, int(lengths.max()) - len(encoded)))
+    rows = multihost_utils.process_allgather(padded)
+    return [json.loads(row[:length].tobytes()) for row, length in zip(rows, lengths, strict=True)]
 
 
-def union(names: Iterable[str]) -> tuple[str, ...]:
-    """What any process names, sorted."""
-    return tuple(sorted({name for said in all_say(list(names)) for name in said}))
+def gather_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns the union of the names of all processes, sorted."""
+    return tuple(sorted(set().union(*gather_values(list(names)))))
 
 
-def array_of_first(array: np.ndarray) -> np.ndarray:
-    """The first process's array; the others pass one of the same shape and dtype.
+def broadcast_from_first(array: np.ndarray) -> np.ndarray:
+    """Returns the first process's array; the others pass one of the same shape and dtype.
 
-    It travels as bytes, as a sum of numbers would make +0.0 of -0.0.
+    It is sent as bytes, because JAX broadcasts numbers by a sum, which turns -0.0 into +0.0.
     """
     content = np.ascontiguousarray(array)
     received = multihost_utils.broadcast_one_to_all(content.reshape(-1).view(np.uint8))
     return np.asarray(received).view(content.dtype).reshape(array.shape)
 
 
-def _from_first(content: bytes) -> bytes:
+def _broadcast_bytes(content: bytes) -> bytes:
     length = int(multihost_utils.broadcast_one_to_all(np.array(len(content))))
     buffer = np.frombuffer(content, np.uint8) if is_first() else np.zeros(length, np.uint8)
-    return array_of_first(buffer).tobytes()
+    return broadcast_from_first(buffer).tobytes()
 
 
 class Agreement:
-    """Whether any process wants something, e.g. to stop: the same answer in all.
+    """Whether any process wants something, e.g. to stop; all processes get the same answer.
 
-    The answer is to what was asked a call before, which the devices have meanwhile brought
-    together, so that nobody waits for it. A job of one process gets its own answer at once.
+    Each call returns the answer to the call before. The devices have reduced that one meanwhile, so
+    no process waits. A job of one process gets its own answer at once.
 
     Args:
-      wants: of this process.
+      wants: whether this process wants it.
     """
 
     def __init__(self, wants: Callable[[], bool]):
         self._wants = wants
-        self._asked: jax.Array | None = None
+        self._pending: jax.Array | None = None
         if count() > 1:
             mesh = Mesh(np.array(jax.devices()), "devices")
             self._sharding = NamedSharding(mesh, PartitionSpec("devices"))
@@ -214,49 +215,50 @@ class Agreement:
             return self._wants()
         mine = np.array([self._wants()], np.int32)
         flags = jax.make_array_from_callback((jax.device_count(),), self._sharding, lambda _: mine)
-        before, self._asked = self._asked, self._any(flags)
+        before, self._pending = self._pending, self._any(flags)
         return before is not None and bool(before)
 
 
-def is_loss(error: Exception) -> bool:
-    """Whether this is what becomes of a collective when another process has died."""
+def is_lost_process(error: Exception) -> bool:
+    """Whether a collective raised this error because another process has died."""
     return jax.distributed.is_initialized() and any(word in str(error) for word in _LOST)
 
 
 @contextlib.contextmanager
-def losses_told() -> Iterator[None]:
-    """Inside, the loss of another process is a `LostProcess`, and no error keeps others waiting.
+def detect_lost_process() -> Iterator[None]:
+    """Turns the loss of another process into `LostProcess`.
 
-    JAX itself ends a process that has not noticed, with a sentence of its own, SIGABRT and a page
-    of symbols: at once if the first process is lost, after half a minute if it is another.
+    In a job of several processes, any other error but user errors and preemption ends this process,
+    so that the others do not hang. If this process notices no loss, JAX itself aborts it with
+    SIGABRT and a stack trace: at once if the first process is lost, else after half a minute.
     """
     try:
         yield
     except (InputError, OSError, Preempted):
         raise
     except Exception as error:
-        if is_loss(error):
+        if is_lost_process(error):
             raise LostProcess(
-                "another process of this job has ended, and says why; the same command, in all of"
-                " them, goes on from what was saved"
+                "another process of this job has ended, and its output says why; the same command,"
+                " in all of them, resumes from what was saved"
             ) from error
         if jax.distributed.is_initialized():
             traceback.print_exc()
-            leave(1)
+            exit_after_failure(1)
         raise
 
 
-def leave(code: int) -> None:
-    """Ends a process that failed, with this exit code; one that is alone goes on.
+def exit_after_failure(code: int) -> None:
+    """Ends a failed process of a job of several with an exit code; returns in a single process.
 
-    If all fail they part in order. If only this one does, the others are waiting for it: it goes
-    without them, and they notice.
+    If all processes fail, they shut down together. If only this one fails, the others wait for it:
+    it exits without them after `_GRACE` seconds, and they detect its loss.
     """
     if not jax.distributed.is_initialized():
         return
-    parting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
-    parting.start()
-    parting.join(_GRACE)
+    shutdown = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    shutdown.start()
+    shutdown.join(_GRACE)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

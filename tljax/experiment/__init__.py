@@ -1,15 +1,14 @@
 """From a config to a run, and from a workdir back to a trained network."""
 
-from tljax.experiment.build import Experiment, load_data, prepare, resolve, settled
-from tljax.experiment.record import is_begun, keep_config, read_config, read_result, tasks_of
+from tljax.experiment.build import Experiment, build, load_data, resolve, resolve_in
+from tljax.experiment.loading import load
 from tljax.experiment.source import (
-    load,
     preprocessing_of,
     pretrained_variables,
     read_source,
     source_preprocessing,
 )
-from tljax.experiment.train import Start, as_begun, fit_config, run, start
+from tljax.experiment.train import fit_config, run
 from tljax.experiment.trained import (
     Evaluated,
     Trained,
@@ -17,15 +16,14 @@ from tljax.experiment.trained import (
     evaluate_workdir,
     read_workdir,
     same_classes,
-    task_for,
 )
+from tljax.experiment.workdir import is_begun, keep_config, read_config, task_for, tasks_of
 
 __all__ = [
     "Evaluated",
     "Experiment",
-    "Start",
     "Trained",
-    "as_begun",
+    "build",
     "evaluate_trained",
     "evaluate_workdir",
     "fit_config",
@@ -33,19 +31,16 @@ __all__ = [
     "keep_config",
     "load",
     "load_data",
-    "prepare",
     "preprocessing_of",
     "pretrained_variables",
     "read_config",
-    "read_result",
     "read_source",
     "read_workdir",
     "resolve",
+    "resolve_in",
     "run",
     "same_classes",
-    "settled",
     "source_preprocessing",
-    "start",
     "task_for",
     "tasks_of",
 ]

@@ -1,20 +1,36 @@
-"""From a config to model, plan, preprocessing, options and data."""
+"""From a config to model, plan, preprocessing, options and data, in one pass."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
 
-from tljax import data as data_lib
-from tljax import weights
-from tljax.data import Dataset, Task, names_of_all
+from tljax import data, weights
+from tljax.data import Dataset, Task, joint_class_names
+from tljax.devices import processes
 from tljax.errors import InputError, check_known
-from tljax.experiment import hyperrules
-from tljax.experiment import lora as adapters
-from tljax.experiment.source import _PREPROCESSING_FIELDS, preprocessing_of, source_preprocessing
-from tljax.models import Model, Preprocessing, registry
-from tljax.training.options import HEAD_INITS, OPTION_NAMES, TrainingOptions
+from tljax.experiment import hyperrules, lora
+from tljax.experiment.source import (
+    PREPROCESSING_FIELDS,
+    fetch_source,
+    preprocessing_of,
+    pretrained_variables,
+    source_preprocessing,
+    source_workdir,
+    warn_of_preprocessing,
+)
+from tljax.experiment.workdir import is_begun, read_config
+from tljax.models import Model, Preprocessing, registry, tracing
+from tljax.runs.record import check_classes, read_result, read_tasks
+from tljax.runs.workdir import differences, refuse_changes
+from tljax.training.options import HARMLESS, HEAD_INITS, OPTION_NAMES, TrainingOptions
+from tljax.training.setup import Setup
+from tljax.training.stages import checked_stages
 from tljax.transfer import Stage, TransferPlan, recipes, scenarios
+from tljax.transfer.partition import Tree
 from tljax.weights.fitting import RESAMPLINGS
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -22,12 +38,18 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 @dataclass(frozen=True)
 class Experiment:
-    """A config made concrete, but for images and weights.
+    """A config and the objects that it describes; images and weights are read on request.
 
-    Of a run in stages `plan` says where the groups start in the first one, and what moves in the
-    last; `stages` is empty where there are none.
+    Attributes:
+      config: resolved.
+      model, preprocessing, options: of the run.
+      plan: of a run in stages it says where the groups start in the first one, and what moves in
+        the last.
+      tasks: names and classes; usually one.
+      stages: empty for a run without stages.
     """
 
+    config: ml_collections.ConfigDict
     model: Model
     plan: TransferPlan
     preprocessing: Preprocessing
@@ -37,24 +59,182 @@ class Experiment:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of all tasks, in the order of the logits."""
-        return names_of_all(self.tasks)
+        """The classes of all tasks, in the order of the logits."""
+        return joint_class_names(self.tasks)
 
     @property
     def task_sizes(self) -> dict[str, int]:
         """Number of classes of each task by its name."""
         return {task.name: len(task.class_names) for task in self.tasks}
 
+    @property
+    def starts_from_weights(self) -> bool:
+        return _starts_from_weights(self.config)
 
-def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = None) -> Experiment:
-    """Builds model, plan and preprocessing; reads no image and no weight.
+    def setups(self, dataset: Dataset) -> list[Setup]:
+        """The setup of each stage; of a run without stages that of the run.
+
+        Raises:
+          InputError: if one could not begin.
+        """
+        whole = Setup(
+            self.model,
+            self.plan,
+            self.options,
+            self.preprocessing,
+            dataset.train,
+            dataset.val,
+            dataset.test,
+            self.task_sizes if len(self.tasks) > 1 else {},
+        )
+        if self.stages:
+            return checked_stages(whole, self.stages)
+        whole.check()
+        return [whole]
+
+    def read_pretrained(self) -> Tree | None:
+        """The weights of `init_from`, fitted to the model; None if the scenario uses none.
+
+        Raises:
+          InputError: if they do not fit the model or, with a head that is kept, its classes.
+        """
+        variables = None
+        if self.starts_from_weights:
+            size = self.preprocessing.image_size
+            variables = pretrained_variables(self.config, self.model, size)
+        abstract = tracing.abstract_variables(self.model, self.preprocessing.image_size)
+        self.plan.initialise(abstract, variables)
+        workdir = None if variables is None else source_workdir(self.config.init_from)
+        if workdir is not None and self.plan.init[-1] == "pretrained":
+            trained = read_tasks(workdir, self.config.data) or self.tasks
+            check_classes(self.class_names, joint_class_names(trained), self.config.data, workdir)
+        return variables
+
+
+def build(
+    config: ml_collections.ConfigDict,
+    tasks: tuple[Task, ...] | None = None,
+    *,
+    fetch_weights: bool = False,
+) -> Experiment:
+    """Builds what a config describes; reads no image (but for a hyperrule) and no weight.
 
     Args:
-      config: may be unresolved; only for a hyperrule images are read.
+      config: may be unresolved.
       tasks: that its data is for, if they are known; None: the data is asked.
+      fetch_weights: whether a run is about to start from the weights of `init_from`. They are then
+        downloaded, once the rest of the config is known to be right, so that what they say about
+        their images counts; and a config that contradicts them is warned about.
+
+    Raises:
+      InputError: for whatever is wrong in the config.
     """
-    config = settled(config)
-    tasks = tasks or data_lib.tasks(config.data, config.data_dir)
+    config = _apply_hyperrule(config)
+    tasks = tasks or data.read_tasks(config.data, config.data_dir)
+    model = _model(config, tasks)
+    plan, stages = _plan(config, model)
+    options = _options(config)
+    usual = registry.spec(config.model).preprocessing.image_size
+    size = usual if config.image_size is None else config.image_size
+    registry.check_image_size(config.model, model, size)
+    lora.check(config, plan, tracing.abstract_variables(model, size))
+    if fetch_weights and _starts_from_weights(config):
+        fetch_source(config.init_from, config.model)
+        warn_of_preprocessing(config)
+    resolved = resolve(config)
+    preprocessing = preprocessing_of(resolved)
+    registry.check_image_size(config.model, model, preprocessing.image_size)
+    return Experiment(resolved, model, plan, preprocessing, tasks, options, stages)
+
+
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config without anything that depends on where and when it is read.
+
+    A hyperrule is replaced by its numbers, `init_from` becomes absolute, and preprocessing that
+    the config leaves open follows the source of the weights, else the model. A workdir keeps the
+    resolved config, and can then be moved, and used without its source. Resolving twice changes
+    nothing.
+    """
+    resolved = _apply_hyperrule(config).copy_and_resolve_references()
+    if resolved.init_from is not None:
+        resolved.init_from = weights.absolute(resolved.init_from)
+    silent = [field for field in PREPROCESSING_FIELDS if resolved[field] is None]
+    if silent:
+        source = source_preprocessing(resolved.init_from)
+        source = source or registry.spec(resolved.model).preprocessing
+        source = source.for_channels(3)  # which is what data sets give
+        for field in silent:
+            resolved[field] = getattr(source, field)
+    return resolved
+
+
+def resolve_in(
+    config: ml_collections.ConfigDict, workdir: Path
+) -> tuple[ml_collections.ConfigDict, bool]:
+    """The config as it counts in a workdir, and whether a run has begun there.
+
+    If one has, its preprocessing fills what the config leaves open, without asking the source of
+    the weights, which may be gone; and the config is resolved. Else it is returned as it is.
+
+    Raises:
+      InputError: if that run has another config.
+    """
+    before = processes.call_in_first(lambda: _config_of_run(workdir))
+    if before is None:
+        return config, False
+    config = _apply_hyperrule(config).copy_and_resolve_references()
+    for field in PREPROCESSING_FIELDS:
+        config[field] = before[field] if config[field] is None else config[field]
+    resolved = resolve(config)
+    now = json.loads(resolved.to_json())
+    for field in (*HARMLESS, "mesh"):
+        before[field] = now[field]  # if it differs, `fit` says so
+    remedy = "use a new workdir, or the config it was made with"
+    refuse_changes("config", differences(before, now), workdir, remedy)
+    return resolved, True
+
+
+def load_data(config: ml_collections.ConfigDict) -> Dataset:
+    """The config's data set, split and subsampled by its seed; no image is read."""
+    return data.load(
+        config.data,
+        train_size=config.train_size,
+        train_per_class=config.train_per_class,
+        val_fraction=config.val_fraction,
+        seed=data_seed(config),
+        data_dir=config.data_dir,
+    )
+
+
+def data_seed(config: ml_collections.ConfigDict) -> int:
+    """The seed of the validation images and the subsample; InputError if it is negative."""
+    if config.data_seed is None:
+        return int(config.seed)
+    if config.data_seed < 0:
+        raise InputError(f"data_seed is {config.data_seed}; set it to 0 or more")
+    return int(config.data_seed)
+
+
+def _apply_hyperrule(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with the numbers of its hyperrule, if it has one, for which its data is read."""
+    if config.hyperrule is None:
+        return config
+    return hyperrules.apply(config, load_data(config).train)
+
+
+def _config_of_run(workdir: Path) -> dict[str, Any] | None:
+    """The config of the run that a workdir holds, JSON, if it holds one."""
+    if not is_begun(workdir) and read_result(workdir) is None:
+        return None
+    config: dict[str, Any] = json.loads(read_config(workdir).to_json())
+    return config
+
+
+def _starts_from_weights(config: ml_collections.ConfigDict) -> bool:
+    return config.init_from is not None and config.scenario != "from_scratch"
+
+
+def _model(config: ml_collections.ConfigDict, tasks: tuple[Task, ...]) -> Model:
     check_known("dtype", config.dtype, _DTYPES)
     model = registry.create(
         config.model,
@@ -64,9 +244,15 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
         remat=config.remat,
     )
     if config.last_group is not None:
-        model = registry.truncated(config.model, model, config.last_group)
-    if (updates := adapters.lora_of(config)) is not None:
-        model = registry.adapted(config.model, model, updates)
+        model = registry.truncate(config.model, model, config.last_group)
+    if (updates := lora.lora_of(config)) is not None:
+        model = registry.add_lora(config.model, model, updates)
+    return model
+
+
+def _plan(
+    config: ml_collections.ConfigDict, model: Model
+) -> tuple[TransferPlan, tuple[Stage, ...]]:
     check_known("head_init", config.head_init, (*HEAD_INITS, "pretrained"))
     if config.position_resampling is not None:
         check_known("position_resampling", config.position_resampling, RESAMPLINGS)
@@ -74,71 +260,17 @@ def prepare(config: ml_collections.ConfigDict, tasks: tuple[Task, ...] | None = 
     plan = scenarios.build(
         config.scenario,
         model.groups,
-        k=config.k,
-        k_last=config.k_last,
-        init_k=config.init_k,
-        backbone_lr_scale=config.backbone_lr_scale,
-        layer_decay=config.layer_decay,
-        lr_spread=config.lr_spread,
-        train=adapters.trained_by(config),
+        {field: config[field] for field in scenarios.FIELDS},
+        train=lora.trained_by(config),
         statistics=config.statistics,
         **({"head": "pretrained"} if keeps_head else {}),
     )
-    of_stages = {name: config[name] for name in ("probe_share", "probe_lr", "groups_per_stage")}
-    recipes.check_unused(config.stages, **of_stages)
-    stages = recipes.build(config.stages, plan, **of_stages) if config.stages is not None else ()
-    preprocessing = preprocessing_of(resolve(config))
-    registry.check_image_size(config.model, model, preprocessing.image_size)
-    adapters.check(config, plan, registry.abstract_variables(model, preprocessing.image_size))
+    stages = recipes.build(config.stages, plan, {field: config[field] for field in recipes.FIELDS})
+    return plan, stages
+
+
+def _options(config: ml_collections.ConfigDict) -> TrainingOptions:
     options = {name: config[name] for name in OPTION_NAMES}
     if config.head_init == "pretrained":  # the plan keeps it: there is no new head to draw
         del options["head_init"]
-    return Experiment(model, plan, preprocessing, tasks, TrainingOptions(**options), stages)
-
-
-def settled(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config with the numbers of its hyperrule, if it has one, for which its data is read."""
-    if config.hyperrule is None:
-        return config
-    return hyperrules.apply(config, load_data(config).train)
-
-
-def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config with its preprocessing settled, and `init_from` in a form that means the same
-    from any folder.
-
-    Where the config is silent the source of the weights counts, then the model. A workdir keeps the
-    resolved config, and can then be moved, and used without its source.
-    """
-    resolved = config.copy_and_resolve_references()
-    if config.init_from is not None:
-        resolved.init_from = weights.absolute(config.init_from)
-    silent = [field for field in _PREPROCESSING_FIELDS if config[field] is None]
-    if silent:
-        source = source_preprocessing(config.init_from)
-        source = source or registry.spec(config.model).preprocessing
-        source = source.for_channels(3)  # which is what data sets give
-        for field in silent:
-            resolved[field] = getattr(source, field)
-    return resolved
-
-
-def load_data(config: ml_collections.ConfigDict) -> Dataset:
-    """The config's data set, carved and subsampled by its seed."""
-    return data_lib.load(
-        config.data,
-        train_size=config.train_size,
-        train_per_class=config.train_per_class,
-        val_fraction=config.val_fraction,
-        seed=_data_seed(config),
-        data_dir=config.data_dir,
-    )
-
-
-def _data_seed(config: ml_collections.ConfigDict) -> int:
-    """The seed of the validation images and the subsample; InputError if it is negative."""
-    if config.data_seed is None:
-        return int(config.seed)
-    if config.data_seed < 0:
-        raise InputError(f"data_seed is {config.data_seed}; set it to 0 or more")
-    return int(config.data_seed)
+    return TrainingOptions(**options)

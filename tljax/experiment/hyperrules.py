@@ -1,7 +1,7 @@
-"""Rules of thumb that choose a run's numbers from its data, so that nothing has to be tuned.
+"""Rules of thumb that choose config fields from the data, so that nothing has to be tuned.
 
-A rule is applied before anything else is done: the run's `config.json` holds its numbers, as if
-they had been given. A field that the page or the command line sets keeps its value.
+A rule is applied before anything else: the run's `config.json` holds its numbers as if they had
+been given. A field that the config file or the command line sets keeps its value.
 """
 
 from collections.abc import Callable
@@ -15,22 +15,22 @@ from tljax.data import Source
 from tljax.errors import check_known
 
 _SMALL_AREA = 96**2  # pixels
-_LOOKED_AT = 32  # images
+_MEASURED = 32  # images whose area is looked at
 
 
 def bit(train_size: int, image_area: float) -> dict[str, Any]:
     """BiT-HyperRule (Kolesnikov et al. 2020, "Big Transfer", section 3.3 and appendix A).
 
-    SGD with momentum and a zero head at batch 512; the length, the drops of the learning rate by
-    ten, and MixUp by the number of images; the resolution by their area. Images are resized to a
-    square that a random crop is then cut from, and mirrored at random.
+    SGD with momentum and a zero head at batch 512. The number of images decides length, MixUp and
+    when the learning rate is divided by ten; their area decides the resolution. Images are resized
+    to a square, from which a random square is cut, and mirrored at random.
 
     Args:
-      train_size: training images.
-      image_area: of a typical one, in pixels.
+      train_size: number of training images.
+      image_area: of a typical image, in pixels.
 
     Returns:
-      Config fields.
+      Config fields and their values.
     """
     if train_size < 20_000:
         steps, warmup, drops, mixup = 500, 100, (200, 300, 400), 0.0
@@ -66,7 +66,7 @@ def apply(config: ml_collections.ConfigDict, train: Source) -> ml_collections.Co
     """The config with its rule's numbers for these training images, and without the rule.
 
     Raises:
-      InputError: if there is no such rule, or `hyperrule_keeps` names what is no field.
+      InputError: if there is no such rule, or `hyperrule_keeps` names an unknown field.
     """
     check_known("hyperrule", config.hyperrule, HYPERRULES)
     defaults = base()
@@ -85,6 +85,6 @@ def apply(config: ml_collections.ConfigDict, train: Source) -> ml_collections.Co
 
 
 def _area(source: Source) -> float:
-    """The median area of some images, in pixels."""
-    places = np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT)).astype(int)
+    """The median area of some of the images, in pixels."""
+    places = np.linspace(0, len(source) - 1, min(len(source), _MEASURED)).astype(int)
     return float(np.median([np.prod(source[int(i)]["image"].shape[:2]) for i in places]))

@@ -1,4 +1,4 @@
-"""What a config says of LoRA, and what the plan makes of it.
+"""LoRA from a config: the updates it asks for, and what its plan trains.
 
 The plan alone says what trains: LoRA is a network with more leaves, and a `train` regex.
 """
@@ -14,10 +14,10 @@ from tljax.transfer.partition import Tree
 
 
 def lora_of(config: ml_collections.ConfigDict) -> LoRA | None:
-    """The config's low-rank updates, if it wants any.
+    """The config's low-rank updates; None without LoRA.
 
     Raises:
-      InputError: for a value that is wrong, or one that says how to adapt where nothing is adapted.
+      InputError: for an impossible value, or a field of LoRA without lora_rank.
     """
     if config.lora_rank is not None:
         targets = lora.TARGETS if config.lora_targets is None else config.lora_targets
@@ -25,19 +25,19 @@ def lora_of(config: ml_collections.ConfigDict) -> LoRA | None:
     for name in ("lora_alpha", "lora_targets"):
         if config[name] is not None:
             raise InputError(
-                f"{name} is {config[name]}, but lora_rank is not set, so that there is no LoRA; set"
-                f" lora_rank, or leave {name} out"
+                f"{name} is {config[name]}, but without lora_rank there is no LoRA; set lora_rank,"
+                f" or leave {name} out"
             )
     return None
 
 
 def trained_by(config: ml_collections.ConfigDict) -> str:
-    """The plan's `train`: the config's, or, where that is silent and there is LoRA, LoRA's."""
+    """The plan's `train` regex: LoRA's, if there is LoRA and the config sets none."""
     return lora.TRAINED if config.lora_rank is not None and config.train == ".*" else config.train
 
 
 def check(config: ml_collections.ConfigDict, plan: TransferPlan, variables: Tree) -> None:
-    """Raises InputError if LoRA has no weights to adapt, or a part of it would never move.
+    """Raises InputError if LoRA has no pretrained weights to adapt, or part of it is frozen.
 
     Args:
       config, plan: of the run.
@@ -58,10 +58,10 @@ def check(config: ml_collections.ConfigDict, plan: TransferPlan, variables: Tree
             f"l2_sp_alpha is {config.l2_sp_alpha}, but with lora_rank {config.lora_rank} the"
             " pretrained weights stay where it would pull them; set l2_sp_alpha to 0"
         )
-    still = [path for path in leaves if not plan.is_trained(path)]
-    if still:
+    frozen = [path for path in leaves if not plan.is_trained(path)]
+    if frozen:
         raise InputError(
             f"lora_rank is {config.lora_rank}, but under scenario {config.scenario} and"
-            f" train='{plan.train}' {len(still)} of LoRA's {len(leaves)} leaves are frozen, e.g."
-            f" {still[0]}; use fine_tune, or lora_targets within the groups that train"
+            f" train='{plan.train}' {len(frozen)} of LoRA's {len(leaves)} leaves are frozen, e.g."
+            f" {frozen[0]}; use fine_tune, or lora_targets within the groups that train"
         )

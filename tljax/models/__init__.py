@@ -1,17 +1,10 @@
-"""Flax Linen models, their ordered groups, and the field's names for them."""
+"""Flax Linen models, their ordered groups, and a registry of them by name."""
 
 from tljax.models.groups import Groups
+from tljax.models.initialisation import init
+from tljax.models.model import Model, features, parameter_count
 from tljax.models.preprocessing import NORMALISATIONS, ImageSize, Preprocessing
-from tljax.models.registry import (
-    MODELS,
-    Model,
-    ModelSpec,
-    create,
-    features,
-    init,
-    parameter_count,
-    spec,
-)
+from tljax.models.registry import MODELS, ModelSpec, create, spec
 from tljax.models.resnet import ResNet
 from tljax.models.resnet_v2 import ResNetV2
 from tljax.models.vit import ViT

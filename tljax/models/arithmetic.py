@@ -1,4 +1,4 @@
-"""Product, convolution, attention, GELU, max-pool, in forms fast to compute and differentiate."""
+"""Matrix product, convolution, attention, GELU and max-pool, written so that XLA runs them fast."""
 
 import functools
 import math
@@ -8,29 +8,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-_ONE_BY_ONE = 2**20  # bytes of an image's attention scores from which images are taken in turn
-_PIECES = 8  # of attention, at most
-_LARGE = 14 * 14  # pixels of a convolution's result from which images are taken in turn
+_SPLIT_SCORES = 2**20  # bytes of an image's attention scores; from here on attention is split
+_MOST_PIECES = 8  # into which attention is split
+_LARGE = 14 * 14  # pixels of a convolution's result; from here on its gradient goes image by image
 
 
 def product(x: jax.Array, kernel: jax.Array, *_: Any, **__: Any) -> jax.Array:
-    """x (..., c) times kernel (c, d), to (..., d).
+    """x (..., c) times kernel (c, d), to (..., d). For `flax.linen.Dense`, as its `dot_general`.
 
-    Of two dimensions each, since XLA for a CPU takes three times as long for the gradient of
-    `kernel` where x has more: it transposes the larger factor. To be given to `flax.linen.Dense`,
-    which passes the rest as it is by default.
+    x is reshaped to two dimensions: with more, XLA for a CPU takes three times as long for the
+    gradient of `kernel`, since it transposes the larger factor. The other arguments of
+    `dot_general` are ignored, as Dense passes their defaults.
     """
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
 def convolve(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **_: Any) -> jax.Array:
-    """A convolution of x (n, h, w, c) with a kernel (h, w, c, d), to (n, h, w, d).
+    """A convolution of x (n, h, w, c) with a kernel (h, w, c, d), to (n, h, w, d). For
+    `flax.linen.Conv`, as its `conv_general_dilated`.
 
-    Windows that share no pixel (1x1 kernels, the patches of a ViT) are rows of one matrix product,
-    and written so: XLA's convolutions on a CPU take up to ten times as long for the gradient of a
-    1x1 kernel. Those that skip pixels are so on a CPU alone: XLA for a GPU (jaxlib 0.11.2) aborts
-    over the product of a strided slice. To be given to `flax.linen.Conv`, which passes the rest as
-    it is by default.
+    Where windows share no pixel (1x1 kernels, the patches of a ViT) the convolution is written as a
+    matrix product with a row for each window: XLA's convolutions on a CPU take up to ten times as
+    long for the gradient of a 1x1 kernel. 1x1 kernels with a stride become products on a CPU only:
+    XLA for a GPU (jaxlib 0.11.2) aborts on the product of a strided slice. The other arguments of
+    `conv_general_dilated` are ignored, as Conv passes their defaults.
     """
     strides, padding = tuple(strides), tuple(map(tuple, padding))
     height, width, channels, features = kernel.shape
@@ -61,7 +62,7 @@ Padding = tuple[tuple[int, int], ...]
 def _convolution(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding
 ) -> jax.Array:
-    """XLA's, on a CPU with gradients of its own where images are large or windows skip pixels."""
+    """XLA's convolution; on a CPU with own gradients for large images and for strides."""
     return _xla_convolution(x, kernel, strides, padding)
 
 
@@ -108,7 +109,7 @@ _convolution.defvjp(_convolution_forward, _convolution_backward)
 
 
 def _gradient(function: Callable[[jax.Array], jax.Array], x: jax.Array, g: jax.Array) -> jax.Array:
-    """JAX's own, at x, of a cotangent g of the function's result."""
+    """JAX's gradient of a function at x, for a cotangent g of the function's result."""
     gradient: jax.Array = jax.vjp(function, x)[1](g)[0]
     return gradient
 
@@ -120,10 +121,12 @@ def _image_gradient(
     strides: tuple[int, ...],
     padding: Padding,
 ) -> jax.Array:
-    """Of a convolution's images (n, h, w, c), by the remainders of a pixel's place by the strides.
+    """Gradient with respect to a strided convolution's images (n, h, w, c), phase by phase.
 
-    Pixels of one remainder meet every other part of the kernel alone, as in a convolution of that
-    part that skips nothing. XLA's own puts zeros between the pixels of g, and multiplies these too.
+    A pixel's phase is its row and column modulo the strides. Pixels of one phase meet only the
+    kernel's entries of one phase, so that their gradient is a convolution of g with that part of
+    the kernel, with stride 1. XLA's gradient puts zeros between the pixels of g, and multiplies
+    them too.
     """
     n, height, width, channels = shape
     rows, columns = (
@@ -150,10 +153,10 @@ def _image_gradient(
 def _kernel_gradient(
     x: jax.Array, g: jax.Array, shape: tuple[int, ...], strides: tuple[int, ...], padding: Padding
 ) -> jax.Array:
-    """Of a convolution's kernel (h, w, c, d), as a product of windows and g, image by image.
+    """Gradient with respect to a convolution's kernel (h, w, c, d), image by image.
 
-    XLA's own, a convolution with windows as large as the image, takes a CPU two to four times as
-    long.
+    Each image adds the matrix product of its windows and g. XLA's gradient, a convolution with
+    windows as large as the image, takes a CPU two to four times as long.
     """
     height, width, channels, features = shape
     rows, columns = g.shape[1:3]
@@ -178,13 +181,13 @@ def _kernel_gradient(
 
 @jax.jit  # traced once for all blocks of a network
 def attend(qkv: jax.Array) -> jax.Array:
-    """Softmax attention, softmax(q k^T / sqrt(d)) v of every head.
+    """Softmax attention, softmax(q k^T / sqrt(d)) v for each head.
 
-    As plain products of (n, heads, t, d), which XLA runs about 1.4 times as fast on a CPU as an
-    einsum over (n, t, heads, d). The softmax's sum divides the result, which is smaller than the
-    weights (as in FlashAttention, Dao et al. 2022). XLA computes a batch of small products one
-    after another, each on few cores: a CPU therefore gets an operation for every few images and
-    heads, and runs those side by side.
+    Written as plain products over (n, heads, t, d), which XLA runs about 1.4 times as fast on a CPU
+    as an einsum over (n, t, heads, d). The result is divided by the softmax's sum, since it is
+    smaller than the weights (as in FlashAttention, Dao et al. 2022). XLA computes a batch of small
+    products one after another, each on few cores. On a CPU attention is therefore split into pieces
+    of some images and heads, which run in parallel.
 
     Args:
       qkv: queries, keys and values (n, t, 3, heads, d).
@@ -194,15 +197,15 @@ def attend(qkv: jax.Array) -> jax.Array:
     """
 
     def by_heads(qkv: jax.Array) -> jax.Array:
-        return jnp.concatenate([_attend(part) for part in jnp.split(qkv, of_heads, 3)], 2)
+        return jnp.concatenate([_attend(part) for part in jnp.split(qkv, head_pieces, 3)], 2)
 
     def in_pieces(qkv: jax.Array) -> jax.Array:
-        return jnp.concatenate([by_heads(part) for part in jnp.split(qkv, of_images)])
+        return jnp.concatenate([by_heads(part) for part in jnp.split(qkv, image_pieces)])
 
     n, t, _, heads, _ = qkv.shape
-    of_images = _largest_divisor(n, _PIECES)
-    of_heads = _largest_divisor(heads, _PIECES // of_images)
-    if of_images * of_heads == 1 or 4 * heads * t * t < _ONE_BY_ONE:
+    image_pieces = _largest_divisor(n, _MOST_PIECES)
+    head_pieces = _largest_divisor(heads, _MOST_PIECES // image_pieces)
+    if image_pieces * head_pieces == 1 or 4 * heads * t * t < _SPLIT_SCORES:
         return _attend(qkv)
     return jax.lax.platform_dependent(qkv, cpu=in_pieces, default=_attend)
 
@@ -213,24 +216,24 @@ def _attend(qkv: jax.Array) -> jax.Array:
     return _weighted(q * q.shape[-1] ** -0.5, k, v).swapaxes(1, 2)
 
 
-def attend_alone(q: jax.Array, x: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-    """Softmax attention of one query, whose keys and values are not computed.
+def attend_one_query(q: jax.Array, x: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+    """Softmax attention of a single query, without computing the keys and values of the tokens.
 
-    With k = K x + b and v = V x + c of each token x, the scores q k = (K^T q) x + q b differ from
-    (K^T q) x by the same number for all tokens, which a softmax does not see, and the sum of the
-    v, weighted by w, is V (sum of w x) + c, as weights add up to 1. So two products of all tokens
-    with d vectors each become two with as many vectors as there are heads.
+    For each token x, k = K x + b and v = V x + c. The score q k = (K^T q) x + q b differs from
+    (K^T q) x by the same number for all tokens, which the softmax cancels. The sum of v weighted by
+    w is V (sum of w x) + c, since the weights add up to 1. So the two products of all tokens with d
+    vectors become two products with as many vectors as there are heads.
 
     Args:
       q: the query (n, heads, size).
-      x: the tokens (n, t, d) that answer.
+      x: the tokens attended to, (n, t, d).
       keys, values: K and V, (d, heads, size).
 
     Returns:
-      (n, heads, size), to which c is to be added.
+      (n, heads, size); the caller adds c.
     """
-    asked = jnp.einsum("nhs,dhs->nhd", q * q.shape[-1] ** -0.5, keys)
-    return jnp.einsum("nhd,dhs->nhs", _weighted(asked, x, x), values)
+    token_query = jnp.einsum("nhs,dhs->nhd", q * q.shape[-1] ** -0.5, keys)
+    return jnp.einsum("nhd,dhs->nhs", _weighted(token_query, x, x), values)
 
 
 def _weighted(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -238,20 +241,22 @@ def _weighted(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     scores = (q @ k.swapaxes(-2, -1)).astype(jnp.float32)
     highest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
     weights = jnp.exp(scores - highest)
-    scale = 1.0 / weights.sum(-1, keepdims=True)  # whose gradient is cheaper than a quotient's
+    scale = 1.0 / weights.sum(
+        -1, keepdims=True
+    )  # a product's gradient is cheaper than a quotient's
     return (weights.astype(v.dtype) @ v) * scale.astype(v.dtype)
 
 
 def _largest_divisor(number: int, most: int) -> int:
-    """Of those that are at most `most`."""
+    """The largest divisor of `number` that is at most `most`."""
     return max(divisor for divisor in range(1, most + 1) if number % divisor == 0)
 
 
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
-    """x Phi(x), Phi the cumulative function of the normal distribution, from erf.
+    """x Phi(x), where Phi is the cumulative distribution function of the normal distribution.
 
-    JAX writes it with erfc, whose expansion takes a CPU twice as long.
+    Computed from erf: JAX's GELU uses erfc, whose expansion takes a CPU twice as long.
     """
     return x * _cumulative(x)
 
@@ -269,10 +274,10 @@ def _cumulative(x: jax.Array) -> jax.Array:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """The largest of each 3x3 window, with stride 2 and no padding; of (n, h, w, c).
+    """Max-pool of (n, h, w, c) with 3x3 windows, stride 2 and no padding.
 
-    As a maximum of nine slices, whose gradient goes to the first that is largest, as that of XLA's
-    windowed maximum does, which takes six times as long on a CPU.
+    Written as the maximum of nine slices: XLA's windowed maximum takes six times as long on a CPU.
+    As with XLA's, the gradient goes to the first of several equal maxima.
     """
     rows, columns = ((side - 1) // 2 * 2 - 1 for side in x.shape[1:3])
     slices = [x[:, i : i + rows : 2, j : j + columns : 2] for i in range(3) for j in range(3)]

@@ -1,7 +1,7 @@
-"""BatchNorm (Ioffe & Szegedy 2015), Flax's arithmetic with a gradient written by hand.
+"""BatchNorm (Ioffe & Szegedy 2015) with Flax's arithmetic and a gradient written by hand.
 
-What automatic differentiation makes of it takes XLA three to five times as long on a CPU: it
-reduces over the batch four times where two reductions, which share one pass, say all there is.
+The automatic gradient takes XLA three to five times as long on a CPU: it reduces over the batch
+four times, where two reductions in one shared pass are enough.
 """
 
 import functools
@@ -16,9 +16,9 @@ class BatchNorm(nn.Module):
     """Normalises x (n, ..., c) over all but its last axis; variables as `flax.linen.BatchNorm`'s.
 
     Attributes:
-      use_running_average: normalise with the stored statistics, or with those of the batch, which
-        then move the stored ones.
-      momentum: share of the stored statistics that stays when they move.
+      use_running_average: whether to normalise with the stored statistics, or with those of the
+        batch, which then update the stored ones.
+      momentum: share of the stored statistics that an update keeps.
       epsilon: added to the variance.
       dtype: of the result; statistics are float32.
     """
@@ -49,7 +49,7 @@ class BatchNorm(nn.Module):
 def _normalise(
     epsilon: float, x: jax.Array, scale: jax.Array, bias: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """(normalised x, mean (c,), variance (c,)); no gradient comes from the statistics."""
+    """(normalised x, mean (c,), variance (c,)); the statistics pass no gradient on to x."""
     return _forward(epsilon, x, scale, bias)[0]
 
 
@@ -61,13 +61,14 @@ def _forward(epsilon: float, x: jax.Array, scale: jax.Array, bias: jax.Array) ->
 
 
 def _backward(epsilon: float, kept: Any, cotangents: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """With xhat = (x - mean) * inverse and g the cotangent of the result, per channel:
+    """The gradients, with xhat = (x - mean) * inverse and g the cotangent of the result:
 
-    bias: sum g; scale: sum g xhat; x: scale * inverse * (g - mean g - xhat * mean(g xhat)).
+    bias: sum g; scale: sum g xhat; x: scale * inverse * (g - mean g - xhat * mean(g xhat)), with
+    sums and means per channel.
     """
     x, mean, inverse, scale = kept
     g, n = cotangents[0], _count(x)
-    sum_g, sum_gx = _sums(g, x)  # not of x - mean, which a CPU would write down first
+    sum_g, sum_gx = _sums(g, x)  # not g * (x - mean): a CPU would store x - mean first
     sum_gxhat = (sum_gx - mean * sum_g) * inverse
     gradient = (scale * inverse) * (g - sum_g / n - (x - mean) * (inverse * sum_gxhat / n))
     return gradient.astype(x.dtype), sum_gxhat, sum_g
@@ -83,7 +84,7 @@ def _affine(
 
 
 def _sums(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Per channel, in float32: (sum of a, sum of a * b), which XLA computes in one pass."""
+    """(sum of a, sum of a * b) per channel, in float32; XLA computes both in one pass."""
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     axes = tuple(range(a.ndim - 1))
     return a.sum(axes), (a * b).sum(axes)

@@ -12,11 +12,11 @@ from tljax.errors import InputError
 def flops(function: Callable[..., Any], *arguments: Any) -> float:
     """Floating-point operations of a function, by XLA's count; arguments may be abstract.
 
-    XLA counts the body of a loop once, so the function must be free of scans. It is counted in the
-    form that an accelerator gets: on a CPU the gradients of some kernels are loops.
+    XLA counts the body of a loop once, so the function must not contain a scan. What is counted is
+    the program for an accelerator, since on a CPU the gradients of some kernels are loops.
 
     Raises:
-      InputError: if JAX runs on an accelerator and may not use the CPU, which alone counts.
+      InputError: if JAX may not use the CPU: counting works only there.
     """
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
     with _on_the_cpu():
@@ -25,13 +25,13 @@ def flops(function: Callable[..., Any], *arguments: Any) -> float:
 
 
 def counted_flops(program: Any) -> float:
-    """XLA's count for a program: compiled (what runs), or lowered for the CPU (fast)."""
-    return float(program.cost_analysis().get("flops", 0.0))  # which a program without any lacks
+    """XLA's count for a program: compiled (what runs), or lowered on the CPU (fast)."""
+    return float(program.cost_analysis().get("flops", 0.0))  # a program with no operation lacks it
 
 
 def _on_the_cpu() -> contextlib.AbstractContextManager[None]:
-    """JAX counts nothing in a program that is lowered for a GPU's or TPU's client."""
-    if jax.default_backend() == "cpu":  # and a trace is found again
+    """Makes the CPU the default device: JAX counts nothing in programs lowered on a GPU or TPU."""
+    if jax.default_backend() == "cpu":  # no new context, so that JAX finds its cached traces
         return contextlib.nullcontext()
     try:
         cpu = jax.local_devices(backend="cpu")[0]

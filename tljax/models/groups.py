@@ -1,4 +1,4 @@
-"""Ordered parameter groups: what a model tells the rest of the library about its architecture.
+"""Ordered parameter groups: all that the rest of the library knows about an architecture.
 
 A group is a (name, regex on parameter paths) pair; a model lists them from the input to the head,
 and the index of a group is its depth. A parameter path is the keys of the nested parameter
@@ -38,7 +38,7 @@ class Groups:
 
     @functools.cache  # noqa: B019  (instances are few, immutable and live as long as the process)
     def depth(self, path: str) -> int:
-        """Depth of the group that the parameter at `path` belongs to.
+        """Depth (index) of the group that the parameter at `path` belongs to.
 
         Raises:
           InputError: if the path is in no group or in several.
@@ -52,18 +52,18 @@ class Groups:
             )
             raise InputError(
                 f"parameter '{path}' is in {where}, but every parameter must be in exactly one;"
-                " mend the regexes of the model's groups"
+                " fix the regexes of the model's groups"
             )
         return found[0]
 
 
 def path_of(key_path: Sequence[Any]) -> str:
-    """`a/b/c` for a key path of `jax.tree_util`."""
+    """A key path of `jax.tree_util` as a string, e.g. `a/b/c`."""
     return jax.tree_util.keystr(tuple(key_path), simple=True, separator="/")
 
 
 def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """`jax.tree.map` whose function also gets the leaf's path: `function(path, leaf, ...)`."""
+    """`jax.tree.map` that also passes the leaf's path: `function(path, leaf, ...)`."""
     return jax.tree_util.tree_map_with_path(
         lambda key_path, *leaves: function(path_of(key_path), *leaves), tree, *rest
     )
@@ -74,8 +74,8 @@ def leaf_paths(tree: Any) -> list[str]:
     return [path_of(key_path) for key_path, _ in jax.tree_util.tree_leaves_with_path(tree)]
 
 
-def cut(start: int, stop: int | None, num_groups: int) -> range:
-    """The depths from `start` to `stop - 1`; ValueError for a cut that the model does not have."""
+def depth_range(start: int, stop: int | None, num_groups: int) -> range:
+    """The depths from `start` to `stop - 1`; ValueError if the model does not have them all."""
     stop = num_groups if stop is None else stop
     if not 0 <= start <= stop <= num_groups:
         raise ValueError(f"cannot run groups {start} to {stop} of {num_groups}")
@@ -83,7 +83,7 @@ def cut(start: int, stop: int | None, num_groups: int) -> range:
 
 
 def per_group(modes: Modes, num_groups: int) -> tuple[bool, ...]:
-    """One bool per group from a bool, which holds for all of them, or from one bool per group."""
+    """One bool per group, from one bool for all groups or from one per group."""
     if isinstance(modes, bool):
         return (modes,) * num_groups
     if len(modes) != num_groups:

@@ -1,11 +1,11 @@
-"""LoRA: a low-rank update beside a dense layer that stays as it is (Hu et al. 2022).
+"""LoRA: low-rank updates of frozen dense layers (Hu et al. 2022).
 
     y = x W + b + (alpha / rank) (x A) B        W (c, d), A (c, rank), B (rank, d)
 
-A is random and B zero, so that a new network computes what the one without computes. A and B are
-leaves beside the kernel that they adapt, and so belong to its group; what trains is the plan's
-affair, for which `TRAINED` is the usual regex. Afterwards `merge_lora` puts (alpha / rank) A B into
-W, which leaves a network without any of this.
+A starts random and B zero, so that adding LoRA does not change what a network computes. A and B are
+leaves next to the kernel that they adapt, and belong to its group. The plan decides what trains;
+`TRAINED` is the usual regex for its `train`. After training `merge_lora` adds (alpha / rank) A B to
+W, which gives a network without LoRA.
 """
 
 import math
@@ -31,8 +31,8 @@ class LoRA:
     """Which dense layers are adapted, and how.
 
     Attributes:
-      rank: of the updates.
-      alpha: the update is multiplied by alpha / rank; None: by 1, as with alpha = rank.
+      rank: of the updates A B.
+      alpha: the update is multiplied by alpha / rank; None: alpha = rank, a factor of 1.
       targets: regex on whole paths of dense layers, e.g. `block3/attn/qkv`.
 
     Raises:
@@ -45,7 +45,7 @@ class LoRA:
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise InputError(f"lora_rank is {self.rank}; set it to 1 or more, or leave it out")
+            raise InputError(f"lora_rank is {self.rank}; set it to 1 or more, or unset it")
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
             raise InputError(f"lora_alpha is {self.alpha}; set it to a finite number above 0")
         try:
@@ -83,10 +83,7 @@ class Dense(nn.Dense):
         return y + lora.factor * product(hidden, up.astype(y.dtype))
 
     def weights(self) -> tuple[jax.Array, jax.Array]:
-        """(c, d) and (d,): what it multiplies by, with its update, and what it adds.
-
-        To be asked for after a call, which makes them.
-        """
+        """The kernel (c, d), with its update added, and the bias (d,). Call the layer first."""
         params = self.variables["params"]
         kernel = params["kernel"]
         if A in params:
@@ -96,14 +93,14 @@ class Dense(nn.Dense):
 
 
 def is_leaf(path: str) -> bool:
-    """Whether the parameter at a path is a part of an update."""
+    """Whether the parameter at a path is the A or B of an update."""
     return path.rsplit("/", 1)[-1] in (A, B)
 
 
 def fold(lora: LoRA | None, variables: dict[str, Any]) -> dict[str, Any]:
     """Variables {"params": ...} with each adapted kernel as W + (alpha / rank) A B, float32.
 
-    The other leaves are those given; without LoRA, all of them.
+    The other leaves stay as they are. Without LoRA, returns `variables`.
     """
     if lora is None:
         return variables
@@ -118,11 +115,17 @@ def fold(lora: LoRA | None, variables: dict[str, Any]) -> dict[str, Any]:
 
 
 def merge_lora(model: Any, variables: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The network without LoRA that computes the same up to rounding, and its variables.
+    """Merges LoRA's updates into the kernels that they adapt.
+
+        plain_model, plain_variables = tljax.merge_lora(model, variables)
+        logits = plain_model.apply(plain_variables, images)  # as `model`'s, up to rounding
 
     Args:
-      model: any model; one without LoRA comes back as it is.
-      variables: {"params": ...} of it.
+      model: any model; one without LoRA is returned as it is.
+      variables: {"params": ...} of the model.
+
+    Returns:
+      The model without LoRA, and its variables.
     """
     lora = getattr(model, "lora", None)
     return model if lora is None else model.clone(lora=None), fold(lora, variables)

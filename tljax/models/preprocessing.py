@@ -1,4 +1,4 @@
-"""What a network expects of its images: the one record that models, checkpoints and data share."""
+"""How a network's images are prepared: the record that models, weights and data share."""
 
 from dataclasses import dataclass, replace
 
@@ -7,8 +7,8 @@ from tljax.errors import InputError, check_known, did_you_mean
 ImageSize = int | tuple[int, int]
 Statistics = tuple[float, ...]
 
-_LARGEST_SIDE = 2**16 - 1  # in pixels; beyond, a file's number is damage
-_LARGEST_NUMBER = 1e30  # of a mean or a standard deviation; float32 has to hold it
+_LARGEST_SIDE = 2**16 - 1  # in pixels; a larger number in a file means that the file is damaged
+_LARGEST_NUMBER = 1e30  # of a mean or a standard deviation, so that it fits float32
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's
 
@@ -16,8 +16,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
-# Caffe's networks take bytes less these means, unscaled. (They also take blue first: a converted
-# first convolution has its input channels turned round instead, see checkpoints/families/keras.py.)
+# Caffe's networks take bytes minus these means, unscaled. (Their channels are BGR: conversion
+# reverses the first convolution's input channels instead, see weights/families/keras.py.)
 CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)
 CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 
@@ -33,13 +33,13 @@ class Preprocessing:
     """How a checkpoint expects its images.
 
     Attributes:
-      image_size: Side of the square input, or (height, width), in pixels.
-      mean, std: Per channel (R, G, B), of values in [0, 1].
-      interpolation: One of `INTERPOLATIONS`.
-      crop_ratio: Share of the shorter side that the evaluation crop keeps, in (0, 1].
+      image_size: side of the square input, or (height, width), in pixels.
+      mean, std: per channel (R, G, B), of values in [0, 1].
+      interpolation: one of `INTERPOLATIONS`.
+      crop_ratio: share of the shorter side that the evaluation crop keeps, in (0, 1].
 
     Raises:
-      InputError: A value that no image can be brought to.
+      InputError: for a value outside these ranges.
     """
 
     image_size: ImageSize
@@ -49,7 +49,7 @@ class Preprocessing:
     crop_ratio: float = 1.0
 
     def __post_init__(self):
-        if isinstance(self.image_size, list):  # as JSON has it, which cannot be hashed
+        if isinstance(self.image_size, list):  # from JSON; a list cannot be hashed
             object.__setattr__(self, "image_size", tuple(self.image_size))
         sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
         if len(sides) not in (1, 2) or not all(_is_side(side) for side in sides):
@@ -63,7 +63,7 @@ class Preprocessing:
             object.__setattr__(self, name, tuple(float(x) for x in values))
         if len(self.mean) != len(self.std) or min(self.std, default=0) <= 0:
             raise InputError(
-                f"mean is {self.mean} and std is {self.std}; give as many of both, and std above 0"
+                f"mean is {self.mean} and std is {self.std}; give as many of each, and std above 0"
             )
         if not isinstance(self.crop_ratio, int | float) or not 0 < self.crop_ratio <= 1:
             raise InputError(f"crop_ratio is {self.crop_ratio}; set it above 0 and up to 1")
@@ -80,7 +80,7 @@ class Preprocessing:
 
     @property
     def normalisation(self) -> str:
-        """Its name in `NORMALISATIONS`, or the numbers themselves: means, then deviations."""
+        """Name of mean and std in `NORMALISATIONS`, or their numbers: all means, then all stds."""
         pair = (tuple(self.mean), tuple(self.std))
         for name, (mean, std) in NORMALISATIONS.items():
             if _close(mean, pair[0]) and _close(std, pair[1]):
@@ -88,10 +88,10 @@ class Preprocessing:
         return " ".join(repr(float(value)) for value in (*self.mean, *self.std))
 
     def for_channels(self, channels: int) -> "Preprocessing":
-        """The same for images of another number of channels.
+        """The same for images with another number of channels.
 
-        One channel takes the mean of the three; more than three repeat them, as the weights of the
-        first layer are repeated.
+        One channel gets the mean of the three. More than three channels repeat the three, as the
+        first layer's weights are repeated.
         """
         if channels == len(self.mean):
             return self
@@ -105,7 +105,7 @@ class Preprocessing:
 
 
 def height_width(size: ImageSize) -> tuple[int, int]:
-    """(height, width) of a size given as one side, or as both."""
+    """(height, width) of a size that is given as one side or as both."""
     return (size, size) if isinstance(size, int) else (size[0], size[-1])
 
 
@@ -114,10 +114,11 @@ def _is_side(value: object) -> bool:
 
 
 def parse_normalisation(text: str) -> tuple[Statistics, Statistics]:
-    """(mean, std) of a name in `NORMALISATIONS`, or of six numbers, as `normalisation` writes them.
+    """(mean, std) from a name in `NORMALISATIONS` or from six numbers, the inverse of
+    `Preprocessing.normalisation`.
 
     Raises:
-      InputError: It is neither.
+      InputError: if the text is neither.
     """
     if text in NORMALISATIONS:
         return NORMALISATIONS[text]
@@ -128,7 +129,10 @@ def parse_normalisation(text: str) -> tuple[Statistics, Statistics]:
     if len(numbers) != 6:
         check_known("normalisation", text, NORMALISATIONS)
     if min(numbers[3:]) <= 0:
-        raise InputError(f"normalisation '{text}' has a deviation of 0 or less; give positive ones")
+        raise InputError(
+            f"normalisation '{text}' has a standard deviation of 0 or less; set the last three"
+            " numbers above 0"
+        )
     return numbers[:3], numbers[3:]
 
 

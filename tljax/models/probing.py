@@ -1,8 +1,8 @@
-"""What linear probes see of a network: more than its own head does, if it is a transformer.
+"""Features for linear probes: of a ViT, more than its own head uses.
 
-As in the linear evaluation of DINOv2 (Oquab et al. 2024, appendix): the class tokens of the
-last block, or of the last four, each after the final norm, with or without the mean of the last
-block's patch tokens beside them.
+As in the linear evaluation of DINOv2 (Oquab et al. 2024, appendix): the class tokens of the last
+block or of the last four, each after the final norm, with or without the mean of the last block's
+patch tokens.
 """
 
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.models.registry import Model
+from tljax.models.model import Model
 from tljax.models.vit import Block, ViT
 
-_BLOCKS = 4  # whose class tokens a head sees at most
+_MOST_BLOCKS = 4  # a probe uses the class tokens of at most so many blocks
 
 
 @dataclass(frozen=True)
 class Features:
-    """What a head sees.
+    """A choice of features for a probe.
 
     Attributes:
-      blocks: class tokens of so many last blocks, the last one's first.
-      average_pool: whether the mean of the last block's patch tokens comes after them.
+      blocks: from how many of the last blocks the class token is used; the last block's is first.
+      average_pool: whether the mean of the last block's patch tokens is appended.
     """
 
     blocks: int
@@ -33,11 +33,11 @@ class Features:
 
     @property
     def are_the_models_own(self) -> bool:
-        """Whether the network's own head sees the same."""
+        """Whether the network's own head uses the same features."""
         return self == OWN
 
-    def of(self, parts: Any) -> Any:
-        """(n, width), from what `parts_of` gives."""
+    def select(self, parts: Any) -> Any:
+        """These features as one vector per image, (n, width), from the result of `all_parts`."""
         chosen = [parts[:, : self.blocks], *([parts[:, -1:]] if self.average_pool else [])]
         joined = jnp if isinstance(parts, jax.Array) else np
         return joined.concatenate(chosen, axis=1).reshape(len(parts), -1)
@@ -47,24 +47,26 @@ OWN = Features(1, average_pool=False)
 
 
 def choices(model: Model) -> tuple[Features, ...]:
-    """What heads may see of a model; of one that is no ViT with a class token, its own features."""
-    if not _has_tokens(model):
+    """The choices for a model; only its own features, unless it is a ViT with a class token."""
+    if not _pools_class_token(model):
         return (OWN,)
-    blocks = sorted({1, _most(model)})
+    blocks = sorted({1, _num_blocks(model)})
     return tuple(Features(number, pool) for number in blocks for pool in (False, True))
 
 
-def parts_of(model: Model, variables: dict[str, Any], images: jax.Array) -> jax.Array:
-    """All that any head sees: (n, parts, d) float32, from normalised images (n, h, w, 3).
+def all_parts(model: Model, variables: dict[str, Any], images: jax.Array) -> jax.Array:
+    """The parts of which all choices are composed, from normalised images (n, h, w, 3).
 
-    Of a ViT: class tokens of the last blocks, the last one's first, then the patches' mean. Of
-    other networks: one part, the pooled features.
+    Returns:
+      (n, parts, d) float32. For a ViT with a class token: the class tokens of the last blocks,
+      beginning with the last, then the mean of the patch tokens. For other networks: one part, the
+      pooled features.
     """
     stop = len(model.groups) - 1
-    if not isinstance(model, ViT) or not _has_tokens(model):
+    if not isinstance(model, ViT) or not _pools_class_token(model):
         own: Any = model.apply(variables, images, train=False, stop=stop)
         return own[:, None]
-    # with all tokens of the last block, of which its own head needs the class token alone
+    # pooling="none", since the last block otherwise computes its class token only
     kept: Any = model.clone(remat=False, pooling="none").apply(
         variables,
         images,
@@ -80,14 +82,15 @@ def parts_of(model: Model, variables: dict[str, Any], images: jax.Array) -> jax.
         normed: Any = norm.apply({"params": variables["params"]["norm"]}, tokens)
         return normed
 
-    tokens = [normalised(back) for back in range(_most(model))]
+    tokens = [normalised(back) for back in range(_num_blocks(model))]
     mean = tokens[0][:, 1 + model.registers :].mean(axis=1)
     return jnp.stack([*(block[:, 0] for block in tokens), mean], axis=1).astype(jnp.float32)
 
 
-def _has_tokens(model: Model) -> bool:
+def _pools_class_token(model: Model) -> bool:
     return isinstance(model, ViT) and model.class_token and model.pooling == "token"
 
 
-def _most(model: Any) -> int:
-    return min(_BLOCKS, model.depth)
+def _num_blocks(model: Any) -> int:
+    """From how many blocks class tokens are taken at most."""
+    return min(_MOST_BLOCKS, model.depth)

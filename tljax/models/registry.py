@@ -1,19 +1,13 @@
-"""Models by the field's names: `create("resnet50", num_classes=10)`."""
+"""Models by the names that the field uses: `create("resnet50", num_classes=10)`."""
 
-import functools
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.extend.core
-import jax.numpy as jnp
 from flax import traverse_util
 
 from tljax.errors import InputError, check_known, did_you_mean
-from tljax.models import lora as lora_lib
-from tljax.models.groups import leaf_paths, map_with_path
-from tljax.models.lora import LoRA
+from tljax.models.lora import LoRA, is_leaf
+from tljax.models.model import Model
 from tljax.models.preprocessing import (
     CAFFE_MEAN,
     CAFFE_STD,
@@ -26,19 +20,18 @@ from tljax.models.preprocessing import (
 )
 from tljax.models.resnet import ResNet
 from tljax.models.resnet_v2 import ResNetV2
+from tljax.models.tracing import abstract_variables
 from tljax.models.vit import POOLINGS, ViT
-
-Model = ResNet | ResNetV2 | ViT
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to build a model, and the images it is meant for where its weights do not say.
+    """How to build a model, and how its images are preprocessed unless its weights say otherwise.
 
     Attributes:
       family: the Linen module.
-      arguments: its fields, but for `num_classes`.
-      preprocessing: of the checkpoints that made the name known.
+      arguments: the module's fields, except `num_classes`.
+      preprocessing: that of the best-known checkpoints of this name.
     """
 
     family: type[ResNet] | type[ResNetV2] | type[ViT]
@@ -101,7 +94,7 @@ def _vit(size: str, patch: int, preprocessing: Preprocessing, **more: Any) -> Mo
     return ModelSpec(ViT, arguments, preprocessing)
 
 
-# timm's ViTs trained by Google's AugReg recipe are normalised with 0.5 and cropped at 0.9.
+# timm's ViTs of Google's AugReg recipe are normalised with 0.5 and cropped at 0.9.
 _AUGREG = {
     224: Preprocessing(224, HALF, HALF, "bicubic", 0.9),
     384: Preprocessing(384, HALF, HALF, "bicubic", 1.0),
@@ -162,7 +155,7 @@ MODELS: dict[str, ModelSpec] = {
 
 
 def spec(name: str) -> ModelSpec:
-    """The entry of a model; InputError, with the closest name, if there is none."""
+    """The model's entry in `MODELS`; InputError, with the closest name, if there is none."""
     check_known("model", name, MODELS)
     return MODELS[name]
 
@@ -170,10 +163,16 @@ def spec(name: str) -> ModelSpec:
 def create(name: str, num_classes: int, **fields: Any) -> Model:
     """Builds a model, without parameters.
 
+        model = tljax.create("vit_small_patch16_224", num_classes=37, drop_path=0.1)
+        model.groups.names  # ("embed", "block0", ..., "block11", "head")
+
     Args:
-      name: the field's name, a key of `MODELS`.
-      num_classes: size of the head; 0 for none.
+      name: a key of `MODELS`.
+      num_classes: size of the head; 0 for no head.
       **fields: fields of the module to override, e.g. `drop_path=0.1`, `pooling="mean"`.
+
+    Returns:
+      A Linen module with `groups`; `tljax.models.init` draws its variables.
 
     Raises:
       InputError: for an unknown name or field.
@@ -192,37 +191,37 @@ def create(name: str, num_classes: int, **fields: Any) -> Model:
     return entry.family(num_classes=num_classes, **{**entry.arguments, **fields})
 
 
-def truncated(name: str, model: Model, last_group: str) -> Model:
+def truncate(name: str, model: Model, last_group: str) -> Model:
     """The model without the groups between `last_group` and the head.
 
     Raises:
-      InputError: if it has no block of that name.
+      InputError: if the model has no block named `last_group`.
     """
     check_known(f"block of '{name}'", last_group, model.groups.names[1:-1])
     return model.truncated(model.groups.names.index(last_group))
 
 
-def adapted(name: str, model: Model, lora: LoRA) -> Model:
-    """The model with a low-rank update beside each dense layer that `lora` targets.
+def add_lora(name: str, model: Model, lora: LoRA) -> Model:
+    """The model with a low-rank update for each dense layer that `lora` targets.
 
     Raises:
-      InputError: if it has no such layers, or one of them is narrower than the rank.
+      InputError: if the model has no such layer, or if one is narrower than the rank.
     """
     if not isinstance(model, ViT):
         raise InputError(
             f"lora_rank is {lora.rank}, but '{name}' has no attention and MLP for LoRA to adapt;"
-            " choose a ViT, or leave lora_rank out"
+            " choose a ViT, or unset lora_rank"
         )
     model = model.clone(lora=lora)
     abstract = abstract_variables(model, spec(name).preprocessing.image_size)["params"]
     shapes = {
         path: leaf.shape for path, leaf in traverse_util.flatten_dict(abstract, sep="/").items()
     }
-    layers = [path.rpartition("/")[0] for path in shapes if lora_lib.is_leaf(path)]
+    layers = [path.rpartition("/")[0] for path in shapes if is_leaf(path)]
     if not layers:
         raise InputError(
-            f"lora_targets '{lora.targets}' matches no dense layer of the blocks of '{name}';"
-            " their paths are like block0/attn/qkv and block0/mlp/fc1"
+            f"lora_targets '{lora.targets}' matches no dense layer of the blocks of '{name}'; set"
+            " it to a regex that matches paths like block0/attn/qkv or block0/mlp/fc1"
         )
     layer = min(layers, key=lambda layer: min(shapes[f"{layer}/kernel"]))
     if lora.rank > (width := min(shapes[f"{layer}/kernel"])):
@@ -244,176 +243,8 @@ def check_image_size(name: str, model: Model, image_size: ImageSize) -> None:
 
 
 def patch_grid(model: Model, image_size: ImageSize) -> tuple[int, int] | None:
-    """(rows, columns) of patches that an image is cut into; None for a convolutional network."""
+    """(rows, columns) of an image's patches; None for a convolutional network."""
     if not isinstance(model, ViT):
         return None
     height, width = height_width(image_size)
     return height // model.patch, width // model.patch
-
-
-def init(
-    model: Model,
-    key: jax.Array,
-    image_size: ImageSize,
-    channels: int = 3,
-    groups: tuple[bool, ...] | None = None,
-) -> dict[str, Any]:
-    """Random variables: `params` and, for models with BatchNorm, `batch_stats`.
-
-    Args:
-      model: a Linen module with `groups`.
-      key: of the random numbers.
-      image_size, channels: of its images.
-      groups: per group, whether its variables are wanted; the others stay abstract (shape and
-        dtype), since what pretrained weights replace need not be compiled and drawn. LoRA's, which
-        a source seldom has, are wanted in any case. None: all.
-    """
-    image = (*height_width(image_size), channels)
-    if groups is None:
-        return _drawing(key)(model, key, image, None, 0)
-    abstract = _abstract_variables(model, image)
-    depths = {path: model.groups.depth(path.split("/", 1)[1]) for path in leaf_paths(abstract)}
-    wanted = tuple(p for p, depth in depths.items() if groups[depth] or lora_lib.is_leaf(p))
-    drawn = {}
-    if wanted:
-        start = min(depths[path] for path in wanted)
-        drawn = _drawing(key)(model, key, image, wanted, start)
-    return map_with_path(lambda path, leaf: drawn.get(path, leaf), abstract)
-
-
-def _drawing(key: jax.Array) -> Callable[..., dict[str, Any]]:
-    """`_draw`, compiled, or as it is within a program that a caller traces."""
-    traced = isinstance(jax.random.key_data(key), jax.core.Tracer)  # even if the key is a constant
-    return _draw if traced else _compiled_drawing()
-
-
-@functools.cache
-def _compiled_drawing() -> Callable[..., dict[str, Any]]:
-    """`_draw`, compiled with little optimisation on a CPU, as numbers are drawn once.
-
-    XLA takes most of a second for each shape of them otherwise, and a third of that so, for the
-    same bits.
-    """
-    little = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(_draw, static_argnums=(0, 2, 3, 4), compiler_options=little)
-
-
-def _draw(
-    model: Model,
-    key: jax.Array,
-    image: tuple[int, int, int],
-    paths: tuple[str, ...] | None,
-    start: int,
-) -> dict[str, Any]:
-    """All variables, or those at `paths` by path, none of which lies below the group `start`.
-
-    A variable's numbers depend on the key and its path alone; so the groups below are left out.
-    """
-    seen = _abstract_output(model, image, start)
-    variables = dict(model.init(key, jnp.zeros(seen.shape, seen.dtype), start=start))
-    if paths is None:
-        return variables
-    flat = traverse_util.flatten_dict(variables, sep="/")
-    return {path: flat[path] for path in paths}
-
-
-def abstract_variables(model: Model, image_size: ImageSize, channels: int = 3) -> dict[str, Any]:
-    """Shapes and dtypes of the model's variables; computes nothing. Not to be changed in place."""
-    return _abstract_variables(model, (*height_width(image_size), channels))
-
-
-def _abstract_variables(model: Model, image: tuple[int, int, int]) -> dict[str, Any]:
-    return _traced(model, image)[0]
-
-
-@functools.lru_cache(maxsize=64)  # a large network takes a second to trace
-def _traced(
-    model: Model, image: tuple[int, int, int]
-) -> tuple[dict[str, Any], list[tuple[str, Any]]]:
-    """The shapes of a whole network's variables, and its `operations`, of one trace."""
-
-    def draw(key: jax.Array, images: jax.Array) -> Any:
-        # not `init`, for which each block of a ViT is traced by itself, for its own numbers
-        drawn = ("params", "batch_stats")
-        return model.apply({}, images, rngs={"params": key}, mutable=drawn)[1]
-
-    images = jax.ShapeDtypeStruct((_IMAGES, *image), jnp.float32)
-    program, drawn = jax.make_jaxpr(draw, return_shape=True)(jax.random.key(0), images)
-    return _shapes(drawn), list(_within(program.jaxpr))
-
-
-def abstract_output(
-    model: Model, image_size: ImageSize, stop: int, channels: int = 3
-) -> jax.ShapeDtypeStruct:
-    """What the first `stop` groups make of one image (1, ...); computes nothing."""
-    return _abstract_output(model, (*height_width(image_size), channels), stop)
-
-
-@functools.lru_cache(maxsize=64)
-def _abstract_output(model: Model, image: tuple[int, int, int], stop: int) -> jax.ShapeDtypeStruct:
-    images = jax.ShapeDtypeStruct((1, *image), jnp.float32)
-    if not stop:
-        return images
-    run = functools.partial(model.apply, train=False, stop=stop)
-    output: jax.ShapeDtypeStruct = _shapes(
-        jax.eval_shape(run, _abstract_variables(model, image), images)
-    )
-    return output
-
-
-_IMAGES = 1009  # a prime, by which the arrays of a batch can be told from the weights
-
-
-def bytes_of_an_image(result: Any) -> int:
-    """Of an operation's abstract result among `operations`; 0 if it is not of the images."""
-    return 0 if result.size % _IMAGES else result.size // _IMAGES * result.dtype.itemsize
-
-
-def operations(
-    model: Model, image_size: ImageSize, start: int = 0, stop: int | None = None
-) -> list[tuple[str, Any]]:
-    """(name, abstract result) of all operations in the groups `start` to `stop - 1`.
-
-    Those that would draw variables may be among them. Not to be changed in place.
-    """
-    image = (*height_width(image_size), 3)
-    if start == 0 and stop is None:
-        return _traced(model, image)[1]
-    return _operations(model, image, start, stop)
-
-
-@functools.lru_cache(maxsize=64)
-def _operations(
-    model: Model, image: tuple[int, int, int], start: int, stop: int | None
-) -> list[tuple[str, Any]]:
-    one = _abstract_output(model, image, start)
-    x = jax.ShapeDtypeStruct((_IMAGES, *one.shape[1:]), one.dtype)
-    run = functools.partial(model.apply, train=False, start=start, stop=stop)
-    return list(_within(jax.make_jaxpr(run)(_abstract_variables(model, image), x).jaxpr))
-
-
-def _within(jaxpr: Any) -> Iterator[tuple[str, Any]]:
-    """Of a program, and of the programs within its operations."""
-    for operation in jaxpr.eqns:
-        for result in operation.outvars:
-            if hasattr(result.aval, "dtype"):
-                yield operation.primitive.name, result.aval
-        for inner in jax.extend.core.jaxprs_in_params(operation.params):
-            yield from _within(inner)
-
-
-def _shapes(tree: Any) -> Any:
-    """Without the mesh of the program that a caller traces; for what is kept beyond that."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def features(model: Model, variables: dict[str, Any], images: jax.Array) -> jax.Array:
-    """What the head sees: (n, d) float32, from normalised images (n, h, w, 3)."""
-    result: Any = model.apply(variables, images, train=False, stop=len(model.groups) - 1)
-    return result
-
-
-def parameter_count(params: Any) -> int:
-    """Number of scalars in a tree of arrays or shapes."""
-    return sum(leaf.size for leaf in jax.tree.leaves(params))

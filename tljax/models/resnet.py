@@ -1,9 +1,9 @@
-"""Residual networks (He et al. 2016), arithmetic equal to torchvision's.
+"""Residual networks (He et al. 2016), with torchvision's arithmetic.
 
-"v1.5": a bottleneck block strides in its 3x3 convolution. Those of Keras Applications stride in the
-first 1x1, as the paper's do, and have biases before their BatchNorms. Paddings are spelled out,
-because `SAME` pads a stride-2 convolution differently from PyTorch's `padding=1`; torch's BatchNorm
-momentum of 0.1 is Flax's 0.9.
+"v1.5": bottleneck blocks stride in their 3x3 convolution. The networks of Keras Applications stride
+in the first 1x1 convolution, as the paper's do, and have biases before their BatchNorms. Paddings
+are explicit, because `SAME` pads a stride-2 convolution differently from PyTorch's `padding=1`.
+PyTorch's BatchNorm momentum of 0.1 is Flax's 0.9.
 """
 
 import functools
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from tljax.models.arithmetic import convolve, max_pool
 from tljax.models.batch_norm import BatchNorm
-from tljax.models.groups import Groups, Modes, cut, per_group
+from tljax.models.groups import Groups, Modes, depth_range, per_group
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -60,7 +60,7 @@ class Block(nn.Module):
     Input (n, h, w, c), output (n, h / stride, w / stride, width or 4 * width).
 
     Attributes:
-      conv: constructor of the layers.
+      conv: constructor of the convolution and norm layers.
     """
 
     width: int
@@ -97,12 +97,12 @@ class ResNet(nn.Module):
       stem_pool: whether a 3x3 max-pool of stride 2 follows it.
       conv_bias: whether the convolutions have biases.
       batch_norm_eps: added to BatchNorm's variances.
-      stride_first: whether a bottleneck block strides in its first convolution, not its second.
-      num_classes: size of the head; 0 for no head, so that the output is the pooled features.
+      stride_first: whether bottleneck blocks stride in their first convolution, not the second.
+      num_classes: size of the head; 0: no head, the output is the pooled features.
       drop_path: stochastic depth rate of the last block, growing linearly from 0 at the first.
-      remat: whether a block's inside is computed again for its gradient (rematerialisation), which
-        keeps only what lies between blocks: less memory on an accelerator (XLA's order of
-        operations on a CPU does not use it), a third more time.
+      remat: whether blocks are rematerialised: only their inputs are stored, and their inside is
+        computed again for the gradient. Saves memory on an accelerator (not on a CPU, where XLA
+        orders operations differently), and takes a third more time.
       dtype: of the computation; parameters and statistics stay float32.
     """
 
@@ -148,10 +148,10 @@ class ResNet(nn.Module):
           images: normalised images (n, h, w, 3) float32, or the output of group `start - 1`.
           train: one bool, or one per group: whether stochastic depth is active there.
           start: first group to run.
-          stop: group to stop before; None runs to the logits. Stopping before the head gives what
-            the head sees: average-pooled features (n, d).
+          stop: group to stop before; None: run to the logits. Stopping before the head gives the
+            head's input: average-pooled features (n, d).
           batch_statistics: like `train`: whether BatchNorm normalises with the statistics of the
-            batch, and updates its running ones, or with the stored ones; `train` if None.
+            batch, and updates the stored ones, or with the stored ones; None: as `train`.
 
         Returns:
           Logits (n, num_classes) float32, or the output of group `stop - 1`.
@@ -164,12 +164,14 @@ class ResNet(nn.Module):
         )
         block = nn.remat(Block, static_argnums=(2, 3)) if self.remat else Block
         x = images
-        for depth in cut(start, stop, len(groups)):
+        for depth in depth_range(start, stop, len(groups)):
             if depth == 0:
                 kernel, stride = self.stem
                 x = nn.relu(conv(self.widths[0], kernel, stride, name="stem")(x, use_batch[depth]))
                 if self.stem_pool:
-                    x = max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))  # none is negative
+                    x = max_pool(
+                        jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+                    )  # zeros do: after the ReLU no value is negative
             elif depth < len(groups) - 1:
                 name, width, block_stride, drop_path = self._blocks()[depth - 1]
                 x = block(
@@ -181,7 +183,7 @@ class ResNet(nn.Module):
                     conv,
                     name=name,
                 )(x, training[depth], use_batch[depth])
-                if depth == len(groups) - 2:  # the head sees (n, d), whatever stands before it
+                if depth == len(groups) - 2:  # so that the head's input is (n, d)
                     x = x.mean(axis=(1, 2), dtype=jnp.float32)
             elif self.num_classes:
                 x = nn.Dense(self.num_classes, name="head")(x)

@@ -1,9 +1,9 @@
 """Pre-activation residual networks (He et al. 2016, "Identity Mappings in Deep Residual Networks").
 
-Two kinds are known by their checkpoints. Big Transfer (Kolesnikov et al. 2020, section 3.2) has
-GroupNorm (Wu & He 2018) and weight standardisation (Qiao et al. 2019); its arithmetic is timm's
-`resnetv2`. Keras Applications' V2 has BatchNorm, and strides at the end of a stage. Paddings are
-spelled out as in `resnet.py`.
+Two kinds have well-known checkpoints. Big Transfer (Kolesnikov et al. 2020, section 3.2) has
+GroupNorm (Wu & He 2018) and weight standardisation (Qiao et al. 2019), with the arithmetic of
+timm's `resnetv2`. Keras Applications' V2 has BatchNorm, and strides at the end of a stage. Paddings
+are explicit, as in `resnet.py`.
 """
 
 import functools
@@ -16,21 +16,21 @@ import jax.numpy as jnp
 
 from tljax.models.arithmetic import convolve, max_pool
 from tljax.models.batch_norm import BatchNorm
-from tljax.models.groups import Groups, Modes, cut, per_group
+from tljax.models.groups import Groups, Modes, depth_range, per_group
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
 _STANDARDISATION_EPS = 1e-8  # timm's; Google's own code has 1e-10
 
 
 def standardise(kernel: jax.Array) -> jax.Array:
-    """Weight standardisation: a kernel (h, w, in, out) of mean 0 and variance 1 for each output."""
+    """Weight standardisation: a kernel (h, w, in, out) with mean 0 and variance 1 per output."""
     centred = kernel - kernel.mean(axis=(0, 1, 2), keepdims=True)
     variance = jnp.square(centred).mean(axis=(0, 1, 2), keepdims=True)
     return centred * jax.lax.rsqrt(variance + _STANDARDISATION_EPS)
 
 
 class Conv(nn.Module):
-    """Convolution with explicit symmetric padding, of a kernel that may be standardised first."""
+    """Convolution with explicit symmetric padding; its kernel may be standardised first."""
 
     features: int
     kernel: int
@@ -61,7 +61,7 @@ class Conv(nn.Module):
 class Stem(nn.Module):
     """7x7 convolution and 3x3 max-pool, of stride 2 each; (n, h, w, c) to (n, h / 4, w / 4, width).
 
-    Nothing has made its values positive before the pool, so that the zeros around them count.
+    Values before the pool may be negative, so that zero padding is part of the arithmetic.
     """
 
     width: int
@@ -77,12 +77,12 @@ class Stem(nn.Module):
 class Block(nn.Module):
     """Pre-activation bottleneck (1x1, 3x3, 1x1 to four times the width), residual.
 
-    Input (n, h, w, c), output (n, h / stride, w / stride, 4 * width). A shortcut is projected after
-    the first norm, or else taken, and subsampled if the block strides, before it.
+    Input (n, h, w, c), output (n, h / stride, w / stride, 4 * width). The shortcut is a projection
+    of the first norm's output, or else the input itself, subsampled if the block has a stride.
 
     Attributes:
-      projects: whether the shortcut is, as in the first block of a stage.
-      bias: whether the convolutions have one that no norm follows within the block.
+      projects: whether the shortcut is a projection, as in the first block of a stage.
+      bias: whether convolutions that no norm follows within the block have biases.
       conv_layer, norm_layer: constructors of the layers.
     """
 
@@ -110,7 +110,7 @@ class Block(nn.Module):
 
 
 class PreActivation(nn.Module):
-    """What a block does first, with the same parameters."""
+    """The first norm and ReLU of a block, with the same parameter names."""
 
     norm_layer: Callable[..., nn.Module]
 
@@ -122,24 +122,24 @@ class PreActivation(nn.Module):
 class ResNetV2(nn.Module):
     """Stem, pre-activation bottleneck blocks, linear head; one group each.
 
-    The final norm and the pooling belong to the last block's group, so that the head sees (n, d).
+    The final norm and the pooling belong to the last block's group: the head's input is (n, d).
 
     Attributes:
       stage_sizes: blocks in each stage of the whole network.
-      widths: width of each stage; its blocks put out four times as many channels.
-      num_classes: size of the head; 0 for no head, so that the output is the pooled features.
+      widths: width of each stage; its blocks' outputs have four times as many channels.
+      num_classes: size of the head; 0: no head, the output is the pooled features.
       normalisation: `group` (GroupNorm of 32 groups) or `batch` (BatchNorm).
-      norm_eps: added to its variances.
-      standardised: whether the convolutions' kernels are.
-      conv_bias: whether the convolutions have a bias that no norm follows: the stem's, the
-        shortcuts' and the last of each block.
-      strides_last: whether each stage but the last strides in its last block, instead of each but
-        the first in its first.
-      last_block: number of blocks that a truncated network keeps; None for all.
+      norm_eps: added to the norms' variances.
+      standardised: whether the convolutions' kernels are standardised.
+      conv_bias: whether convolutions that no norm follows have biases: the stem's, the shortcuts'
+        and the last of each block.
+      strides_last: whether stages stride in their last block (except the last stage) instead of in
+        their first (except the first stage).
+      last_block: number of blocks that a truncated network keeps; None: all.
       drop_path: stochastic depth rate of the last block, growing linearly from 0 at the first.
-      remat: whether a block's inside is computed again for its gradient (rematerialisation), which
-        keeps only what lies between blocks: less memory on an accelerator (XLA's order of
-        operations on a CPU does not use it), a third more time.
+      remat: whether blocks are rematerialised: only their inputs are stored, and their inside is
+        computed again for the gradient. Saves memory on an accelerator (not on a CPU, where XLA
+        orders operations differently), and takes a third more time.
       dtype: of the computation; parameters and statistics stay float32.
     """
 
@@ -166,7 +166,7 @@ class ResNetV2(nn.Module):
     def truncated(self, last_block: int) -> "ResNetV2":
         """The network whose last block is number `last_block`, from 1.
 
-        Blocks put out sums that are not normalised yet, so it keeps the first norm of the next one.
+        The output of a block is not normalised, so the network keeps the next block's first norm.
         """
         whole = last_block == sum(self.stage_sizes)
         return self.clone(last_block=None if whole else last_block)
@@ -186,11 +186,11 @@ class ResNetV2(nn.Module):
           images: normalised images (n, h, w, 3) float32, or the output of group `start - 1`.
           train: one bool, or one per group: whether stochastic depth is active there.
           start: first group to run.
-          stop: group to stop before; None runs to the logits. Stopping before the head gives what
-            the head sees: average-pooled features (n, d).
+          stop: group to stop before; None: run to the logits. Stopping before the head gives the
+            head's input: average-pooled features (n, d).
           batch_statistics: like `train`: whether BatchNorm normalises with the statistics of the
-            batch, and updates its running ones, or with the stored ones; `train` if None. Nothing
-            to GroupNorm.
+            batch, and updates the stored ones, or with the stored ones; None: as `train`. GroupNorm
+            ignores it.
 
         Returns:
           Logits (n, num_classes) float32, or the output of group `stop - 1`.
@@ -202,7 +202,7 @@ class ResNetV2(nn.Module):
         conv = functools.partial(Conv, standardised=self.standardised, dtype=self.dtype)
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         x = images
-        for depth in cut(start, stop, len(groups)):
+        for depth in depth_range(start, stop, len(groups)):
             if depth == 0:
                 x = Stem(self.widths[0], conv, name="stem")(x, self.conv_bias)
             elif depth < len(groups) - 1:
@@ -242,12 +242,12 @@ class ResNetV2(nn.Module):
             nn.GroupNorm,
             num_groups=32,
             epsilon=self.norm_eps,
-            use_fast_variance=False,  # sums of blocks are far from 0, where E[x^2] - E[x]^2 loses
+            use_fast_variance=False,  # block outputs are far from 0, where E[x^2] - E[x]^2 cancels
             dtype=self.dtype,
         )
 
     def _blocks(self) -> list[tuple[str, int, int, bool]]:
-        """(name, width, stride, whether it projects its shortcut) of each of the whole network."""
+        """(name, width, stride, whether it projects) of each block of the whole network."""
         last_stage = len(self.stage_sizes) - 1
 
         def strides(s: int, b: int) -> bool:
@@ -262,5 +262,5 @@ class ResNetV2(nn.Module):
         ]
 
     def _following(self) -> str | None:
-        """Name of the block that follows the last one in the whole network, if any does."""
+        """Name of the block after `last_block` in the whole network; None if not truncated."""
         return None if self.last_block is None else self._blocks()[self.last_block][0]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 
 class StochasticDepth(nn.Module):
-    """Drops a residual branch per image with probability `rate`, and rescales what it keeps.
+    """Drops a residual branch per image with probability `rate`, else divides it by 1 - `rate`.
 
     Draws from the `dropout` random stream. Input and output: (n, ...).
     """

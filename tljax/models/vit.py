@@ -1,7 +1,7 @@
-"""Vision Transformers (Dosovitskiy et al. 2021), arithmetic equal to timm's.
+"""Vision Transformers (Dosovitskiy et al. 2021), with timm's arithmetic.
 
-Pre-norm blocks, erf GELU (Flax defaults to the tanh approximation), LayerScale (Touvron et al.
-2021, "Going deeper with Image Transformers") where the checkpoint has it.
+Pre-norm blocks, GELU from erf (Flax defaults to the tanh approximation), and LayerScale (Touvron et
+al. 2021, "Going deeper with Image Transformers") where the checkpoint has it.
 """
 
 from typing import Any, Literal, get_args
@@ -10,8 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tljax.models.arithmetic import attend, attend_alone, convolve, gelu, product
-from tljax.models.groups import Groups, Modes, cut, per_group
+from tljax.models.arithmetic import attend, attend_one_query, convolve, gelu, product
+from tljax.models.groups import Groups, Modes, depth_range, per_group
 from tljax.models.lora import Dense, LoRA
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
@@ -23,24 +23,24 @@ _xavier = nn.initializers.xavier_uniform()
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over tokens (n, t, d), of all or of the first one alone."""
+    """Multi-head self-attention over tokens (n, t, d), for all queries or the first one alone."""
 
     heads: int
     dropout: float
     dtype: Any
     lora: LoRA | None = None
-    alone: bool = False
+    first_only: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         n, t, d = x.shape
         heads = self.heads, d // self.heads
         qkv = _dense(self, 3 * d, "qkv")
-        if self.alone:
+        if self.first_only:
             query = qkv(x[:, :1]).reshape(n, 3, *heads)[:, 0]
             kernel, bias = (leaf.astype(query.dtype) for leaf in qkv.weights())
             _, keys, values = kernel.reshape(d, 3, *heads).swapaxes(0, 1)
-            x = attend_alone(query, x, keys, values) + bias.reshape(3, *heads)[2]
+            x = attend_one_query(query, x, keys, values) + bias.reshape(3, *heads)[2]
         else:
             x = attend(qkv(x).reshape(n, t, 3, *heads))
         x = x.reshape(n, -1, d)
@@ -91,7 +91,7 @@ class LayerScale(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each pre-normalised and residual, over tokens (n, t, d).
 
-    All tokens are attended to; all of them come out, or the first one alone.
+    All tokens are attended to. The output has all tokens, or the first one alone.
     """
 
     heads: int
@@ -102,7 +102,7 @@ class Block(nn.Module):
     dropout: float
     dtype: Any
     lora: LoRA | None = None
-    alone: bool = False
+    first_only: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -115,7 +115,7 @@ class Block(nn.Module):
             return StochasticDepth(self.drop_path)(branch, train)
 
         attention = Attention(
-            self.heads, self.dropout, self.dtype, self.lora, self.alone, name="attn"
+            self.heads, self.dropout, self.dtype, self.lora, self.first_only, name="attn"
         )
         y = attention(norm("norm1")(x), train)
         x = x[:, : y.shape[1]] + residual(y, "ls1")
@@ -125,9 +125,9 @@ class Block(nn.Module):
         return x + residual(y, "ls2")
 
 
-# By whether its inside is computed again for the gradient, and whether it is traced once for all
-# blocks of its kind, which takes half of the time to trace a step. One that draws random numbers
-# would draw others so, and is traced by itself.
+# The block's class by (remat, traced once). Tracing one block for all blocks of its kind halves the
+# time to trace a step. Blocks that draw random numbers are traced separately, because their numbers
+# would change otherwise.
 _REMAT = nn.remat(Block, static_argnums=(2,))
 _BLOCKS = {
     (False, False): Block,
@@ -141,7 +141,7 @@ class Embed(nn.Module):
     """Images (n, h, w, 3) to tokens (n, 1 + registers + h * w / patch^2, dim).
 
     A class token, registers and the patches, in this order. The learned position embedding is added
-    to the class token and the patches; where there are registers, to the patches alone.
+    to the class token and the patches; if there are registers, to the patches alone.
     """
 
     dim: int
@@ -164,15 +164,15 @@ class Embed(nn.Module):
         )(images)
         x = x.reshape(x.shape[0], -1, self.dim)
         if self.registers:
-            x = self._after(self.registers, "reg_token", self._positioned(x))
+            x = self._prepend(self.registers, "reg_token", self._positioned(x))
         if self.class_token:
-            x = self._after(1, "cls_token", x)
+            x = self._prepend(1, "cls_token", x)
         if not self.registers:
             x = self._positioned(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
-    def _after(self, number: int, name: str, x: jax.Array) -> jax.Array:
-        """The tokens, after `number` learned ones that are the same for all images."""
+    def _prepend(self, number: int, name: str, x: jax.Array) -> jax.Array:
+        """The tokens x, preceded by `number` learned ones that are the same for all images."""
         tokens = self.param(name, _small_normal, (1, number, self.dim)).astype(x.dtype)
         return jnp.concatenate([jnp.tile(tokens, (x.shape[0], 1, 1)), x], axis=1)
 
@@ -184,24 +184,24 @@ class Embed(nn.Module):
 class ViT(nn.Module):
     """Embedding, transformer blocks, linear head; one group each.
 
-    The final norm and the pooling belong to the last block's group, so that the head sees (n, d).
-    Where the class token alone is pooled, the last block computes no other, and of those attended
-    to neither keys nor values, which spares nearly all of that block's work, forward and backward.
+    The final norm and the pooling belong to the last block's group: the head's input is (n, d). If
+    only the class token is pooled, the last block computes no other token, and no keys or values of
+    the tokens attended to. This saves nearly all of that block's work, forward and backward.
 
     Attributes:
       dim, depth, heads, patch: width, number of blocks, attention heads, patch size in pixels.
-      num_classes: size of the head; 0 for no head, so that the output is the pooled features.
+      num_classes: size of the head; 0: no head, the output is the pooled features.
       pooling: `token`: the normalised class token; `mean`: the norm of the patch tokens' mean;
         `none`: all normalised tokens (n, t, dim), for a model without a head.
-      class_token: whether there is one.
-      registers: number of tokens that are there to compute with and are never read (Darcet et al.
+      class_token: whether there is a class token.
+      registers: number of additional learned tokens, whose outputs are not used (Darcet et al.
         2024, "Vision Transformers Need Registers").
-      layer_scale: initial value of LayerScale, or None for none.
+      layer_scale: initial value of LayerScale; None: no LayerScale.
       drop_path: stochastic depth rate of the last block, growing linearly from 0 at the first.
-      dropout: after the embedding and every dense layer of the blocks but qkv.
-      remat: whether a block's inside is computed again for its gradient (rematerialisation), which
-        keeps only what lies between blocks: less memory on an accelerator (XLA's order of
-        operations on a CPU does not use it), a third more time.
+      dropout: rate after the embedding and after every dense layer of the blocks except qkv.
+      remat: whether blocks are rematerialised: only their inputs are stored, and their inside is
+        computed again for the gradient. Saves memory on an accelerator (not on a CPU, where XLA
+        orders operations differently), and takes a third more time.
       dtype: of the computation; parameters stay float32.
       lora: low-rank updates of the blocks' dense layers, see `tljax.models.lora`; None: none.
     """
@@ -249,9 +249,9 @@ class ViT(nn.Module):
           images: normalised images (n, h, w, 3) float32, or the output of group `start - 1`.
           train: one bool, or one per group: whether dropout and stochastic depth are active there.
           start: first group to run.
-          stop: group to stop before; None runs to the logits. Stopping before the head gives what
-            the head sees: pooled features (n, d).
-          batch_statistics: accepted for the sake of one signature; there is no BatchNorm here.
+          stop: group to stop before; None: run to the logits. Stopping before the head gives the
+            head's input: pooled features (n, d).
+          batch_statistics: ignored, since there is no BatchNorm; for the same signature as ResNet.
 
         Returns:
           Logits (n, num_classes) float32, or the output of group `stop - 1`.
@@ -261,7 +261,7 @@ class ViT(nn.Module):
         training = per_group(train, num_groups)
         rates = linear_rates(self.drop_path, self.depth)
         x = images
-        for depth in cut(start, stop, num_groups):
+        for depth in depth_range(start, stop, num_groups):
             if depth == 0:
                 x = Embed(
                     self.dim,
@@ -276,7 +276,7 @@ class ViT(nn.Module):
                 rate = rates[depth - 1] if training[depth] else 0.0
                 draws = training[depth] and bool(rate or self.dropout)
                 block = _BLOCKS[self.remat, not draws and not self.is_initializing()]
-                token_alone = depth == self.depth and self.pooling == "token"
+                first_only = depth == self.depth and self.pooling == "token"
                 x = block(
                     self.heads,
                     self.mlp_ratio,
@@ -286,7 +286,7 @@ class ViT(nn.Module):
                     self.dropout,
                     self.dtype,
                     self.lora,
-                    token_alone,
+                    first_only,
                     name=f"block{depth - 1}",
                 )(x, training[depth])
                 if depth == self.depth:
@@ -296,7 +296,7 @@ class ViT(nn.Module):
         return x
 
     def _norm_and_pool(self, tokens: jax.Array) -> jax.Array:
-        """(n, t, d) to (n, d) float32; token by token, the norm commutes with picking one."""
+        """(n, t, d) to (n, d) float32. The norm of one token does not depend on the others."""
         if self.pooling == "none":
             pooled = tokens
         elif self.pooling == "token":

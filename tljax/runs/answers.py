@@ -1,6 +1,7 @@
-"""`predictions.npz`: what a run's best weights make of its test images, kept from the one look.
+"""`predictions.npz`: what a run's best weights predict for its test images.
 
-A report needs more than the accuracy, and must not touch the test images again.
+It is written by the one evaluation on test data. A report needs more than the accuracy, and must
+not use the test images again.
 """
 
 import io
@@ -12,20 +13,20 @@ import numpy as np
 
 from tljax.errors import InputError
 
-FILE = "predictions.npz"
+ANSWERS_FILE = "predictions.npz"
 
 
 @dataclass(frozen=True)
 class Answers:
-    """To n images; one that could not be read is not among them.
+    """Predictions for n images; those that could not be read are left out.
 
     Attributes:
-      images: int32 (n,), their places among the test images.
-      labels: int32 (n,), the classes that they are of.
+      images: int32 (n,), indices of the test images.
+      labels: int32 (n,), the true classes.
       predicted: int32 (n,), the classes with the largest logits.
-      probabilities: float16 (n, classes), softmax of the logits; of several tasks, within the
-        image's own.
-      confidences: float32 (n,), probabilities of the predicted classes.
+      probabilities: float16 (n, classes), softmax of the logits; with several tasks, over the
+        classes of the image's own task.
+      confidences: float32 (n,), the probabilities of the predicted classes.
     """
 
     images: np.ndarray
@@ -38,7 +39,7 @@ class Answers:
         return len(self.images)
 
     def within(self, first: int, after_last: int) -> "Answers":
-        """To the images of the classes `first` to `after_last - 1`, numbered from 0."""
+        """The answers for images of the classes `first` to `after_last - 1`, renumbered from 0."""
         own = (self.labels >= first) & (self.labels < after_last)
         return Answers(
             self.images[own],
@@ -49,8 +50,8 @@ class Answers:
         )
 
 
-def packed(answers: Answers) -> bytes:
-    """The content of the file; the same answers give the same bytes."""
+def pack_answers(answers: Answers) -> bytes:
+    """Returns the content of `predictions.npz`; the same answers give the same bytes."""
     content = io.BytesIO()
     arrays = {field.name: getattr(answers, field.name) for field in fields(Answers)}
     np.savez_compressed(content, **arrays)
@@ -58,12 +59,12 @@ def packed(answers: Answers) -> bytes:
 
 
 def read_answers(workdir: Path) -> Answers | None:
-    """What a workdir keeps; None if its run is not done, or was made before answers were kept.
+    """Reads a workdir's answers; None if there are none: its run is not done, or is an old one.
 
     Raises:
       InputError: if the file is damaged.
     """
-    path = workdir / FILE
+    path = workdir / ANSWERS_FILE
     try:
         with np.load(path, allow_pickle=False) as content:
             answers = Answers(**{field.name: content[field.name] for field in fields(Answers)})
@@ -77,6 +78,6 @@ def read_answers(workdir: Path) -> Answers | None:
         return None
     except (OSError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"cannot read {path} ({error}); delete it, and a report will do without"
+            f"cannot read {path} ({error}); delete it: a report can be written without it"
         ) from None
     return answers

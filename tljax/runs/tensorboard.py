@@ -1,7 +1,7 @@
 """The TensorBoard mirror of `metrics.jsonl`.
 
-tensorboardX's `SummaryWriter` hands events to a thread over a queue: if that thread dies, e.g. of a
-full disk, the training loop waits for it for ever. So its event file is written directly.
+tensorboardX's `SummaryWriter` passes events to a thread through a queue. If that thread dies, e.g.
+on a full disk, the training loop hangs. So the event file is written directly.
 """
 
 import sys
@@ -13,33 +13,33 @@ from typing import Any
 
 
 @contextmanager
-def _torch_looking_absent() -> Iterator[None]:
-    """tensorboardX imports PyTorch where it is installed, which takes a second or two.
+def _hidden_torch() -> Iterator[None]:
+    """Keeps tensorboardX from importing PyTorch, which takes a second or two.
 
-    It does so for the type of arrays that are no scalars, of which none is written here.
+    It needs PyTorch for arrays only, and only scalars are written here.
     """
     if "torch" in sys.modules:
         yield
         return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # which `import` takes as not installed
+    sys.modules["torch"] = None  # type: ignore[assignment]  # `import` then raises ImportError
     try:
         yield
     finally:
         del sys.modules["torch"]
 
 
-with _torch_looking_absent():
+with _hidden_torch():
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog
     from tensorboardX.summary import scalar
 
 
 class TensorBoard:
-    """An event file.
+    """Writes an event file.
 
     Args:
-      folder: made if need be.
-      purge_step: events from this step on, in older files there, are to be forgotten.
+      folder: where to write; it is created if missing.
+      purge_step: TensorBoard ignores events from this step on in older files of the folder.
 
     Raises:
       OSError: here and in every method, if the file cannot be written.
@@ -53,12 +53,12 @@ class TensorBoard:
         self._writer.flush()
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Mirrors a row of `metrics.jsonl`; it is in the file when this returns."""
+        """Writes the values of a row of `metrics.jsonl`; they are in the file when this returns."""
         for name, value in row.items():
             if name not in ("event", "step", "tasks"):
                 self._write(row["step"], f"{row['event']}/{name}", value)
         for number, values in enumerate(row.get("tasks", {}).values(), 1):
-            for name, value in values.items():  # by number: a task's name is no tag
+            for name, value in values.items():  # by number, as a task's name may not be a valid tag
                 self._write(row["step"], f"{row['event']}/task_{number}/{name}", value)
         self._writer.flush()
 

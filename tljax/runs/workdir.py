@@ -1,7 +1,6 @@
-"""A workdir: who may write there, and `metrics.jsonl`, the source of truth, with its mirror."""
+"""The workdir of a run: its lock, safe writing, and checks that its settings have not changed."""
 
 import contextlib
-import hashlib
 import json
 import os
 import socket
@@ -11,209 +10,84 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from tljax.devices import processes
 from tljax.errors import InputError
 from tljax.files import parse_json, replacing
-from tljax.devices import processes
-from tljax.runs.tensorboard import TensorBoard
 
 
 class InUse(InputError):
-    """Another process holds the workdir."""
-
-
-class MetricsWriter:
-    """Keeps the rows of a run in memory and, if it has a workdir, in its files.
-
-    A row is {"event": "train" | "val" | "test", "step", "examples", ...}; where there are several
-    tasks, "tasks" holds a `val` or `test` row's values for each by its name.
-
-    Args:
-      workdir: None keeps the rows in memory alone.
-      position: where the file stood when the checkpoint to go on from was saved. Of what follows
-        the validation of that very checkpoint is kept; the rest is dropped, and will be written
-        again. None: the run begins.
-
-    Raises:
-      InputError: if the file's rows up to `position` are not those of that checkpoint.
-    """
-
-    def __init__(self, workdir: Path | None, position: Mapping[str, Any] | None = None):
-        self.rows: list[dict[str, Any]] = []
-        self._file = None
-        self._tensorboard = None
-        self._written = hashlib.sha256()
-        self._bytes = 0
-        if workdir is None:
-            return
-        path = workdir / "metrics.jsonl"
-        if position is None:
-            write_atomically(path, "")
-        else:
-            self._keep(path, position)
-        last = self.rows[-1]["step"] if self.rows else 0
-        with _writing(workdir / "tensorboard"):
-            self._tensorboard = TensorBoard(workdir / "tensorboard", purge_step=last)
-            for row in self.rows:
-                if row["step"] == last:  # purged with what came after
-                    self._tensorboard.write(row)
-        self._path, self._file = path, path.open("ab")
-
-    def write(self, event: str, step: int, **values: Any) -> None:
-        """Appends one row; it is in the file when this returns."""
-        row = {"event": event, "step": step, **values}
-        self.rows.append(row)
-        if self._file is not None and self._tensorboard is not None:
-            line = (json.dumps(row) + "\n").encode()
-            with _writing(self._path):
-                self._file.write(line)
-                self._file.flush()
-                self._tensorboard.write(row)
-            self._written.update(line)
-            self._bytes += len(line)
-
-    def position(self, step: int) -> dict[str, Any]:
-        """Where the file stands, for a checkpoint of `step`; what it holds is then on the disk."""
-        if self._file is not None:
-            with _writing(self._path):
-                os.fsync(self._file.fileno())
-        return {"step": step, "bytes": self._bytes, "sha256": self._written.hexdigest()}
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):  # of a full disk, which was said when it was written to
-            if self._tensorboard is not None:
-                self._tensorboard.close()
-            if self._file is not None:
-                self._file.close()
-
-    def _keep(self, path: Path, position: Mapping[str, Any]) -> None:
-        content = path.read_bytes() if path.exists() else b""
-        kept = content[: position["bytes"]]
-        if hashlib.sha256(kept).hexdigest() != position["sha256"]:
-            raise InputError(
-                f"{path} does not hold the rows that its checkpoint was saved after; restore it, or"
-                " use a new workdir"
-            )
-        following, newline, _ = content[len(kept) :].partition(b"\n")
-        if newline and _is_validation_of(following, position["step"]):
-            kept += following + newline
-        os.truncate(path, len(kept))
-        self._written.update(kept)
-        self._bytes = len(kept)
-        self.rows = [json.loads(line) for line in kept.splitlines()]
-
-
-def open_metrics(workdir: Path | None, position: Mapping[str, Any] | None) -> MetricsWriter:
-    """The writer of a run; of several processes the first one's, and the others keep its rows.
-
-    The arguments and errors are those of `MetricsWriter`.
-    """
-    writer = MetricsWriter(None)
-
-    def begin() -> list[dict[str, Any]]:
-        nonlocal writer
-        writer = MetricsWriter(workdir, position)
-        return writer.rows
-
-    writer.rows = processes.first_says(begin)
-    return writer
-
-
-def _is_validation_of(line: bytes, step: int) -> bool:
-    try:
-        row = parse_json(line)
-        return (row["event"], row["step"]) == ("val", step)
-    except (ValueError, TypeError, KeyError):
-        return False
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.jsonl`; a last line that a dying run left half-written is dropped.
-
-    Raises:
-      InputError: if there is no such file, or another line is not a row.
-    """
-    rows = []
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); restore it") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            row = parse_json(line)
-            row["event"], row["step"]
-            rows.append(row)
-        except (ValueError, TypeError, KeyError):
-            if number == len(lines):
-                break
-            raise InputError(
-                f"line {number} of {path} is not a row of metrics; delete the line, or use a new"
-                " workdir"
-            ) from None
-    return rows
+    """Another process has locked the workdir."""
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that it is either the old one or the whole new one; text as UTF-8."""
+    """Writes a file atomically: it holds either the old or the whole new content. Text is UTF-8."""
     encoded = content if isinstance(content, bytes) else content.encode()
-    with _writing(path), replacing(path) as temporary:
+    with explain_write_errors(path), replacing(path) as temporary:
         temporary.write_bytes(encoded)
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Says where and what to do if writing fails, which on a full disk any write may."""
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turns an OSError, e.g. of a full disk, into an InputError that says where and what to do."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"cannot write {path} ({error.strerror or error}); make room or mend that, and run the"
+            f"cannot write {path} ({error.strerror or error}); make room or fix that, and run the"
             " same command again"
         ) from error
 
 
 @contextlib.contextmanager
 def locked(workdir: Path | None) -> Iterator[None]:
-    """Holds a workdir, made if need be, against other runs; the system lets go when we die.
+    """Locks a workdir against other runs, in the `with` block; creates it if missing.
 
-    May be nested in one thread. `None` holds nothing. Of several processes the first holds it.
+    The operating system releases the lock if the process dies. Blocks may be nested in one thread.
+    None locks nothing. In a job of several processes only the first one locks the workdir.
 
     Raises:
-      InUse: if a live run holds it.
-      InputError: if nothing can be written there.
+      InUse: if a live run has locked it.
+      InputError: if it cannot be written to.
     """
     if workdir is None:
         yield
         return
-    with contextlib.ExitStack() as held:
-        processes.first_says(lambda: _hold(workdir, held))
+    with contextlib.ExitStack() as locks:
+        processes.call_in_first(lambda: _lock(workdir, locks))
         yield
 
 
-def _hold(workdir: Path, held: contextlib.ExitStack) -> None:
-    path = writable(workdir) / ".lock"
+def _lock(workdir: Path, locks: contextlib.ExitStack) -> None:
+    path = make_workdir(workdir) / ".lock"
     lock = FileLock(path.absolute(), timeout=0, is_singleton=True)
     try:
-        held.enter_context(lock)
+        locks.enter_context(lock)
     except Timeout:
         raise InUse(
             f"'{workdir}' is in use by {_holder(path)}; wait for it to end, or choose another"
             " --workdir"
         ) from None
     if lock.lock_counter == 1:
-        _enter(workdir, path)
+        _write_holder(path)
+        _remove_temporary_files(workdir)
 
 
-def _enter(workdir: Path, lock: Path) -> None:
-    """Leaves our name for whoever finds the lock held, and clears up after runs that died."""
-    with contextlib.suppress(OSError):  # on a full disk the lock holds as well
+def _write_holder(lock: Path) -> None:
+    """Writes this process's number and host to the lock file, for the error of other runs."""
+    with contextlib.suppress(OSError):  # the lock works on a full disk, too
         me = {"pid": os.getpid(), "host": socket.gethostname()}
         lock.write_text(json.dumps(me) + "\n")
-    for path in workdir.glob(".*.[0-9]*"):  # what `replacing` writes to
+
+
+def _remove_temporary_files(workdir: Path) -> None:
+    """Removes the temporary files of `replacing` that killed runs left."""
+    for path in workdir.glob(".*.[0-9]*"):
         if path.suffix[1:].isdecimal() and path.is_file():
             path.unlink()
 
 
 def _holder(lock: Path) -> str:
+    """The run that holds the lock, for an error."""
     try:
         holder = parse_json(lock.read_bytes())
         return f"another run (process {holder['pid']} on {holder['host']})"
@@ -222,7 +96,7 @@ def _holder(lock: Path) -> str:
 
 
 def differences(before: Any, now: Any, name: str = "") -> dict[str, str]:
-    """What differs between two JSON values, by dotted name, in words."""
+    """The differences between two JSON values: {dotted name: sentence}."""
     if isinstance(before, dict) and isinstance(now, dict):
         found: dict[str, str] = {}
         for key in sorted(before.keys() | now.keys()):
@@ -233,15 +107,19 @@ def differences(before: Any, now: Any, name: str = "") -> dict[str, str]:
 
 
 def refuse_changes(what: str, changed: Mapping[str, str], workdir: Path, remedy: str) -> None:
-    """Raises InputError if a run would go on under other settings than it began with."""
+    """Raises InputError if a run would resume with other settings than it began with."""
     if changed:
         raise InputError(
             f"'{workdir}' holds a run with another {what} ({'; '.join(changed.values())}); {remedy}"
         )
 
 
-def writable(workdir: Path) -> Path:
-    """Makes the workdir if need be; InputError if nothing can be written there."""
+def make_workdir(workdir: Path) -> Path:
+    """Creates the workdir if missing; returns it.
+
+    Raises:
+      InputError: if it cannot be written to.
+    """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         with replacing(workdir / ".writable") as temporary:

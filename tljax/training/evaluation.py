@@ -1,6 +1,6 @@
-"""Accuracies and loss over a whole source, and the naive baseline to hold them against."""
+"""Accuracies and loss over all images of a source, and the naive baseline to compare with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,14 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tljax.data import Preprocessing, Source, eval_batches
-from tljax.devices import mesh as mesh_lib
-from tljax.devices.processes import union
+from tljax.devices import sharding
+from tljax.devices.processes import gather_names
 from tljax.errors import InputError
 from tljax.models import Model
 from tljax.runs.answers import Answers
 from tljax.training.feature_cache import CachedSource
 from tljax.training.step import abstract_batch, eval_step
-from tljax.training.tasks import spans
+from tljax.training.tasks import class_ranges
 from tljax.transfer.partition import Tree
 
 _MOST = 256  # images that a device evaluates at once
@@ -25,18 +25,18 @@ _MOST = 256  # images that a device evaluates at once
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of a source of images.
+    """How well a model classifies the images of a source.
 
     Attributes:
-      accuracy: share of the images that are classified rightly, in [0, 1].
-      balanced_accuracy: the mean over the classes present of the share of each class's images that
-        are classified rightly (its recall), in [0, 1]. A rare class counts as much as a common one.
+      accuracy: share of the images that are classified correctly, in [0, 1].
+      balanced_accuracy: mean recall of the classes that are present, in [0, 1]: a rare class counts
+        as much as a common one.
       loss: mean softmax cross-entropy, in nats.
       count: number of images.
       class_counts: number of images of each class.
       skipped: names of images that could not be read and are in none of these numbers.
       tasks: the same for each of several tasks; empty if there is one.
-      answers: to every image, if they were asked for.
+      answers: the prediction for each image, if asked for.
     """
 
     accuracy: float
@@ -47,6 +47,18 @@ class Evaluation:
     skipped: tuple[str, ...] = ()
     tasks: tuple["Evaluation", ...] = ()
     answers: Answers | None = None
+
+    def to_json(self, tasks: Iterable[str] = ()) -> dict[str, Any]:
+        """The numbers of a row of `metrics.jsonl`; of several `tasks`, by name, each one's too."""
+        fields: dict[str, Any] = {
+            "accuracy": self.accuracy,
+            "balanced_accuracy": self.balanced_accuracy,
+            "loss": self.loss,
+        }
+        if self.tasks:
+            parts = zip(tasks, self.tasks, strict=True)
+            fields["tasks"] = {name: part.to_json() for name, part in parts}
+        return fields
 
 
 def evaluate(
@@ -64,26 +76,26 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates every image of `source` exactly once; the last batch is padded and masked.
 
-    The result does not depend on the number of devices, to the last bit: each of them takes whole
-    batches, of a size that does not depend on it either, and their sums are added in their order.
+    The result does not depend on the number of devices, to the last bit: each device takes whole
+    batches, whose size does not depend on that number, and sums are added in the batches' order.
 
     Args:
       model, variables: what to evaluate.
-      source, preprocessing, batch_size: on what; images, or what frozen groups made of them. A
-        batch has at most 256 of them.
-      on_error: what to do about an image that cannot be read: `fail`, or `skip`.
-      tasks: numbers of classes of several tasks, within each of which its images are evaluated.
-      with_answers: whether to keep them, image by image.
+      source, preprocessing: images, or the cached output of frozen groups, and how to prepare them.
+      batch_size: images at once on a device; at most 256.
+      on_error: what to do about an image that cannot be read: `fail` or `skip`.
+      tasks: numbers of classes of several tasks; an image is classified within its own task.
+      with_answers: whether to keep the prediction for each image.
       between_batches: called before each batch; what it raises ends the evaluation.
-      mesh: that the variables lie on, see `tljax.devices.mesh`.
+      mesh: of the devices that hold the variables, see `tljax.devices.sharding`.
 
     Raises:
-      InputError: if an image cannot be read, or, with `skip`, not one can.
+      InputError: if an image cannot be read; with `skip`, if none can.
     """
     if mesh is None:
         variables = jax.device_put(variables)  # once, and not with every batch
     batch_size, at_once = _at_once(batch_size, mesh)
-    rows = mesh_lib.rows_here(mesh, at_once)
+    rows = sharding.rows_here(mesh, at_once)
     start = source.groups if isinstance(source, CachedSource) else 0
     step = eval_step(model, preprocessing, start, tuple(tasks), with_answers, mesh)
     if isinstance(source, CachedSource):
@@ -97,23 +109,23 @@ def evaluate(
     with closing(iter(batches)) as reader:
         for batch in reader:
             between_batches()
-            sums, given = step(variables, mesh_lib.spread(mesh, batch, at_once))
+            sums, given = step(variables, sharding.place_batch(mesh, batch, at_once))
             parts.append(sums)
             answers.append(jax.device_get(given))
     parts = jax.device_get(parts)
-    if mesh is not None:  # without the batches that are nothing but filling
+    if mesh is not None:  # without the batches that hold padding alone
         filled = -(-len(source) // batch_size)
         parts, answers = _of_each(mesh, parts)[:filled], _of_each(mesh, answers)[:filled]
     # On the host in float64: a float32 sum over a large test set would lose images.
     totals = jax.tree.map(lambda *values: np.sum(values, axis=0, dtype=np.float64), *parts)
-    of_tasks = spans(tasks) if len(tasks) > 1 else []
+    of_tasks = class_ranges(tasks) if len(tasks) > 1 else []
     for first, end in of_tasks or [(0, len(totals["count"]))]:
         if not totals["count"][first:end].any():
             images = int(np.sum((source.labels >= first) & (source.labels < end)))
             raise InputError(f"none of the {images} images can be read; check the data")
     return replace(
         _evaluation(totals),
-        skipped=union(batches.skipped),
+        skipped=gather_names(batches.skipped),
         tasks=tuple(
             _evaluation({name: total[first:end] for name, total in totals.items()})
             for first, end in of_tasks
@@ -132,12 +144,12 @@ def evaluation_program(
     tasks: Sequence[int] = (),
     mesh: Mesh | None = None,
 ) -> tuple[Any, Any, Any]:
-    """What `evaluate` calls for each batch: the compiled function, and its abstract arguments.
+    """The compiled function that `evaluate` calls for each batch, and its abstract arguments.
 
     Args:
       variables: abstract.
-      start: number of the frozen groups whose output the source holds; 0 if it holds images.
-      model, preprocessing, batch_size, tasks, mesh: as of `evaluate`.
+      start: number of leading groups whose output the source holds; 0 if it holds images.
+      model, preprocessing, batch_size, tasks, mesh: see `evaluate`.
     """
     _, at_once = _at_once(batch_size, mesh)
     batch = abstract_batch(
@@ -147,13 +159,13 @@ def evaluation_program(
 
 
 def _at_once(batch_size: int, mesh: Mesh | None) -> tuple[int, int]:
-    """Images that one device, and that all of them evaluate at once."""
+    """Numbers of images that one device evaluates at once, and that all devices do."""
     batch_size = min(batch_size, _MOST)
-    return batch_size, batch_size * mesh_lib.size(mesh)
+    return batch_size, batch_size * sharding.device_count(mesh)
 
 
 def _evaluation(totals: dict[str, np.ndarray]) -> Evaluation:
-    """From sums by class."""
+    """The evaluation from sums by class."""
     correct, count = totals["correct"], totals["count"]
     present = count > 0
     return Evaluation(
@@ -166,7 +178,7 @@ def _evaluation(totals: dict[str, np.ndarray]) -> Evaluation:
 
 
 def _of_each(mesh: Mesh, results: Sequence[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """The results of all devices' batches, in the batches' order."""
+    """The results of the batches in their order, from results of all devices."""
     return [
         {name: value[device] for name, value in result.items()}
         for result in results
@@ -175,7 +187,7 @@ def _of_each(mesh: Mesh, results: Sequence[dict[str, np.ndarray]]) -> list[dict[
 
 
 def _answers(source: Source, answers: Sequence[dict[str, np.ndarray]]) -> Answers:
-    """What the batches gave, without their filling."""
+    """The answers of all batches, without padding."""
     images = np.flatnonzero(np.concatenate([batch["mask"] for batch in answers]))
     predicted = np.concatenate([batch["predicted"] for batch in answers])[images]
     probabilities = np.concatenate([batch["probabilities"] for batch in answers])[images]
@@ -189,12 +201,16 @@ def _answers(source: Source, answers: Sequence[dict[str, np.ndarray]]) -> Answer
 
 
 def naive_accuracy(train: Source, evaluation: Evaluation, tasks: Sequence[int] = ()) -> float:
-    """Accuracy, on the images of an evaluation, of always answering training's commonest class.
+    """Accuracy on an evaluation's images of always predicting the commonest training class.
 
-    Of several tasks, with `tasks` classes: the commonest one of the image's own task.
+    Args:
+      train: the training images.
+      evaluation: of the model to compare with.
+      tasks: numbers of classes of several tasks; the commonest class of the image's own task is
+        then predicted.
     """
     counts = evaluation.class_counts
     trained_on = np.bincount(train.labels, minlength=len(counts))
-    commonest = [first + int(trained_on[first:end].argmax()) for first, end in spans(tasks)]
+    commonest = [first + int(trained_on[first:end].argmax()) for first, end in class_ranges(tasks)]
     commonest = commonest or [int(trained_on.argmax())]
     return sum(counts[label] for label in commonest) / evaluation.count

@@ -1,10 +1,10 @@
 """The output of the leading frozen groups, computed once per image and kept.
 
-Those groups are a fixed function of the image, so a run whose images do not change from epoch to
-epoch (no augmentation, or a number of fixed views) may start every step where training starts. An
-entry holds one row for every image of a data set, and is filled as far as somebody needed it: runs
-that differ in seed, split, size or learning rate read the same rows. It is known by all that its
-numbers depend on; if any of that changes, it is another entry, so that a stale one cannot be read.
+Those groups are a fixed function of the image. A run whose images do not change from epoch to epoch
+(no augmentation, or a number of fixed views) can therefore begin every step at the first group that
+trains. An entry has one row for each image of a data set; rows are computed when a run needs them,
+and runs that differ in seed, split, size or learning rate share them. Entries are keyed by
+everything that affects their values, so a stale one cannot be read.
 """
 
 import functools
@@ -24,12 +24,12 @@ import numpy as np
 from filelock import FileLock
 
 from tljax.data import Preprocessing, Source, Subset, eval_batches, fingerprint, normalise
-from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, in_order, sampled
-from tljax.data.sources import base_of
+from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, ordered_batches, sampled_batches
+from tljax.data.sources import unwrap_subset
 from tljax.devices import micro_batches, processes
 from tljax.devices.compiler import compiled
 from tljax.errors import InputError
-from tljax.models import Model, registry
+from tljax.models import Model, tracing
 from tljax.models.flops import flops
 from tljax.models.groups import leaf_paths
 from tljax.runs.environment import environment
@@ -39,19 +39,19 @@ from tljax.transfer.partition import Tree
 
 _ROWS = "features.npy"
 _FILLED = "filled.npy"
-_BATCH = 32  # images that are computed at once; the last batch is padded: one program for all
-_DISK_SHARE = 0.5  # of what is free, that an entry may take
-_MEMORY_SHARE = 0.25  # of what the machine has
+_BATCH = 32  # images at once; the last batch is padded, so that one program serves all
+_DISK_SHARE = 0.5  # of the free disk space that an entry may take
+_MEMORY_SHARE = 0.25  # of the machine's memory
 
 
 @dataclass(frozen=True)
 class CachedSource(Source):
-    """A source whose images went through the frozen groups.
+    """The output of the frozen groups for the images of a source.
 
     Attributes:
-      groups: how many of them.
+      groups: number of frozen groups.
       features: (m, ...) float32, of the whole data set that the source is a part of.
-      rows: int (n,), of the source's images in it.
+      rows: int (n,), the rows of the source's images in `features`.
       labels: int (n,).
     """
 
@@ -74,17 +74,17 @@ class CachedSource(Source):
         rows: np.ndarray | None = None,
         sampling: str = "shuffled",
     ) -> TrainBatches:
-        """As `train_batches` of the images, in the same order, with `features` for `image`."""
+        """Like `train_batches` of the images, in the same order, with `features` for `image`."""
 
         def read(indices: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
             return {**self._batch(indices if rows is None else indices[rows]), SKIPPED: ()}
 
         made_from = {"images": len(self), "batch_size": batch_size, "seed": seed}
         labels = self.labels[: len(self) // views]
-        return sampled(labels, read, batch_size, seed, 0, made_from, views, sampling)
+        return sampled_batches(labels, read, batch_size, seed, 0, made_from, views, sampling)
 
     def in_order(self, batch_size: int, rows: np.ndarray | None = None) -> EvalBatches:
-        """As `eval_batches` of the images, with `features` for `image`."""
+        """Like `eval_batches` of the images, with `features` for `image`."""
         places = np.arange(batch_size) if rows is None else rows
 
         def read(start: int) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class CachedSource(Source):
             batch = self._batch(np.where(inside, indices, 0))
             return {**batch, "mask": inside.astype(np.float32), SKIPPED: ()}
 
-        return in_order(len(self), read, batch_size)
+        return ordered_batches(len(self), read, batch_size)
 
     def _batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         features = np.array(self.features[self.rows[indices]])
@@ -102,10 +102,10 @@ class CachedSource(Source):
 
 @dataclass(frozen=True)
 class Cache:
-    """Where a run keeps the output of its first `groups` groups; 0: nowhere.
+    """Where a run caches the output of its first groups.
 
     Attributes:
-      groups: how many.
+      groups: number of groups; 0: nothing is cached.
       folder: of the entries; None: memory.
     """
 
@@ -120,17 +120,17 @@ class Cache:
         source: Source,
         between_batches: Callable[[], None],
     ) -> CachedSource:
-        """The source after those groups; see `cached`."""
+        """The output of those groups for a source; see `cached`."""
         return cached(
             model, variables, preprocessing, self.groups, source, self.folder, between_batches
         )
 
 
 def check(kind: str, groups: int, images_change: bool) -> None:
-    """Raises InputError if a cache is asked for, and there is nothing to keep in it."""
+    """Raises InputError if a cache is asked for and there is nothing to cache."""
     if kind in ("memory", "disk") and (images_change or not groups):
         why = "images are augmented anew in every epoch" if groups else "the first group trains"
-        raise InputError(f"cache is {kind}, but {why}, so nothing can be kept; set it to auto")
+        raise InputError(f"cache is {kind}, but {why}, so nothing can be cached; set it to auto")
 
 
 def choose(
@@ -142,28 +142,29 @@ def choose(
     *,
     images_change: bool,
     on_disk: bool,
-    was: int | None,
-    tell: bool,
+    cached_before: int | None,
+    log: bool,
 ) -> Cache:
-    """Whether and where a run keeps what its frozen groups make of its images.
+    """Decides whether and where a run caches the output of its frozen groups.
 
     Args:
       kind: `auto`, `memory`, `disk` or `off`.
       model, plan, preprocessing, sources: of the run.
-      images_change: whether they do from epoch to epoch, so that there is nothing to keep.
-      on_disk: whether `auto` may write.
-      was: number of groups that were kept when the run began, which stays; None: it begins.
-      tell: whether to say what is done on stderr.
+      images_change: whether images differ from epoch to epoch, so that nothing can be cached.
+      on_disk: whether `auto` may write to the disk.
+      cached_before: number of groups that were cached when the run began, which stays; None: the
+        run begins.
+      log: whether to say on stderr what is done.
 
     Raises:
       InputError: if `memory` or `disk` is asked for and there is no room.
     """
-    variables = registry.abstract_variables(model, preprocessing.image_size)
+    variables = tracing.abstract_variables(model, preprocessing.image_size)
     groups = plan.frozen_prefix(variables["params"])
-    if kind == "off" or was == 0:
+    if kind == "off" or cached_before == 0:
         return Cache(0)
     if not groups or images_change:
-        if groups and tell:
+        if groups and log:
             share = _share(model, variables, preprocessing, groups)
             console.print(
                 f"the first {groups} of {len(model.groups)} groups"
@@ -173,31 +174,31 @@ def choose(
             )
         return Cache(0)
     where = ("disk" if on_disk else "memory") if kind == "auto" else kind
-    row = 4 * registry.abstract_output(model, preprocessing.image_size, groups).size
+    row = 4 * tracing.abstract_output(model, preprocessing.image_size, groups).size
     needed = row * sum(len(source) for source in sources)
     folder = _home() if where == "disk" else None
     fits = needed <= _room(folder)
-    fits = all(processes.all_say(bool(fits)))  # each process keeps them for itself
-    if not fits and kind != "auto" and was is None:
+    fits = all(processes.gather_values(bool(fits)))  # each process has a cache of its own
+    if not fits and kind != "auto" and cached_before is None:
         raise InputError(
             f"cache is {kind}, but {needed:,} bytes of features do not fit (room for"
             f" {_room(folder):,}); set it to auto or off"
         )
-    if tell:
+    if log:
         console.print(
             f"the output of the first {groups} of {len(model.groups)} groups, which are frozen, "
-            + (f"is kept in {folder or 'memory'}" if fits else "does not fit, and is not kept")
+            + (f"is cached in {folder or 'memory'}" if fits else "does not fit, and is not cached")
             + f": up to {needed / 1e6:,.1f} MB"
         )
-    return Cache(groups, folder) if fits or was else Cache(0)
+    return Cache(groups, folder) if fits or cached_before else Cache(0)
 
 
 def _share(
     model: Model, variables: Tree, preprocessing: Preprocessing, groups: int
 ) -> float | None:
-    """Of the forward pass, by XLA's count, that the first groups take; runs nothing.
+    """Share of the forward pass's FLOPs that the first groups take, by XLA's count; runs nothing.
 
-    None where JAX may not use the CPU, which counts.
+    None where JAX may not use the CPU, whose compiler counts.
     """
     image = jax.ShapeDtypeStruct((1, *preprocessing.height_width, 3), jnp.float32)
 
@@ -216,7 +217,7 @@ def _home() -> Path:
 
 
 def _room(folder: Path | None) -> int:
-    """Bytes that features may take: half of the free disk, or a quarter of the memory."""
+    """Bytes that features may take on the disk, or in memory if `folder` is None."""
     if folder is None:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return int(_MEMORY_SHARE * total)
@@ -233,21 +234,23 @@ def cached(
     folder: Path | None,
     between_batches: Callable[[], None] = lambda: None,
 ) -> CachedSource:
-    """The source after the first `groups` groups; what is missing is computed.
+    """The output of the first groups for a source; rows that are missing are computed.
+
+    Processes of one job do not wait for each other here: each computes what it does not find, on
+    one of its devices.
 
     Args:
-      model, variables, preprocessing: whose groups, with what weights, on which images.
-      groups: how many of them.
+      model, variables, preprocessing: of the run.
+      groups: number of groups.
       source: train, val or test.
       folder: of the entries; None: memory.
-      between_batches: called before each batch; what it raises ends the computation, and what is
-        on the disk by then stays. Processes of one job do not wait for each other here: each
-        computes what it does not find, on one of its devices.
+      between_batches: called before each batch; what it raises ends the computation. Rows that are
+        on the disk by then stay.
 
     Raises:
       InputError: if an image cannot be read, or the disk is full.
     """
-    shape = registry.abstract_output(model, preprocessing.image_size, groups).shape[1:]
+    shape = tracing.abstract_output(model, preprocessing.image_size, groups).shape[1:]
     variables = jax.device_put(variables)  # once, and not with every batch
     prefix = _prefix(model, preprocessing, groups)
 
@@ -272,7 +275,7 @@ def cached(
 
         compute(source, keep)
         return CachedSource(groups, features, np.arange(len(source)), source.labels)
-    base, rows = base_of(source)
+    base, rows = unwrap_subset(source)
     key = {
         "prefix": _digest_of_prefix(model, variables, groups),
         "model": repr(_without_head(model)),
@@ -291,7 +294,7 @@ def cached(
 def _prefix(
     model: Model, preprocessing: Preprocessing, groups: int
 ) -> Callable[[Tree, np.ndarray, np.ndarray], jax.Array]:
-    """The compiled first groups: (variables, images uint8, mask) -> float32, one row an image."""
+    """The compiled first groups: (variables, images uint8, mask) -> features float32 (n, ...)."""
 
     def prefix(variables: Tree, images: jax.Array, mask: jax.Array) -> jax.Array:
         def run(images: jax.Array) -> jax.Array:
@@ -300,8 +303,8 @@ def _prefix(
             return result.astype(jnp.float32)
 
         size = preprocessing.image_size
-        parts = micro_batches.suited(model, size, len(images), stop=groups)
-        return micro_batches.in_parts(run, parts, images, mask)
+        parts = micro_batches.choose_parts(model, size, len(images), stop=groups)
+        return micro_batches.map_in_parts(run, parts, images, mask)
 
     return compiled(prefix)
 
@@ -314,13 +317,13 @@ def _fill(
     rows: np.ndarray,
     compute: Callable[[Source, Callable[[int, np.ndarray], None]], None],
 ) -> None:
-    """Computes the rows that the entry lacks; one process at a time."""
+    """Computes the rows that an entry lacks; one process at a time."""
     try:
         entry.mkdir(parents=True, exist_ok=True)
         with FileLock(entry / ".lock"):
-            if not (entry / _FILLED).exists():  # written last: the entry is not there before
+            if not (entry / _FILLED).exists():  # written last
                 (entry / "key.json").write_text(json.dumps(key, indent=2) + "\n")
-                # sparse: rows that nobody needs take no room
+                # sparse: rows that are never written take no room
                 np.lib.format.open_memmap(entry / _ROWS, "w+", np.float32, shape).flush()
                 np.save(entry / "new.npy", np.zeros(len(base), np.bool_))
                 os.replace(entry / "new.npy", entry / _FILLED)
@@ -334,33 +337,33 @@ def _fill(
             with (entry / _ROWS).open("r+b") as file:
 
                 def keep(start: int, values: np.ndarray) -> None:
-                    # Written, and not assigned to the map: where a disk is full, that would end
-                    # the process with SIGBUS.
+                    # Written, not assigned to a memory map: on a full disk, that would end the
+                    # process with SIGBUS.
                     place = missing[start : start + len(values)]
                     for row, value in zip(place, values, strict=True):
                         file.seek(offset + int(row) * row_bytes)
                         file.write(value.tobytes())
                     file.flush()
-                    os.fsync(file.fileno())  # before it is said that they are there
+                    os.fsync(file.fileno())  # before the rows are marked as filled
                     filled[place] = True
                     filled.flush()
 
                 compute(Subset(base, missing), keep)
     except OSError as error:
         raise InputError(
-            f"cannot keep features in {entry} ({error.strerror or error}); make room, or set cache"
+            f"cannot cache features in {entry} ({error.strerror or error}); make room, or set cache"
             " to memory or off"
         ) from error
 
 
 def _without_head(model: Model) -> Model:
-    """As far as the frozen groups go: another head or other noise changes nothing in them."""
+    """The model without what does not affect its frozen groups: head, dropout, remat."""
     changes: dict[str, Any] = {"num_classes": 0, "drop_path": 0.0, "dropout": 0.0, "remat": False}
     return model.clone(**{name: v for name, v in changes.items() if hasattr(model, name)})
 
 
 def _digest_of_prefix(model: Model, variables: Tree, groups: int) -> str:
-    """SHA-256 over the variables of the first groups."""
+    """SHA-256 over the variables of the first `groups` groups."""
     digest = hashlib.sha256()
     for collection, tree in sorted(variables.items()):
         for path, leaf in zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True):

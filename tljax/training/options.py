@@ -1,4 +1,4 @@
-"""The numbers of a training run, with their defaults; config fields of the same names fill them."""
+"""How a run is trained: the options of `tljax.fit`, which are fields of a config too."""
 
 import math
 import re
@@ -10,7 +10,7 @@ import numpy as np
 
 from tljax.data.pipeline import ON_ERROR, SAMPLINGS
 from tljax.data.transforms import AUGMENTATIONS
-from tljax.devices import mesh
+from tljax.devices import sharding
 from tljax.errors import InputError, check_known
 from tljax.training.objective import Objective
 from tljax.transfer.optimizer import OPTIMIZERS, SCHEDULES
@@ -19,97 +19,119 @@ HEAD_INITS = ("zero", "random")
 CACHES = ("auto", "memory", "disk", "off")
 CLASS_WEIGHTS = ("balanced",)
 
-# What may be changed when a run goes on: no number of its result depends on it.
+# What may change when a run resumes: no number of its result depends on it.
 HARMLESS = ("checkpoint_every", "data_dir", "keep", "num_workers")
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How long, how fast, how often.
+    """How long, how fast, how often: keyword arguments of `tljax.fit`, and fields of a config.
 
-    Attributes:
-      batch_size: images a step.
-      epochs, steps: how long to train: passes over the images, or, if set, steps.
-      optimizer: `sgd` or `adamw`.
-      lr: peak learning rate of a group with scale 1.
-      schedule, warmup, milestones: see `tljax.transfer.learning_rate_schedule`; warm-up in steps.
-      momentum: of SGD.
-      weight_decay, decayed: rate, and regex on the parameter paths that it applies to.
-      l2_sp_alpha, l2_sp_beta: of the pull of trained pretrained weights towards their start, and of
-        new ones towards 0: see `tljax.transfer.l2_sp`; 0: none. It takes weight decay's place.
-      clip_norm: largest global norm of the trained gradient, or None.
-      label_smoothing, mixup, cutmix: of the loss, see `tljax.training.objective.Objective`. Mixed
-        images are others in every step, so what frozen groups make of them cannot be kept.
-      class_weights: `balanced`: an image counts in the loss inversely to how many its class has,
-        1 in the mean; of several tasks their classes are weighed as if they were one's. None: all
-        alike.
-      ema: decay of a moving average of the trained parameters and of the statistics that training
-        updates, see `tljax.training.state.averaged`; it is what is evaluated, and kept. None: none.
-      patience: the run ends after so many evaluations, `eval_dense`'s included, without a better
-        one than the best. The learning rate follows the schedule of `total_steps` as far as the run
-        gets. None: it never ends before.
-      accumulate: parts that a step's batch goes through the network in, their gradients added up; a
-        divisor of batch_size. None: as suits the backend, without a change to the numbers but for
-        rounding (and random masks).
-      cache: of the output of the leading frozen groups, where images are not augmented: `memory`,
-        `disk`, `off`, or `auto`: disk for a run with a workdir, else memory, if it fits.
-      augment: `none`, `crop` (random-resized), `crop_flip`, `resize_crop_flip` (a box of
-        the image's own shape), or `trivial`: after crop and flip an operation of
-        `tljax.data.trivial_augment`.
-      views: augmented views of each image, drawn once and the same for every seed; epoch e shows
-        view e modulo `views`. What frozen groups make of them can be kept. None: every epoch draws
-        anew.
-      crop_area: smallest and largest share of the image that a random crop covers.
-      sampling: `shuffled`: an epoch shows every image once; `balanced`: every class equally often
-        (of several tasks, every class of each), an epoch being as many images as before.
-      eval_every: in steps; None: once an epoch. Step 0 is evaluated too.
-      eval_dense: whether steps 1, 2, 4, 8, ... below `eval_every` are evaluated as well.
-      checkpoint_every: in steps; None: whenever evaluated.
-      log_every: steps between two `train` rows.
-      keep: newest checkpoints to keep, beside the best one.
-      num_workers: processes that read images; 0: threads of this one.
-      on_error: what to do about an image that cannot be read: `fail` or `skip`.
-      head_init: of a new head: `zero` or `random`.
-      mesh: sizes of the axes `data` and `fsdp` that the devices form: see `tljax.devices.mesh`.
-      seed: of new weights, data order, augmentation and dropout.
+    A field that is None is off, or follows from others as its docstring says.
     """
 
+    # How long, how fast.
     batch_size: int = 64
+    """Images a step."""
     epochs: float = 10.0
+    """Passes over the training images."""
     steps: int | None = None
+    """If set, the number of steps, instead of epochs."""
     optimizer: str = "sgd"
+    """`sgd` or `adamw`."""
     lr: float = 0.01
+    """Peak learning rate of a group whose scale is 1."""
     schedule: str = "cosine"
+    """`constant`, `cosine` or `step`; see `tljax.transfer.learning_rate_schedule`."""
     warmup: int = 0
+    """Steps of linear warm-up."""
     milestones: tuple[float, ...] = (0.3, 0.6, 0.9)
+    """`schedule=step`: shares of the steps after each of which the rate is divided by ten."""
     momentum: float = 0.9
+    """Of SGD."""
     weight_decay: float = 0.0
+    """Weight decay: of AdamW decoupled, of SGD added to the gradient."""
     decayed: str = ".*kernel"
+    """Regex on parameter paths: the parameters that weight decay applies to."""
     l2_sp_alpha: float = 0.0
+    """L2-SP: pulls trained pretrained weights back to their start. Excludes weight decay."""
     l2_sp_beta: float = 0.0
+    """L2-SP: pulls new weights, such as the head's, to 0."""
     clip_norm: float | None = None
+    """Largest global norm of the trained gradient."""
+
+    # The loss.
     label_smoothing: float = 0.0
+    """Share of a label that is spread over all classes (of its task)."""
     class_weights: str | None = None
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    """`balanced`: an image counts inversely to the number of images of its class, 1 on average."""
+
+    # What is kept as the model, and when training ends.
     ema: float | None = None
+    """Decay of a moving average of what trains, which is then evaluated and kept."""
     patience: int | None = None
+    """Ends a run after so many evaluations without improvement; the schedule is not shortened."""
+
+    # Memory and time.
     accumulate: int | None = None
+    """Parts of a step's batch, whose gradients are added up: less memory. Divides `batch_size`.
+
+    None: what suits the backend, which changes numbers by rounding (and random masks) only.
+    """
     cache: str = "auto"
+    """Where to cache the output of the leading frozen groups: `memory`, `disk`, `off` or `auto`.
+
+    Possible if images stay the same. `auto`: on disk (~/.cache/tljax/features) for a run with a
+    workdir, else in memory, if there is room.
+    """
+
+    # What images go through in training.
     augment: str = "none"
+    """`none`, `crop` (of random size and place, resized), `crop_flip`, `trivial` or
+    `resize_crop_flip`.
+
+    `trivial`: crop and flip, then an operation of TrivialAugment. `resize_crop_flip`: as if the
+    image was resized to a square, of which a smaller square is then cut at random.
+    """
     views: int | None = None
+    """Draws so many augmented views of each image once, the same for every seed, shown in turn.
+
+    What frozen groups make of them can be cached. None: every epoch draws anew.
+    """
     crop_area: tuple[float, float] = (0.08, 1.0)
+    """Smallest and largest share of the image that a random crop covers."""
+    mixup: float = 0.0
+    """Blends pairs of images and their labels; alpha of the distribution of shares. 0: off."""
+    cutmix: float = 0.0
+    """Pastes a box of one image into another; alpha as of `mixup`, which takes turns with it."""
     sampling: str = "shuffled"
-    eval_every: int | None = None
-    eval_dense: bool = False
-    checkpoint_every: int | None = None
-    log_every: int = 10
-    keep: int = 1
+    """`shuffled`: an epoch shows every image once; `balanced`: every class equally often."""
     num_workers: int = 0
+    """Processes that read images; 0: threads of this one."""
     on_error: str = "fail"
+    """If an image cannot be read: `fail`, or `skip` it and name it in the result."""
+
+    # What is evaluated, logged and saved, and when.
+    eval_every: int | None = None
+    """Steps between evaluations, of which one is at step 0; None: an epoch."""
+    eval_dense: bool = False
+    """Whether to evaluate after steps 1, 2, 4, 8, ... below `eval_every` too."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints; None: one at every evaluation."""
+    log_every: int = 10
+    """Steps between `train` rows of metrics."""
+    keep: int = 1
+    """Newest checkpoints to keep, besides the best one."""
+
     head_init: str = "zero"
+    """Of a new head: `zero` or `random`. In a config also `pretrained`: the source's is kept."""
     mesh: str = "data:-1"
+    """Devices: the batch is spread over `data` x `fsdp`, weights are cut in `fsdp` pieces.
+
+    E.g. `data:-1`, `fsdp:-1` or `data:4,fsdp:2`; -1 is what is left of the number of devices.
+    """
     seed: int = 0
+    """Of new weights, data order, augmentation and dropout."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -127,7 +149,7 @@ class TrainingOptions:
         check_known("sampling", self.sampling, SAMPLINGS)
         if self.class_weights is not None:
             check_known("class_weights", self.class_weights, CLASS_WEIGHTS)
-        mesh.parse(self.mesh)
+        sharding.parse(self.mesh)
         for name in ("batch_size", "epochs", "steps", "clip_norm"):
             self._check(name, "a finite number above 0", lambda value: value > 0)
         for name in ("accumulate", "views", "eval_every", "checkpoint_every", "log_every", "keep"):

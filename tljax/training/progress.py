@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a live bar on a terminal, a line now and then elsewhere."""
+"""Progress of a training run: a live bar on a terminal, a line every few seconds elsewhere."""
 
 import time
 from types import TracebackType
@@ -35,14 +35,14 @@ class TrainingProgress:
         if self._live:
             self._bar.stop()
 
-    def tell_first_step(self, seconds: float) -> None:
-        """Says how long it took from the command to the end of the first step."""
+    def show_first_step(self, seconds: float) -> None:
+        """Prints how long it took from the command to the end of the first step."""
         if self._live or self._lines:
             first = self._start + 1
             console.print(f"step {first}/{self._steps}  done {seconds:.1f} s after the command")
 
     def update(self, step: int, **values: float) -> None:
-        """Shows that `step` steps are done; `values` are e.g. `loss` or `val_accuracy`."""
+        """Shows `step` as done, with `values` such as `loss` or `val_accuracy`."""
         if not self._began and step > self._start:  # the first step compiles: time from its end on
             self._start, self._began = step, time.monotonic()
         if values:

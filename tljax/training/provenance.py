@@ -1,4 +1,4 @@
-"""What a run is made of, and whether it may go on with what there is now."""
+"""What a run's numbers depend on, and whether it may resume with what there is now."""
 
 import json
 import logging
@@ -7,45 +7,49 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tljax.data import Preprocessing, Source, fingerprint
+from tljax.data import fingerprint
 from tljax.devices import processes
 from tljax.errors import InputError
-from tljax.models import Model
-from tljax.runs.checkpoints import Checkpoint
+from tljax.runs.checkpoints import Progress
 from tljax.runs.environment import environment
 from tljax.runs.workdir import differences, refuse_changes
-from tljax.training.options import HARMLESS, TrainingOptions
-from tljax.transfer import TransferPlan
+from tljax.training.options import HARMLESS
+from tljax.training.setup import Setup
 
 _log = logging.getLogger("tljax")
 
 
-def what_made(
-    model: Model,
-    plan: TransferPlan,
-    preprocessing: Preprocessing,
-    opt: TrainingOptions,
-    tasks: Mapping[str, int] | None,
-    cached_groups: int,
-    *sources: Source | None,
-) -> dict[str, Any]:
-    """All that a run's numbers depend on, JSON: what must be the same when it goes on."""
+def what_made(setup: Setup, cached_groups: int) -> dict[str, Any]:
+    """Everything that a run's numbers depend on, JSON: what must not change when it resumes.
+
+    Args:
+      setup: of the run.
+      cached_groups: number of leading groups whose output is cached.
+    """
     made_by = {
         "config": {
-            **asdict(opt),
+            **asdict(setup.options),
             "cached_groups": cached_groups,
-            **({"tasks": list(tasks.items())} if tasks else {}),
-            "model": repr(model),
-            "plan": plan.to_json(),
-            "preprocessing": asdict(preprocessing),
+            **({"tasks": list(setup.tasks.items())} if setup.tasks else {}),
+            "model": repr(setup.model),
+            "plan": setup.plan.to_json(),
+            "preprocessing": asdict(setup.preprocessing),
         },
         "data": {
             split: None if source is None else fingerprint(source)
-            for split, source in zip(("train", "val", "test"), sources, strict=True)
+            for split, source in (
+                ("train", setup.train),
+                ("val", setup.val),
+                ("test", setup.test),
+            )
         },
-        "environment": {**environment(), "processes": processes.count(), "mesh": opt.mesh},
+        "environment": {
+            **environment(),
+            "processes": processes.count(),
+            "mesh": setup.options.mesh,
+        },
     }
-    del made_by["config"]["mesh"]  # may change as devices do, if that is accepted
+    del made_by["config"]["mesh"]  # counts as environment: may change as the devices do
     return json.loads(json.dumps(made_by))
 
 
@@ -53,7 +57,7 @@ def check_same(made_by: Mapping[str, Any]) -> None:
     """Raises InputError unless all processes of a job are about to run the same."""
     others = [
         {**made, "environment": {**made["environment"], "host": None}}
-        for made in processes.all_say(made_by)
+        for made in processes.gather_values(made_by)
     ]
     for number, other in enumerate(others):
         if differing := differences(others[0], other):
@@ -65,14 +69,20 @@ def check_same(made_by: Mapping[str, Any]) -> None:
 
 
 def accepted_changes(
-    resumed: Checkpoint, now: Mapping[str, Any], workdir: Path, accept_environment: bool
+    saved: Progress, now: Mapping[str, Any], workdir: Path, accept_environment: bool
 ) -> list[str]:
-    """What is not as it was when the run began, in words, if the run may go on all the same.
+    """What has changed since the run began, in words, if the run may resume all the same.
+
+    Args:
+      saved: of the checkpoint to resume from.
+      now: `what_made` the run today.
+      workdir: of the run.
+      accept_environment: whether versions, code and devices may have changed.
 
     Raises:
-      InputError: if it may not.
+      InputError: if it may not resume.
     """
-    before = resumed.extra["made_by"]
+    before = saved.made_by
     config = differences(before["config"], now["config"])
     for name in HARMLESS:
         if change := config.pop(name, None):
@@ -91,7 +101,7 @@ def accepted_changes(
             "restore it, use a new workdir, or pass --accept_changes, and the result names them"
         )
         refuse_changes("environment", environment, workdir, remedy)
-    new = [change for change in environment.values() if change not in resumed.extra["changes"]]
+    new = [change for change in environment.values() if change not in saved.changes]
     for change in new:
         _log.warning("%s; the result may differ from that of a run without the change", change)
-    return [*resumed.extra["changes"], *new]
+    return [*saved.changes, *new]

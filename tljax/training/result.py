@@ -1,13 +1,29 @@
-"""What a run says of how it did: in rows of `metrics.jsonl`, and in the end in `result.json`."""
+"""What a run leaves: the fields of `result.json`, the best weights, the rows of its metrics."""
 
+import json
+import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from tljax.data import Source
+import jax
+import numpy as np
+
+from tljax.data import skipped_message
+from tljax.devices import processes, sharding
 from tljax.models import parameter_count
+from tljax.runs.answers import ANSWERS_FILE, pack_answers
+from tljax.runs.environment import versions
+from tljax.runs.resume import best_row
+from tljax.runs.workdir import write_atomically
+from tljax.training import train_state
 from tljax.training.evaluation import Evaluation, naive_accuracy
-from tljax.training.tasks import by_task
+from tljax.training.run import Best, Run
+from tljax.training.setup import Setup
+from tljax.training.tasks import class_ranges
 from tljax.transfer.partition import Tree
+
+_log = logging.getLogger("tljax")
 
 # What `stages` of a result holds of each.
 _OF_A_STAGE = (
@@ -20,93 +36,157 @@ _OF_A_STAGE = (
 )
 
 
-def reported(evaluation: Evaluation, tasks: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """An evaluation as a row tells it; of several `tasks`, each one's too."""
-    fields: dict[str, Any] = {
-        "accuracy": evaluation.accuracy,
-        "balanced_accuracy": evaluation.balanced_accuracy,
-        "loss": evaluation.loss,
-    }
-    if evaluation.tasks:
-        parts = zip(tasks or (), evaluation.tasks, strict=True)
-        fields["tasks"] = {name: reported(part) for name, part in parts}
-    return fields
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves.
+
+    Attributes:
+      summary: the fields of `result.json`.
+      variables: the model's variables at the best validation accuracy.
+      history: the rows of `metrics.jsonl`; of a run in stages, of all of them.
+      last: the model's variables after the last step; None where a finished run is read.
+    """
+
+    summary: dict[str, Any]
+    variables: Tree
+    history: list[dict[str, Any]]
+    last: Tree | None = None
 
 
-def of_training(
-    *,
-    train: Source,
-    val: Source | None,
-    seed: int,
-    steps: int,
-    batch_size: int,
-    best_step: int,
-    validated: Mapping[str, Any],
-    trained: Tree,
-    params: Tree,
-) -> dict[str, Any]:
-    """What was trained, on what, and how well it did on validation images.
+def finish(
+    run: Run, about: Mapping[str, Any] | None = None, before: Mapping[str, Any] | None = None
+) -> Result:
+    """Tests the best weights of a run that is over, once, and writes its result.
 
     Args:
-      train, val: of the run.
-      seed, batch_size: of its options.
-      steps: that were taken.
-      best_step: whose weights are kept.
-      validated: the row of their validation; empty if there was none.
-      trained, params: the parameters that moved, and all of them.
+      run: after `tljax.training.loop.train`.
+      about: further fields of the result, e.g. the name of the data.
+      before: the result of the stage before this one, if there is one; the result covers both.
     """
-    return {
-        "train_size": len(train),
-        "val_size": 0 if val is None else len(val),
-        "seed": seed,
-        "steps": steps,
-        "best_step": best_step,
+    last = train_state.model_variables(run.state, run.frozen)
+    best = run.best or Best(run.step, None, last)
+    tested = _test(run, best)
+    summary = {**(about or {}), **_summary(run, best, tested)}
+    if before is not None:
+        summary = _with_stage_before(before, summary)
+    _write(run, summary)
+    kept = (best.variables, last)
+    variables, last = kept if run.tools.mesh is None else sharding.gather_to_host(kept)
+    return Result(summary, variables, run.metrics.rows, last)
+
+
+def _test(run: Run, best: Best) -> Evaluation | None:
+    """The best weights on the test images, which are read here and nowhere else."""
+    setup = run.setup
+    if setup.test is None:
+        return None
+    _log.debug("phase evaluation, test")
+    source = run.tools.frozen_features(setup.test, setup.preprocessing)
+    tested = run.evaluate(best.variables, source, with_answers=run.workdir is not None)
+    examples = run.examples_at(best.step)
+    run.metrics.write("test", best.step, examples=examples, **tested.to_json(setup.tasks))
+    if run.workdir is not None and processes.is_first() and tested.answers is not None:
+        write_atomically(run.workdir / ANSWERS_FILE, pack_answers(tested.answers))
+    return tested
+
+
+def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
+    """The fields of `result.json`, of this stage alone."""
+    setup, validated = run.setup, best_row(run.metrics.rows) or {}
+    summary: dict[str, Any] = {
+        "plan": setup.plan.to_json(),
+        "train_size": len(setup.train),
+        "val_size": 0 if setup.val is None else len(setup.val),
+        "seed": setup.options.seed,
+        "steps": run.step,
+        "best_step": best.step,
         "val_accuracy": validated.get("accuracy"),
         "val_balanced_accuracy": validated.get("balanced_accuracy"),
-        "trainable_parameters": parameter_count(trained),
-        "total_parameters": parameter_count(params),
-        "examples_seen": steps * batch_size,
+        "trainable_parameters": parameter_count(run.state.trained),
+        "total_parameters": parameter_count(best.variables["params"]),
+        "examples_seen": run.step * setup.options.batch_size,
+    }
+    if setup.options.patience is not None:
+        summary["stopped_early"] = run.step < setup.total_steps
+    if tested is not None:
+        summary |= {
+            "test_size": tested.count,
+            "test_accuracy": tested.accuracy,
+            "test_balanced_accuracy": tested.balanced_accuracy,
+            "test_loss": tested.loss,
+            "naive_accuracy": naive_accuracy(setup.train, tested, setup.task_sizes),
+        }
+    if len(setup.tasks) > 1:
+        summary["tasks"] = _by_task(setup, validated.get("tasks"), tested)
+    if setup.options.on_error == "skip":
+        summary["skipped_images"] = sorted(run.skipped.union(run.skipped_in_training()))
+        if summary["skipped_images"]:
+            _log.warning(skipped_message(summary["skipped_images"]))
+    if run.tools.changes:
+        summary["changes"] = run.tools.changes
+    if run.tools.mesh is not None:
+        summary |= {"mesh": dict(run.tools.mesh.shape), "processes": processes.count()}
+    return summary | {
+        "wall_seconds": round(run.seconds, 3),
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "versions": versions(),
     }
 
 
-def of_test(test: Evaluation, train: Source, task_sizes: tuple[int, ...]) -> dict[str, Any]:
-    """How well the kept weights did on test images, beside the commonest class of `train`."""
-    return {
-        "test_size": test.count,
-        "test_accuracy": test.accuracy,
-        "test_balanced_accuracy": test.balanced_accuracy,
-        "test_loss": test.loss,
-        "naive_accuracy": naive_accuracy(train, test, task_sizes),
-    }
+def _by_task(
+    setup: Setup, validation: Mapping[str, Any] | None, tested: Evaluation | None
+) -> dict[str, dict[str, Any]]:
+    """What `result.json` says of each task.
+
+    Args:
+      setup: of the run.
+      validation: each task's values at the step whose weights are kept.
+      tested: those weights on the test images.
+    """
+    sizes = setup.task_sizes
+    trained_on = np.bincount(setup.train.labels, minlength=sum(sizes))
+    validated_on = np.zeros(len(trained_on), int)
+    if setup.val is not None:
+        validated_on = np.bincount(setup.val.labels, minlength=len(trained_on))
+    described: dict[str, dict[str, Any]] = {}
+    for number, (name, (first, end)) in enumerate(
+        zip(setup.tasks, class_ranges(sizes), strict=True)
+    ):
+        accuracies = (validation or {}).get(name, {})
+        described[name] = {
+            "num_classes": setup.tasks[name],
+            "train_size": int(trained_on[first:end].sum()),
+            "val_size": int(validated_on[first:end].sum()),
+            "val_accuracy": accuracies.get("accuracy"),
+            "val_balanced_accuracy": accuracies.get("balanced_accuracy"),
+        }
+        if tested is not None:
+            part = tested.tasks[number]
+            commonest = first + int(trained_on[first:end].argmax())
+            described[name] |= {
+                "test_size": part.count,
+                "test_accuracy": part.accuracy,
+                "test_balanced_accuracy": part.balanced_accuracy,
+                "test_loss": part.loss,
+                "naive_accuracy": tested.class_counts[commonest] / part.count,
+            }
+    return described
 
 
-def of_tasks(
-    tasks: Mapping[str, int] | None,
-    train: Source,
-    val: Source | None,
-    validated: Mapping[str, Any],
-    test: Evaluation | None,
-) -> dict[str, Any]:
-    """`tasks` of a result, where there are several; else nothing."""
-    if tasks is None or len(tasks) < 2:
-        return {}
-    return {"tasks": by_task(tasks, train, val, validated.get("tasks"), test)}
-
-
-def with_stage_before(before: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of a run up to this stage, from that up to the stage before and this one's own.
+def _with_stage_before(before: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of all stages up to this one, from that of those before it and this one's own.
 
     Its plan says where groups started in the first stage, and what moved in the last one.
     """
 
-    def of_a_stage(summary: Mapping[str, Any]) -> dict[str, Any]:
+    def fields_of_stage(summary: Mapping[str, Any]) -> dict[str, Any]:
         return {name: summary[name] for name in _OF_A_STAGE}
 
     whole = {
         **own,
         "plan": {**own["plan"], "init": before["plan"]["init"]},
         "seed": before["seed"],
-        "stages": [*before.get("stages", [of_a_stage(before)]), of_a_stage(own)],
+        "stages": [*before.get("stages", [fields_of_stage(before)]), fields_of_stage(own)],
     }
     for name in ("steps", "examples_seen"):
         whole[name] = before[name] + own[name]
@@ -115,3 +195,17 @@ def with_stage_before(before: Mapping[str, Any], own: Mapping[str, Any]) -> dict
         if name in before or name in own:
             whole[name] = list(dict.fromkeys([*before.get(name, []), *own.get(name, [])]))
     return whole
+
+
+def _write(run: Run, summary: Mapping[str, Any]) -> None:
+    """Writes `timing.json` and `result.json`."""
+    _log.debug("phase write")
+    if run.workdir is None or not processes.is_first():
+        return
+    observer = run.tools.observer
+    timing = {
+        "first_step_seconds": round(observer.first_step_seconds, 3),
+        "input_wait_seconds": round(observer.input_wait_seconds, 3),
+    }
+    write_atomically(run.workdir / "timing.json", json.dumps(timing, indent=2) + "\n")
+    write_atomically(run.workdir / "result.json", json.dumps(summary, indent=2) + "\n")

@@ -1,38 +1,39 @@
-"""Runs in stages: `fit` once for each, every one from what the one before has left.
+"""Runs in stages: one after the other, each from the weights that the one before has left.
 
-Stage i but the last has a workdir of its own, `W/stages/i`, and the last one has W itself, so that
-whatever reads a workdir finds the run's result there. A run that dies goes on in the stage where it
-was; finished stages are read. Each has its own optimizer state, schedule, warm-up and data order.
+Every stage is a run with its own workdir (see `tljax.runs.record`), optimizer state, schedule,
+warm-up and data order. A killed run resumes in the stage where it was; finished stages are read.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tljax.data import Preprocessing, Source, as_source
+from tljax.console import console
+from tljax.data import Preprocessing
 from tljax.devices import processes
 from tljax.errors import InputError
 from tljax.files import parse_json
-from tljax.models import ImageSize, Model, registry
-from tljax.runs.checkpoints import has_checkpoint, newest_usable, restore_like
-from tljax.runs.workdir import locked, read_rows
-from tljax.training.loop import Result, fit
+from tljax.models import Model
+from tljax.runs.checkpoints import restore_like
+from tljax.runs.metrics import read_rows
+from tljax.runs.record import stage_workdir
+from tljax.runs.resume import newest_usable
+from tljax.runs.workdir import locked
+from tljax.training.begin import Pretrained
+from tljax.training.fit import fit_setup, make_setup
 from tljax.training.options import TrainingOptions
-from tljax.training.preparation import check_fit, own_preprocessing
-from tljax.training.progress import console
 from tljax.training.provenance import accepted_changes, what_made
+from tljax.training.result import Result
+from tljax.training.setup import Setup
 from tljax.transfer import Stage
-from tljax.transfer.partition import Tree
-
-_FOLDER = "stages"  # of a workdir
 
 
 def fit_stages(
     model: Model,
-    variables: Tree | Callable[[], Tree | None] | None,
+    variables: Pretrained,
     stages: Sequence[Stage],
     train: Any,
     val: Any,
@@ -45,128 +46,129 @@ def fit_stages(
     accept_changes: bool = False,
     progress: bool = True,
     profile: bool = False,
-    called: float | None = None,
     **options: Any,
 ) -> Result:
     """Trains under the plans of `stages` one after the other; see `tljax.transfer.recipes`.
 
-    `steps` or `epochs` are those of all stages together; `lr`, `augment` and `cache` hold for those
-    that say nothing else, or have nothing to cache. `patience` counts in each stage, and may end it
-    before its steps are done. `test` is touched once, after the last one.
+        stages = tljax.lp_ft(tljax.fine_tune(model.groups, backbone=1.0), probe_share=0.5)
+        result = tljax.fit_stages(model, variables, stages, train, val, test, steps=200, lr=0.01)
+
+    `steps` or `epochs` are those of all stages together. `lr`, `augment` and `cache` hold for the
+    stages that do not set their own, or have something to cache. `patience` counts in each stage,
+    and may end it early. `test` is touched once, after the last stage.
 
     Args:
-      model, variables, train, val, test, preprocessing, tasks, about, accept_changes, progress,
-        called, **options: as of `fit`; `variables` are what the first stage starts from.
+      model, train, val, test, preprocessing, tasks, about, accept_changes, progress, **options: as
+        of `fit`.
+      variables: what the first stage starts from, as of `fit`.
       stages: in their order.
       workdir: the last stage's, and, in its `stages`, those of the others; or None.
       profile: whether to trace a few steps of the last stage.
 
     Returns:
-      The last stage's result: its `best_step` and rows count its own steps, `steps`,
-      `examples_seen` and `wall_seconds` are of all, and `stages` tells of each. `plan` says where
-      the groups started in the first one and what moved in the last.
+      The last stage's result. Its `best_step` and rows count that stage's own steps; `steps`,
+      `examples_seen` and `wall_seconds` are of all stages, and `stages` has an entry for each.
+      `plan` says where the groups started in the first one and what moved in the last.
 
     Raises:
-      InputError, Preempted: as `fit`; or for stages that share the steps badly.
+      InputError, Preempted: as `fit`; or for stages that cannot share the steps.
     """
-    train, val, test = (None if s is None else as_source(s) for s in (train, val, test))
-    workdir = None if workdir is None else Path(workdir)
-    preprocessing = preprocessing or own_preprocessing(train)
-    size = preprocessing.image_size
-    each = check_stages(model, stages, TrainingOptions(**options), size, train, val, test)
+    if not stages:
+        raise InputError("stages is empty; pass at least one stage")
+    whole = make_setup(
+        model,
+        stages[-1].plan,
+        TrainingOptions(**options),
+        preprocessing,
+        tasks,
+        train,
+        val,
+        test,
+    )
+    return fit_stage_setups(
+        checked_stages(whole, stages),
+        stages,
+        variables,
+        None if workdir is None else Path(workdir),
+        about=about,
+        accept_changes=accept_changes,
+        progress=progress,
+        profile=profile,
+    )
+
+
+def fit_stage_setups(
+    setups: Sequence[Setup],
+    stages: Sequence[Stage],
+    pretrained: Pretrained,
+    workdir: Path | None,
+    *,
+    about: Mapping[str, Any] | None = None,
+    accept_changes: bool = False,
+    progress: bool = True,
+    profile: bool = False,
+) -> Result:
+    """As `fit_stages`, of setups by `checked_stages`."""
     history: list[dict[str, Any]] = []
     before: dict[str, Any] | None = None
     result: Result | None = None
     with locked(workdir):
-        for number, (stage, opt) in enumerate(zip(stages, each, strict=True), 1):
+        for number, (stage, setup) in enumerate(zip(stages, setups, strict=True), 1):
             is_last = number == len(stages)
-            folder = None if workdir is None else _workdir_of(workdir, number, len(stages))
-            given = (model, stage, preprocessing, opt, tasks, train, val, accept_changes)
-            result = None if folder is None or is_last else _finished(folder, *given)
+            folder = None if workdir is None else stage_workdir(workdir, number, len(stages))
+            result = None
+            if folder is not None and not is_last:
+                result = _read_finished(folder, setup, accept_changes)
             if result is None:
                 if progress and processes.is_first():
-                    console.print(f"stage {number} of {len(stages)}: {opt.steps} steps")
-                result = fit(
-                    model,
-                    variables,
-                    stage.plan,
-                    train,
-                    val,
-                    test if is_last else None,
-                    preprocessing=preprocessing,
-                    tasks=tasks,
-                    workdir=folder,
+                    steps = setup.total_steps
+                    console.print(f"stage {number} of {len(stages)}: {steps} steps")
+                result = fit_setup(
+                    setup,
+                    pretrained,
+                    folder,
                     about=about if is_last else None,
                     before=before,
                     accept_changes=accept_changes,
                     progress=progress,
                     profile=profile and is_last,
-                    called=called,
-                    **asdict(opt),
                 )
-            variables = result.variables if stage.carries == "best" else result.last
-            before, called = result.summary, None
+            pretrained = result.variables if stage.carries == "best" else result.last
+            before = result.summary
             history += result.history
     assert result is not None  # there is a stage
     return replace(result, history=history)
 
 
-def check_stages(
-    model: Model,
-    stages: Sequence[Stage],
-    opt: TrainingOptions,
-    image_size: ImageSize,
-    train: Source,
-    val: Source | None,
-    test: Source | None,
-) -> list[TrainingOptions]:
-    """Each stage's own options; InputError if one could not begin: before anything is written."""
-    each = _options_of(model, stages, opt, image_size, len(train))
-    for number, (stage, own) in enumerate(zip(stages, each, strict=True), 1):
+def checked_stages(whole: Setup, stages: Sequence[Stage]) -> list[Setup]:
+    """The setup of each stage; InputError if one could not begin: before anything is written.
+
+    Args:
+      whole: of all stages together; its plan does not count.
+      stages: in their order.
+    """
+    setups = []
+    for number, (stage, options) in enumerate(zip(stages, _options(whole, stages), strict=True), 1):
+        test = whole.test if number == len(stages) else None
+        setup = replace(whole, plan=stage.plan, options=options, test=test)
         try:
-            check_fit(model, stage.plan, own, image_size, train, val, test)
+            replace(setup, test=whole.test).check()
         except InputError as error:
             raise InputError(f"stage {number} of {len(stages)}: {error}") from None
-    return each
+        setups.append(setup)
+    return setups
 
 
-def has_begun(workdir: Path | None) -> bool:
-    """Whether a run, in stages or not, has a checkpoint in this workdir."""
-    return workdir is not None and (
-        has_checkpoint(workdir) or has_checkpoint(workdir / _FOLDER / "1")
-    )
+def _options(whole: Setup, stages: Sequence[Stage]) -> list[TrainingOptions]:
+    """Each stage's options: its share of the steps, its seed, and what the stage itself sets.
 
-
-def all_rows(workdir: Path) -> list[dict[str, Any]]:
-    """The rows of a finished run, those of its earlier stages first.
-
-    Raises:
-      InputError: if they cannot be read.
+    A cache that is asked for is used by the stages that have something to cache.
     """
-    folders = [path for path in (workdir / _FOLDER).glob("*") if path.name.isdecimal()]
-    in_order = sorted(folders, key=lambda path: int(path.name))
-    return [row for path in (*in_order, workdir) for row in read_rows(path / "metrics.jsonl")]
-
-
-def _workdir_of(workdir: Path, number: int, count: int) -> Path:
-    return workdir if number == count else workdir / _FOLDER / str(number)
-
-
-def _options_of(
-    model: Model,
-    stages: Sequence[Stage],
-    opt: TrainingOptions,
-    image_size: ImageSize,
-    train_size: int,
-) -> list[TrainingOptions]:
-    """The run's options, shared out: steps by the shares, and a seed for each stage.
-
-    A cache that is asked for is of the stages that have something to keep.
-    """
+    options = whole.options
     shares = [stage.share for stage in stages]
     if not shares or min(shares) <= 0 or not np.isclose(sum(shares), 1):
         raise InputError(f"the stages' shares of the steps are {shares}; make them add up to 1")
-    total = opt.total_steps(train_size)
+    total = whole.total_steps
     ends = np.rint(np.cumsum(shares) * total).astype(int)
     steps = np.diff(ends, prepend=0)
     if min(steps) < 1:
@@ -174,20 +176,20 @@ def _options_of(
             f"steps is {total}, which leaves none for one of {len(stages)} stages; set it to"
             f" {max(len(stages), int(np.ceil(1 / min(shares))))} or more"
         )
-    params = registry.abstract_variables(model, image_size)["params"]
+    params = whole.abstract_variables["params"]
     each, caches = [], []
     for number, (stage, count) in enumerate(zip(stages, steps, strict=True)):
         own = replace(
-            opt,
+            options,
             steps=int(count),
-            lr=opt.lr if stage.lr is None else stage.lr,
-            augment=stage.augment or opt.augment,
-            views=None if stage.augment == "none" else opt.views,
-            seed=_folded(opt.seed, number),
+            lr=options.lr if stage.lr is None else stage.lr,
+            augment=stage.augment or options.augment,
+            views=None if stage.augment == "none" else options.views,
+            seed=_stage_seed(options.seed, number),
         )
         each.append(own)
         caches.append(stage.plan.frozen_prefix(params) > 0 and not own.images_change)
-    if any(caches) and opt.cache in ("memory", "disk"):
+    if any(caches) and options.cache in ("memory", "disk"):
         return [
             own if caches_it else replace(own, cache="auto")
             for own, caches_it in zip(each, caches, strict=True)
@@ -195,29 +197,19 @@ def _options_of(
     return each
 
 
-def _folded(seed: int, number: int) -> int:
-    """The seed of the stage after `number` others; the first has the run's own."""
+def _stage_seed(seed: int, number: int) -> int:
+    """The seed of the stage after `number` others; the first stage has the run's own."""
     return int(np.random.SeedSequence((seed, number)).generate_state(1)[0]) if number else seed
 
 
-def _finished(
-    folder: Path,
-    model: Model,
-    stage: Stage,
-    preprocessing: Preprocessing,
-    opt: TrainingOptions,
-    tasks: Mapping[str, int] | None,
-    train: Source,
-    val: Source | None,
-    accept_changes: bool,
-) -> Result | None:
-    """What an earlier stage left, if it is done, and whole, and what is to be run.
+def _read_finished(folder: Path, setup: Setup, accept_changes: bool) -> Result | None:
+    """The result of an earlier stage; None if it is not done, or no longer whole.
 
     Raises:
       InputError: if another stage was run there.
     """
     result = folder / "result.json"
-    if not processes.first_says(result.exists):
+    if not processes.call_in_first(result.exists):
         return None
 
     def read() -> list[Any]:
@@ -229,17 +221,15 @@ def _finished(
             raise InputError(f"cannot read {result} ({error}); restore it, or train anew") from None
 
     with locked(folder):
-        summary, steps, rows = processes.first_says(read)
+        summary, steps, rows = processes.call_in_first(read)
         usable = newest_usable(folder)
-        if usable is None or usable[0].step != steps:  # damaged since: `fit` mends that
+        if usable is None or usable[0].step != steps:  # damaged since: the stage is run again
             return None
         last, best = usable
-        cached_groups = last.extra["made_by"]["config"]["cached_groups"]
-        made = what_made(
-            model, stage.plan, preprocessing, opt, tasks, cached_groups, train, val, None
-        )
-        changes = accepted_changes(last, made, folder, accept_changes)
-    abstract = registry.abstract_variables(model, preprocessing.image_size)
+        assert last.progress is not None
+        made = what_made(setup, last.progress.cached_groups)
+        changes = accepted_changes(last.progress, made, folder, accept_changes)
+    abstract = setup.abstract_variables
     weights = restore_like(abstract, last.variables)
     return Result(
         summary | ({"changes": changes} if changes else {}),

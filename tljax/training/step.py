@@ -1,9 +1,9 @@
-"""One step of training, of evaluation and of prediction, compiled.
+"""The compiled steps of training, evaluation and prediction.
 
-The gradient is taken with respect to the trained parameters alone, so that whatever reads it (clip,
-norm, log) cannot bring back the backward pass of the frozen ones. Learning rate and weight decay
-are arguments, so that a sweep over them compiles once. Steps are cached by what they are built
-from: runs that differ in seed, data or learning rate share one program.
+The gradient is taken with respect to the trained parameters alone, so that nothing that reads it
+(clip, norm, log) can bring back the backward pass of the frozen ones. Learning rate and weight
+decay are arguments, so that a sweep over them compiles once. Steps are cached by their arguments:
+runs that differ in seed, data or learning rate share one program.
 """
 
 import functools
@@ -16,15 +16,14 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tljax.data import Preprocessing, normalise
-from tljax.devices import mesh as mesh_lib
-from tljax.devices import micro_batches
+from tljax.devices import micro_batches, sharding
 from tljax.devices.compiler import compiled
-from tljax.models import ImageSize, Model, registry
-from tljax.training import state as state_lib
+from tljax.models import ImageSize, Model, tracing
+from tljax.training import train_state
 from tljax.training.objective import Objective, accuracy
 from tljax.training.options import TrainingOptions
-from tljax.training.state import TrainState
-from tljax.training.tasks import within_task
+from tljax.training.tasks import mask_other_tasks
+from tljax.training.train_state import TrainState
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree, merge
 
@@ -44,22 +43,22 @@ def loss_and_gradient(
     mesh: Mesh | None = None,
     objective: Objective = _CROSS_ENTROPY,
 ) -> Callable[..., tuple[Metrics, Tree, Tree]]:
-    """The differentiable half of a step.
+    """The half of a step that computes loss and gradient.
 
     Args:
       model, plan, preprocessing: of the run.
-      start: number of leading frozen groups whose output the batch holds in place of images.
-      accumulate: parts that the batch goes through the network in, gradients being added up; a
-        divisor of its size. Without BatchNorm of batch statistics, or randomness, a matter of
-        speed and memory alone.
+      start: number of leading frozen groups whose output the batch holds instead of images.
+      accumulate: number of parts of the batch, a divisor of its size; their gradients are added
+        up. Changes speed and memory only, unless BatchNorm uses batch statistics, or there is
+        dropout or stochastic depth.
       tasks: numbers of classes of several tasks; see `tljax.training.tasks`.
-      mesh: that the arguments lie on, see `tljax.devices.mesh`.
-      objective: what is minimised.
+      mesh: of the devices that hold the arguments, see `tljax.devices.sharding`.
+      objective: the loss.
 
     Returns:
       A function (trained, statistics, frozen, batch, key) -> (metrics, gradient, new statistics).
-      The batch holds `image` (n, h, w, 3) uint8, or `features` (n, ...), and `label` (n,) int32,
-      perhaps also `weight` (n,), each image's in the loss, which is in nats; gradient and
+      The batch holds `image` (n, h, w, 3) uint8, or `features` (n, ...); `label` (n,) int32; and
+      optionally `weight` (n,) of each image in the loss. The loss is in nats; gradient and
       `grad_norm` cover the trained parameters alone.
     """
 
@@ -88,7 +87,7 @@ def loss_and_gradient(
     def compute(
         trained: Tree, statistics: Tree, frozen: Tree, batch: Batch, key: jax.Array
     ) -> tuple[Metrics, Tree, Tree]:
-        batch = objective.shown(batch, key)
+        batch = objective.mix(batch, key)
         if accumulate == 1:
             gradient, (metrics, statistics) = differentiated(
                 trained, statistics, frozen, batch, key
@@ -100,15 +99,15 @@ def loss_and_gradient(
                 return jax.tree.map(jnp.add, total, (gradient, metrics)), None
 
             keys = jax.random.split(key, accumulate)
-            shares = micro_batches.split(accumulate, batch, mesh_lib.size(mesh))
+            shares = micro_batches.split(accumulate, batch, sharding.device_count(mesh))
             if mesh is not None:
-                shares = jax.lax.with_sharding_constraint(shares, mesh_lib.batch_sharding(mesh, 1))
+                shares = jax.lax.with_sharding_constraint(shares, sharding.batch_sharding(mesh, 1))
             parts = (shares, keys)
             nothing = jnp.zeros(())
             zero = (jax.tree.map(jnp.zeros_like, trained), {"loss": nothing, "accuracy": nothing})
             total, _ = jax.lax.scan(add, zero, parts)
             gradient, metrics = jax.tree.map(lambda value: value / accumulate, total)
-        gradient = mesh_lib.constrain(mesh, gradient)
+        gradient = sharding.constrain(mesh, gradient)
         return {**metrics, "grad_norm": optax.global_norm(gradient)}, gradient, statistics
 
     return compute
@@ -123,7 +122,7 @@ def optimizer(
     clip_norm: float | None,
     l2_sp: tuple[float, float] = (0.0, 0.0),
 ) -> optax.GradientTransformation:
-    """The plan's optimizer, one object for equal arguments; `train_step` sets rate and decay."""
+    """The plan's optimizer, the same object for equal arguments; a step sets rate and decay."""
     return plan.optimizer(
         name,
         learning_rate=0.0,
@@ -148,14 +147,17 @@ def train_step(
     objective: Objective = _CROSS_ENTROPY,
     ema: float | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The compiled step; the arguments are those of `loss_and_gradient`, and its optimizer.
+    """The compiled training step.
 
     Args:
-      ema: decay of the state's average, if it keeps one: see `tljax.training.state.averaged`.
+      model, plan, preprocessing, start, accumulate, tasks, mesh, objective: see
+        `loss_and_gradient`.
+      tx: the optimizer.
+      ema: decay of the state's moving average, see `update_average`; None: there is none.
 
     Returns:
-      A function (state, frozen, batch, key, learning_rate, weight_decay) -> (state, metrics), which
-      consumes the state. `key` is the run's; the step's own is folded in from `state.step`.
+      A function (state, frozen, batch, key, learning_rate, weight_decay) -> (state, metrics) that
+      donates the state. `key` is the run's; `state.step` is folded into it.
     """
     compute = loss_and_gradient(
         model, plan, preprocessing, start, accumulate, tasks, mesh, objective
@@ -180,12 +182,12 @@ def train_step(
         taken = state.step + 1
         average = state.average
         if ema is not None:
-            average = state_lib.averaged(average, (trained, statistics), taken, ema)
+            average = train_state.update_average(average, (trained, statistics), taken, ema)
         state = TrainState(taken, trained, statistics, opt_state, average)
-        return mesh_lib.constrain(mesh, state), metrics
+        return sharding.constrain(mesh, state), metrics
 
-    if micro_batches.convolves(model, preprocessing.image_size, start):
-        return jax.jit(step, donate_argnums=0)  # their gradients are faster by default
+    if micro_batches.has_convolutions(model, preprocessing.image_size, start):
+        return jax.jit(step, donate_argnums=0)  # gradients of convolutions are faster by default
     return compiled(step, mesh, donate_argnums=0)
 
 
@@ -197,19 +199,19 @@ def step_arguments(
     mesh: Mesh | None = None,
     average: bool = False,
 ) -> tuple[Any, ...]:
-    """What `train_step` can be compiled for before anything is loaded or drawn: abstract arrays.
+    """Abstract arguments of `train_step`, to compile it before anything is loaded or drawn.
 
     Args:
       plan, tx, mesh: of the step.
-      variables: the model's, of which shapes and dtypes count; they may be abstract.
+      variables: the model's; only shapes and dtypes are used, so they may be abstract.
       batch: see `abstract_batch`.
-      average: whether the state keeps one.
+      average: whether the state keeps a moving average.
 
     Returns:
       (state, frozen, batch, key, learning_rate, weight_decay)
     """
-    create = functools.partial(state_lib.create, plan, tx=tx, average=average)
-    state, frozen = mesh_lib.placed(mesh, jax.eval_shape(create, variables))
+    create = functools.partial(train_state.create, plan, tx=tx, average=average)
+    state, frozen = sharding.place_abstract(mesh, jax.eval_shape(create, variables))
     number = jax.ShapeDtypeStruct((), jnp.float32)
     return state, frozen, batch, jax.eval_shape(jax.random.key, 0), number, number
 
@@ -222,19 +224,19 @@ def abstract_batch(
     also: Sequence[str] = (),
     mesh: Mesh | None = None,
 ) -> Any:
-    """A batch of images, or of what the first groups made of them, as a step sees it.
+    """An abstract batch of images, or of the output of the first `start` groups of `model`.
 
     Args:
-      model, start: whose first `start` groups.
+      model, start: see above.
       image_size: of the images.
-      size: their number.
-      also: names of further numbers (n,) float32.
-      mesh: that the batch is spread over, see `tljax.devices.mesh`.
+      size: number of images.
+      also: names of further arrays (n,) float32.
+      mesh: of the devices that the batch is spread over, see `tljax.devices.sharding`.
     """
-    seen = registry.abstract_output(model, image_size, start).shape[1:]
+    seen = tracing.abstract_output(model, image_size, start).shape[1:]
     rows = {"features": (seen, jnp.float32)} if start else {"image": (seen, jnp.uint8)}
     rows |= {"label": ((), jnp.int32), **dict.fromkeys(also, ((), jnp.float32))}
-    return mesh_lib.batch_placed(
+    return sharding.place_abstract_batch(
         mesh,
         {name: jax.ShapeDtypeStruct((size, *row), dtype) for name, (row, dtype) in rows.items()},
     )
@@ -244,7 +246,7 @@ def step_of_run(
     model: Model,
     plan: TransferPlan,
     preprocessing: Preprocessing,
-    opt: TrainingOptions,
+    options: TrainingOptions,
     start: int = 0,
     tasks: tuple[int, ...] = (),
     mesh: Mesh | None = None,
@@ -253,17 +255,25 @@ def step_of_run(
     """The optimizer and the `train_step` of a run's options.
 
     Args:
-      accumulate: parts of a step's batch; None: as the options say, or as suits the backend.
+      model, plan, preprocessing, start, tasks, mesh: see `loss_and_gradient`.
+      options: of the run.
+      accumulate: parts of a step's batch; None: as the options say, else what suits the backend.
     """
-    parts = accumulate or opt.accumulate
-    parts = parts or micro_batches.suited_to_training(
-        model, plan, preprocessing.image_size, opt.batch_size // mesh_lib.size(mesh), start
+    parts = accumulate or options.accumulate
+    parts = parts or micro_batches.choose_training_parts(
+        model,
+        plan,
+        preprocessing.image_size,
+        options.batch_size // sharding.device_count(mesh),
+        start,
     )
-    if not any(opt.l2_sp):  # then no step depends on where groups start: such plans share one
+    if not any(options.l2_sp):  # else no step depends on where groups start: plans share one
         plan = plan.carried
-    tx = optimizer(plan, opt.optimizer, opt.decayed, opt.momentum, opt.clip_norm, opt.l2_sp)
+    tx = optimizer(
+        plan, options.optimizer, options.decayed, options.momentum, options.clip_norm, options.l2_sp
+    )
     return tx, train_step(
-        model, plan, preprocessing, tx, start, parts, tasks, mesh, opt.objective, opt.ema
+        model, plan, preprocessing, tx, start, parts, tasks, mesh, options.objective, options.ema
     )
 
 
@@ -276,29 +286,29 @@ def eval_step(
     with_answers: bool = False,
     mesh: Mesh | None = None,
 ) -> Callable[..., tuple[Metrics, Metrics]]:
-    """The compiled evaluation of one batch, or, on a mesh, of one batch on every device.
+    """The compiled evaluation of one batch; on a mesh, of one batch on every device.
 
     Args:
-      model, preprocessing, start, tasks: as of `loss_and_gradient`.
-      with_answers: whether to give the second part of the result.
+      model, preprocessing, start, tasks, mesh: see `loss_and_gradient`.
+      with_answers: whether to return `answers`.
 
     Returns:
-      A function (variables, batch) -> (sums over the batch's images with `mask` 1, by class
-      (num_classes,), of `loss` in nats, `correct` and `count`; for each image `predicted` (n,), the
-      class with the largest logit, `probabilities` (n, num_classes) and its `mask`, or nothing). On
-      a mesh of d devices the batch holds d batches, one after the other, and the results have a
-      leading axis (d,). Each device runs the program that one alone would run, so that the numbers
-      are the same to the last bit.
+      A function (variables, batch) -> (sums, answers). `sums` holds `loss` in nats, `correct` and
+      `count`, each (num_classes,), summed by class over the images with `mask` 1. `answers` holds,
+      for each image, `predicted` (n,), the class with the largest logit, `probabilities`
+      (n, num_classes) and `mask` (n,); or nothing. On a mesh of d devices the batch holds d
+      batches, one after the other, and all results have a leading axis (d,). Each device runs the
+      program of a single device, so that the numbers are the same to the last bit.
     """
 
     def step(variables: Tree, batch: Batch) -> tuple[Metrics, Metrics]:
         label, mask = batch["label"], batch["mask"]
         logits = _logits(model, preprocessing, variables, batch, start)
-        logits = within_task(logits, label, tasks)
+        logits = mask_other_tasks(logits, label, tasks)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         predicted = jnp.argmax(logits, -1)
         by_class = functools.partial(jax.ops.segment_sum, num_segments=logits.shape[-1])
-        # where, not *: a padded image may give a loss that is not finite
+        # where, not *: the loss of a padded image may not be finite
         sums = {
             "loss": by_class(jnp.where(mask > 0, losses, 0.0), label),
             "correct": by_class((predicted == label) * mask, label),
@@ -310,12 +320,12 @@ def eval_step(
     if mesh is None:
         return compiled(step)
 
-    def step_of_each(variables: Tree, batch: Batch) -> tuple[Metrics, Metrics]:
+    def on_one_device(variables: Tree, batch: Batch) -> tuple[Metrics, Metrics]:
         return jax.tree.map(lambda value: value[None], step(variables, batch))
 
-    whole, spread = PartitionSpec(), PartitionSpec(mesh_lib.AXES)
+    whole, spread = PartitionSpec(), PartitionSpec(sharding.AXES)
     on_each = jax.shard_map(
-        step_of_each, mesh=mesh, in_specs=(whole, spread), out_specs=spread, check_vma=False
+        on_one_device, mesh=mesh, in_specs=(whole, spread), out_specs=spread, check_vma=False
     )
     return compiled(on_each, mesh, out_shardings=NamedSharding(mesh, whole))
 
@@ -331,7 +341,7 @@ def predict_step(model: Model, preprocessing: Preprocessing) -> Callable[..., Me
 
     def step(variables: Tree, batch: Batch) -> Metrics:
         logits = _logits(model, preprocessing, variables, batch)
-        # from the logits, like `correct` above: in their softmax close ones may be equal
+        # from the logits, like `correct` above: close ones may be equal in their softmax
         return {"label": jnp.argmax(logits, -1), "probabilities": jax.nn.softmax(logits)}
 
     return compiled(step)
@@ -351,17 +361,17 @@ def _logits(
 
     name = "features" if start else "image"
     seen = {name: batch[name]}
-    parts = micro_batches.suited(model, preprocessing.image_size, len(seen[name]), start)
-    return micro_batches.in_parts(run, parts, seen, batch.get("mask"))
+    parts = micro_batches.choose_parts(model, preprocessing.image_size, len(seen[name]), start)
+    return micro_batches.map_in_parts(run, parts, seen, batch.get("mask"))
 
 
 def _input(model: Model, batch: Batch, preprocessing: Preprocessing, start: int) -> jax.Array:
-    """What the group `start` sees: an image, or what the groups before it made of one.
+    """The input of group `start`: images, or the output of the groups before it.
 
-    Features are kept as float32; they are handed on as the network itself would, in `model.dtype`
-    perhaps, or all blocks from there on would add up their branches in another precision.
+    Features are cached as float32. They are converted to the dtype in which the network itself
+    passes them on, or all later blocks would add up their branches in another precision.
     """
     if not start:
         return normalise(batch["image"], preprocessing)
-    handed_on = registry.abstract_output(model, preprocessing.image_size, start)
-    return batch["features"].astype(handed_on.dtype)
+    passed_on = tracing.abstract_output(model, preprocessing.image_size, start)
+    return batch["features"].astype(passed_on.dtype)

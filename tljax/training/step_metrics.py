@@ -1,4 +1,4 @@
-"""Metrics of training steps on their way from the device to `metrics.jsonl`."""
+"""Metrics of training steps, from the device to `metrics.jsonl`."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -14,11 +14,11 @@ def check_finite(which: str, step: int, loss: float, rates: np.ndarray, in_workd
     """Raises InputError if a loss is not finite.
 
     Args:
-      which: training or validation.
-      step: after which it is.
+      which: `training` or `validation`.
+      step: after which the loss was measured.
       loss: in nats.
       rates: learning rates of all steps.
-      in_workdir: whether the run is kept, so that another one needs a new place.
+      in_workdir: whether the run has a workdir, so that another run needs a new one.
     """
     if not math.isfinite(loss):
         where = ", in a new workdir" if in_workdir else ""
@@ -29,9 +29,9 @@ def check_finite(which: str, step: int, loss: float, rates: np.ndarray, in_workd
 
 
 class StepMetrics:
-    """Metrics of the steps since the last row that told of some.
+    """Metrics of the steps since the last `train` row.
 
-    They stay on the device until somebody asks, since fetching waits for the step.
+    They stay on the device until they are fetched, since fetching waits for the step.
 
     Args:
       check: called with step and loss of each step that is fetched.
@@ -42,8 +42,8 @@ class StepMetrics:
         self._on_device: list[tuple[int, dict[str, jax.Array]]] = []
         self._fetched: list[tuple[int, dict[str, float]]] = []
 
-    def go_on(self, fetched: Iterable[tuple[int, dict[str, float]]]) -> None:
-        """Takes up what `fetched` gave when the run was saved."""
+    def restore(self, fetched: Iterable[tuple[int, dict[str, float]]]) -> None:
+        """Holds what `fetched` returned when the run was saved."""
         self._fetched = [(step, values) for step, values in fetched]
 
     def add(self, step: int, values: dict[str, jax.Array]) -> None:
@@ -59,7 +59,7 @@ class StepMetrics:
         return self._fetched
 
     def mean(self) -> tuple[int, dict[str, float]]:
-        """(the last step, the mean over all of them), which are then forgotten."""
+        """(the last step, the means over all steps); all of them are then forgotten."""
         steps = self.fetched()
         last_step, last_values = steps[-1]
         means = {

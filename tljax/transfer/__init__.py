@@ -1,4 +1,4 @@
-"""The plan, the scenarios and recipes, and what is derived from a plan: pure functions of trees."""
+"""The transfer plan, scenarios, recipes, and the trees and optimizers derived from a plan."""
 
 from tljax.transfer.optimizer import learning_rate_schedule
 from tljax.transfer.partition import merge

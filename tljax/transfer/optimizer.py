@@ -1,4 +1,4 @@
-"""The optimizer of a plan: one inner optimizer per distinct scale, zero updates for frozen."""
+"""The optimizer of a plan: one inner optimizer per distinct scale, zero updates where frozen."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -33,24 +33,24 @@ def build(
 ) -> optax.GradientTransformation:
     """Builds the optax transformation of a plan.
 
-    It serves a whole tree of parameters (frozen ones get a zero update and no state) as well as the
-    trained subtree alone. `learning_rate` and `weight_decay`, unless they are schedules, live in
-    the state's `hyperparams`, where `optax.tree.set` changes them without a new compilation.
+    It accepts a whole tree of parameters (frozen ones get a zero update and no state) or only the
+    trained subtree. Numbers for `learning_rate` and `weight_decay` are kept in the state's
+    `hyperparams`, where `optax.tree.set` changes them without a new compilation.
 
     Args:
       scale_of: from a parameter's path to its multiple of the learning rate; 0 = frozen.
       scales: the distinct multiples.
-      name: `sgd`: Nesterov-free momentum, decay added to the gradient; `adamw`: decoupled decay,
-        which scales with the group's rate (Loshchilov & Hutter 2019).
+      name: `sgd`: momentum without Nesterov, decay added to the gradient; `adamw`: decoupled decay,
+        multiplied by the group's learning rate (Loshchilov & Hutter 2019).
       learning_rate: a number, or a function of the step.
       weight_decay: a number, or a function of the step.
-      decayed: regex on whole parameter paths: what is decayed. By default kernels only: neither
-        biases nor norms, nor a ViT's position embedding and class token.
-      momentum: of SGD; 0 keeps no state.
-      clip_norm: if not None, gradients are scaled so that the global norm of the trained ones is at
-        most this. One norm over all groups: a clip inside would give each scale its own.
-      penalty: adds the gradient of a penalty, where and as weight decay is added: after the clip,
-        and decoupled in `adamw`.
+      decayed: regex on whole parameter paths: which parameters decay. By default only kernels: no
+        biases, no norms, and not a ViT's position embedding and class token.
+      momentum: for `sgd`; 0 keeps no state.
+      clip_norm: largest global norm of the trained parameters' gradients, which are scaled down to
+        it; None: no clipping. There is one norm for all groups, whatever their scales.
+      penalty: adds the gradient of a penalty at the place of weight decay: after clipping, and
+        decoupled in `adamw`.
 
     Raises:
       InputError: for an unknown optimizer.
@@ -95,15 +95,15 @@ def build(
 
 
 def _as_float(value: Any) -> Any:
-    """Plain numbers as floats: an integer 1 would live in the state as an integer."""
+    """Numbers as floats, since optax would keep an integer 1 as an integer; schedules unchanged."""
     return float(value) if isinstance(value, int | float | np.number) else value
 
 
 def set_to_zero() -> optax.GradientTransformation:
-    """Stateless zero updates that leave the parameters as they are to the last bit.
+    """Zero updates, without state, that leave every parameter bit-identical.
 
-    `optax.set_to_zero` gives +0.0, and a parameter of -0.0 plus +0.0 is +0.0; adding -0.0 changes
-    no number.
+    `optax.set_to_zero` adds +0.0, which turns a parameter of -0.0 into +0.0; adding -0.0 changes no
+    number.
     """
     return optax.stateless(
         lambda updates, params: jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates)
@@ -118,19 +118,24 @@ def learning_rate_schedule(
     warmup: int = 0,
     milestones: Sequence[float] = (0.3, 0.6, 0.9),
 ) -> Schedule:
-    """Learning rate as a function of the step: linear warm-up from 0, then one of
+    """The learning rate as a function of the step.
 
-    `constant`; `cosine`, to 0 after the last step (Loshchilov & Hutter 2017); `step`: a tenth at
-    each milestone, a fraction of all steps (He et al. 2016).
+    Args:
+      kind: `constant`; `cosine`: falls to 0 after the last step (Loshchilov & Hutter 2017); `step`:
+        divided by ten at each milestone (He et al. 2016).
+      peak: the rate after the warm-up.
+      steps: of the whole training, warm-up included.
+      warmup: steps of a linear warm-up from 0.
+      milestones: for `step`, as fractions of all steps.
 
     Raises:
-      InputError: for an unknown kind, or a warm-up that outlasts the training.
+      InputError: for an unknown kind, or a warm-up that is not shorter than the training.
     """
     check_known("schedule", kind, SCHEDULES)
     if not 0 <= warmup < max(steps, 1):
         raise InputError(
-            f"warmup is {warmup} steps of a training of {steps} steps; make it shorter, or the"
-            " training longer"
+            f"warmup is {warmup} steps of a training of {steps} steps; set warmup to 0 or more,"
+            f" and below {max(steps, 1)}"
         )
     if kind == "cosine":
         main = optax.cosine_decay_schedule(peak, max(steps - warmup, 1))

@@ -1,14 +1,17 @@
-"""Recipes in stages: lists of plans, one after the other over the same data.
+"""Recipes in stages: several trainings in a row over the same data, each with its own plan.
 
-A recipe takes the plan that it ends with, and derives from it those that come before. Each stage
-goes on from weights of the one before, but for what is frozen in it: `tljax.fit_stages` runs them.
+A recipe is given the plan of the last stage, and derives the earlier plans from it. Each stage
+starts from the weights of the stage before. `tljax.fit_stages` runs the stages.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tljax.errors import InputError, check_known
 from tljax.transfer.plan import TransferPlan
+from tljax.transfer.signatures import accepted_fields, check_used
 
 CARRIES = ("best", "last")
 _PROBE_SHARE = 0.5
@@ -18,12 +21,15 @@ _PROBE_SHARE = 0.5
 class Stage:
     """One of several trainings in a row.
 
+        first = tljax.Stage(tljax.feature_extraction(groups), share=0.2, carries="best")
+        second = tljax.Stage(tljax.fine_tune(groups).carried, share=0.8, lr=0.001)
+
     Attributes:
-      plan: what moves, and how fast. Of the first stage `init` says where the groups start; in
-        later ones everything is `carried`.
+      plan: what trains, and how fast. In the first stage its `init` says where the groups start; in
+        later stages all groups are `carried`.
       share: of all steps, above 0 and up to 1.
       lr: peak learning rate; None: the run's.
-      augment: what images go through; None: as in the run.
+      augment: augmentation of the training images; None: the run's.
       carries: which weights the next stage starts from: the `best` on validation, or the `last`.
     """
 
@@ -42,17 +48,23 @@ def lp_ft(
 ) -> tuple[Stage, ...]:
     """A linear probe, then `plan` from the probe's head (Kumar et al. 2022, "LP-FT", section 3.4).
 
-    A head that fits already leaves the features less to be distorted for. The head carried on is
-    the one that was best on validation, since a probe's steps are there to choose it by; the probe
-    sees images that are not augmented, so that their features are computed once.
+        stages = tljax.lp_ft(tljax.fine_tune(model.groups), probe_share=0.3)
+        [stage.share for stage in stages]  # [0.3, 0.7]
+
+    Fine-tuning distorts the pretrained features less if the head already fits them. The second
+    stage starts from the head that was best on validation. The probe's images are not augmented, so
+    that their features are computed once.
 
     Args:
-      plan: of the second stage; it has to train pretrained groups below the head.
-      probe_share: of the steps for the probe; None: half.
+      plan: of the second stage; it has to train the head and pretrained groups below it.
+      probe_share: the probe's share of the steps, between 0 and 1; None: half.
       probe_lr: the probe's peak learning rate; None: the run's.
 
+    Returns:
+      Two stages, for `tljax.fit_stages`.
+
     Raises:
-      InputError: for a plan that does not, or an impossible share or rate.
+      InputError: for another plan, or an impossible share or rate.
     """
     _check_finetunes("lp_ft", plan)
     share = _PROBE_SHARE if probe_share is None else probe_share
@@ -71,19 +83,25 @@ def lp_ft(
 def gradual_unfreezing(
     plan: TransferPlan, groups_per_stage: int | None = None
 ) -> tuple[Stage, ...]:
-    """The head first, then more groups from the top in each stage (Howard & Ruder 2018, "ULMFiT",
-    section 3.3), at `plan`'s rates; the last stage is `plan`.
+    """Trains the head first, then more groups from the top in each stage, at `plan`'s rates.
 
-    Stages have equal shares of the steps. The last weights of each are carried on: nothing is
-    chosen before everything has moved.
+        stages = tljax.gradual_unfreezing(tljax.discriminative(model.groups), groups_per_stage=4)
+        stages[0].plan.lr_scale  # (0.0, ..., 0.0, 1.0): the head alone
+
+    After Howard & Ruder 2018 ("ULMFiT", section 3.3). Stages have equal shares of the steps. Each
+    starts from the last weights of the stage before: the best weights are chosen in the last stage
+    only, where everything trains.
 
     Args:
-      plan: of the last stage; it has to train pretrained groups below the head. What it freezes
-        stays frozen, and has no stage.
-      groups_per_stage: that each stage adds; None: one, as in the paper.
+      plan: of the last stage; it has to train the head and pretrained groups below it. Groups that
+        it freezes stay frozen, and get no stage.
+      groups_per_stage: how many groups each stage adds; None: one, as in the paper.
+
+    Returns:
+      The stages, for `tljax.fit_stages`.
 
     Raises:
-      InputError: for a plan that does not, or less than one group.
+      InputError: for another plan, or less than one group.
     """
     _check_finetunes("gradual_unfreezing", plan)
     step = 1 if groups_per_stage is None else groups_per_stage
@@ -101,62 +119,49 @@ def gradual_unfreezing(
     return tuple(stages)
 
 
-RECIPES = ("lp_ft", "gradual_unfreezing")
+_CONSTRUCTORS: dict[str, Callable[..., tuple[Stage, ...]]] = {
+    "lp_ft": lp_ft,
+    "gradual_unfreezing": gradual_unfreezing,
+}
+
+RECIPES = tuple(_CONSTRUCTORS)
+_ACCEPTED = {name: accepted_fields(constructor) for name, constructor in _CONSTRUCTORS.items()}
+FIELDS = tuple(dict.fromkeys(field for accepted in _ACCEPTED.values() for field in accepted))
 
 
 def build(
-    name: str,
-    plan: TransferPlan,
-    *,
-    probe_share: float | None = None,
-    probe_lr: float | None = None,
-    groups_per_stage: int | None = None,
+    name: str | None, plan: TransferPlan, fields: Mapping[str, Any] | None = None
 ) -> tuple[Stage, ...]:
-    """The stages of a recipe by name, with the config's fields for it.
+    """The stages of a recipe by name, from the config's fields.
+
+    Args:
+      name: one of `RECIPES`; None: a run without stages, for which the result is empty.
+      plan: of the last stage.
+      fields: values of config fields among `FIELDS`; None: the field is not set.
 
     Raises:
-      InputError: for an unknown recipe, or a field that means nothing to it.
+      InputError: for an unknown recipe, or a field that is set but that the recipe does not use.
     """
-    check_known("recipe in stages", name, RECIPES)
-    check_unused(name, probe_share, probe_lr, groups_per_stage)
-    if name == "lp_ft":
-        return lp_ft(plan, probe_share, probe_lr)
-    return gradual_unfreezing(plan, groups_per_stage)
-
-
-def check_unused(
-    name: str | None,
-    probe_share: float | None,
-    probe_lr: float | None,
-    groups_per_stage: int | None,
-) -> None:
-    """Raises InputError if a field is set that a recipe, or a run without stages, does not use."""
-    fields = {
-        "probe_share": (probe_share, "lp_ft"),
-        "probe_lr": (probe_lr, "lp_ft"),
-        "groups_per_stage": (groups_per_stage, "gradual_unfreezing"),
-    }
-    for field, (value, recipe) in fields.items():
-        if value is not None and name != recipe:
-            raise InputError(
-                f"{field} is {value}, but stages is {name or 'not set'}; unset it, or set stages to"
-                f" {recipe}"
-            )
+    if name is not None:
+        check_known("recipe in stages", name, RECIPES)
+    given = {field: value for field, value in (fields or {}).items() if value is not None}
+    check_used("stages", name, _ACCEPTED, given)
+    return () if name is None else _CONSTRUCTORS[name](plan, **given)
 
 
 def _check_finetunes(name: str, plan: TransferPlan) -> None:
-    """Raises InputError unless the plan trains the head, and pretrained groups below it.
+    """Raises InputError unless the plan trains the head and groups below it, all pretrained.
 
-    All of these have to be pretrained: else the first stage would fit a head to random features.
+    With random groups below the head the first stage would fit the head to random features.
     """
     if {"random"} < set(plan.init[:-1]):
         raise InputError(
-            f"stages is {name}, which begins with the head on pretrained features, but some of the"
-            " groups below it start from random weights; unset init_k"
+            f"stages is {name}, which first trains the head on pretrained features, but some groups"
+            " below the head start from random weights; unset init_k"
         )
     below = zip(plan.init[:-1], plan.lr_scale[:-1], strict=True)
     if not plan.lr_scale[-1] or not any(start != "random" and scale for start, scale in below):
         raise InputError(
-            f"stages is {name}, which ends with the head and pretrained groups below it in motion,"
-            " but this scenario's plan does not train both; use scenario fine_tune"
+            f"stages is {name}, which needs a plan that trains the head and pretrained groups below"
+            " it, but this scenario's plan does not; use scenario fine_tune"
         )

@@ -1,29 +1,30 @@
-"""Pretrained checkpoints: find them, read them, rename them by tables, fit them, give them back.
+"""Pretrained weights: find, read, rename, fit and export them.
 
-`hub` finds a file, `read` its tensors, `rules` and `families` their places in our models, `fitting`
-what the model at hand wants of them, `export` the way back. `zoo` is what is known by name.
+`zoo` lists the weights known by name. `addresses` and `download` find a file, `read` reads its
+tensors, `rules` and `families` rename them, `fitting` adapts them to a model, `export` writes them.
+`loading` connects these steps. `preprocessing` finds how their images are prepared.
 """
 
 from tljax.weights.loading import (
-    Checkpoint,
+    PretrainedWeights,
     absolute,
     as_path,
     check_model,
     fetch,
+    from_variables,
     load,
-    of_variables,
-    preprocessing_of,
     variables_for,
 )
+from tljax.weights.preprocessing import find_preprocessing
 
 __all__ = [
-    "Checkpoint",
+    "PretrainedWeights",
     "absolute",
     "as_path",
     "check_model",
     "fetch",
+    "find_preprocessing",
+    "from_variables",
     "load",
-    "of_variables",
-    "preprocessing_of",
     "variables_for",
 ]

@@ -1,6 +1,6 @@
-"""The way back: a network's weights as a file, under our own names or under PyTorch's.
+"""Writes a network's weights to a file, under our own names or under PyTorch's.
 
-What a run has to say of itself comes from `training.publishing`; the words from `model_card`.
+`commands.publishing` collects the facts about a run; `model_card` words them.
 """
 
 import json
@@ -13,23 +13,25 @@ import numpy as np
 
 from tljax.errors import InputError, check_known
 from tljax.files import replacing, writable_file
-from tljax.models import Model, Preprocessing, ResNet, ResNetV2, ViT, registry
+from tljax.models import Model, Preprocessing, ResNet, ResNetV2, ViT, registry, tracing
 from tljax.weights import rules
 from tljax.weights.families.bit import TIMM_BIT
 from tljax.weights.families.resnet import TORCH_RESNET
 from tljax.weights.families.vit import TIMM_VIT
-from tljax.weights.loading import FORMAT, Checkpoint, preprocessing_to_json
+from tljax.weights.loading import PretrainedWeights
 from tljax.weights.model_card import Export, model_card
+from tljax.weights.preprocessing import preprocessing_to_json
+from tljax.weights.read import FORMAT
 
-# Whose names a format can have: the first family that accepts the model. (timm's ResNets have
-# torchvision's names.)
+# The families of each format; the first that accepts the model names the tensors. (timm's ResNets
+# use torchvision's names.)
 FORMATS: dict[str, tuple[rules.Family, ...]] = {
     "timm": (TORCH_RESNET, TIMM_VIT, TIMM_BIT),
     "torchvision": (TORCH_RESNET,),
 }
 
-# Fields that may have any value, because the card's constructor passes them on, or because they
-# matter in training alone. Any other field that is set means arithmetic that PyTorch's lacks.
+# Fields that may have any value: the card's constructor passes them on, or they matter only in
+# training. A model with any other field changed computes what PyTorch's network does not.
 _FREE_FIELDS: dict[type, set[str]] = {
     ResNet: {"stage_sizes", "widths", "bottleneck", "stem", "stem_pool"},
     ResNetV2: {"stage_sizes", "widths"},
@@ -39,31 +41,31 @@ _HARMLESS_FIELDS = {"num_classes", "drop_path", "dropout", "dtype", "name", "par
 
 
 def save_converted(
-    checkpoint: Checkpoint, model_name: str, preprocessing: Preprocessing, path: Path
+    weights: PretrainedWeights, model_name: str, preprocessing: Preprocessing, path: Path
 ) -> None:
-    """Writes a checkpoint under our own paths, in float32; `init_from` takes such a file.
+    """Writes pretrained weights under our own paths, in float32; `init_from` takes such a file.
 
     Raises:
-      InputError: if it lacks a part of the network.
+      InputError: if a part of the network is missing.
     """
-    _check_whole(checkpoint, model_name, preprocessing)
+    _check_whole(weights, model_name, preprocessing)
     header = {
         "format": FORMAT,
         "model": model_name,
         "preprocessing": preprocessing_to_json(preprocessing),
-        "origin": checkpoint.origin,
-        "family": checkpoint.family.name,
-        "resampling": checkpoint.resampling or checkpoint.family.resampling,
+        "origin": weights.origin,
+        "family": weights.family.name,
+        "resampling": weights.resampling or weights.family.resampling,
     }
     with replacing(path) as temporary:
-        _save(checkpoint.filled, temporary, header)
+        _save(weights.arrays, temporary, header)
 
 
 def save_exported(export: Export, format: str, path: Path) -> Path:
-    """Writes the weights under PyTorch's names, and a model card beside them.
+    """Writes weights under PyTorch's names, and a model card next to them.
 
     Args:
-      export: what to write.
+      export: the network to write.
       format: a key of `FORMATS`.
       path: of the safetensors file.
 
@@ -71,10 +73,10 @@ def save_exported(export: Export, format: str, path: Path) -> Path:
       The path of the card: `path` with the suffix `.md`.
 
     Raises:
-      InputError: if the format has no such network.
+      InputError: if no network of the format computes the same.
     """
     family = family_of(format, export.name, export.model)
-    tensors = rules.unconvert(family, export.model, export.checkpoint.filled)
+    tensors = rules.unconvert(family, export.model, export.weights.arrays)
     export = replace(export, preprocessing=_as_stored(export))
     header = {
         "format": "pt",
@@ -93,59 +95,60 @@ def save_exported(export: Export, format: str, path: Path) -> Path:
 
 
 def family_of(format: str, name: str, model: Model) -> rules.Family:
-    """Whose names a format gives to a model's tensors.
+    """Returns the family whose names a format gives to a model's tensors.
 
     Raises:
-      InputError: if there is no such format, or it has no such network.
+      InputError: if the format is unknown, or no network of it computes the same.
     """
     check_known("format", format, FORMATS)
-    able = {
+    usable = {
         known: family
         for known, families in FORMATS.items()
         for family in families
         if family.accepts(model) and _same_arithmetic(model)
     }
-    if format in able:
-        return able[format]
-    if able:
+    if format in usable:
+        return usable[format]
+    if usable:
         raise InputError(
-            f"the tensors of '{name}' have no {format} names here; use --format {next(iter(able))}"
+            f"the tensors of '{name}' have no {format} names; use --format {next(iter(usable))}"
         )
     raise InputError(
-        f"'{name}' has no twin in PyTorch that computes the same, so it cannot be exported;"
-        " `tljax convert` keeps it in a file of tljax's own"
+        f"no network of PyTorch computes the same as '{name}', so it cannot be exported; use"
+        " `tljax convert` to write a file of tljax's own"
     )
 
 
 def _same_arithmetic(model: Model) -> bool:
+    """Whether PyTorch's network computes the same: only free fields differ from their defaults."""
     free = _FREE_FIELDS.get(type(model), set()) | _HARMLESS_FIELDS
     fields = type(model).__dataclass_fields__
     return all(getattr(model, name) == fields[name].default for name in fields if name not in free)
 
 
-def _check_whole(checkpoint: Checkpoint, model_name: str, preprocessing: Preprocessing) -> None:
-    """A truncated network's file could not be read again under the network's name."""
+def _check_whole(weights: PretrainedWeights, model_name: str, preprocessing: Preprocessing) -> None:
+    """Refuses a truncated network, whose file could not be read under the network's name."""
     model = registry.create(model_name, num_classes=0)
-    whole = registry.abstract_variables(model, preprocessing.image_size)
-    if missing := rules.flatten(whole).keys() - checkpoint.filled.keys():
+    whole = tracing.abstract_variables(model, preprocessing.image_size)
+    if missing := rules.flatten(whole).keys() - weights.arrays.keys():
         raise InputError(
-            f"'{checkpoint.origin}' holds only a part of a {model_name}: it lacks"
+            f"'{weights.origin}' holds only a part of a {model_name}: it lacks"
             f" {min(missing)} and {len(missing) - 1} more; convert a whole network"
         )
 
 
 def _as_stored(export: Export) -> Preprocessing:
-    """The preprocessing, with the channels and the image size that the weights have."""
-    filled, preprocessing = export.checkpoint.filled, export.preprocessing
+    """The preprocessing, with the number of channels and the image size of the weights."""
+    arrays, preprocessing = export.weights.arrays, export.preprocessing
     for path in ("stem/conv/kernel", "embed/patch/kernel"):
-        if path in filled:
-            preprocessing = preprocessing.for_channels(filled[path].shape[2])
+        if path in arrays:
+            preprocessing = preprocessing.for_channels(arrays[path].shape[2])
     model, grid = export.model, registry.patch_grid(export.model, preprocessing.image_size)
     if grid is None or not isinstance(model, ViT):
         return preprocessing
-    expected = rules.flatten(registry.abstract_variables(model, preprocessing.image_size))
+    expected = rules.flatten(tracing.abstract_variables(model, preprocessing.image_size))
     extra = expected["embed/pos_embed"].shape[1] - grid[0] * grid[1]  # e.g. for the class token
-    patches = filled["embed/pos_embed"].shape[1] - extra
+    patches = arrays["embed/pos_embed"].shape[1] - extra
     if grid[0] * grid[1] == patches:
         return preprocessing
     return replace(preprocessing, image_size=math.isqrt(patches) * model.patch)

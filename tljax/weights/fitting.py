@@ -1,4 +1,4 @@
-"""Fitting a checkpoint to the network that will use it: image size, channels, depth."""
+"""Fits pretrained weights to the model that will use them: image size, channels, depth."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,29 +12,29 @@ Grid = tuple[int, int]
 
 
 def fit(
-    filled: Mapping[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
     shapes: Mapping[str, tuple[int, ...]],
     grid: Grid | None,
     resampling: str,
     origin: str,
 ) -> dict[str, np.ndarray]:
-    """A checkpoint's parameters, by path, as the model at hand wants them.
+    """Returns pretrained arrays, by path, fitted to a model.
 
-    Position embeddings are resampled to the model's grid, the first layer's input channels adapted,
-    and groups that a truncated model lacks left out. The head comes along as it is, if there is
-    one: the plan decides whether it is kept.
+    Resamples position embeddings to the model's grid, adapts the first layer's input channels, and
+    drops groups that a truncated model lacks. A head is returned unchanged: the plan decides
+    whether it is kept.
 
     Args:
-      filled: by path, as `rules.convert` gives them.
+      arrays: by path, as `rules.convert` returns them.
       shapes: of the model's variables, by path.
       grid: (rows, columns) of its patches; None for a network without position embeddings.
       resampling: a key of `RESAMPLINGS`.
-      origin: of the checkpoint, for messages.
+      origin: of the weights, for error messages.
 
     Raises:
-      InputError: if the checkpoint's own grid cannot be told.
+      InputError: if the position embeddings are not those of a square grid.
     """
-    fitted = {path: array for path, array in filled.items() if path in shapes}
+    fitted = {path: array for path, array in arrays.items() if path in shapes}
     if grid is not None and "embed/pos_embed" in fitted:
         extra = shapes["embed/pos_embed"][1] - grid[0] * grid[1]
         fitted["embed/pos_embed"] = resample_positions(
@@ -49,26 +49,26 @@ def fit(
 def resample_positions(
     embedding: np.ndarray, grid: Grid, extra: int, resampling: str, origin: str
 ) -> np.ndarray:
-    """Position embeddings (1, extra + N, d) of a square grid, for another grid.
+    """Resamples position embeddings (1, extra + N, d) of a square grid to another grid.
 
     Args:
-      embedding: of `extra` tokens, e.g. the class token, which keep theirs, then of N = s * s
+      embedding: first of `extra` tokens, e.g. the class token, which are kept, then of N = s * s
         patches, row by row.
-      grid: (rows, columns) wanted.
+      grid: the new (rows, columns).
       extra: number of tokens before the patches.
       resampling: a key of `RESAMPLINGS`.
-      origin: for messages.
+      origin: of the weights, for error messages.
 
     Returns:
-      (1, extra + rows * columns, d); the same array if its grid is already the one wanted.
+      (1, extra + rows * columns, d); the same array if it already has this grid.
     """
     check_known("position_resampling", resampling, RESAMPLINGS)
     before, patches = embedding[:, :extra], embedding[:, extra:]
     side = round(patches.shape[1] ** 0.5)
     if side * side != patches.shape[1]:
         raise InputError(
-            f"'{origin}' has position embeddings for {patches.shape[1]} patches, which is no square"
-            " grid; give a checkpoint that was trained on square images"
+            f"'{origin}' has position embeddings for {patches.shape[1]} patches, which is not a"
+            " square grid; give weights that were trained on square images"
         )
     if grid == (side, side):
         return embedding
@@ -78,11 +78,11 @@ def resample_positions(
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A first convolution's kernel (h, w, in, out) for another number of input channels.
+    """Adapts a first convolution's kernel (h, w, in, out) to another number of input channels.
 
-    One channel takes the sum over the old ones, so that a grey image gives what its three equal
-    channels gave; otherwise the old ones are repeated and scaled to keep the activations' size
-    (timm's `adapt_input_conv`).
+    For one channel, sums over the old ones, so that a grey image gives the same result as its three
+    equal channels did. Otherwise repeats the old ones and scales them, to keep the scale of the
+    activations (timm's `adapt_input_conv`).
     """
     old = kernel.shape[2]
     if channels == old:
@@ -126,7 +126,7 @@ def _cubic_weights(old: int, new: int, a: float = -0.75) -> np.ndarray:
 
 def _zoom(square: np.ndarray, grid: Grid) -> np.ndarray:
     """Google's vision_transformer and big_vision: `scipy.ndimage.zoom` of order 1."""
-    import scipy.ndimage  # here: a sixth of the time of all imports, and few want it
+    import scipy.ndimage  # here: a sixth of the time of all imports, and few models need it
 
     factors = (grid[0] / square.shape[0], grid[1] / square.shape[1], 1)
     return scipy.ndimage.zoom(square, factors, order=1)

@@ -1,8 +1,8 @@
-"""Keras's HDF5 files, read in a process of its own, which may die over them.
+"""Reads Keras's HDF5 files in a separate process, because damaged files can crash it.
 
-HDF5's C library goes through a damaged file for ever, or takes all the memory there is, or crashes.
-So this file is run as a program, with a limit on memory and time; it copies the numbers of an HDF5
-file into a safetensors file. It imports nothing of tljax, to start quickly.
+On a damaged file, HDF5's C library may loop forever, use all memory or crash. This file is
+therefore run as a program with limits on memory and time; it copies the tensors of an HDF5 file to
+a safetensors file. It imports nothing from tljax, so that it starts quickly.
 """
 
 import resource
@@ -10,55 +10,59 @@ import subprocess
 import sys
 from pathlib import Path
 
-_MEMORY = 2**32  # bytes, beside those of the tensors
-_EXPANSION = 64  # tensors may take so many times the file's size, which weights do not
-_SMALL = 2**24  # or so many bytes
-_SECONDS = 30  # of computing, beside one for every 10 MB
+_MEMORY = 2**32  # bytes, in addition to four times the file's size
+_EXPANSION = 64  # tensors may have this many times the file's size (weights compress far less)
+_SMALL = 2**24  # bytes that the tensors of any file may have
+_SECONDS = 30  # of CPU time, in addition to one for every 10 MB
 
 
 class DamagedHdf5(Exception):
-    """It is no HDF5 file of numbers; the reason in a few words."""
+    """The file is not an HDF5 file of numbers; the message is the reason in a few words."""
 
 
-def largest(size: int) -> int:
-    """Bytes of tensors that a checkpoint file of `size` bytes may hold, compressed or not."""
+def max_tensor_bytes(size: int) -> int:
+    """Returns how many bytes of tensors a weights file of `size` bytes may hold, compressed or not.
+
+    More than that are taken for a decompression bomb.
+    """
     return _SMALL + _EXPANSION * size
 
 
 def convert(source: Path, target: Path) -> None:
-    """Writes the datasets of an HDF5 file as a safetensors file, under their paths.
+    """Writes the datasets of an HDF5 file to a safetensors file, named by their paths.
 
     Raises:
-      DamagedHdf5: if they cannot be read, or are more than a file of that size can hold.
+      DamagedHdf5: if they cannot be read, or exceed `max_tensor_bytes`.
     """
     program = [sys.executable, "-I", __file__, str(source.absolute()), str(target.absolute())]
     done = subprocess.run(program, capture_output=True, text=True)
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise DamagedHdf5(said[-1] if done.returncode == 1 and said else "HDF5 broke down over it")
+        lines = done.stderr.strip().splitlines()
+        raise DamagedHdf5(lines[-1] if done.returncode == 1 and lines else "HDF5 crashed on it")
 
 
-def _limit_ourselves(size: int) -> None:
-    for what, wanted in (
+def _limit_this_process(size: int) -> None:
+    """Limits memory and CPU time for a file of `size` bytes, and forbids core dumps."""
+    for limited, wanted in (
         (resource.RLIMIT_AS, _MEMORY + 4 * size),
         (resource.RLIMIT_CPU, _SECONDS + size // 10**7),
         (resource.RLIMIT_CORE, 0),
     ):
-        _, most = resource.getrlimit(what)
+        _, most = resource.getrlimit(limited)
         wanted = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-        resource.setrlimit(what, (wanted, most))
+        resource.setrlimit(limited, (wanted, most))
 
 
 def copy(source: str, target: str) -> None:
-    """What the program does; leaves its process limited."""
+    """Copies the tensors; the limits on this process remain."""
     size = Path(source).stat().st_size
-    _limit_ourselves(size)
+    _limit_this_process(size)
     import h5py
     import numpy as np
     from safetensors.numpy import save_file
 
     tensors: dict[str, np.ndarray] = {}
-    left = largest(size)
+    left = max_tensor_bytes(size)
 
     def keep(name: str, item: object) -> None:
         nonlocal left
@@ -67,7 +71,7 @@ def copy(source: str, target: str) -> None:
         if item.is_virtual or item.external:
             raise ValueError(f"{name!r} lies in another file")
         if item.dtype.kind not in "biuf":
-            raise ValueError(f"{name!r} is no tensor of numbers")
+            raise ValueError(f"{name!r} is not a tensor of numbers")
         left -= item.nbytes
         if left < 0:
             raise ValueError(f"its tensors would take more than {_EXPANSION} times its size")

@@ -1,4 +1,4 @@
-"""The model card of an exported network: how to load it in PyTorch, what it is, how it was made."""
+"""The model card of an exported network: how to load it in PyTorch and how it was made."""
 
 import json
 import re
@@ -9,9 +9,9 @@ from typing import Any
 
 from tljax.errors import printable
 from tljax.models import Model, Preprocessing, ResNet, ViT, registry
-from tljax.weights.loading import Checkpoint
+from tljax.weights.loading import PretrainedWeights
 
-# Sizes of ViT that are known here by the field's scheme, but for which timm has no name.
+# ViTs of tljax that timm does not have under any name.
 _NAMELESS_IN_TIMM = {
     "vit_tiny_patch8_224",
     "vit_tiny_patch14_224",
@@ -26,31 +26,31 @@ _NAMELESS_IN_TIMM = {
 
 @dataclass(frozen=True)
 class Export:
-    """A network on its way to PyTorch.
+    """A network to export to PyTorch.
 
     Attributes:
       name: of the model, e.g. `resnet50`.
-      model: the Linen module; the size of its head need not be that of the weights'.
-      checkpoint: the weights.
+      model: the Linen module; its head may have another size than that of the weights.
+      weights: its weights, under our names.
       preprocessing: of its images.
-      class_names: in the order of the logits; None if they are not known.
-      tables: what else there is to say, as JSON can hold it: heading -> {row: value}.
+      class_names: in the order of the logits; None if unknown.
+      tables: further facts for the card, as JSON can hold them: heading -> {row: value}.
     """
 
     name: str
     model: Model
-    checkpoint: Checkpoint
+    weights: PretrainedWeights
     preprocessing: Preprocessing
     class_names: Sequence[str] | None = None
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def model_card(export: Export, format: str, file_name: str) -> str:
-    """The card's text, in Markdown.
+    """Returns the card's text, in Markdown.
 
     Args:
-      export: what is exported.
-      format: `timm` or `torchvision`, whose names the file has.
+      export: the exported network.
+      format: `timm` or `torchvision`, whose names the file uses.
       file_name: of the weights, in the same folder.
     """
     preprocessing = export.preprocessing
@@ -65,7 +65,7 @@ def model_card(export: Export, format: str, file_name: str) -> str:
         "deviation": " ".join(f"{value:g}" for value in preprocessing.std),
     }
     lines = [
-        f"# {export.name}, {export.checkpoint.num_classes or 'no'} classes",
+        f"# {export.name}, {export.weights.num_classes or 'no'} classes",
         "",
         f"Weights in {_code(file_name)}, under {format}'s names; written by tljax"
         f" {metadata.version('tljax')}.",
@@ -80,10 +80,10 @@ def model_card(export: Export, format: str, file_name: str) -> str:
 
 
 def constructor(export: Export, format: str) -> list[str] | None:
-    """Lines of Python that make `model`, the network in PyTorch; None if the library has no way."""
+    """Returns lines of Python that make `model`, the network in PyTorch; None if none can."""
     if format == "torchvision":
         return _torchvision(export)
-    arguments: dict[str, Any] = {"num_classes": export.checkpoint.num_classes}
+    arguments: dict[str, Any] = {"num_classes": export.weights.num_classes}
     if len(export.preprocessing.mean) != 3:
         arguments["in_chans"] = len(export.preprocessing.mean)
     name, model = export.name, export.model
@@ -96,7 +96,9 @@ def constructor(export: Export, format: str) -> list[str] | None:
     if isinstance(model, ViT):
         arguments["img_size"] = export.preprocessing.image_size
         if name in _NAMELESS_IN_TIMM:
-            name = "vit_tiny_patch16_224"  # any would do: all that tells it apart is overridden
+            name = (
+                "vit_tiny_patch16_224"  # any name would do: all that distinguishes it is overridden
+            )
             arguments |= {
                 "patch_size": model.patch,
                 "embed_dim": model.dim,
@@ -115,7 +117,7 @@ def _torchvision(export: Export) -> list[str] | None:
     usual = isinstance(export.model, ResNet) and _is_usual(export.model) and _is_whole(export)
     if not usual or len(export.preprocessing.mean) != 3:
         return None
-    classes = export.checkpoint.num_classes
+    classes = export.weights.num_classes
     build = (
         f"model = torchvision.models.{export.name}({f'num_classes={classes}' if classes else ''})"
     )
@@ -125,7 +127,7 @@ def _torchvision(export: Export) -> list[str] | None:
 
 
 def _small_resnet(model: ResNet, arguments: dict[str, Any]) -> list[str] | None:
-    """A ResNet for small images: timm's, with its stem and the block after it replaced."""
+    """A ResNet for small images: timm's, with its stem and first block replaced."""
     if model.bottleneck or model.stem_pool or len(model.stage_sizes) != 4:
         return None
     (kernel, stride), width = model.stem, model.widths[0]
@@ -145,7 +147,7 @@ def _small_resnet(model: ResNet, arguments: dict[str, Any]) -> list[str] | None:
 
 
 def _is_usual(model: ResNet) -> bool:
-    """Whether it has the stem and the four widths of timm's and torchvision's ResNets."""
+    """Whether the stem and the four widths are those of timm's and torchvision's ResNets."""
     usual = registry.create("resnet18", model.num_classes)
     return (model.stem, model.stem_pool, model.widths) == (
         usual.stem,
@@ -155,7 +157,7 @@ def _is_usual(model: ResNet) -> bool:
 
 
 def _is_whole(export: Export) -> bool:
-    """Whether no block is cut off."""
+    """Whether the model has all blocks, i.e. is not truncated."""
     whole = registry.create(export.name, num_classes=0)
     return export.model.groups.names == whole.groups.names
 
@@ -198,12 +200,12 @@ def _table(heading: str, rows: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(value: Any) -> str:
-    """Text in a table: no HTML, and no end of the cell."""
+    """Text for a table, with HTML and the cell separator escaped."""
     return printable(value).replace("<", "&lt;").replace("|", r"\|")
 
 
 def _code(text: str) -> str:
-    """Inline code, of text that may itself hold backticks, or what ends a line."""
+    """Inline code; the text may contain backticks and line ends."""
     text = printable(text)
     if "`" not in text:
         return f"`{text}`"

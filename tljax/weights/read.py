@@ -1,4 +1,4 @@
-"""Tensors by name from a checkpoint file, whatever its format; nothing in a file is ever run."""
+"""Reads the tensors of a weights file of any supported format; never runs code from a file."""
 
 import argparse
 import importlib.util
@@ -21,26 +21,30 @@ from tljax.weights import hdf5
 
 Tensors = dict[str, np.ndarray]
 
-# Under which training scripts file the weights within a .pth; the averaged ones last.
+# In the metadata of the files that tljax writes: `format` of `tljax convert`, `producer` of `tljax
+# export`.
+FORMAT = "tljax"
+
+# The keys under which training scripts store weights in a .pth file; averaged weights last.
 _WRAPPERS = ("state_dict", "model", "teacher", "model_ema", "state_dict_ema")
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds: tensors by name, and the metadata of a safetensors header."""
+    """The tensors of a file by name, and the metadata of a safetensors header."""
 
     tensors: Tensors
     metadata: dict[str, str]
 
 
 def read(path: Path) -> Contents:
-    """Reads .safetensors, .npz, .h5 (Keras) or, where PyTorch is installed, .pth files.
+    """Reads a .safetensors, .npz, .h5 (Keras) or, if PyTorch is installed, .pth file.
 
     Raises:
-      InputError: if the file is missing, damaged, of another format, or would have to run code.
+      InputError: if the file is missing, damaged, of another format, or needs code to be run.
     """
     if not path.is_file():
-        raise InputError(f"there is no checkpoint file '{path}'; check the path")
+        raise InputError(f"there is no weights file '{path}'; check the path")
     contents = _READERS[check_readable(str(path))](path)
     if not contents.tensors:
         raise InputError(f"'{path}' holds no tensors; give the file that holds the weights")
@@ -48,18 +52,22 @@ def read(path: Path) -> Contents:
         kind = getattr(tensor, "dtype", np.dtype(object)).kind  # an .npz may hold any file
         if kind not in _NUMBERS or not isinstance(name, str):
             raise InputError(
-                f"'{path}' holds {name!r}, which is no tensor of numbers; give the file that holds"
-                " the weights"
+                f"'{path}' holds {name!r}, which is not a tensor of numbers; give the file that"
+                " holds the weights"
             )
     return contents
 
 
 def check_readable(name: str) -> str:
-    """The suffix of a file's name or address; InputError if such files cannot be read here."""
+    """Returns the suffix of a file's name or address.
+
+    Raises:
+      InputError: if files with this suffix cannot be read here.
+    """
     suffix = Path(re.split(r"[?#]", name)[0]).suffix.lower()
     if suffix not in _READERS:
         raise InputError(
-            f"'{name}' is not a checkpoint that can be read: its name ends in neither"
+            f"'{name}' is not a weights file that can be read: its name ends in none of"
             f" {', '.join(_READERS)}; convert it to safetensors"
         )
     if _READERS[suffix] is _read_torch and importlib.util.find_spec("torch") is None:
@@ -72,7 +80,7 @@ def check_readable(name: str) -> str:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, without reading its tensors; empty for other formats."""
+    """Returns a safetensors file's metadata without reading tensors; empty for other formats."""
     if path.suffix.lower() != ".safetensors" or not path.is_file():
         return {}
     from safetensors import SafetensorError, safe_open
@@ -95,10 +103,10 @@ def _read_safetensors(path: Path) -> Contents:
         raise _damaged(path, error) from None
 
 
-# Kinds of NumPy's dtypes; V is what it makes of bfloat16.
+# Kinds of NumPy's dtypes; NumPy shows bfloat16 as V.
 _NUMBERS = "biufV"
 
-# What numpy raises for damaged archives, and for a single array under the name of one.
+# What NumPy raises for damaged archives, and for a single array in a file named .npz.
 _NPZ_DAMAGE = (
     *(OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, RuntimeError),
     *(NotImplementedError, MemoryError, SyntaxError, tokenize.TokenError),
@@ -109,9 +117,10 @@ _NPZ_DAMAGE = (
 def _read_npz(path: Path) -> Contents:
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            claimed, size = sum(m.file_size for m in file.zip.infolist()), path.stat().st_size
-            if claimed > hdf5.largest(size):
-                raise ValueError(f"{claimed:,} bytes of tensors in a file of {size:,}")
+            size = path.stat().st_size
+            unpacked = sum(member.file_size for member in file.zip.infolist())
+            if unpacked > hdf5.max_tensor_bytes(size):
+                raise ValueError(f"{unpacked:,} bytes of tensors in a file of {size:,}")
             return Contents({name: file[name] for name in file.files}, {})
     except _NPZ_DAMAGE as error:
         raise _damaged(path, error) from None
@@ -121,14 +130,14 @@ def _read_torch(path: Path) -> Contents:
     import torch
 
     try:
-        # Training scripts like to store their arguments, which are plain data, beside the weights.
+        # Training scripts often store their arguments, which are plain data, with the weights.
         with torch.serialization.safe_globals([argparse.Namespace]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen kinds for damage and for code
+    except Exception as error:  # torch raises many types for damage and for code
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             raise InputError(
                 f"'{path}' holds more than tensors, and loading it could run code, so it is"
-                " refused; save its state_dict alone, or give it as .safetensors"
+                " refused; save only its state_dict, or give it as .safetensors"
             ) from None
         raise _damaged(path, error) from None
     for wrapper in _WRAPPERS:
@@ -168,7 +177,7 @@ _READERS: dict[str, Callable[[Path], Contents]] = {
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object beside a checkpoint; empty if it is none."""
+    """Reads a JSON object stored next to a weights file; empty if the file holds anything else."""
     try:
         content = parse_json(path.read_bytes())
     except (OSError, ValueError):

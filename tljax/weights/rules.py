@@ -1,14 +1,14 @@
-"""Renaming by rule tables that are checked on both sides and can be read in both directions.
+"""Renames tensors by tables of rules, which are checked on both sides and work in both directions.
 
-A family of checkpoints is one table of rules. A rule says which tensors of the source make which
+A family is one table of rules. A rule says which tensors of the source make which
 parameters of the model, under names with numbered places:
 
     Rule("blocks.{i}.attn.qkv.weight", "block{i}/attn/qkv/kernel", linear)
     Rule("block{s+1}/unit{b+1:02}/a/kernel", "layer{s+1}_{b}/...", same)
 
-`{i}` stands for a number that is the same on both sides, `{i+1}` for one that is greater by one
-there, `{i:02}` for one of at least two digits. Every transform has its inverse, so that the same
-table imports and exports.
+`{i}` stands for a number that is the same on both sides, `{i+1}` for that number plus one, `{i:02}`
+for one of at least two digits. Every transform has its inverse, so that the same table imports and
+exports.
 """
 
 import functools
@@ -27,8 +27,8 @@ Arrays = Sequence[np.ndarray]
 
 _PLACE = re.compile(r"\{(\w+?)(?:\+(\d+))?(?::0(\d+))?\}")
 
-# Axes whose length is the checkpoint's own affair: classes, positions, input channels. `fitting`
-# brings the last two to what the model wants; the head is the plan's.
+# Axes whose length may differ from the model's: classes, positions, input channels. `fitting`
+# adapts the last two; the plan decides about the head.
 _FREE_AXES = {
     "head/kernel": -1,
     "head/bias": -1,
@@ -36,12 +36,12 @@ _FREE_AXES = {
     "embed/patch/kernel": 2,
     "stem/conv/kernel": 2,
 }
-_SHOWN = 12  # faults that are spelled out in one sentence
+_SHOWN = 12  # faults that an error message lists
 
 
 @dataclass(frozen=True)
 class Transform:
-    """From source tensors to parameters, and back; each takes and gives one array a name."""
+    """From source tensors to parameters, and back; one array for each name in and out."""
 
     forward: Callable[[Arrays], Arrays]
     backward: Callable[[Arrays], Arrays]
@@ -62,7 +62,7 @@ convolution = each(
 
 @dataclass(frozen=True)
 class Rule:
-    """Source names -> parameter paths (without their collection), and how to turn them over."""
+    """Source names -> parameter paths (without their collection), and how to convert them."""
 
     sources: str | tuple[str, ...]
     targets: str | tuple[str, ...]
@@ -77,11 +77,11 @@ class Family:
       name: for messages and metadata, e.g. `timm ViT`.
       accepts: whether a model is of this kind.
       rules: its table; a function of the model, since some tables depend on its heads or options.
-        None: every tensor has the path of its parameter for a name.
-      ignored: regexes on whole source names that are left out on purpose.
-      prefixes: that wrappers put before every name.
-      spellings: (regex, replacement) pairs, in order, that bring different names of one tensor
-        together: those in a file and those in the rules are compared under them.
+        None: the name of every tensor is the path of its parameter.
+      ignored: regexes on whole source names of tensors that are left out on purpose.
+      prefixes: removed from every name; wrappers put them there.
+      spellings: (regex, replacement) pairs, applied in order to the names in a file and in the
+        rules before they are compared, so that different names of one tensor agree.
       resampling: how the family's own code resamples position embeddings, see `fitting`.
     """
 
@@ -104,7 +104,7 @@ class Assignment:
 
 
 def spelled(family: Family, name: str) -> str:
-    """A name without the wrappers' prefixes, in the family's one spelling."""
+    """Returns a name without the wrappers' prefixes, in the family's one spelling."""
     for prefix in family.prefixes:
         name = name.removeprefix(prefix)
     for regex, replacement in family.spellings:
@@ -113,7 +113,7 @@ def spelled(family: Family, name: str) -> str:
 
 
 def assignments(family: Family, model: Any, paths: Sequence[str]) -> list[Assignment]:
-    """Which source tensors make which of the parameters at `paths`; each is made exactly once.
+    """Returns which source tensors make which parameters at `paths`, each exactly once.
 
     Raises:
       ValueError: if the table has no rule, or several, for a path: the table is wrong.
@@ -148,7 +148,7 @@ def assignments(family: Family, model: Any, paths: Sequence[str]) -> list[Assign
 
 
 def count_known(family: Family, model: Any, paths: Sequence[str], names: Sequence[str]) -> int:
-    """How many of the source names the family has a place for in this model."""
+    """Returns how many of the source names the family knows in this model."""
     expected = {spelled(family, s) for a in assignments(family, model, paths) for s in a.sources}
     return len(expected & {spelled(family, name) for name in names})
 
@@ -160,17 +160,17 @@ def convert(
     tensors: Mapping[str, np.ndarray],
     origin: str,
 ) -> dict[str, np.ndarray]:
-    """The model's parameters and statistics, by path, from a checkpoint's tensors.
+    """Returns the model's parameters and statistics, by path, from the tensors of a weights file.
 
-    Every source tensor is used once or ignored by name, and every path is filled once. A checkpoint
-    without a head gives no `head/...`; one with a head gives it with its own number of classes.
+    Every source tensor is used once or ignored by name, and every path is filled once. From a file
+    without a head there is no `head/...`; a head keeps its own number of classes.
 
     Args:
-      family: whose names the tensors have.
+      family: the naming scheme of the tensors.
       model: the whole model, with a head.
       shapes: of its variables, by path without the collection.
-      tensors: of the checkpoint, by source name.
-      origin: of the checkpoint, for messages.
+      tensors: of the file, by source name.
+      origin: of the file, for error messages.
 
     Raises:
       InputError: with all mismatches together.
@@ -214,14 +214,14 @@ def convert(
         more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
         raise InputError(
             f"'{origin}' ({family.name} names) does not fit the model in {_places(len(faults))}:"
-            f" {'; '.join(faults[:_SHOWN])}{more}; set model to the network it was made with, or"
-            " fetch the file again"
+            f" {'; '.join(faults[:_SHOWN])}{more}; set model to the network that these weights are"
+            " of, or fetch the file again"
         )
     return filled
 
 
 def _float32(array: np.ndarray) -> np.ndarray:
-    """In C's order; the same array where it is so already. TypeError for text and the like."""
+    """Converts to float32 in C order, copying only if needed; TypeError for text and the like."""
     return array.astype(np.float32, order="C", casting="same_kind", copy=False)
 
 
@@ -252,7 +252,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Template:
-    """A name with numbered places."""
+    """A name with places for numbers."""
 
     text: str
 
@@ -263,8 +263,8 @@ class _Template:
         )
 
     def match(self, name: str) -> dict[str, int] | None:
-        """The numbers at its places if `name` is of this form."""
-        if "{" not in self.text:  # the tables that a whole network is spelled out in are long
+        """Returns the numbers at the places if `name` has this form."""
+        if "{" not in self.text:  # fast: tables that list a whole network are long
             return {} if name == self.text else None
         found = self._regex.fullmatch(name)
         if not found:
@@ -273,7 +273,9 @@ class _Template:
             place[1]: int(found[f"{place[1]}_{n}"]) - int(place[2] or 0)
             for n, place in enumerate(_PLACE.finditer(self.text))
         }
-        return numbers if self.fill(numbers) == name else None  # a repeated place, leading zeros
+        return (
+            numbers if self.fill(numbers) == name else None
+        )  # False for a repeated place with two numbers, or leading zeros
 
     @functools.cached_property
     def _regex(self) -> re.Pattern:
@@ -310,7 +312,7 @@ def _fits(path: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 
 def _shape_fault(a: Assignment, given: Arrays, wanted: Sequence[tuple[int, ...]]) -> str:
-    """Shapes as the user sees them: those of the file."""
+    """Describes the shapes as in the file, which the user sees."""
     expected = a.transform.backward([np.broadcast_to(np.float32(0), shape) for shape in wanted])
     wrong = [
         f"{name} has shape {has.shape} instead of {should.shape}"

@@ -1,4 +1,4 @@
-"""The checkpoints known by name: a table with a source for every figure in it (`zoo.csv`)."""
+"""The weights known by name: a table (`zoo.csv`) with a source for every figure in it."""
 
 import csv
 import functools
@@ -13,19 +13,19 @@ class ZooEntry:
     """One row of the table; None or an empty string where no source gives the figure.
 
     Attributes:
-      name: the field's, e.g. `vit_small_patch14_dinov2.lvd142m`.
-      model: the name of its architecture.
-      address: where the file lies.
+      name: as in the field, e.g. `vit_small_patch14_dinov2.lvd142m`.
+      model: a key of `tljax.models.MODELS`.
+      address: of the file, as `addresses.fetch_file` takes it.
       sha256: leading hex digits of the file's digest; md5: its whole MD5.
       licence: of the weights.
-      preprocessing: that it was trained or published with.
+      preprocessing: with which the weights were trained or published.
       num_classes: of its head; 0 for none.
-      parameters: of the whole network, head included.
-      gflops: 1e9 floating-point operations of a forward pass of one image of its size, where a
-        multiply-add counts as two.
-      trained_on: data sets, in short.
+      parameters: number of them in the whole network, head included.
+      gflops: 1e9 floating-point operations of a forward pass of one image; a multiply-add counts as
+        two.
+      trained_on: short names of the data sets.
       top1: published ImageNet-1k validation accuracy, in percent, at this preprocessing.
-      source: where these figures were read.
+      source: where these figures come from.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ZooEntry:
 
 @functools.cache
 def entries() -> dict[str, ZooEntry]:
-    """The whole table, by name."""
+    """Returns the whole table, by name."""
     text = resources.files(__package__).joinpath("zoo.csv").read_text(encoding="utf-8")
     return {row["name"]: _entry(row) for row in csv.DictReader(text.splitlines())}
 

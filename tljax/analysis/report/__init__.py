@@ -1,6 +1,7 @@
-"""Reports: `of_runs` makes the page of `tljax report`, `demo` that of `tljax demo`.
+"""Reports: one HTML file about finished runs, the same bytes for the same runs.
 
-The rest are their pieces: `page` the frame, `words` numbers in words, `figures` how a drawing gets
-into a page, `curves` and `benefits` learning curves and what transfer bought, and a module for each
-section of `tljax report`. The same runs give the same bytes.
+`run_report` writes the report of `tljax report` from the sections in `accuracy`, `learning_curves`,
+`joint_tasks`, `predictions` and `plans_and_costs`. `demo_report` writes that of `tljax demo`. Both
+use `page` (the HTML file), `figures` (drawings), `formatting` (numbers as text), `cells` (runs
+that are compared) and `benefit_text` (what transfer gained).
 """

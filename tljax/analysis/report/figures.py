@@ -1,4 +1,4 @@
-"""Figures of a report: drawn by matplotlib, put into the page as svg, and beside it as PNG."""
+"""Figures of a report: drawn with matplotlib, as SVG within the HTML and as PNG files."""
 
 import io
 import re
@@ -14,16 +14,16 @@ from tljax.transfer.scenarios import SCENARIOS
 
 REFERENCE = "from_scratch"  # what transfer is compared with
 
-# Colours that stand for CSS variables, which take another value in the dark; `_inline` swaps them.
+# `_inline` replaces these colours by CSS variables, which have other values in dark mode.
 INK, PAPER = "#010101", "#fefefe"
-COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
+COLOURS = {  # Okabe and Ito's, which colour-blind readers can tell apart
     "feature_extraction": "#d55e00",
     "freeze_first": "#009e73",
     "from_scratch": INK,
     "fine_tune": "#0072b2",
     "surgical": "#cc79a7",
 }
-# Lines and marks differ in more than colour.
+# Lines and marks differ in form, too, not only in colour.
 MARKS = {
     "feature_extraction": "^",
     "freeze_first": "s",
@@ -39,8 +39,8 @@ DASHES = {
     "surgical": "-.",
 }
 _RC: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: small, selectable, in the page's font
-    "svg.hashsalt": "tljax",  # ids by content, not by chance
+    "svg.fonttype": "none",  # keep text as text: small, selectable, in the page's font
+    "svg.hashsalt": "tljax",  # the same ids in each run
     "font.size": 11,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -57,10 +57,10 @@ _RC: dict[Any, Any] = {
 
 @dataclass
 class Gallery:
-    """The figures of one page.
+    """The figures of one report.
 
     Attributes:
-      pngs: the same drawings for other uses, by name, as the content of files.
+      pngs: the content of the PNG file of each drawing, by name.
     """
 
     pngs: dict[str, bytes] = field(default_factory=dict)
@@ -73,27 +73,27 @@ class Gallery:
         size: tuple[float, float] = (5, 3.7),
         place: tuple[float, float, float, float] = (0.085, 0.155, 0.835, 0.765),
     ) -> str:
-        """Draws a figure, keeps it as a PNG, and gives it as html.
+        """Draws a figure, keeps its PNG, and returns it as HTML.
 
         Args:
-          name: of the PNG, without its suffix; another for each figure.
-          alt: what the figure shows, for those who do not see it.
+          name: name of the PNG file without its suffix; unique among the figures.
+          alt: what the figure shows, for readers who cannot see it.
           paint: draws on matplotlib axes.
-          size: in inches.
-          place: of the axes in the figure: left, bottom, width and height as shares of it.
+          size: width and height in inches.
+          place: left, bottom, width and height of the axes, as shares of the figure.
         """
         import matplotlib
         from matplotlib.figure import Figure
 
         with matplotlib.rc_context(_RC), warnings.catch_warnings():
-            # of letters that the PNG's font lacks; the page has the reader's fonts
+            # The PNG's font lacks some letters; the HTML uses the reader's fonts.
             warnings.filterwarnings("ignore", message="Glyph")
             figure = Figure(figsize=size)
             paint(figure.add_axes(place))
             svg, png = io.StringIO(), io.BytesIO()
             metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
             figure.savefig(svg, format="svg", transparent=True, metadata=metadata)
-            # Labels beside the axes are part of the picture, however long.
+            # A tight box, so that the picture includes labels of any length.
             figure.savefig(
                 png,
                 format="png",
@@ -108,7 +108,7 @@ class Gallery:
         return _inline(svg.getvalue(), prefix, alt)
 
     def write(self, folder: Path) -> None:
-        """Writes the PNGs, each whole or not at all."""
+        """Writes the PNG files, each atomically, into a folder that is made if need be."""
         folder.mkdir(exist_ok=True)
         for name, content in self.pngs.items():
             with replacing(folder / f"{name}.png") as temporary:
@@ -116,7 +116,7 @@ class Gallery:
 
 
 def legend(scenarios: Iterable[str]) -> str:
-    """Which line is which, as html."""
+    """The line of each scenario with its name, in HTML."""
     items = (
         f'<span><i class="{scenario}"></i>{escape(scenario.replace("_", " "))}</span>'
         for scenario in sorted(scenarios, key=SCENARIOS.index)
@@ -125,7 +125,7 @@ def legend(scenarios: Iterable[str]) -> str:
 
 
 def percent_axis(axes: Any, title: str, low: float = 0.0) -> None:
-    """The y axis of a figure of accuracies, with its title above it."""
+    """Sets up an accuracy axis y from `low` to 1 in per cent, with its title above it."""
     step = 5 if low >= 0.75 else 10 if low >= 0.5 else 20
     levels = [level / 100 for level in range(0, 101, step) if level >= 100 * low]
     axes.set_ylim(low, 1 + 0.02 * (1 - low))
@@ -136,7 +136,7 @@ def percent_axis(axes: Any, title: str, low: float = 0.0) -> None:
 
 
 def _inline(svg: str, prefix: str, label: str) -> str:
-    """A stand-alone svg as part of a page: its colours, its ids, no outside names."""
+    """Makes a stand-alone SVG part of a page: CSS colours, unique ids, no namespaces."""
     svg = svg[svg.index("<svg") :]
     size = re.search(r'viewBox="[^"]*"', svg)
     assert size is not None

@@ -1,33 +1,32 @@
-"""Short names of what a report is about, as ready html."""
+"""Short names of data, targets and settings for a report, as plain text or as HTML."""
 
 from collections.abc import Iterable
 from html import escape
 
-from tljax.analysis.report.runs import Place, Setting
+from tljax.analysis.report.finished_runs import Setting, Target
 from tljax.errors import printable
 
-_LONGEST = 60  # characters of a name that comes with the data
+_LONGEST = 60  # characters of a text from the data
+# Fields of the config that a report names in other places.
+_NAMED_ELSEWHERE = ("data", "model", "scenario", "train_size", "train_per_class", "seed")
 
 
-def shown(text: object) -> str:
-    """Text that comes with the data, e.g. a file's name: on one line, not endless, escaped.
-
-    It is set apart (<bdi>), so that letters that run from right to left turn nothing around it.
-    """
-    line = printable(text)
-    if len(line) > _LONGEST:
-        line = f"{line[: _LONGEST // 2]}...{line[-_LONGEST // 2 :]}"
-    return f"<bdi>{escape(line)}</bdi>"
-
-
-def plain(text: object) -> str:
-    """The same for a figure, whose text is escaped where it is written, and for an attribute."""
+def plain_text(text: object) -> str:
+    """A text from the data on one line, shortened; not escaped, for figures and attributes."""
     line = printable(text)
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]}...{line[-_LONGEST // 2 :]}"
 
 
+def html_text(text: object) -> str:
+    """A text from the data, e.g. a class or a file name: on one line, shortened and escaped.
+
+    It is isolated in <bdi>, so that right-to-left letters do not reorder what surrounds it.
+    """
+    return f"<bdi>{escape(plain_text(text))}</bdi>"
+
+
 def data_name(data: str) -> str:
-    """`digits` for `embedded:digits`, the last folder for a path, all of several tasks."""
+    """`digits` for `embedded:digits`, the last folder of a path, all names of several tasks."""
     parts = data.split(",")
     if all(part.startswith("embedded:") for part in parts):
         return " + ".join(part.removeprefix("embedded:") for part in parts)
@@ -36,37 +35,36 @@ def data_name(data: str) -> str:
     return data
 
 
-class Places:
-    """Names of places, as long as it takes to tell them apart."""
+class TargetNames:
+    """Names of targets: the short names if these are unique, else the full ones."""
 
-    def __init__(self, places: Iterable[Place]):
-        places = list(places)
-        self._several_models = len({place.model for place in places}) > 1
-        data = {place.data for place in places}
+    def __init__(self, targets: Iterable[Target]):
+        targets = list(targets)
+        self._several_models = len({target.model for target in targets}) > 1
+        data = {target.data for target in targets}
         self._short = len({data_name(name) for name in data}) == len(data)
 
     def data(self, data: str) -> str:
-        """Of the data alone, as plain text."""
+        """The name of the data, as plain text."""
         return data_name(data) if self._short else data
 
-    def target(self, place: Place) -> str:
-        """Of data and, if there are several, model, as plain text."""
-        name = self.data(place.data)
-        return f"{name}, {place.model}" if self._several_models else name
+    def without_size(self, target: Target) -> str:
+        """The name of the data and, if there are several models, the model, as plain text."""
+        name = self.data(target.data)
+        return f"{name}, {target.model}" if self._several_models else name
 
-    def html(self, place: Place) -> str:
-        """Of the whole place."""
-        return f"{shown(self.target(place))}, {place.train_size:,}&#160;images"
+    def html(self, target: Target) -> str:
+        """The whole name, with the number of training images, in HTML."""
+        return f"{html_text(self.without_size(target))}, {target.train_size:,}&#160;images"
 
 
-def differing(setting: Setting, others: Iterable[Setting]) -> str:
-    """What is set in this setting and otherwise in some other, e.g. `lr=0.1, k=2`, as html."""
+def differing_fields(setting: Setting, others: Iterable[Setting]) -> str:
+    """The setting's config fields that differ in some other one, e.g. `lr=0.1, k=2`, in HTML."""
     configs = [other.first.config for other in others]
     own = setting.first.config
-    named = ("data", "model", "scenario", "train_size", "train_per_class", "seed")
     found = [
         f"{name}={own[name]}"
         for name in sorted(own)
-        if name not in named and any(config.get(name) != own[name] for config in configs)
+        if name not in _NAMED_ELSEWHERE and any(config.get(name) != own[name] for config in configs)
     ]
-    return shown(", ".join(found)) if found else ""
+    return html_text(", ".join(found)) if found else ""

@@ -1,27 +1,27 @@
-"""Where a setting is most surely wrong: the test images themselves."""
+"""The test images that a setting got wrong with the highest confidence."""
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
 from PIL import Image
 
-from tljax import data as data_lib
-from tljax.analysis.report.answered import Answered
-from tljax.analysis.report.labels import plain, shown
-from tljax.analysis.report.words import percent
+from tljax import data
+from tljax.analysis.report.formatting import percent
+from tljax.analysis.report.labels import html_text, plain_text
+from tljax.analysis.report.task_answers import TaskAnswers
 from tljax.data import Source
 from tljax.errors import InputError
 
 _MISTAKES = 12
-_SIDE = 96  # pixels of a thumbnail at most
+_SIDE = 96  # the longest side of a thumbnail, in pixels
 
 
 @dataclass(frozen=True)
 class _Mistake:
-    """A test image and its most confident wrong answer."""
+    """A test image, its most confident wrong answer, and how many seeds were wrong."""
 
     image: int
     label: int
@@ -30,96 +30,93 @@ class _Mistake:
     seeds: int
 
 
-def mistakes_part(answered: Answered) -> str:
-    """The images whose wrong answers are the most confident, each once."""
-    found: dict[int, _Mistake] = {}
-    total = 0
-    for answers in answered.answers.values():
-        wrong = np.flatnonzero(answers.labels != answers.predicted)
-        total += len(wrong)
-        for i in wrong:
-            image = int(answers.images[i])
-            here = _Mistake(
-                image,
-                int(answers.labels[i]),
-                int(answers.predicted[i]),
-                float(answers.confidences[i]),
-                1,
-            )
-            before = found.get(image)
-            surer = before is None or here.confidence > before.confidence
-            kept = here if surer or before is None else before
-            seeds = 1 + (before.seeds if before else 0)
-            found[image] = _Mistake(image, kept.label, kept.predicted, kept.confidence, seeds)
-    if not found:
+def mistakes_part(answers: TaskAnswers) -> str:
+    """The images with the most confident wrong answers, each once, in HTML."""
+    mistakes = sorted(_find_mistakes(answers), key=lambda m: (-m.confidence, m.image))[:_MISTAKES]
+    if not mistakes:
         return "<p>No test image was mistaken.</p>"
-    order = sorted(found.values(), key=lambda m: (-m.confidence, m.image))[:_MISTAKES]
-    source, why = _test_images(answered)
-    items = "\n".join(_shown_mistake(m, answered, source) for m in order)
-    note = f"<p>No pictures: {why}</p>" if source is None else ""
+    source, reason = _load_test_images(answers)
+    items = "\n".join(_mistake_item(mistake, answers, source) for mistake in mistakes)
+    note = f"<p>No pictures: {reason}</p>" if source is None else ""
     return f"""<h4>Most confident mistakes</h4>
 {note}<ul class="mistakes">
 {items}
 </ul>"""
 
 
-def _test_images(answered: Answered) -> tuple[Source | None, str]:
-    """The images that the answers are to, or why they cannot be shown, as html."""
-    config = answered.setting.first.config
+def _find_mistakes(answers: TaskAnswers) -> list[_Mistake]:
+    """The images that at least one seed got wrong."""
+    found: dict[int, _Mistake] = {}
+    for given in answers.by_seed.values():
+        for i in np.flatnonzero(given.labels != given.predicted):
+            image = int(given.images[i])
+            label, predicted = int(given.labels[i]), int(given.predicted[i])
+            mistake = _Mistake(image, label, predicted, float(given.confidences[i]), seeds=1)
+            before = found.get(image)
+            if before is not None:
+                most_confident = mistake if mistake.confidence > before.confidence else before
+                mistake = replace(most_confident, seeds=before.seeds + 1)
+            found[image] = mistake
+    return list(found.values())
+
+
+def _load_test_images(answers: TaskAnswers) -> tuple[Source | None, str]:
+    """The images that were answered, or None and the reason in HTML."""
+    config = answers.setting.first.config
     try:
-        source = data_lib.load(config["data"], data_dir=config["data_dir"]).test
+        source = data.load(config["data"], data_dir=config["data_dir"]).test
     except InputError as error:
-        return None, shown(f"{error}"[:200])
-    first = 0
-    for task in answered.setting.first.tasks:
-        if task == answered.task:
+        return None, html_text(f"{error}"[:200])
+    first_class = 0  # of the task, among the classes of all tasks
+    for task in answers.setting.first.tasks:
+        if task == answers.task:
             break
-        first += len(task.class_names)
-    for answers in answered.answers.values():
-        fits = source is not None and answers.images.max() < len(source)
+        first_class += len(task.class_names)
+    for given in answers.by_seed.values():
         if (
             source is None
-            or not fits
-            or (source.labels[answers.images] - first != answers.labels).any()
+            or given.images.max() >= len(source)
+            or (source.labels[given.images] - first_class != given.labels).any()
         ):
             return None, "the test images are not those that the run saw."
     return source, ""
 
 
-def _shown_mistake(mistake: _Mistake, answered: Answered, source: Source | None) -> str:
-    names = answered.task.class_names
+def _mistake_item(mistake: _Mistake, answers: TaskAnswers, source: Source | None) -> str:
+    names = answers.task.class_names
     true, predicted = names[mistake.label], names[mistake.predicted]
     picture = "" if source is None else _thumbnail(source, mistake.image, true, predicted)
-    seeds = f", in {mistake.seeds} of {len(answered.answers)} seeds"
-    where = _file_name(source, mistake.image)
+    total = len(answers.by_seed)
+    seeds = f", in {mistake.seeds} of {total} seeds" if total > 1 else ""
     return (
-        f"<li>{picture}<span>{shown(true)} taken for <b>{shown(predicted)}</b>"
-        f"<small>{percent(mistake.confidence)} sure{seeds if len(answered.answers) > 1 else ''}"
-        f"<br>{where}</small></span></li>"
+        f"<li>{picture}<span>{html_text(true)} taken for <b>{html_text(predicted)}</b>"
+        f"<small>{percent(mistake.confidence)} sure{seeds}"
+        f"<br>{_image_name(source, mistake.image)}</small></span></li>"
     )
 
 
-def _file_name(source: Source | None, image: int) -> str:
+def _image_name(source: Source | None, image: int) -> str:
+    """The name of the image's file if it has one, else its number."""
     if source is None:
         return f"test image {image:,}"
-    base, rows = data_lib.base_of(source)
+    base, rows = data.unwrap_subset(source)
     files = getattr(base, "files", None)
-    return f"test image {image:,}" if files is None else shown(files[rows[image]].name)
+    return f"test image {image:,}" if files is None else html_text(files[rows[image]].name)
 
 
 def _thumbnail(source: Source, image: int, true: str, predicted: str) -> str:
-    """The image as a data URL: small ones as they are, others shrunk."""
+    """The image as a data URL: small images unchanged, others shrunk."""
     try:
         pixels = source[image]["image"]
     except InputError:
         return '<span class="gone">cannot be read</span>'
     picture = Image.fromarray(pixels)
-    small = max(picture.size) <= _SIDE
-    if not small:
+    is_small = max(picture.size) <= _SIDE
+    if not is_small:
         picture.thumbnail((_SIDE, _SIDE))
     content = io.BytesIO()
-    picture.save(content, "PNG" if small else "JPEG", quality=85)
-    kind = "png" if small else "jpeg"
+    picture.save(content, "PNG" if is_small else "JPEG", quality=85)
+    kind = "png" if is_small else "jpeg"
     encoded = base64.b64encode(content.getvalue()).decode()
-    alt = escape(f"Test image {image}: {plain(true)}, taken for {plain(predicted)}")
+    alt = escape(f"Test image {image}: {plain_text(true)}, taken for {plain_text(predicted)}")
     return f'<img src="data:image/{kind};base64,{encoded}" alt="{alt}">'

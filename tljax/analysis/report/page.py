@@ -1,20 +1,27 @@
-"""The frame of a report: one html file that opens without a network, in light and dark."""
+"""The HTML file of a report: it needs no network, and follows the reader's light or dark mode."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 from tljax.runs.workdir import write_atomically
 
 
 def write_page(path: Path, title: str, body: str) -> None:
-    """Writes a page of ready html, whole or not at all."""
+    """Writes an HTML file atomically.
+
+    Args:
+      path: the file; its folder exists.
+      title: of the page, in HTML.
+      body: what the page shows, in HTML.
+    """
     page = _PAGE.format(title=title, style=_STYLE, body=body)
-    # ASCII, so that no locale's encoding can garble it on the way to the file.
+    # ASCII, so that the encoding of the locale cannot damage it.
     write_atomically(path, page.encode("ascii", "xmlcharrefreplace").decode())
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of ready html in a container that scrolls by itself where the screen is narrow."""
+    """A table of HTML cells, in a box that scrolls by itself on a narrow screen."""
     heading = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     body = "\n".join(
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
@@ -25,6 +32,22 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 <tbody>
 {body}
 </tbody></table></div>"""
+
+
+def made_by(command: str, versions: Sequence[Mapping[str, str]]) -> str:
+    """The command that made a report, and the versions of the libraries that ran.
+
+    Args:
+      command: a command line, as plain text.
+      versions: library to version, once for each combination among the runs.
+    """
+    lines = "".join(
+        f'<p class="versions">{escape(", ".join(f"{n} {v}" for n, v in each.items()))}</p>'
+        for each in versions
+    )
+    return f"""<p>Made by</p>
+<div class="scroll" tabindex="0"><pre>{escape(command)}</pre></div>
+{lines}"""
 
 
 _PAGE = """<!doctype html>

@@ -1,9 +1,10 @@
-"""`tljax plan --target`: a config's training step on a TPU slice that one need not have.
+"""What a config's training step costs on a TPU slice, estimated without a TPU.
 
-The published figures of a chip turn the compiled program into an estimate (the roofline of Williams
-et al. 2009): no step is faster than its arithmetic at the peak rate, or than what it sends at the
-interconnect's; and it takes about as long as its memory traffic, which XLA counts with what stays
-on the chip, so that this is no bound. How long it really takes, only a TPU can tell.
+The step is compiled for the slice (`tpu_program`), and the chip's published figures turn the
+program into a roofline estimate (Williams et al. 2009). A step takes at least the time of its
+arithmetic at the peak rate, and at least the time to send its data over the interconnect. Memory
+traffic gives a third time, but no bound: XLA also counts traffic that stays on the chip. Only a TPU
+can tell the real time.
 """
 
 import json
@@ -23,15 +24,22 @@ from rich.table import Table
 
 from tljax import experiment
 from tljax.commands.plan.tpu_program import Report
+from tljax.console import progress_bar
 from tljax.errors import InputError
-from tljax.training.progress import progress_bar
 
 _GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Chip:
-    """Published figures: memory in GiB; peak bfloat16 FLOP/s; HBM and interconnect in bytes/s."""
+    """Published figures of a chip.
+
+    Attributes:
+      memory: HBM, in GiB.
+      flops: peak bfloat16 FLOP/s.
+      bandwidth: of HBM, in bytes/s.
+      interconnect: bytes/s sent over all links together.
+    """
 
     memory: int
     flops: float
@@ -39,15 +47,16 @@ class Chip:
     interconnect: float
 
 
-# docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e, read in 2026. The interconnect's is that of one
-# direction, all links of a chip together: half of what is given as bidirectional.
+# docs.cloud.google.com/tpu/docs/v4, v5e, v5p, v6e, read in 2026. The interconnect's figure is for
+# one direction, i.e. half of the bidirectional one that is published.
 CHIPS = {
     "v4": Chip(32, 275e12, 1200e9, 300e9),
     "v5e": Chip(16, 197e12, 819e9, 200e9),
     "v5p": Chip(95, 459e12, 2765e9, 600e9),
     "v6e": Chip(32, 918e12, 1638e9, 400e9),
 }
-# It is no TPU VM, has no metadata to ask, and other such processes may be under way.
+# Tells libtpu that this is not a TPU VM, that there is no metadata server, and that other processes
+# may use it at the same time.
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -56,11 +65,11 @@ _ENVIRONMENT = {
 }
 
 
-def chip_of(target: str) -> Chip:
-    """The chip of a slice, e.g. of `v5e:2x4`.
+def parse_target(target: str) -> Chip:
+    """Returns the chip of a slice, e.g. of `v5e:2x4`.
 
     Raises:
-      InputError: if it is no slice of a chip in the table.
+      InputError: if `target` does not name a slice of one of `CHIPS`.
     """
     match = re.fullmatch(r"(\w+):\d+x\d+(x\d+)?", target)
     if not match or match[1] not in CHIPS:
@@ -71,49 +80,56 @@ def chip_of(target: str) -> Chip:
     return CHIPS[match[1]]
 
 
-def check(target: str) -> Chip:
-    """The chip of a slice, which can be compiled for here.
+def check_target(target: str) -> Chip:
+    """Returns the chip of a slice, after checking that programs can be compiled for it here.
 
     Raises:
       InputError: if there is no such chip, or libtpu is not installed.
     """
-    chip = chip_of(target)
+    chip = parse_target(target)
     if find_spec("libtpu") is None:
         raise InputError(
-            "to compile for a TPU takes its compiler, which also runs without one; install it with"
+            "compiling for a TPU needs its compiler, which runs on any machine; install it with"
             " pip install -c constraints.txt '.[tpu]'"
         )
     return chip
 
 
-def reports(
+def compile_reports(
     config: ml_collections.ConfigDict, target: str, max_batch: bool = False
 ) -> Iterator[Report]:
-    """Compiles the config's step for a slice, in a process of its own: see `tpu_program.answer`.
+    """Compiles the config's step for a slice, in another process.
+
+    Args:
+      config: a whole config.
+      target: the slice.
+      max_batch: whether to search for the largest batch that fits.
+
+    Yields:
+      The report of the config's batch size, then those of the search.
 
     Raises:
-      InputError: if libtpu is not installed, or there is no such slice, or the config does not fit
+      InputError: if libtpu is not installed, there is no such slice, or the config does not fit
         it.
     """
-    chip = check(target)
-    config = experiment.settled(config)
-    resolved = experiment.resolve(config)
+    chip = check_target(target)
+    exp = experiment.build(config)
     question = {
-        "config": json.loads(resolved.to_json()),
-        "tasks": [[task.name, task.class_names] for task in experiment.prepare(config).tasks],
+        "config": json.loads(exp.config.to_json()),
+        "tasks": [[task.name, task.class_names] for task in exp.tasks],
         "target": target,
         "memory": chip.memory * _GIB,
         "max_batch": max_batch,
     }
     command = [sys.executable, "-m", "tljax.commands.plan.tpu_program"]
     with (
-        tempfile.TemporaryFile("w+") as said,
+        tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(
             command,
             env={**os.environ, **_ENVIRONMENT},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=said,  # libtpu talks a lot
+            stderr=log,  # libtpu prints a lot
             text=True,
         ) as compiler,
     ):
@@ -128,14 +144,14 @@ def reports(
                     raise InputError(answer["error"])
                 yield Report(**answer)
             if compiler.wait():
-                said.seek(0)
-                raise RuntimeError(f"the compiler for {target} failed:\n{said.read()[-4000:]}")
+                log.seek(0)
+                raise RuntimeError(f"the compiler for {target} failed:\n{log.read()[-4000:]}")
         finally:
             compiler.terminate()
 
 
 def roofline(report: Report, chip: Chip) -> dict[str, float]:
-    """Seconds that a step takes for each of its parts, at the chip's peak rates."""
+    """Returns the seconds of a step's arithmetic, memory traffic and sends, at peak rates."""
     sent = sum(moved for *_, moved in (report.collectives or {}).values())
     return {
         "arithmetic": report.flops / chip.flops,
@@ -145,25 +161,30 @@ def roofline(report: Report, chip: Chip) -> dict[str, float]:
 
 
 def print_target(config: ml_collections.ConfigDict, target: str, max_batch: bool = False) -> None:
-    """Prints what the step would be on a slice, per chip, and the largest batch if asked.
+    """Prints the cost of the step on a slice, per chip.
+
+    Args:
+      config: a whole config.
+      target: the slice.
+      max_batch: whether to also search for the largest batch that fits, and print it.
 
     Raises:
-      InputError: see `reports`.
+      InputError: as `compile_reports`.
     """
-    chip = check(target)
+    chip = check_target(target)
     width = None if Console().is_terminal else 120
     console = Console(highlight=False, soft_wrap=True, width=width)
     best: Report | None = None
     with progress_bar() as bar:
         task = bar.add_task(f"compiling for {target}", total=None)
-        for number, report in enumerate(reports(config, target, max_batch)):
+        for number, report in enumerate(compile_reports(config, target, max_batch)):
             if number == 0:
                 console.print()
                 _print_report(console, config, target, chip, report)
             else:
                 bar.update(task, completed=number)
-                said = f"fits, {report.memory / _GIB:.2f} GiB" if report.fits else report.why
-                console.print(f"batch {report.batch_size:,}: {said}")
+                outcome = f"fits, {report.memory / _GIB:.2f} GiB" if report.fits else report.why
+                console.print(f"batch {report.batch_size:,}: {outcome}")
             if report.fits and (best is None or report.batch_size > best.batch_size):
                 best = report
     if max_batch and best is None:
@@ -178,6 +199,7 @@ def print_target(config: ml_collections.ConfigDict, target: str, max_batch: bool
 def _print_report(
     console: Console, config: ml_collections.ConfigDict, target: str, chip: Chip, report: Report
 ) -> None:
+    """Prints the table of a report, and the roofline estimate."""
     each = report.batch_size // report.devices
     console.print(
         f"{config.scenario} of {config.model} on {target}: {report.devices} chips, mesh"

@@ -2,9 +2,10 @@
 
     python -m tljax.commands.plan.tpu_program < question.json > reports.jsonl
 
-A process of its own, whose environment tells libtpu that this is not a TPU VM; `tljax plan
---target` starts it, see `tljax.commands.plan.target`. What is compiled is the step that `tljax
-train` would run there: gradient, clip, update, state donated, arrays laid out on the config's mesh.
+`tljax plan --target` starts this program in its own process, because libtpu reads from the
+environment that this is not a TPU VM; see `tljax.commands.plan.target`. It compiles the step that
+`tljax train` would run on the slice: gradient, clip and update, with donated state and arrays laid
+out on the config's mesh.
 """
 
 import json
@@ -22,35 +23,34 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from tljax import experiment
 from tljax.data import Task
-from tljax.devices import mesh as mesh_lib
+from tljax.devices.sharding import AXES, build, check_batch
 from tljax.errors import InputError
 from tljax.experiment import Experiment
-from tljax.models import registry
+from tljax.models import tracing
 from tljax.models.flops import counted_flops
 from tljax.training.step import abstract_batch, step_arguments, step_of_run
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "s64": 8, "u64": 8}
-_LARGEST = 2**22  # images: where the search for the largest batch ends
+_LARGEST = 2**22  # images; the search for the largest batch ends here
 
 
 @dataclass(frozen=True)
 class Report:
-    """Of a step compiled for a slice; sizes in bytes, and all of it per chip.
+    """What a step compiled for a slice costs. All figures are per chip; sizes are in bytes.
 
     Attributes:
       batch_size: of the whole slice.
-      devices: chips.
+      devices: number of chips.
       fits: whether the program fits the chip's memory, by the compiler and by `memory`.
-      why: what the compiler said if it did not.
-      flops: of a step, by XLA's count.
-      bytes_accessed: of HBM in a step, by XLA's count.
-      arguments, outputs, temporaries, code: in HBM; outputs without those that take an argument's
-        place.
-      collectives: by kind, the number in the program, the bytes of their results, and the bytes
+      why: why it does not fit.
+      flops: of a step, as XLA counts.
+      bytes_accessed: HBM traffic of a step, as XLA counts.
+      arguments, outputs, temporaries, code: in HBM; without outputs that reuse an argument's
+        memory.
+      collectives: by kind: their number in the program, the bytes of their results, and the bytes
         that a chip sends.
-      optimizer_state: shapes, as they lie on a chip, of the optimizer's arrays among the program's
-        parameters.
+      optimizer_state: shapes on one chip of the optimizer's arrays among the program's parameters.
     """
 
     batch_size: int
@@ -68,16 +68,17 @@ class Report:
 
     @property
     def memory(self) -> int:
+        """Bytes of HBM in all."""
         return self.arguments + self.outputs + self.temporaries + self.code
 
 
-def devices_of(target: str) -> list[Any]:
-    """The chips of a slice, e.g. `v5e:2x4`.
+def find_chips(target: str) -> list[Any]:
+    """Returns the chips of a slice, e.g. `v5e:2x4`.
 
     Raises:
       InputError: if libtpu knows no such slice.
     """
-    # v4 and v5p chips have two cores that work as one device, if that is asked for.
+    # A v4 or v5p chip has two cores; "megacore" makes them one device.
     two_cores = target.startswith(("v4", "v5p"))
     options = {"chip_config_name": "megacore"} if two_cores else {}
     try:
@@ -89,17 +90,19 @@ def devices_of(target: str) -> list[Any]:
         ) from None
 
 
-def mesh_of(text: str, devices: list[Any]) -> Mesh:
-    """The config's mesh; on one chip too, because the program is not for this machine."""
-    mesh = mesh_lib.build(text, devices)
-    return mesh or Mesh(np.array(devices).reshape(1, 1), mesh_lib.AXES)
+def build_mesh(text: str, devices: list[Any]) -> Mesh:
+    """Returns the config's mesh over the chips.
+
+    One chip has a mesh, too: without one, JAX would compile for this machine.
+    """
+    return build(text, devices) or Mesh(np.array(devices).reshape(1, 1), AXES)
 
 
-def arguments(exp: Experiment, mesh: Mesh, tx: Any, batch_size: int) -> tuple[Any, ...]:
-    """What the step is called with: abstract arrays, laid out on the mesh."""
+def abstract_arguments(exp: Experiment, mesh: Mesh, tx: Any, batch_size: int) -> tuple[Any, ...]:
+    """Returns the arguments of the step, as abstract arrays laid out on the mesh."""
     size = exp.preprocessing.image_size
     batch = abstract_batch(exp.model, size, batch_size, mesh=mesh)
-    variables = registry.abstract_variables(exp.model, size)
+    variables = tracing.abstract_variables(exp.model, size)
     keeps_average = exp.options.ema is not None
     given = step_arguments(exp.plan, variables, tx, batch, mesh, keeps_average)
     whole = NamedSharding(mesh, PartitionSpec())
@@ -108,27 +111,32 @@ def arguments(exp: Experiment, mesh: Mesh, tx: Any, batch_size: int) -> tuple[An
 
 
 def compile_step(exp: Experiment, mesh: Mesh, batch_size: int, memory: int) -> Report:
-    """The report of one batch size, for chips with so many bytes of memory.
+    """Compiles the step for one batch size.
+
+    Args:
+      exp: whose step.
+      mesh: of the slice.
+      batch_size: of the whole slice.
+      memory: of a chip, in bytes.
 
     Raises:
-      InputError: if the batch cannot be shared by the devices.
+      InputError: if the devices cannot share the batch equally.
     """
-    opt = exp.options
-    parts = opt.accumulate or 1
-    mesh_lib.check_batch(mesh, batch_size, parts)
+    parts = exp.options.accumulate or 1
+    check_batch(mesh, batch_size, parts)
     step: Any
     tx, step = step_of_run(
         exp.model,
         exp.plan,
         exp.preprocessing,
-        opt,
+        exp.options,
         tasks=tuple(exp.task_sizes.values()),
         mesh=mesh,
         accumulate=parts,
     )
-    given = arguments(exp, mesh, tx, batch_size)
+    arguments = abstract_arguments(exp, mesh, tx, batch_size)
     try:
-        program = step.lower(*given).compile()
+        program = step.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
         if "memory" not in str(error):
             raise
@@ -141,25 +149,32 @@ def compile_step(exp: Experiment, mesh: Mesh, batch_size: int, memory: int) -> R
         batch_size,
         int(mesh.size),
         fits=True,
-        flops=parts * counted_flops(program),  # of a loop, one pass is counted
+        flops=parts * counted_flops(program),  # XLA counts one pass of a loop
         bytes_accessed=parts * float(counted.get("bytes accessed", 0.0)),
         arguments=analysis.argument_size_in_bytes,
         outputs=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
         temporaries=analysis.temp_size_in_bytes,
         code=analysis.generated_code_size_in_bytes,
-        collectives=collectives(text, int(mesh.size)),
-        optimizer_state=optimizer_state(text),
+        collectives=count_collectives(text, int(mesh.size)),
+        optimizer_state=find_optimizer_state(text),
     )
     if report.memory > memory:
         return Report(**{**asdict(report), "fits": False, "why": "more than the chip has"})
     return report
 
 
-def collectives(program: str, devices: int) -> dict[str, tuple[int, int, int]]:
-    """By kind: (number, bytes of results, bytes sent by a chip) in the text of a compiled program.
+def count_collectives(program: str, devices: int) -> dict[str, tuple[int, int, int]]:
+    """Counts the collectives in the text of a compiled program.
 
-    What a chip sends is counted for rings: of n chips that reduce or gather s bytes each sends
-    s (n - 1) / n, twice that for both. A loop's body counts once.
+    The bytes sent are those of ring algorithms: of n chips that reduce or gather s bytes, each
+    sends s (n - 1) / n; an all-reduce does both. A loop's body counts once.
+
+    Args:
+      program: the text.
+      devices: number of chips.
+
+    Returns:
+      By kind: (number, bytes of results, bytes sent by a chip).
     """
     found = dict.fromkeys(COLLECTIVES, (0, 0, 0))
     for line in program.splitlines():
@@ -168,12 +183,13 @@ def collectives(program: str, devices: int) -> dict[str, tuple[int, int, int]]:
             continue
         kind = match[2]
         sizes = [_size(dtype, shape) for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", match[1])]
+        # These return their operand, too, when they start.
         shows_operand = match[3] and kind in ("all-gather", "collective-permute")
         size = sizes[1] if shows_operand else sum(sizes)
-        n = _group(line, devices)
+        n = _group_size(line, devices)
         sent = {
             "all-reduce": 2 * size * (n - 1) / n,
-            "reduce-scatter": size * (n - 1),  # its result is the n-th part
+            "reduce-scatter": size * (n - 1),  # its result is one n-th of what is reduced
             "collective-permute": size,
         }.get(kind, size * (n - 1) / n)
         number, total, moved = found[kind]
@@ -181,8 +197,8 @@ def collectives(program: str, devices: int) -> dict[str, tuple[int, int, int]]:
     return {kind: counts for kind, counts in found.items() if counts[0]}
 
 
-def optimizer_state(program: str) -> tuple[tuple[int, ...], ...]:
-    """Shapes of the optimizer's arrays among a compiled program's parameters, sorted."""
+def find_optimizer_state(program: str) -> tuple[tuple[int, ...], ...]:
+    """Returns the shapes of the optimizer's arrays among a program's parameters, sorted."""
     entry = program[program.index("\nENTRY ") :]
     shapes = re.findall(r"\w+\[([\d,]+)\]\S* parameter\(.*op_name=\"state\.opt_state", entry)
     return tuple(sorted(tuple(int(n) for n in shape.split(",")) for shape in shapes))
@@ -192,8 +208,8 @@ def _size(dtype: str, shape: str) -> int:
     return _BYTES.get(dtype, 4) * int(np.prod([int(n) for n in shape.split(",") if n]))
 
 
-def _group(line: str, devices: int) -> int:
-    """How many chips take part in each instance of a collective."""
+def _group_size(line: str, devices: int) -> int:
+    """Returns the number of chips that take part in each instance of a collective."""
     if match := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
         return int(match[1])
     if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
@@ -201,13 +217,18 @@ def _group(line: str, devices: int) -> int:
     return devices
 
 
-def largest_batch(compiled: Callable[[int], Report], begin: Report, unit: int) -> Iterator[Report]:
-    """Reports on the way to the largest batch that fits: twice as many, then halfway between.
+def largest_batch(
+    compile_batch: Callable[[int], Report], begin: Report, unit: int
+) -> Iterator[Report]:
+    """Searches for the largest batch that fits: doubles it until one fails, then bisects.
 
     Args:
-      compiled: the report of a batch size.
-      begin: of the batch to begin at.
-      unit: what a batch has to be a multiple of.
+      compile_batch: returns the report of a batch size.
+      begin: the report of the first batch size.
+      unit: batch sizes are multiples of this.
+
+    Yields:
+      The reports of the batch sizes tried after the first.
     """
     fitting, failing = 0, 0
     report = begin
@@ -217,35 +238,35 @@ def largest_batch(compiled: Callable[[int], Report], begin: Report, unit: int) -
         if failing - fitting == 1 or fitting * unit > _LARGEST:
             return
         number = (fitting + failing) // 2 if failing else 2 * fitting
-        report = compiled(number * unit)
+        report = compile_batch(number * unit)
         yield report
 
 
 def answer(question: dict[str, Any]) -> Iterator[Report]:
-    """The report of the config's batch size; then, if asked, those of the search for the largest.
+    """Yields the report of the config's batch size, then those of the search for the largest.
 
     Args:
-      question: `config`, resolved; `tasks`, name and classes of each; `target`; `memory` of a chip
-        in bytes; `max_batch`, whether to search.
+      question: `config`, resolved; `tasks`, the name and classes of each; `target`; `memory` of a
+        chip in bytes; `max_batch`, whether to search.
     """
     config = ml_collections.ConfigDict(question["config"])
     tasks = tuple(Task(name, tuple(names)) for name, names in question["tasks"])
-    exp = experiment.prepare(config, tasks)
-    mesh = mesh_of(config.mesh, devices_of(question["target"]))
+    exp = experiment.build(config, tasks)
+    mesh = build_mesh(config.mesh, find_chips(question["target"]))
 
-    def compiled(batch_size: int) -> Report:
+    def compile_batch(batch_size: int) -> Report:
         return compile_step(exp, mesh, batch_size, question["memory"])
 
-    report = compiled(config.batch_size)
+    report = compile_batch(config.batch_size)
     yield report
     if question["max_batch"]:
         unit = int(mesh.size) * (exp.options.accumulate or 1)
-        yield from largest_batch(compiled, report, unit)
+        yield from largest_batch(compile_batch, report, unit)
 
 
 if __name__ == "__main__":
     try:
-        for answered in answer(json.load(sys.stdin)):
-            print(json.dumps(asdict(answered)), flush=True)
-    except InputError as told:
-        print(json.dumps({"error": str(told)}), flush=True)
+        for report in answer(json.load(sys.stdin)):
+            print(json.dumps(asdict(report)), flush=True)
+    except InputError as error:
+        print(json.dumps({"error": str(error)}), flush=True)

@@ -1,7 +1,8 @@
-"""`tljax probe`: many linear heads on frozen features; validation chooses, test is asked once.
+"""Linear probing of a frozen model: trains a grid of heads, chooses one, tests it once.
 
-DINOv2's linear evaluation, but that images are not augmented: their features are computed once, and
-`probe_grid` trains all heads on them.
+This is DINOv2's linear evaluation, except that images are not augmented. Their features are
+therefore computed once, and `heads` trains all heads on them. The head is chosen on validation
+images; test images are read once.
 """
 
 import functools
@@ -9,7 +10,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,31 +23,34 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tljax import experiment
-from tljax.commands.probe.grid import Setting, grid, ranks, train_heads
-from tljax.data import Preprocessing, Source, eval_batches, normalise
+from tljax.commands.probe.heads import Setting, list_settings, rank_heads, train_heads
+from tljax.console import progress_bar
+from tljax.data import Dataset, Preprocessing, Source, eval_batches, normalise
 from tljax.devices import micro_batches
 from tljax.devices.compiler import compiled
 from tljax.errors import InputError
-from tljax.experiment import Start
+from tljax.experiment import Experiment
 from tljax.files import replacing
 from tljax.models import Model, parameter_count
-from tljax.models.probing import parts_of
-from tljax.runs.answers import FILE as ANSWERS
-from tljax.runs.answers import packed
-from tljax.runs.checkpoints import Checkpoints
+from tljax.models.probing import all_parts
+from tljax.runs import record
+from tljax.runs.answers import ANSWERS_FILE, pack_answers
+from tljax.runs.checkpoints import Checkpoint, Checkpoints
 from tljax.runs.environment import versions
-from tljax.runs.workdir import locked, open_metrics, write_atomically
-from tljax.training.evaluation import evaluate, naive_accuracy
+from tljax.runs.metrics import open_metrics
+from tljax.runs.workdir import locked, write_atomically
+from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.feature_cache import CachedSource
 from tljax.training.options import TrainingOptions
-from tljax.training.preparation import check_fit, new_variables
-from tljax.training.progress import progress_bar
+from tljax.training.setup import new_variables
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
 
 _HEAD = "head.safetensors"
-# Of a run, but not of a probe; optimizer, its numbers, schedule and clip are the grid's own.
+_TEST_FIELDS = ("accuracy", "balanced_accuracy", "loss")  # in the order of result.json
+# Options of a run that a probe does not use. Those of optimizer, schedule and clip are not listed:
+# the grid replaces them.
 _UNUSED = (
     "class_weights",
     "cutmix",
@@ -58,10 +62,10 @@ _UNUSED = (
     "patience",
     "sampling",
 )
-_BATCH = 32  # images whose features are computed at once
+_BATCH = 32  # images in a batch of the feature computation
 
 
-def features_of(
+def compute_features(
     model: Model,
     variables: Tree,
     preprocessing: Preprocessing,
@@ -69,8 +73,18 @@ def features_of(
     name: str,
     progress: bool = False,
 ) -> CachedSource:
-    """What heads see of a source's images, in memory: (n, parts, d), as of `parts_of`."""
-    compute, parts, done = _compute(model, preprocessing), [], 0
+    """Computes what the heads see of a source's images.
+
+    Args:
+      model, variables, preprocessing: of the frozen network.
+      source: of n images.
+      name: of the source, for the progress bar.
+      progress: whether to show a progress bar on stderr.
+
+    Returns:
+      The features in memory, (n, parts, d), with parts as in `all_parts`.
+    """
+    compute, parts, done = _compile(model, preprocessing), [], 0
     batches = eval_batches(source, preprocessing, batch_size=_BATCH)
     with closing(iter(batches)) as reader, progress_bar() as bar:
         task = bar.add_task(f"features of {name} images", total=len(source), visible=progress)
@@ -78,147 +92,118 @@ def features_of(
             parts.append(np.asarray(compute(variables, batch["image"], batch["mask"])))
             done += len(parts[-1])
             bar.update(task, completed=min(done, len(source)))
-    features = np.concatenate(parts)[: len(source)]
+    features = np.concatenate(parts)[: len(source)]  # without the padding of the last batch
     return CachedSource(len(model.groups) - 1, features, np.arange(len(source)), source.labels)
 
 
 @functools.cache
-def _compute(model: Model, preprocessing: Preprocessing) -> Callable[..., jax.Array]:
-    """The compiled function (variables, images uint8, mask) -> parts."""
+def _compile(model: Model, preprocessing: Preprocessing) -> Callable[..., jax.Array]:
+    """Returns the compiled function (variables, images uint8, mask) -> parts."""
 
     def compute(variables: Tree, images: jax.Array, mask: jax.Array) -> jax.Array:
         def run(images: jax.Array) -> jax.Array:
-            return parts_of(model, variables, normalise(images, preprocessing))
+            return all_parts(model, variables, normalise(images, preprocessing))
 
-        number = micro_batches.suited(model, preprocessing.image_size, len(images))
-        return micro_batches.in_parts(run, number, images, mask)
+        number = micro_batches.choose_parts(model, preprocessing.image_size, len(images))
+        return micro_batches.map_in_parts(run, number, images, mask)
 
     return compiled(compute)
 
 
-def run(
+def run_probe(
     config: ml_collections.ConfigDict,
     workdir: Path,
     weight_decays: Sequence[float] = (0.0,),
     *,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """`tljax probe`: trains the grid, chooses on validation images, and tests the choice once.
+    """Trains the grid of heads, chooses one on validation images, and tests it once.
 
-    Of the config count data, model, weights, preprocessing, batch size, epochs or steps, and seed;
-    optimizer, learning rate, schedule, decay and clip are the grid's. It runs on one device.
+    It uses the config's data, model, weights, preprocessing, batch size, epochs or steps, and seed.
+    The grid replaces optimizer, learning rate, schedule, decay and clip. It uses one device.
 
     Args:
       config: of feature extraction, without augmentation.
-      workdir: for the result; one that holds it already is read, and no test image is.
+      workdir: for the result. If it holds the result already, that is returned, and no image is
+        read.
       weight_decays: of the grid.
       progress: whether to show progress on stderr.
 
     Returns:
-      The fields of `result.json`: those of a run, and `probe`: `chosen`, a setting; `own_features`,
-      whether its head fits the model, so that the workdir serves `tljax evaluate` and `predict`;
-      and `grid`, every setting with its `val_accuracy` and `val_loss`.
+      The content of `result.json`: the fields of a run, and `probe` with `chosen`, a setting;
+      `own_features`, whether the chosen head sees the same features as the model's own, so that
+      `tljax evaluate` and `predict` can use the workdir; and `grid`, every setting with its
+      `val_accuracy` and `val_loss`.
 
     Raises:
-      InputError: if the config is not of fixed features, or the workdir holds something else.
+      InputError: if the config does not keep its features fixed, or the workdir holds something
+        else.
     """
     began = time.monotonic()
-    config = experiment.as_begun(config, workdir)
-    if done := _done(workdir, weight_decays):
+    config, _ = experiment.resolve_in(config, workdir)
+    if done := _read_done(workdir, weight_decays):
         return done
-    beginning = experiment.start(config)
-    exp, dataset, opt = beginning.experiment, beginning.dataset, beginning.experiment.options
-    _check(beginning, weight_decays)
+    exp = experiment.build(config, fetch_weights=True)
+    dataset, options = experiment.load_data(exp.config), exp.options
+    _check(exp, dataset, weight_decays)
     model, size = exp.model, exp.preprocessing.image_size
-    given = beginning.checked_weights()
-    variables = jax.device_put(exp.plan.initialise(new_variables(model, size, opt), given))
+    given = exp.read_pretrained()
+    variables = jax.device_put(exp.plan.initialise(new_variables(model, size, options), given))
+    features = functools.partial(
+        compute_features, model, variables, exp.preprocessing, progress=progress
+    )
     with locked(workdir):
-        experiment.keep_config(workdir, exp.tasks, beginning.config)
-
-        def seen(name: str, source: Source) -> CachedSource:
-            return features_of(model, variables, exp.preprocessing, source, name, progress)
-
-        assert dataset.val is not None
-        settings = grid(model, opt.batch_size, weight_decays)
-        steps = opt.total_steps(len(dataset.train))
+        experiment.keep_config(workdir, exp.tasks, exp.config)
+        settings = list_settings(model, options.batch_size, weight_decays)
+        steps = options.total_steps(len(dataset.train))
         heads = train_heads(
             model,
             exp.plan,
             settings,
-            seen("training", dataset.train),
+            features(dataset.train, "training"),
             steps=steps,
-            batch_size=opt.batch_size,
-            seed=opt.seed,
+            batch_size=options.batch_size,
+            seed=options.seed,
             progress=progress,
         )
-        ranked = ranks(model, heads, seen("validation", dataset.val), opt.batch_size)
-        chosen = max(settings, key=ranked.__getitem__)  # of equal ones the first
+        assert dataset.val is not None
+        ranked = rank_heads(model, heads, features(dataset.val, "validation"), options.batch_size)
+        chosen = max(settings, key=ranked.__getitem__)  # the first, if several rank equally
         head = heads.params_of(chosen)
         network = {**variables, "params": {**variables["params"], "head": head}}
-        summary = {
-            "scenario": beginning.config.scenario,
-            "model": beginning.config.model,
-            "data": beginning.config.data,
-            "num_classes": dataset.num_classes,
-            "plan": exp.plan.to_json(),
-            "train_size": len(dataset.train),
-            "val_size": len(dataset.val),
-            "seed": opt.seed,
-            "steps": steps,
-            "best_step": steps,
-            "val_accuracy": ranked[chosen][0],
-            "trainable_parameters": parameter_count(head),
-            "total_parameters": parameter_count(variables["params"]),
-            "examples_seen": steps * opt.batch_size,
-            "probe": {
-                "chosen": chosen.to_json(),
-                "own_features": chosen.features.are_the_models_own,
-                "weight_decays": list(weight_decays),
-                "grid": [
-                    {**s.to_json(), "val_accuracy": ranked[s][0], "val_loss": -ranked[s][1]}
-                    for s in settings
-                ],
-            },
-        }
+        result = _describe(exp, dataset, steps, chosen, ranked, variables, head)
+        result["probe"] = _describe_grid(chosen, ranked, settings, weight_decays)
         with closing(open_metrics(workdir, None)) as writer:
-            examples = steps * opt.batch_size
-            values = {"accuracy": ranked[chosen][0], "loss": -ranked[chosen][1]}
-            writer.write("val", steps, examples=examples, **values)
+            examples = steps * options.batch_size
+            accuracy, minus_loss = ranked[chosen]
+            writer.write("val", steps, examples=examples, accuracy=accuracy, loss=-minus_loss)
             _save(workdir, steps, chosen, network)
             if dataset.test is not None:
-                parts = seen("test", dataset.test)
-                final = evaluate(
-                    model,
-                    network,
-                    replace(parts, features=chosen.features.of(parts.features)),
-                    exp.preprocessing,
-                    opt.batch_size,
-                    with_answers=True,
-                )
-                values = {"accuracy": final.accuracy, "loss": final.loss}
-                values["balanced_accuracy"] = final.balanced_accuracy
+                tested = _test(exp, network, chosen, features(dataset.test, "test"))
+                values = {"accuracy": tested.accuracy, "loss": tested.loss}
+                values["balanced_accuracy"] = tested.balanced_accuracy
                 writer.write("test", steps, examples=examples, **values)
-                summary |= {
-                    "test_size": final.count,
-                    "test_accuracy": final.accuracy,
-                    "test_balanced_accuracy": final.balanced_accuracy,
-                    "test_loss": final.loss,
-                    "naive_accuracy": naive_accuracy(dataset.train, final),
-                }
-                assert final.answers is not None
-                write_atomically(workdir / ANSWERS, packed(final.answers))
-        summary |= {
+                result |= {"test_size": tested.count}
+                result |= {f"test_{name}": values[name] for name in _TEST_FIELDS}
+                result["naive_accuracy"] = naive_accuracy(dataset.train, tested)
+                assert tested.answers is not None
+                write_atomically(workdir / ANSWERS_FILE, pack_answers(tested.answers))
+        result |= {
             "wall_seconds": round(time.monotonic() - began, 3),
             "devices": [str(device.device_kind) for device in jax.devices()],
             "versions": versions(),
         }
-        write_atomically(workdir / "result.json", json.dumps(summary, indent=2) + "\n")
-    return summary
+        write_atomically(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+    return result
 
 
-def _done(workdir: Path, weight_decays: Sequence[float]) -> dict[str, Any] | None:
-    """The result of a grid that is done; InputError if the workdir holds anything else."""
-    result = experiment.read_result(workdir)
+def _read_done(workdir: Path, weight_decays: Sequence[float]) -> dict[str, Any] | None:
+    """Returns the result of a finished probe; None if there is none yet.
+
+    Raises:
+      InputError: if the workdir holds a run, or a probe with other weight decays.
+    """
+    result = record.read_result(workdir)
     if result is None and not (experiment.is_begun(workdir) and not (workdir / _HEAD).exists()):
         return None
     if result is None or "probe" not in result:
@@ -231,14 +216,73 @@ def _done(workdir: Path, weight_decays: Sequence[float]) -> dict[str, Any] | Non
             f"'{workdir}' holds a probe with weight decays {before}, not {list(weight_decays)};"
             " choose another --workdir"
         )
-    _log.warning("'%s' holds a probe that is done: this is its result", workdir)
+    _log.warning("'%s' holds a finished probe; this is its result", workdir)
     return result
 
 
-def _check(beginning: Start, weight_decays: Sequence[float]) -> None:
-    """Raises InputError if the config has no fixed features, or asks for what heads do not do."""
-    exp, config = beginning.experiment, beginning.config
-    opt = exp.options
+def _describe(
+    exp: Experiment,
+    dataset: Dataset,
+    steps: int,
+    chosen: Setting,
+    ranked: Mapping[Setting, tuple[float, float]],
+    variables: Tree,
+    head: Tree,
+) -> dict[str, Any]:
+    """Returns the fields of `result.json` that are known before the test, without `probe`."""
+    config = exp.config
+    assert dataset.val is not None
+    return {
+        "scenario": config.scenario,
+        "model": config.model,
+        "data": config.data,
+        "num_classes": dataset.num_classes,
+        "plan": exp.plan.to_json(),
+        "train_size": len(dataset.train),
+        "val_size": len(dataset.val),
+        "seed": exp.options.seed,
+        "steps": steps,
+        "best_step": steps,
+        "val_accuracy": ranked[chosen][0],
+        "trainable_parameters": parameter_count(head),
+        "total_parameters": parameter_count(variables["params"]),
+        "examples_seen": steps * exp.options.batch_size,
+    }
+
+
+def _describe_grid(
+    chosen: Setting,
+    ranked: Mapping[Setting, tuple[float, float]],
+    settings: Sequence[Setting],
+    weight_decays: Sequence[float],
+) -> dict[str, Any]:
+    """Returns the field `probe` of `result.json`."""
+    return {
+        "chosen": chosen.to_json(),
+        "own_features": chosen.features.are_the_models_own,
+        "weight_decays": list(weight_decays),
+        "grid": [
+            {**s.to_json(), "val_accuracy": ranked[s][0], "val_loss": -ranked[s][1]}
+            for s in settings
+        ],
+    }
+
+
+def _test(exp: Experiment, network: Tree, chosen: Setting, features: CachedSource) -> Evaluation:
+    """Evaluates the chosen head on the features of the test images."""
+    return evaluate(
+        exp.model,
+        network,
+        replace(features, features=chosen.features.select(features.features)),
+        exp.preprocessing,
+        exp.options.batch_size,
+        with_answers=True,
+    )
+
+
+def _check(exp: Experiment, dataset: Dataset, weight_decays: Sequence[float]) -> None:
+    """Raises InputError if the config changes its features, or sets what the heads do not use."""
+    config, options = exp.config, exp.options
     for name, wanted in (
         ("scenario", "feature_extraction"),
         ("augment", "none"),
@@ -248,39 +292,38 @@ def _check(beginning: Start, weight_decays: Sequence[float]) -> None:
     ):
         if config[name] != wanted:
             raise InputError(
-                f"{name} is {config[name]}, but a probe's heads start at zero on features that are"
+                f"{name} is {config[name]}, but a probe's heads start at zero, on features that are"
                 f" computed once; set it to {wanted}, e.g. with configs/feature_extraction.py"
             )
-    usual = TrainingOptions()
+    defaults = TrainingOptions()
     for name in _UNUSED:
-        if (value := getattr(opt, name)) != getattr(usual, name):
+        if (value := getattr(options, name)) != getattr(defaults, name):
             raise InputError(
-                f"{name} is {value}, which a probe's heads know nothing of: they minimise"
-                f" cross-entropy over all images alike; leave {name} out"
+                f"{name} is {value}, but a probe's heads minimise plain cross-entropy, every image"
+                f" with the same weight; leave {name} out"
             )
     if len(exp.tasks) > 1:
-        raise InputError(f"data is {config.data}, but a probe is of one data set; name one of them")
+        raise InputError(f"data is {config.data}, but a probe takes one data set; name one of them")
     if not weight_decays or not all(0 <= decay < math.inf for decay in weight_decays):
         raise InputError(
             f"the weight decays are {list(weight_decays)}; set --weight_decays to finite numbers,"
             " not negative, with commas between"
         )
-    dataset = beginning.dataset
     if dataset.val is None:
         raise InputError(
-            f"'{config.data}' has no validation images to choose on; give data that has"
+            f"'{config.data}' has no validation images to choose a head on; give data that has"
         )
-    size = exp.preprocessing.image_size
-    check_fit(exp.model, exp.plan, opt, size, dataset.train, dataset.val, dataset.test)
+    exp.setups(dataset)
 
 
 def _save(workdir: Path, steps: int, chosen: Setting, network: Tree) -> None:
-    """The chosen head, and, if it sees what the model's own does, the whole network."""
+    """Saves the chosen head and, if it sees the features of the model's own, the whole network."""
     with replacing(workdir / _HEAD) as temporary:
         arrays = {name: np.asarray(leaf) for name, leaf in network["params"]["head"].items()}
         save_file(arrays, temporary, {"features": json.dumps(asdict(chosen.features))})
     if chosen.features.are_the_models_own:
-        nothing = {"count": jnp.int32(steps)}  # there is no training to go on with
-        Checkpoints(workdir / "checkpoints").save(
-            steps, network, nothing, {}, keep=1, best_step=steps
-        )
+        state = {"count": jnp.int32(steps)}  # a finished probe has no optimizer state to resume
+        checkpoints = Checkpoints(workdir / "checkpoints")
+        checkpoint = Checkpoint(steps, network, state, progress=None)
+        checkpoints.save(checkpoint, keep=1, best_step=steps)
+        checkpoints.finish()

@@ -1,4 +1,4 @@
-"""A prepared folder of TFDS: which records its splits are, and which features are read of them."""
+"""Opens a prepared folder of TFDS: the records of its splits, and the features to read."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,26 +9,25 @@ from typing import Any
 import numpy as np
 
 from tljax.data import remote
-from tljax.data.tfds import spec as tfds_spec
-from tljax.data.tfds.spec import Spec
+from tljax.data.tfds.spec import Spec, find_prepared
 from tljax.errors import InputError, check_known
 from tljax.files import parse_json
 
-_FORMATS = ("array_record", "parquet", "tfrecord")  # the first that is there is read
+_FORMATS = ("array_record", "parquet", "tfrecord")  # in order of preference
 _FEATURES = "features.json"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Some records of a shard that follow each other.
+    """Consecutive records of a shard. Its repr is part of fingerprints, so keep the field names.
 
     Attributes:
-      file: The shard's name.
-      split: Its split.
+      file: The shard's file name.
+      split: The split it belongs to.
       first: The number of the first record in the split.
-      skip: And in the shard.
+      skip: The number of the first record in the shard.
       count: How many records.
-      total: How many the shard has.
+      total: How many records the whole shard has.
     """
 
     file: str
@@ -40,8 +39,8 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Part:
-    """What is meant by a split in TFDS's syntax, e.g. `train[:80%]`."""
+class Selection:
+    """The records that `split` selects, an expression in TFDS's syntax, e.g. `train[:80%]`."""
 
     split: str
     shards: tuple[Shard, ...]
@@ -50,8 +49,8 @@ class Part:
     def count(self) -> int:
         return sum(shard.count for shard in self.shards)
 
-    def place(self, index: int) -> str:
-        """Where the record of that number in the part stands, e.g. `train[17]`."""
+    def record_name(self, index: int) -> str:
+        """The name of a record of the selection in its split, e.g. `train[17]`."""
         for shard in self.shards:
             if index < shard.count:
                 return f"{shard.split}[{shard.first + index}]"
@@ -61,18 +60,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared folder, as far as its description goes.
+    """A prepared folder, of which only the description has been read.
 
     Attributes:
-      spec: Which it was found by.
-      builder: TFDS's, which reads the folder.
-      copy: Where it is a copy from, if it lies behind an address.
-      image, label: Names of the two features.
+      spec: The spec that names it.
+      builder: TFDS's read-only builder of the folder.
+      copy: If the data is at an address: the local copy that the builder reads.
+      image, label: Names of the two features that are read.
     """
 
     spec: Spec
     builder: Any
-    copy: remote.Copy | None
+    copy: remote.LocalCopy | None
     image: str
     label: str
 
@@ -88,37 +87,42 @@ class Prepared:
     def is_tfrecord(self) -> bool:
         return self.builder.info.file_format.value == "tfrecord"
 
-    def part(self, split: str, role: str) -> Part:
-        """The records that a split in TFDS's syntax means.
+    def select(self, split: str, role: str) -> Selection:
+        """Returns the records that a split expression in TFDS's syntax selects.
+
+        Args:
+          split: The expression.
+          role: `train`, `val` or `test`, for errors.
 
         Raises:
-          InputError: It is no such split, or there is nothing in it.
+          InputError: The expression is invalid, or selects no record.
         """
         splits = self.builder.info.splits
-        begins: dict[str, tuple[str, int]] = {}
+        first_records: dict[str, tuple[str, int]] = {}
         for name, info in splits.items():
-            numbers = np.cumsum([0, *info.shard_lengths])[:-1].tolist()
-            for file, first in zip(_names(info.filepaths), numbers, strict=True):
-                begins[file] = name, first
+            firsts = np.cumsum([0, *info.shard_lengths])[:-1].tolist()
+            for path, first in zip(info.filepaths, firsts, strict=True):
+                first_records[_base_name(path)] = name, first
         try:
-            found = splits[split].file_instructions
+            instructions = splits[split].file_instructions
         except Exception as error:  # ValueError, KeyError, NotImplementedError, ...
-            raise InputError(f"cannot read {role}={split} of {self._told_splits()}") from error
+            raise InputError(f"cannot read {role}={split} of {self._describe_splits()}") from error
         shards = []
-        for at, file in zip(found, _names([at.filename for at in found]), strict=True):
-            name, first = begins[file]
+        for part in instructions:
+            file = _base_name(part.filename)
+            name, first = first_records[file]
             shards.append(
-                Shard(file, name, first + at.skip, at.skip, at.take, at.examples_in_shard)
+                Shard(file, name, first + part.skip, part.skip, part.take, part.examples_in_shard)
             )
         if not shards or min(shard.count for shard in shards) < 1:
-            raise InputError(f"there is nothing in {role}={split} of {self._told_splits()}")
-        return Part(split, tuple(shards))
+            raise InputError(f"there is nothing in {role}={split} of {self._describe_splits()}")
+        return Selection(split, tuple(shards))
 
     def fetch(self, shards: Sequence[Shard]) -> None:
-        """Sees to it that the shards lie in `folder`.
+        """Makes sure that the shards are in `folder`, by copying them if they are remote.
 
         Raises:
-          InputError: They are not there.
+          InputError: A shard is missing.
         """
         files = list(dict.fromkeys(shard.file for shard in shards))
         if self.copy is not None:
@@ -129,106 +133,120 @@ class Prepared:
                 " prepare it again"
             )
 
-    def _told_splits(self) -> str:
-        told = ", ".join(f"{n} ({i.num_examples:,})" for n, i in self.builder.info.splits.items())
-        return f"{self.spec}; it has {told}, and slices look like train[:80%] or train[800:1000]"
+    def _describe_splits(self) -> str:
+        splits = self.builder.info.splits.items()
+        sizes = ", ".join(f"{name} ({info.num_examples:,})" for name, info in splits)
+        return f"{self.spec}; it has {sizes}, and slices look like train[:80%] or train[800:1000]"
 
 
 class FeatureReader:
-    """Reads one feature of a record, and passes over the others; an encoded image stays encoded."""
+    """Reads one feature of a record and skips the others; an encoded image is not decoded."""
 
     def __init__(self, features: Any, name: str):
         import tensorflow_datasets as tfds
 
-        self._name, self._skip = name, isinstance(features[name], tfds.features.Image)
+        self._name = name
+        self._is_image = isinstance(features[name], tfds.features.Image)
         self._features = tfds.features.FeaturesDict({name: features[name]})
 
     def __call__(self, record: bytes) -> Any:
         import tensorflow_datasets as tfds
 
-        decoders = {self._name: tfds.decode.SkipDecoding()} if self._skip else None
+        decoders = {self._name: tfds.decode.SkipDecoding()} if self._is_image else None
         return self._features.deserialize_example_np(record, decoders=decoders)[self._name]
 
 
 def open_prepared(spec: Spec, data_dir: str | None) -> Prepared:
-    """Finds a prepared folder, and reads its description; of a remote one a copy is made.
+    """Finds a prepared folder and reads its description, of remote data from a local copy.
 
     Raises:
-      InputError: It is not there, cannot be read, or has no labelled images.
+      InputError: The folder is missing or cannot be read, or has no labelled images.
     """
-    place = tfds_spec.find(spec, data_dir)
+    folder = find_prepared(spec, data_dir)
     copy = None
-    if remote.is_address(place):
-        copy = remote.Copy(place)
-        copy.fetch(name for name in copy.names() if name.endswith((".json", ".txt")))
-        place = str(copy.folder)
+    if remote.is_address(folder):
+        copy = remote.LocalCopy(folder)
+        copy.fetch(name for name in copy.remote_names() if name.endswith((".json", ".txt")))
+        folder = str(copy.folder)
     if not spec.is_custom:
-        _refuse_foreign_features(Path(place))
+        _refuse_foreign_features(Path(folder))
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder_from_directory(place)
-        formats = {known.value for known in builder.info.available_file_formats()}
-        chosen = next((known for known in _FORMATS if known in formats), None)
+        builder = tfds.builder_from_directory(folder)
+        formats = {available.value for available in builder.info.available_file_formats()}
+        chosen = next((readable for readable in _FORMATS if readable in formats), None)
         if chosen and chosen != builder.info.file_format.value:
-            builder = tfds.builder_from_directory(place, file_format=chosen)
+            builder = tfds.builder_from_directory(folder, file_format=chosen)
         features, splits = builder.info.features, builder.info.splits
-        keys = builder.info.supervised_keys
-    except Exception as error:  # whatever TFDS makes of a broken description
+        supervised_keys = builder.info.supervised_keys
+    except Exception as error:  # TFDS raises anything for a broken description
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"cannot read the description of {place} ({why}); copy or prepare it again"
+            f"cannot read the description of {folder} ({why}); copy or prepare it again"
         ) from error
     if chosen is None:
         raise InputError(
-            f"{place} is prepared as {', '.join(formats) or 'nothing'}, which is not read; run"
-            f" `tfds convert_format --dataset_version_dir {place} --out_file_format array_record"
+            f"{folder} is prepared as {', '.join(formats) or 'nothing'}, which is not read; run"
+            f" `tfds convert_format --dataset_version_dir {folder} --out_file_format array_record"
             " --out_dir FOLDER`"
         )
     if not splits:
-        raise InputError(f"{place} holds no splits; copy or prepare it again")
-    if not isinstance(features, tfds.features.FeaturesDict):
-        raise InputError(f"{spec} holds no named features; wrap it in a builder of your own")
-    pair = keys if isinstance(keys, tuple) and len(keys) == 2 else (None, None)
-    images = [name for name, feature in features.items() if _is_image(feature)]
-    labels = [n for n, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
-    image = _feature(spec, "image", images, features, pair[0])
-    label = _feature(spec, "label", labels, features, pair[1])
-    if not features[label].num_classes:
-        raise InputError(f"the label '{label}' of {spec} says nothing of its classes; name another")
+        raise InputError(f"{folder} holds no splits; copy or prepare it again")
+    image, label = _choose_features(spec, features, supervised_keys)
     return Prepared(spec, builder, copy, image, label)
 
 
-def _feature(
-    spec: Spec, role: str, fitting: list[str], features: Mapping[str, Any], supervised: Any
+def _choose_features(spec: Spec, features: Any, supervised_keys: Any) -> tuple[str, str]:
+    """The names of the features to read: (image, label)."""
+    import tensorflow_datasets as tfds
+
+    if not isinstance(features, tfds.features.FeaturesDict):
+        raise InputError(f"{spec} holds no named features; wrap it in a builder of your own")
+    is_pair = isinstance(supervised_keys, tuple) and len(supervised_keys) == 2
+    defaults = supervised_keys if is_pair else (None, None)
+    images = [name for name, feature in features.items() if _is_image(feature)]
+    labels = [n for n, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    image = _choose_feature(spec, "image", images, features, defaults[0])
+    label = _choose_feature(spec, "label", labels, features, defaults[1])
+    if not features[label].num_classes:
+        raise InputError(
+            f"the label '{label}' of {spec} does not say what its classes are; name another with"
+            " ?label="
+        )
+    return image, label
+
+
+def _choose_feature(
+    spec: Spec, role: str, suitable: list[str], features: Mapping[str, Any], default: Any
 ) -> str:
-    """The feature that is chosen, or else meant: by its name, the builder's word, or as the one."""
+    """The feature that the spec names; else the one called like its role, the default, the only."""
     if (chosen := spec.choices.get(role)) is not None:
         check_known(f"feature in {spec}", chosen, features)
-        if chosen not in fitting:
+        if chosen not in suitable:
             kind = "uint8 images" if role == "image" else "class labels"
             raise InputError(
                 f"the feature '{chosen}' of {spec} does not hold {kind}; name another with"
-                f" ?{role}=: {', '.join(fitting) or 'there is none'}"
+                f" ?{role}=: {', '.join(suitable) or 'there is none'}"
             )
         return chosen
-    for name in (role, supervised):
-        if name in fitting:
+    for name in (role, default):
+        if name in suitable:
             return str(name)
-    if len(fitting) == 1:
-        return fitting[0]
-    if not fitting:
+    if len(suitable) == 1:
+        return suitable[0]
+    if not suitable:
         raise InputError(
             f"{spec} has no feature that could be the {role} (it has {', '.join(features)}); choose"
             " a data set of labelled images"
         )
     raise InputError(
-        f"{spec} has several {role} features; name one with ?{role}=: {', '.join(fitting)}"
+        f"{spec} has several {role} features; name one with ?{role}=: {', '.join(suitable)}"
     )
 
 
 def _is_image(feature: Any) -> bool:
-    """Encoded images of 8 or 16 bits, or arrays of bytes in the shape of an image."""
+    """Whether it holds encoded images of 8 or 16 bits, or uint8 arrays shaped like an image."""
     import tensorflow_datasets as tfds
 
     if isinstance(feature, tfds.features.Image):
@@ -238,23 +256,23 @@ def _is_image(feature: Any) -> bool:
 
 
 def _refuse_foreign_features(folder: Path) -> None:
-    """TFDS would import whatever module a feature's class is said to be in."""
+    """Raises InputError for feature classes outside TFDS, as it would import any module named."""
 
-    def classes(value: Any) -> list[str]:
+    def find_classes(value: Any) -> list[str]:
         if isinstance(value, list):
-            return [name for item in value for name in classes(item)]
+            return [name for item in value for name in find_classes(item)]
         if not isinstance(value, dict):
             return []
         own = [value[key] for key in ("pythonClassName", "type") if isinstance(value.get(key), str)]
-        return own + [name for item in value.values() for name in classes(item)]
+        return own + [name for item in value.values() for name in find_classes(item)]
 
     try:
-        named = classes(parse_json((folder / _FEATURES).read_bytes()))
+        names = find_classes(parse_json((folder / _FEATURES).read_bytes()))
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot read {folder / _FEATURES} ({error}); copy or prepare it again"
         ) from error
-    for name in named:
+    for name in names:
         if "." in name and not name.startswith("tensorflow_datasets."):
             raise InputError(
                 f"{folder} has features of the class {name}, whose module would be imported; if you"
@@ -262,5 +280,5 @@ def _refuse_foreign_features(folder: Path) -> None:
             )
 
 
-def _names(files: Sequence[Any]) -> list[str]:
-    return [os.path.basename(os.fspath(file)) for file in files]
+def _base_name(path: Any) -> str:
+    return os.path.basename(os.fspath(path))

@@ -1,12 +1,12 @@
-"""What stands after `tfds:`, and the prepared folder that it means.
+"""Parses the spec after `tfds:`, and finds the prepared folder that it names. A spec is one of
 
-    NAME[/CONFIG][:VERSION]             as TFDS writes it; CONFIG and VERSION may be left out
-    package.module.Builder[/...][:...]  a builder of one's own, whose module is imported
-    PATH or gs://BUCKET/PATH            a prepared folder itself, e.g. ~/data/mnist/3.0.1
+    NAME[/CONFIG][:VERSION]             as in TFDS; CONFIG and VERSION are optional
+    package.module.Builder[/...][:...]  a user's builder, whose module is imported
+    PATH or gs://BUCKET/PATH            a prepared folder, e.g. ~/data/mnist/3.0.1
 
-and after that, if need be, `?` and choices, separated by commas: `train=`, `val=` and `test=` name
-splits in TFDS's own syntax, `image=` and `label=` features. A comma, because an `&` that somebody
-forgot to quote would make a shell run another experiment without a word.
+optionally followed by `?` and choices, separated by commas: `train=`, `val=` and `test=` select
+splits in TFDS's syntax, `image=` and `label=` features. The separator is no `&`, because a shell
+would silently cut the spec off at an unquoted `&`.
 """
 
 import importlib
@@ -21,20 +21,21 @@ from tljax.files import parse_json
 
 CHOICES = ("train", "val", "test", "image", "label")
 _INFO = "dataset_info.json"
-_LOOKS = "write tfds:NAME[/CONFIG][:VERSION][?train=SPLIT,val=SPLIT,test=SPLIT]"
+_SYNTAX = "write tfds:NAME[/CONFIG][:VERSION][?train=SPLIT,val=SPLIT,test=SPLIT]"
 _TARGET = re.compile(r"(?P<name>[\w.]+)(/(?P<config>[\w.+-]+))?(:(?P<version>[\d.*]+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A data set, and what is chosen of it.
+    """A parsed spec.
 
     Attributes:
-      target: What stands before the `?`.
-      name: Of the data set, or of the builder's class with its module; None: `target` is a folder.
-      config, version: None: not given. The version may have stars, as in `3.*.*`.
-      choices: By keys of CHOICES; what is not chosen is absent.
+      target: The text before the `?`.
+      name: The name of the data set, or the builder class with its module; None if `target` is a
+        folder.
+      config, version: None if not given. The version may contain stars, as in `3.*.*`.
+      choices: The given choices; keys are from CHOICES.
     """
 
     target: str
@@ -45,25 +46,25 @@ class Spec:
 
     @property
     def is_custom(self) -> bool:
-        """Whether the user named a class, and by that its module to be imported."""
+        """Whether the spec names a builder class, whose module is then imported."""
         return self.name is not None and "." in self.name
 
     def __str__(self) -> str:
         return f"tfds:{self.target}"
 
 
-def parse(text: str) -> Spec:
-    """The spec that stands after `tfds:`.
+def parse_spec(text: str) -> Spec:
+    """Parses the text after `tfds:`.
 
     Raises:
-      InputError: It is not one.
+      InputError: It is not a valid spec.
     """
     target, question, query = text.partition("?")
     choices: dict[str, str] = {}
     for choice in query.split(",") if question else ():
         key, equals, value = choice.partition("=")
         if not equals or not value:
-            raise InputError(f"'{choice}' in tfds:{text} is no choice; {_LOOKS}")
+            raise InputError(f"'{choice}' in tfds:{text} is no choice; {_SYNTAX}")
         check_known(f"choice in tfds:{target}?", key, CHOICES)
         if key in choices:
             raise InputError(f"tfds:{text} chooses {key} twice; keep one of them")
@@ -72,137 +73,137 @@ def parse(text: str) -> Spec:
         return Spec(target, None, None, None, choices)
     match = _TARGET.fullmatch(target)
     if match is None:
-        raise InputError(f"'tfds:{text}' names no data set; {_LOOKS}")
+        raise InputError(f"'tfds:{text}' names no data set; {_SYNTAX}")
     return Spec(target, match["name"], match["config"], match["version"], choices)
 
 
 def data_folder(data_dir: str | None) -> str:
-    """Where prepared data sets lie: `data_dir`, else TFDS_DATA_DIR, else TFDS's own default."""
+    """The folder of prepared data sets: `data_dir`, else TFDS_DATA_DIR, else TFDS's default."""
     folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return os.path.expanduser(folder)
 
 
-def find(spec: Spec, data_dir: str | None) -> str:
-    """The prepared folder, a path or an address: the newest version that fits.
+def find_prepared(spec: Spec, data_dir: str | None) -> str:
+    """Returns the prepared folder, a path or an address, of the newest matching version.
 
-    No code of the data set is imported, but for the name of a custom builder.
+    Imports no code of the data set, except a user's builder, to learn its name.
 
     Raises:
-      InputError: It is not there.
+      InputError: The data set is not prepared.
     """
     if spec.name is None:
         folder = os.path.expanduser(spec.target)
-        if remote.read(remote.join(folder, _INFO)) is None:
+        if remote.read_file(remote.join(folder, _INFO)) is None:
             raise InputError(
                 f"{folder} is no prepared data set of TFDS: it holds no {_INFO}; give the folder of"
                 " one version, e.g. ~/tensorflow_datasets/mnist/3.0.1"
             )
         return folder
-    name = builder_class(spec).name if spec.is_custom else spec.name
+    name = import_builder(spec).name if spec.is_custom else spec.name
     root = data_folder(data_dir)
     home = remote.join(root, name)
-    entries = remote.folders(home)
+    entries = remote.list_folders(home)
     if not entries:
-        raise _not_prepared(spec, root, data_dir, did_you_mean(name, remote.folders(root)))
+        raise _not_prepared(spec, root, data_dir, did_you_mean(name, remote.list_folders(root)))
     config = spec.config or ""
     if not spec.config and not _versions(entries):
         config = _default_config(spec, home, entries)
-    versions = _versions(remote.folders(remote.join(home, config)))
+    versions = _versions(remote.list_folders(remote.join(home, config)))
     if not versions:
         configs = [entry for entry in entries if not _VERSION.fullmatch(entry)]
         raise _not_prepared(spec, root, data_dir, did_you_mean(config, configs))
-    fitting = [version for version in versions if _fits(version, spec.version)]
-    if not fitting:
+    matching = [version for version in versions if _matches(version, spec.version)]
+    if not matching:
         raise _not_prepared(spec, root, data_dir, f" (there is {', '.join(versions)})")
-    return remote.join(home, config, fitting[-1])
+    return remote.join(home, config, matching[-1])
 
 
 def encoded_records(text: str, split: str, data_dir: str | None) -> Any:
-    """The records of a split of a prepared array_record set, whose `image` is left encoded.
+    """Returns the records of a split, with `image` left encoded; needs array_record shards.
 
     For builders that derive one data set from another.
 
     Args:
-      text: What stands after `tfds:`, without choices.
+      text: The spec after `tfds:`, without choices.
       split: In TFDS's syntax.
-      data_dir: Where prepared data sets lie; None: TFDS's own default.
+      data_dir: The folder of prepared data sets; None: TFDS's default.
 
     Returns:
-      A sequence of dicts, which are read when they are asked for.
+      A sequence of dicts, each of which is read at access.
 
     Raises:
-      InputError: It is not there.
+      InputError: The data set is not prepared.
     """
     import tensorflow_datasets as tfds
 
-    source = tfds.builder_from_directory(find(parse(text), data_dir))
-    return source.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    builder = tfds.builder_from_directory(find_prepared(parse_spec(text), data_dir))
+    return builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
 
 
-def builder_class(spec: Spec) -> Any:
-    """The builder class that a custom spec names; its module is imported.
+def import_builder(spec: Spec) -> Any:
+    """Imports and returns the builder class that a custom spec names.
 
     Raises:
-      InputError: There is no such module or class, or it is no builder.
+      InputError: There is no such module or class, or the class is no builder.
     """
     module, _, name = str(spec.name).rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        builder_class = getattr(importlib.import_module(module), name)
     except Exception as error:  # whatever the user's module raises
         why = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"cannot import the builder {spec.name} ({why}); give the module as Python finds it,"
-            " e.g. with its folder in PYTHONPATH"
+            f"cannot import the builder {spec.name} ({why}); check the name, and that Python finds"
+            " the module, e.g. with its folder in PYTHONPATH"
         ) from error
     import tensorflow_datasets as tfds
 
-    if not (isinstance(found, type) and issubclass(found, tfds.core.DatasetBuilder)):
+    is_class = isinstance(builder_class, type)
+    if not (is_class and issubclass(builder_class, tfds.core.DatasetBuilder)):
         raise InputError(f"{spec.name} is no builder of TFDS; name a tfds.core.DatasetBuilder")
-    return found
+    return builder_class
 
 
-def prepare_command(spec: Spec, data_dir: str | None) -> str:
-    """The command that prepares it."""
+def _prepare_command(spec: Spec, data_dir: str | None) -> str:
     return f"tljax prepare {spec}" + (f" --data_dir {data_dir}" if data_dir else "")
 
 
 def _default_config(spec: Spec, home: str, entries: list[str]) -> str:
-    """The config that is meant where none is given: the builder's default, or the only one."""
-    configs = [name for name in entries if _versions(remote.folders(remote.join(home, name)))]
+    """The config to use if none is given: the builder's default, or the only one."""
+    configs = [name for name in entries if _versions(remote.list_folders(remote.join(home, name)))]
+    metadata = remote.read_file(remote.join(home, ".config", "metadata.json"))
     try:
-        default = parse_json(remote.read(remote.join(home, ".config", "metadata.json")) or b"{}")
-        chosen = default.get("default_config_name")
+        default = parse_json(metadata or b"{}").get("default_config_name")
     except (ValueError, AttributeError):
-        chosen = None
-    if chosen in configs:
-        return str(chosen)
+        default = None
+    if default in configs:
+        return str(default)
     if len(configs) > 1:
         raise InputError(
-            f"{spec} is prepared in the configs {', '.join(configs)}; write one, e.g."
+            f"{spec} is prepared in the configs {', '.join(configs)}; choose one, e.g."
             f" tfds:{spec.name}/{configs[0]}"
         )
     return configs[0] if configs else ""
 
 
 def _versions(names: list[str]) -> list[str]:
-    """Those names that are versions, the newest last."""
+    """The names that are versions, the newest last."""
     versions = filter(_VERSION.fullmatch, names)
     return sorted(versions, key=lambda version: [int(n) for n in version.split(".")])
 
 
-def _fits(version: str, wanted: str | None) -> bool:
-    if wanted is None:
+def _matches(version: str, pattern: str | None) -> bool:
+    if pattern is None:
         return True
-    pairs = list(zip(version.split("."), wanted.split("."), strict=False))
-    return len(wanted.split(".")) == 3 and all(w in ("*", v) for v, w in pairs)
+    numbers, patterns = version.split("."), pattern.split(".")
+    return len(patterns) == 3 and all(p in ("*", n) for n, p in zip(numbers, patterns, strict=True))
 
 
 def _not_prepared(spec: Spec, root: str, data_dir: str | None, hint: str) -> InputError:
     if remote.is_address(root):
         remedy = (
-            f"run `{prepare_command(spec, 'FOLDER')}` and copy it: gcloud storage rsync -r FOLDER"
+            f"run `{_prepare_command(spec, 'FOLDER')}` and copy it: gcloud storage rsync -r FOLDER"
             f" {root}"
         )
     else:
-        remedy = f"run `{prepare_command(spec, data_dir)}`, or set data_dir to where it is"
+        remedy = f"run `{_prepare_command(spec, data_dir)}`, or set data_dir to where it is"
     return InputError(f"{spec} is not prepared in {root}{hint}; {remedy}")

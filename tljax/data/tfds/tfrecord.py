@@ -1,9 +1,9 @@
-"""TFRecord files without TensorFlow, and by number instead of from front to back.
+"""Random access to the records of TFRecord files, without TensorFlow.
 
-A file is a row of records: the length of the data (8 bytes, little-endian), a checksum of the
+A file is a sequence of records: the length of the data (8 bytes, little-endian), a checksum of the
 length (4), the data, a checksum of the data (4). A checksum is CRC-32C, rotated and shifted by a
-constant (tensorflow/core/lib/io/record_writer.h). The lengths are enough to find every record, so
-one pass over them makes an index, and by that a record is read as it is needed.
+constant (tensorflow/core/lib/io/record_writer.h). `scan` reads the lengths once, which gives the
+offset of every record.
 """
 
 import os
@@ -14,12 +14,15 @@ import numpy as np
 
 from tljax.errors import InputError
 
-_HEADER = 12  # bytes before the data: its length and the checksum of that
+_HEADER = 12  # bytes before the data: its length and the checksum of the length
 _FOOTER = 4  # bytes after it
 
 
 def scan(file: Path) -> np.ndarray:
-    """Where each record's data begins and how many bytes it has; int64 (n, 2).
+    """Finds the records of a file.
+
+    Returns:
+      int64 (n, 2): offset and length of each record's data, in bytes.
 
     Raises:
       InputError: The file cannot be read, is truncated, or is not a TFRecord file.
@@ -49,28 +52,28 @@ def scan(file: Path) -> np.ndarray:
 
 
 class TFRecords:
-    """The records of some files, by number; any number of threads and processes may read.
+    """The records of several files, by number; any number of threads and processes may read.
 
     Args:
       files: The files.
-      number: int (n,), which of the files a record is in.
-      places: int (n, 2), where in it, as `scan` says.
+      file_numbers: int (n,), the index in `files` of each record's file.
+      places: int (n, 2), offset and length of each record, as `scan` returns them.
     """
 
-    def __init__(self, files: Sequence[Path], number: np.ndarray, places: np.ndarray):
-        self._files, self._number, self._places = files, number, places
+    def __init__(self, files: Sequence[Path], file_numbers: np.ndarray, places: np.ndarray):
+        self._files, self._file_numbers, self._places = files, file_numbers, places
 
     def __len__(self) -> int:
         return len(self._places)
 
     def __getitem__(self, index: int, /) -> bytes:
         start, length = self._places[index].tolist()
-        with self._files[self._number[index]].open("rb", buffering=0) as content:
+        with self._files[self._file_numbers[index]].open("rb", buffering=0) as content:
             return os.pread(content.fileno(), length, start)
 
 
 def _table() -> tuple[int, ...]:
-    """CRC-32C (Castagnoli, bits reversed) of every byte."""
+    """The CRC-32C (Castagnoli, bits reversed) of every byte."""
     table = []
     for crc in range(256):
         for _ in range(8):
@@ -83,7 +86,7 @@ _TABLE = _table()
 
 
 def _masked_crc(data: bytes) -> bytes:
-    """The checksum of a few bytes, as it stands in a file."""
+    """The checksum of a few bytes, as stored in a file."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]

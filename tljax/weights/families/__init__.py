@@ -1,4 +1,4 @@
-"""The rule tables: one family a way of naming a network's tensors."""
+"""The rule tables: one family for each way of naming the tensors of a network."""
 
 from tljax.weights.families.bit import GOOGLE_BIT, TIMM_BIT
 from tljax.weights.families.keras import KERAS, KERAS_3

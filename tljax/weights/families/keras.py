@@ -1,7 +1,7 @@
 """Keras Applications' ResNets and ResNetV2s: the names of its two HDF5 layouts.
 
-The older layout, which the published weights have, files tensors under layers' names; that of
-`.weights.h5` since Keras 3 numbers the layers of each class in the order of the model.
+The older layout, used by the published weights, stores tensors under the names of layers. The newer
+one, `.weights.h5` of Keras 3, numbers the layers of each class in the order of the model.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from typing import Any
 from tljax.models import ResNet, ResNetV2
 from tljax.weights.rules import Family, Rule, Transform, each, same
 
-# Of each class of layers, Keras' names of its variables, in its order, and ours.
+# For each class of layers: Keras' names of its variables, in Keras' order, and ours.
 _VARIABLES = {
     "conv2d": {"kernel": "kernel", "bias": "bias"},
     "batch_normalization": {
@@ -24,8 +24,8 @@ _VARIABLES = {
     "dense": {"kernel": "kernel", "bias": "bias"},
 }
 
-# V1's networks come from Caffe and take blue first; ours take red first.
-turned_round = each(lambda x: x[:, :, ::-1], lambda x: x[:, :, ::-1])
+# V1's networks come from Caffe and expect blue first; ours expect red first.
+swap_red_and_blue = each(lambda x: x[:, :, ::-1], lambda x: x[:, :, ::-1])
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class _Layer:
 def _layers(model: ResNet | ResNetV2) -> Iterator[_Layer]:
     """The layers in the order of Keras' `model.layers`."""
     preactivated = isinstance(model, ResNetV2)
-    yield _Layer("conv2d", "conv1_conv", "stem/conv", same if preactivated else turned_round)
+    yield _Layer("conv2d", "conv1_conv", "stem/conv", same if preactivated else swap_red_and_blue)
     if not preactivated:
         yield _Layer("batch_normalization", "conv1_bn", "stem/bn")
     for s, size in enumerate(model.stage_sizes, start=1):
@@ -61,7 +61,7 @@ def _layers(model: ResNet | ResNetV2) -> Iterator[_Layer]:
 
 
 def _block_v1(name: str, path: str, projects: bool) -> Iterator[_Layer]:
-    # The shortcut's layers are as far from the output as the third ones, and come before them.
+    # The shortcut's layers are at the same depth as the third ones, and Keras lists them first.
     for n in (1, 2):
         yield _Layer("conv2d", f"{name}_{n}_conv", f"{path}/conv{n}/conv")
         yield _Layer("batch_normalization", f"{name}_{n}_bn", f"{path}/conv{n}/bn")
@@ -116,7 +116,7 @@ KERAS = Family(
     ignored=(r"(optimizer|top_level_model)_weights/.*",),
     prefixes=("model_weights/",),
     spellings=(
-        # A layer's group names it; the scope that its variables were made in need not agree.
+        # The group of a layer has its name; the scope of its variables may have another one.
         (r"^(?!optimizer_weights/)([^/]+)/[^/]+/(\w+)(:0)?$", r"\1/\1/\2"),
         (r"^probs/probs/", "predictions/predictions/"),  # the head in the published files
     ),

@@ -18,7 +18,7 @@ def _split_linear(arrays: Arrays) -> Arrays:
     return [part.T for part in np.split(arrays[0], 3, axis=1)]
 
 
-# Three dense layers of PyTorch, or their biases, as the one of our attention, and back.
+# Three dense layers of PyTorch, or their biases, to the one layer of our attention, and back.
 joined_linear = Transform(_join_linear, _split_linear)
 joined_bias = Transform(
     lambda arrays: [np.concatenate(arrays)], lambda arrays: np.split(arrays[0], 3)
@@ -35,8 +35,8 @@ def _position_of_zero(arrays: Arrays) -> Arrays:
     return [token, np.concatenate([np.zeros_like(token), positions], axis=1)]
 
 
-# From a class token with a position embedding to one without, which is the sum of both, and back,
-# to a position embedding of 0; and the other way round.
+# Adds the position embedding of a class token to the token; the inverse makes one of zeros. The
+# second transform is the reverse of the first.
 position_into_token = Transform(_position_into_token, _position_of_zero)
 position_of_zero = Transform(_position_of_zero, _position_into_token)
 
@@ -68,7 +68,7 @@ def _timm_network(model: Any) -> tuple[Rule, ...]:
         *_dense("blocks.{i}.attn.proj", "block{i}/attn/proj"),
         *_dense("blocks.{i}.mlp.fc{n}", "block{i}/mlp/fc{n}"),
         Rule("blocks.{i}.ls{n}.gamma", "block{i}/ls{n}/gamma"),
-        # timm's name of the final norm tells whether it comes before the pooling or after it.
+        # timm names the final norm by whether it comes before or after the pooling.
         *_norm("fc_norm" if model.pooling == "mean" else "norm", "norm"),
         *_dense("head", "head"),
     )
@@ -95,8 +95,8 @@ def _dinov2_rules(model: Any) -> tuple[Rule, ...]:
     )
 
 
-# The names of ViT, AugReg, DeiT, MAE, DINO and DINOv2 in timm, and of the last four in the files of
-# their authors, with what these hold besides: the decoder of MAE, the projection heads of DINO.
+# The names of ViT, AugReg, DeiT, MAE, DINO and DINOv2 in timm, and of the last four in their
+# authors' files, which also hold the decoder of MAE and the projection heads of DINO: ignored.
 TIMM_VIT = Family(
     "timm ViT",
     accepts=lambda model: isinstance(model, ViT),
@@ -110,7 +110,7 @@ TIMM_VIT = Family(
     spellings=((r"^fc_norm\.", "norm."),),
 )
 
-# As the authors of DINOv2 file its networks with registers (those without have timm's names).
+# The names of DINOv2's authors for networks with registers (those without have timm's names).
 DINOV2 = Family(
     "DINOv2",
     accepts=lambda model: isinstance(model, ViT) and model.registers > 0 and model.class_token,
@@ -122,8 +122,8 @@ DINOV2 = Family(
 
 
 # Hugging Face transformers ----------------------------------------------------------------------
-# Files have the names of the first releases; transformers 5 renames them when it reads them, and a
-# `state_dict` of its models has the new ones.
+# Files use the names of the first releases. transformers 5 renames them on reading, so that a
+# `state_dict` of its models has the new names.
 
 _SINCE_5 = (
     (r"^layers\.", "encoder.layer."),
@@ -135,7 +135,7 @@ _SINCE_5 = (
 
 
 def _hf_network() -> tuple[Rule, ...]:
-    """What ViT and Dinov2 have in common."""
+    """Rules that ViT and Dinov2 share."""
     layer = "encoder.layer.{i}"
     attention = f"{layer}.attention.attention"
     return (
@@ -183,8 +183,8 @@ def _hf_vit_rules(model: Any) -> tuple[Rule, ...]:
     )
 
 
-# transformers' LayerNorms have an epsilon of 1e-12, ours one of 1e-6, as they have in Google's code
-# and in timm's, where most of these checkpoints come from; the field `layer_norm_eps` sets it.
+# The epsilon of LayerNorms is 1e-12 in transformers; here it is 1e-6, as in the code of Google and
+# timm, where most of these weights come from. The field `layer_norm_eps` sets it.
 HF_VIT = Family(
     "Hugging Face ViT",
     accepts=_is_plain,
@@ -200,7 +200,7 @@ HF_VIT = Family(
 )
 
 
-# A head of ours that no tensor makes: the classifier sees the class token beside the patches' mean.
+# Leaves our head out: this classifier takes the class token together with the patches' mean.
 _NO_HEAD = Rule((), ("head/kernel", "head/bias"), Transform(lambda _: [], lambda _: []))
 
 
@@ -223,9 +223,9 @@ HF_DINOV2 = Family(
     ignored=(r"embeddings\.mask_token", r"classifier\..*"),
     prefixes=("module.", "dinov2.", "dinov2_with_registers."),
     spellings=_SINCE_5,
-    # transformers resamples with antialiasing if there are registers, else without; the network is
-    # timm's, whose way gives one result for one checkpoint under either naming. The other way is
-    # position_resampling="bicubic".
+    # transformers resamples with antialiasing if there are registers, else without. The network is
+    # timm's, and timm's way gives the same weights one result under either naming. The other way
+    # is position_resampling="bicubic".
     resampling="antialiased_bicubic",
 )
 
@@ -234,7 +234,7 @@ HF_DINOV2 = Family(
 
 
 def _merged(shape: tuple[int, ...], merged: tuple[int, ...]) -> Transform:
-    """Arrays of one shape, side by side along their last axis once it has taken in the heads."""
+    """Reshapes arrays of one shape, merging heads, and concatenates them along the last axis."""
 
     def forward(arrays: Arrays) -> Arrays:
         if any(array.shape != shape for array in arrays):
@@ -249,7 +249,7 @@ def _merged(shape: tuple[int, ...], merged: tuple[int, ...]) -> Transform:
 
 
 def _google_block(model: Any, attention: str, norm2: str, mlp: str) -> tuple[Rule, ...]:
-    """A block whose three parts have these numbers, the way Flax once numbered all modules."""
+    """A block whose three parts have these numbers, as early Flax numbered all modules."""
     block = "Transformer/encoderblock_{i}"
     attention = f"{block}/MultiHeadDotProductAttention_{attention}"
     dim, heads = model.dim, model.heads
@@ -311,8 +311,8 @@ def _big_vision_rules(model: Any) -> tuple[Rule, ...]:
 
 
 # https://github.com/google-research/vision_transformer: ViT and AugReg. `pre_logits` is a layer
-# before the old head, which goes with it. Google's own code approximates GELU by tanh; timm, which
-# serves the same weights, does not, and neither do we.
+# before the old head and is dropped with it. Google's own code approximates GELU by tanh; timm,
+# which publishes the same weights, does not, and neither do we.
 GOOGLE_VIT = Family(
     "Google ViT",
     accepts=_is_plain,

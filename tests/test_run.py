@@ -1,0 +1,58 @@
+"""A `Run`: what a checkpoint holds of it, and that `save` and `restore` are inverses."""
+
+import contextlib
+from dataclasses import fields
+
+import jax
+import pytest
+
+import tljax
+from tests.bits import same
+from tljax import data
+from tljax.data import Preprocessing
+from tljax.devices.startup import Startup
+from tljax.models import init
+from tljax.runs.checkpoints import Progress
+from tljax.training.begin import begin
+from tljax.training.options import TrainingOptions
+from tljax.training.setup import Setup
+
+PREPROCESSING = Preprocessing(16, (0.5,) * 3, (0.25,) * 3)
+
+
+@contextlib.contextmanager
+def run_in(workdir, variables, setup):
+    """The run of a workdir, ready to take steps."""
+    with Startup() as startup, contextlib.ExitStack() as opened:
+        yield begin(setup, variables, workdir, startup, lambda: False, opened, progress=False)
+
+
+@pytest.mark.parametrize("ema", [None, 0.9])
+def test_restore_is_the_inverse_of_save(ema, tmp_path):
+    digits = data.load("embedded:digits", train_size=24)
+    model = tljax.create("resnet10_32", num_classes=10)
+    variables = init(model, jax.random.key(1), 16)
+    options = TrainingOptions(
+        batch_size=8, steps=9, lr=0.05, ema=ema, log_every=4, optimizer="adamw"
+    )
+    plan = tljax.fine_tune(model.groups)
+    setup = Setup(model, plan, options, PREPROCESSING, digits.train, digits.val)
+    with run_in(tmp_path, variables, setup) as run:
+        for _ in range(5):
+            run.step_once()
+            if run.logs_now():
+                run.log()
+        run.validate()
+        run.save()
+        run.finish_saving()
+        saved = run.checkpoint()
+    with run_in(tmp_path, None, setup) as resumed:
+        assert resumed.step == 5
+        again = resumed.checkpoint()
+    assert again.step == saved.step
+    assert same(again.variables, saved.variables)
+    assert same(again.opt_state, saved.opt_state)
+    for field in fields(Progress):
+        if field.name != "wall_seconds":
+            assert getattr(again.progress, field.name) == getattr(saved.progress, field.name)
+    assert again.progress.unlogged, "or the steps since the last row are not tested"

@@ -1,0 +1,122 @@
+"""The three benefits of transfer over from-scratch training, as sentences and table entries."""
+
+import math
+from collections.abc import Mapping
+
+from tljax.analysis import benefits as measures
+from tljax.analysis.benefits import Benefits, Bound, RatioInterval
+from tljax.analysis.report.cells import Cell, MeanCurve, ReportedRun, pair_with_scratch
+from tljax.analysis.report.figures import REFERENCE
+from tljax.analysis.report.formatting import (
+    comparative,
+    percent,
+    plural,
+    points,
+    ratio,
+    scenario_name,
+    signed_interval,
+    two_digits,
+    verdict,
+)
+
+THRESHOLD_PERCENT = f"{100 * measures.THRESHOLD_SHARE:.0f}&#160;%"
+
+# The columns of `benefit_row`.
+BENEFIT_COLUMNS = (
+    "scenario",
+    "start, points",
+    f"images to {THRESHOLD_PERCENT} of scratch, ratio",
+    "asymptote, points",
+)
+
+HOW_BENEFITS_ARE_PAIRED = """\
+<p>Mean &#177; half of the 95&#160;% interval over seeds, each seed compared with the from-scratch
+run of the same seed. A ratio above 1 means fewer images than from scratch; its mean is geometric,
+its interval in brackets.</p>"""
+
+
+def compute_benefits(cell: Cell[ReportedRun], scenario: str) -> Benefits:
+    """Computes the benefits of a scenario over from scratch, each run paired by seed."""
+    pairs = pair_with_scratch(cell, scenario)
+    transfer, scratch = ({n: pair[side].curve for n, pair in enumerate(pairs)} for side in (0, 1))
+    return measures.benefits(transfer, scratch)
+
+
+def benefit_sentences(
+    cell: Cell[ReportedRun], scenario: str, curves: Mapping[str, MeanCurve]
+) -> tuple[str, str, str]:
+    """Start, slope and asymptote of a scenario as sentences in HTML.
+
+    Args:
+      cell: the runs.
+      scenario: the one that is compared with from scratch.
+      curves: the mean curve of each scenario of the cell.
+    """
+    benefits = compute_benefits(cell, scenario)
+    start, asymptote = benefits.higher_start, benefits.higher_asymptote
+    transfer, scratch = curves[scenario].means, curves[REFERENCE].means
+    theta = measures.threshold(scratch)
+    first = measures.first_evaluation(transfer, scratch)
+    return (
+        f"<b>{comparative(start.mean)} start</b>: {points(start)} after {first:,} images"
+        f" ({verdict(start)})",
+        _slope_sentence(
+            measures.examples_to_threshold(transfer, theta),
+            measures.examples_to_threshold(scratch, theta),
+            percent(theta),
+        ),
+        f"<b>{comparative(asymptote.mean)} asymptote</b>: {points(asymptote)}"
+        f" ({verdict(asymptote)})",
+    )
+
+
+def _slope_sentence(transfer: float | None, scratch: float | None, theta: str) -> str:
+    """Compares the images that the two mean curves take to reach the threshold."""
+    if not scratch:
+        return f"<b>no slope to compare</b>: from scratch is at {theta} before it trains"
+    if transfer is None:
+        return (
+            f"<b>lower slope</b>: it never reaches {theta}, from scratch after {scratch:,} images"
+        )
+    return (
+        f"<b>{comparative(scratch - transfer)} slope</b>: {theta} on the mean curves after"
+        f" {transfer:,} images, from scratch after {scratch:,}"
+        f" ({ratio(scratch / transfer if transfer else math.inf)})"
+    )
+
+
+def benefit_row(cell: Cell[ReportedRun], scenario: str, target: str) -> list[str]:
+    """Start, slope and asymptote of a scenario over from scratch, as a row of `BENEFIT_COLUMNS`.
+
+    Args:
+      cell: the runs.
+      scenario: the one that is compared with from scratch.
+      target: the name of the cell's target, in HTML.
+    """
+    name = f"{scenario_name(scenario)}<small>{target}</small>"
+    if scenario == REFERENCE:
+        return [name, *["reference"] * 3]
+    benefits = compute_benefits(cell, scenario)
+    return [
+        name,
+        signed_interval(benefits.higher_start),
+        _ratio_interval(benefits.time_ratio),
+        signed_interval(benefits.higher_asymptote),
+    ]
+
+
+_BOUNDS: dict[Bound, str] = {"exact": "", "at least": "at least ", "at most": "at most "}
+
+
+def _ratio_interval(over_seeds: RatioInterval) -> str:
+    """The geometric mean of a ratio and its interval, or the bound that is known."""
+    mean, ends = over_seeds.interval.mean, over_seeds.interval
+    if math.isnan(mean):
+        unknown = over_seeds.undetermined or over_seeds.censored
+        return f"undetermined in {unknown} of {plural(over_seeds.seeds, 'seed')}"
+    text = f"{_BOUNDS[over_seeds.bound]}{ratio(mean)}"
+    if over_seeds.censored:
+        return f"{text} (a bound in {over_seeds.censored} of {plural(over_seeds.seeds, 'seed')})"
+    if math.isnan(ends.low):
+        return text
+    return f"{text} ({two_digits(ends.low)} to {two_digits(ends.high)})"

@@ -1,0 +1,256 @@
+"""Finished runs: read from their workdirs, grouped by config, chosen on validation accuracy."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tljax import experiment
+from tljax.analysis import statistics
+from tljax.analysis.report.cells import validation_curve
+from tljax.analysis.statistics import Interval
+from tljax.data import Task
+from tljax.errors import InputError
+from tljax.files import parse_json
+from tljax.runs.answers import Answers, read_answers
+from tljax.runs.record import all_rows
+from tljax.training.options import HARMLESS
+from tljax.transfer.scenarios import SCENARIOS
+
+_NEEDED_FIELDS = {  # of result.json
+    "scenario": str,
+    "plan": dict,
+    "train_size": int,
+    "seed": int,
+    "steps": int,
+    "val_accuracy": float,
+    "test_accuracy": float,
+    "test_size": int,
+    "naive_accuracy": float,
+    "trainable_parameters": int,
+    "total_parameters": int,
+    "examples_seen": int,
+    "wall_seconds": float,
+    "devices": list,
+    "versions": dict,
+}
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run: its `config.json`, `result.json` and `metrics.jsonl`, and its tasks."""
+
+    workdir: Path
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    tasks: tuple[Task, ...]
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def scenario(self) -> str:
+        return str(self.config["scenario"])
+
+    @property
+    def curve(self) -> list[tuple[int, float]]:
+        """(images seen, validation accuracy) of each evaluation; the first is before training."""
+        return validation_curve(self.history)
+
+    @cached_property
+    def answers(self) -> Answers | None:
+        """The answers to the test images, or None if the workdir does not keep them."""
+        return read_answers(self.workdir)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is learned: scenarios are compared with one another on the same target."""
+
+    data: str
+    model: str
+    train_size: int
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that differ only in their seed, by seed."""
+
+    runs: Mapping[int, FinishedRun]
+
+    @property
+    def first(self) -> FinishedRun:
+        return next(iter(self.runs.values()))
+
+    @property
+    def target(self) -> Target:
+        config, summary = self.first.config, self.first.summary
+        return Target(config["data"], config["model"], summary["train_size"])
+
+    @property
+    def scenario(self) -> str:
+        return self.first.scenario
+
+    @property
+    def validation(self) -> float:
+        """The mean over seeds of the best validation accuracy; settings are chosen by it."""
+        return float(np.mean(self.values("val_accuracy")))
+
+    @property
+    def test(self) -> Interval:
+        """Test accuracy: the mean over seeds with its interval."""
+        return statistics.mean_interval(self.values("test_accuracy"))
+
+    def values(self, name: str) -> list[float]:
+        """A field of `result.json` for each seed."""
+        return [run.summary[name] for run in self.runs.values()]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The setting with the highest mean validation accuracy, and out of how many it is chosen."""
+
+    setting: Setting
+    among: int
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All runs of a report.
+
+    Attributes:
+      settings: the finished runs.
+      unfinished: workdirs of runs that are not done; the report leaves them out.
+    """
+
+    settings: tuple[Setting, ...]
+    unfinished: tuple[Path, ...]
+
+    @property
+    def runs(self) -> list[FinishedRun]:
+        return [run for setting in self.settings for run in setting.runs.values()]
+
+    @property
+    def targets(self) -> list[Target]:
+        """Sorted by data, model, and size."""
+        found = {setting.target for setting in self.settings}
+        return sorted(found, key=lambda target: (target.data, target.model, target.train_size))
+
+    def settings_of(self, target: Target, scenario: str) -> list[Setting]:
+        return [s for s in self.settings if s.target == target and s.scenario == scenario]
+
+    def best_by_scenario(self, target: Target) -> dict[str, Choice]:
+        """The best setting of each scenario on a target, in the order of `SCENARIOS`."""
+        by_scenario = {scenario: self.settings_of(target, scenario) for scenario in SCENARIOS}
+        return {name: choose_best(settings) for name, settings in by_scenario.items() if settings}
+
+    def is_joint(self, target: Target) -> bool:
+        """Whether the target is several tasks that are learned together."""
+        some = next(setting for setting in self.settings if setting.target == target)
+        return len(some.first.tasks) > 1
+
+
+def choose_best(settings: Sequence[Setting]) -> Choice:
+    """Chooses the highest mean validation accuracy; of equal ones the first."""
+    return Choice(max(settings, key=lambda setting: setting.validation), len(settings))
+
+
+def collect_runs(folders: Iterable[Path]) -> Collection:
+    """Reads the finished runs whose workdirs are among `folders` or below them.
+
+    Raises:
+      InputError: if a folder does not exist or holds no workdir, no run is done, or a run cannot
+        be read.
+    """
+    workdirs: dict[Path, Path] = {}
+    for folder in folders:
+        found = _find_workdirs(folder)
+        if not found:
+            raise InputError(
+                f"'{folder}' is no workdir of tljax, and there is none below it; give folders that"
+                " `tljax train` or `tljax sweep` wrote"
+            )
+        workdirs |= {workdir.resolve(): workdir for workdir in found}
+    done = [workdir for workdir in workdirs.values() if (workdir / "result.json").exists()]
+    unfinished = tuple(workdir for workdir in workdirs.values() if workdir not in done)
+    if not done:
+        raise InputError(
+            f"none of the {len(unfinished)} runs is done, e.g. '{unfinished[0]}'; finish one with"
+            " the command that began it"
+        )
+    return Collection(_group_settings([read_run(workdir) for workdir in done]), unfinished)
+
+
+def read_run(workdir: Path) -> FinishedRun:
+    """Reads a finished run.
+
+    Raises:
+      InputError: if one of its files is missing or not what a run writes.
+    """
+    config = json.loads(experiment.read_config(workdir).to_json())
+    path = workdir / "result.json"
+    try:
+        summary = parse_json(path.read_bytes())
+        for name, kind in _NEEDED_FIELDS.items():
+            if not isinstance(summary[name], kind):
+                raise TypeError(f"its {name} is {summary[name]!r}")
+        if config["scenario"] not in SCENARIOS:
+            raise ValueError(f"there is no scenario {config['scenario']!r}")
+        history = all_rows(workdir)
+        for row in history:
+            if row["event"] == "val" and not isinstance(row["examples"] + row["accuracy"], float):
+                raise TypeError("its rows hold values that are no numbers")
+        tasks = experiment.tasks_of(workdir)
+    except KeyError as error:
+        raise InputError(f"{path} or its rows lack {error}; restore them, or train again") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"cannot read {path} ({error}); restore it, or train again") from None
+    return FinishedRun(workdir, config, summary, history, tasks)
+
+
+def _find_workdirs(folder: Path) -> list[Path]:
+    """The folder itself if it is a workdir, else the workdirs below it, sorted.
+
+    Folders within a workdir are not searched.
+    """
+    found = []
+    for name, folders, files in os.walk(folder):
+        if "config.json" in files and ("checkpoints" in folders or "result.json" in files):
+            found.append(Path(name))
+            folders.clear()
+        folders.sort()
+    return found
+
+
+def _group_settings(runs: Sequence[FinishedRun]) -> tuple[Setting, ...]:
+    """Groups runs that differ only in their seed; of two with the same seed the first is kept.
+
+    Each seed may have a source model of its own, so `init_from` may differ, too, as long as no
+    seed occurs twice.
+    """
+    settings = []
+    for group in _group_by_config(runs, {"seed", "init_from", *HARMLESS}):
+        has_unique_seeds = len({run.seed for run in group}) == len(group)
+        parts = [group] if has_unique_seeds else _group_by_config(group, {"seed", *HARMLESS})
+        for part in parts:
+            by_seed: dict[int, FinishedRun] = {}
+            for run in sorted(part, key=lambda run: run.seed):
+                by_seed.setdefault(run.seed, run)
+            settings.append(Setting(by_seed))
+    return tuple(settings)
+
+
+def _group_by_config(runs: Sequence[FinishedRun], ignored: set[str]) -> list[list[FinishedRun]]:
+    """Groups runs whose configs are equal but for the ignored fields."""
+    groups: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        compared = {name: value for name, value in run.config.items() if name not in ignored}
+        groups.setdefault(json.dumps(compared, sort_keys=True), []).append(run)
+    return list(groups.values())

@@ -1,0 +1,81 @@
+"""Numbers and names of a report as HTML: text from the data is escaped."""
+
+import math
+from collections.abc import Iterable
+from html import escape
+
+from tljax.analysis.statistics import Interval
+
+
+def scenario_name(scenario: str) -> str:
+    """`fine tune` for `fine_tune`."""
+    return escape(scenario.replace("_", " "))
+
+
+def join_names(names: Iterable[str]) -> str:
+    """`a, b and c`."""
+    *init, last = names
+    return f"{', '.join(init)} and {last}" if init else last
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def comparative(difference: float) -> str:
+    """`higher`, `lower` or `equal`, by the sign."""
+    if difference == 0:
+        return "equal"
+    return "higher" if difference > 0 else "lower"
+
+
+# The entities below are no-break space, minus, plus-minus, infinity and times.
+
+
+def percent(accuracy: float) -> str:
+    return f"{100 * accuracy:.1f}&#160;%"
+
+
+def percent_interval(interval: Interval) -> str:
+    """In per cent without the sign, e.g. `91.2 ± 1.3`; of one value the mean alone."""
+    return f"{100 * interval.mean:.1f}{_half_width(interval)}"
+
+
+def signed_interval(interval: Interval) -> str:
+    """The same for a difference, e.g. `+2.1 ± 1.3`."""
+    mean = f"{100 * interval.mean:+.1f}".replace("-", "&#8722;")
+    return f"{mean}{_half_width(interval)}"
+
+
+def points(difference: Interval) -> str:
+    """A difference in percentage points, e.g. `+2.1 ± 1.3 points`."""
+    return f"{signed_interval(difference)} points"
+
+
+def _half_width(interval: Interval) -> str:
+    if math.isnan(interval.half_width):
+        return ""
+    return f"&#160;&#177;&#160;{100 * interval.half_width:.1f}"
+
+
+def ratio(value: float) -> str:
+    """A ratio to two digits with the times sign."""
+    return "&#8734;" if math.isinf(value) else f"{two_digits(value)}&#215;"
+
+
+def two_digits(value: float) -> str:
+    """The value to about two significant digits, without an exponent."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def verdict(difference: Interval) -> str:
+    """Whether a difference is clear: its interval excludes 0."""
+    if math.isnan(difference.half_width):
+        return "one seed"
+    return "clear" if difference.excludes_zero else "within noise"
+
+
+def lead_over(margin: Interval, scenario: str) -> str:
+    """How far the best scenario is ahead of another one, and whether that is clear."""
+    return f"{percent_interval(margin)} over {scenario_name(scenario)}: <b>{verdict(margin)}</b>"

@@ -1,0 +1,98 @@
+"""Several tasks on one trunk against runs of one task alone: do tasks help or harm each other?"""
+
+from collections.abc import Mapping
+
+from tljax.analysis.report.cells import seed_difference, values_by_seed
+from tljax.analysis.report.finished_runs import Choice, Collection, Setting, choose_best
+from tljax.analysis.report.formatting import (
+    percent_interval,
+    scenario_name,
+    signed_interval,
+    verdict,
+)
+from tljax.analysis.report.labels import data_name, differing_fields, html_text
+from tljax.analysis.report.page import table
+from tljax.analysis.statistics import mean_interval
+
+
+def tasks_section(collection: Collection) -> str:
+    """A row for each task of the best joint setting of each scenario and target.
+
+    The section is empty if no run has several tasks.
+    """
+    joint = [
+        choice
+        for target in collection.targets
+        for choice in collection.best_by_scenario(target).values()
+        if len(choice.setting.first.tasks) > 1
+    ]
+    if not joint:
+        return ""
+    rows = [
+        _row(choice, task.name, collection)
+        for choice in joint
+        for task in choice.setting.first.tasks
+    ]
+    head = ["task", "joint with", "scenario", "together", "alone", "together &#8722; alone, points"]
+    entries = table([*head, "images of the task seen"], rows)
+    return f"""<section>
+<h2>Several tasks on one trunk</h2>
+<p>Test accuracy in per cent of each task trained together with others, one trunk and a head for
+each, and of its single-task twin: the same task, model, scenario and number of its training images.
+Where there are several such twins, the best on validation; differences are paired by seed. Above 0
+the other tasks help, below 0 they harm.</p>
+{entries}
+</section>"""
+
+
+def _row(choice: Choice, task: str, collection: Collection) -> list[str]:
+    """A task of a joint setting, and its single-task twin if there is one."""
+    setting = choice.setting
+    results = {seed: run.summary["tasks"][task] for seed, run in setting.runs.items()}
+    together = {seed: result["test_accuracy"] for seed, result in results.items()}
+    train_size = next(iter(results.values()))["train_size"]
+    some_run = setting.first
+    share = train_size / some_run.summary["train_size"]
+    seen = f"{round(share * some_run.summary['examples_seen']):,}"
+    others = [data_name(other.name) for other in some_run.tasks if other.name != task]
+    note = f"<small>best of {choice.among} on validation</small>" if choice.among > 1 else ""
+    entries = [
+        f"{html_text(data_name(task))}<small>{train_size:,}&#160;images</small>",
+        html_text(", ".join(others)),
+        scenario_name(setting.scenario),
+        f"{percent_interval(mean_interval(list(together.values())))}{note}",
+    ]
+    twins = _single_task_settings(setting, task, train_size, collection)
+    if not twins:
+        return [*entries, "no twin", "&#8211;", seen]
+    twin = choose_best(twins)
+    note = f"best of {twin.among} on validation" if twin.among > 1 else ""
+    note += f"<br>{differing_fields(twin.setting, twins)}" if twin.among > 1 else ""
+    return [
+        *entries,
+        f"{percent_interval(twin.setting.test)}<small>{note}</small>",
+        _difference(together, values_by_seed(twin.setting.runs, "test_accuracy")),
+        f"{seen}<small>alone: {twin.setting.first.summary['examples_seen']:,}</small>",
+    ]
+
+
+def _single_task_settings(
+    joint: Setting, task: str, train_size: int, collection: Collection
+) -> list[Setting]:
+    """The settings of this task alone that a joint setting can be compared with."""
+    return [
+        setting
+        for setting in collection.settings
+        if setting.first.config["data"] == task
+        and setting.scenario == joint.scenario
+        and setting.first.config["model"] == joint.first.config["model"]
+        and setting.first.config["k"] == joint.first.config["k"]
+        and setting.first.summary["train_size"] == train_size
+    ]
+
+
+def _difference(together: Mapping[int, float], alone: Mapping[int, float]) -> str:
+    if not together.keys() & alone.keys():
+        return "no seed in common"
+    margin = seed_difference(together, alone)
+    return f"{signed_interval(margin)}<small>{verdict(margin)}</small>"

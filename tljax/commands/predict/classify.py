@@ -1,0 +1,168 @@
+"""Classifies image files with a trained model."""
+
+import csv
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from tljax import experiment
+from tljax.console import progress_bar
+from tljax.data import Preprocessing, Source, eval_batches, skipped_message
+from tljax.data.folder import FolderSource, find_images
+from tljax.errors import InputError
+from tljax.files import replacing, writable_file
+from tljax.models import Model
+from tljax.training.step import predict_step
+from tljax.transfer.partition import Tree
+
+_log = logging.getLogger("tljax")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one image.
+
+    Attributes:
+      label: the class with the largest logit.
+      probabilities: (classes,).
+    """
+
+    label: int
+    probabilities: np.ndarray
+
+    @property
+    def probability(self) -> float:
+        """The probability of the predicted class."""
+        return float(self.probabilities[self.label])
+
+
+def classify(
+    model: Model,
+    variables: Tree,
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    on_error: str = "fail",
+) -> Iterator[Prediction | None]:
+    """Classifies the images of a source in order, without reading its labels.
+
+    Args:
+      model, variables, preprocessing: of the trained model.
+      source: the images.
+      batch_size: of the computation.
+      on_error: what to do about an image that cannot be read: `fail` or `skip`.
+
+    Yields:
+      A prediction for each image; None for a skipped one.
+    """
+    step = predict_step(model, preprocessing)
+    variables = jax.device_put(variables)  # otherwise every batch would copy them
+    left = len(source)
+    batches = eval_batches(source, preprocessing, batch_size=batch_size, on_error=on_error)
+    with closing(iter(batches)) as reader:
+        for batch in reader:
+            outputs = jax.device_get(step(variables, batch))
+            for row in range(min(left, batch_size)):
+                prediction = Prediction(int(outputs["label"][row]), outputs["probabilities"][row])
+                yield prediction if batch["mask"][row] else None
+            left -= batch_size
+
+
+def classify_files(
+    workdir: Path,
+    paths: Sequence[Path],
+    output: Path | None = None,
+    on_error: str = "fail",
+    task: str | None = None,
+) -> list[tuple[Path, str, float]]:
+    """Classifies images with the best weights of a workdir.
+
+    Args:
+      workdir: of a run of `tljax train`.
+      paths: image files, and folders, which are searched with all their subfolders.
+      output: CSV file to write: `file`, `prediction`, `probability`, then the probability of each
+        class.
+      on_error: what to do about an image that cannot be read: `fail`, or `skip`, which warns.
+      task: the task whose classes to predict, if the run has several.
+
+    Returns:
+      (file, predicted class, its probability) for each image that could be read.
+
+    Raises:
+      InputError: if the workdir holds no trained run, a path is missing or holds no image, an image
+        (with `skip`: every image) cannot be read, or the output cannot be written. No output is
+        then left behind.
+    """
+    if output is not None:
+        writable_file(output, ".csv")
+    files = list(dict.fromkeys(file for path in paths for file in _image_files(path)))
+    trained = experiment.read_workdir(workdir, task)
+    exp = trained.experiment
+    predictions = classify(
+        exp.model,
+        trained.variables,
+        FolderSource(files, [0] * len(files)),
+        exp.preprocessing,
+        min(trained.config.batch_size, len(files)),
+        on_error,
+    )
+    names = exp.class_names
+    with progress_bar() as bar:
+        tracked = bar.track(predictions, len(files), description="predicting")
+        readable = _pair_readable(files, tracked)
+        if output is None:
+            return [(file, names[p.label], p.probability) for file, p in readable]
+        return _write_csv(output, readable, names)
+
+
+def _pair_readable(
+    files: Sequence[Path], predictions: Iterable[Prediction | None]
+) -> Iterator[tuple[Path, Prediction]]:
+    """Yields the images that could be read; then warns of those that could not."""
+    skipped = []
+    for file, prediction in zip(files, predictions, strict=True):
+        if prediction is None:
+            skipped.append(file)
+        else:
+            yield file, prediction
+    if len(skipped) == len(files):
+        raise InputError(
+            f"none of the {len(files)} images can be read, e.g. {files[0]}; check them"
+        )
+    if skipped:
+        _log.warning(skipped_message(skipped))
+
+
+def _write_csv(
+    output: Path, predictions: Iterator[tuple[Path, Prediction]], names: Sequence[str]
+) -> list[tuple[Path, str, float]]:
+    rows = []
+    # File names may contain bytes that are not UTF-8; surrogateescape writes them unchanged.
+    with (
+        replacing(output) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
+    ):
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(["file", "prediction", "probability", *names])
+        for file, prediction in predictions:
+            rows.append((file, names[prediction.label], prediction.probability))
+            numbers = [f"{p:.6g}" for p in (prediction.probability, *prediction.probabilities)]
+            writer.writerow([file, names[prediction.label], *numbers])
+    return rows
+
+
+def _image_files(path: Path) -> list[Path]:
+    """Returns the path itself, or all images of a folder."""
+    if not path.is_dir():
+        if not path.is_file():
+            raise InputError(f"there is no image or folder '{path}'; check the path")
+        return [path]
+    files = find_images(path)
+    if not files:
+        raise InputError(f"the folder '{path}' holds no images; give one that does")
+    return files

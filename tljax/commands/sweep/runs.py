@@ -1,0 +1,213 @@
+"""Runs a sweep in one process, each run in its own workdir `W/runs/NAME`.
+
+Finished runs are skipped; an interrupted run resumes from its last checkpoint and ends
+bit-identical. Runs that differ only in seed, data, learning rate or weight decay share their
+compiled programs. A run that fails leaves its reason in its folder and does not stop the others.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.progress import TextColumn
+
+from tljax import experiment
+from tljax.analysis.results import (
+    FAILED,
+    OVERRIDES,
+    Selection,
+    best_value,
+    read_runs,
+    select,
+    write_results,
+)
+from tljax.commands.sweep.listing import SweepRun, list_runs
+from tljax.commands.sweep.table import Outcomes, print_outcomes, print_selections
+from tljax.config import base
+from tljax.console import console as stderr
+from tljax.console import progress_bar
+from tljax.data import Task
+from tljax.devices.compilations import Compilations, count_compilations
+from tljax.devices.preemption import Preempted
+from tljax.errors import InputError, check_known, printable
+from tljax.runs import record
+from tljax.runs.workdir import InUse, locked, make_workdir, write_atomically
+
+_log = logging.getLogger("tljax")
+
+_WRITE_EVERY = 10.0  # seconds between updates of results.csv during a sweep
+
+
+def run_sweep(
+    path: str,
+    overrides: Sequence[str],
+    workdir: Path,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    by: Sequence[str] = (),
+    accept_changes: bool = False,
+    stop_at_errors: bool = False,
+) -> None:
+    """Runs a sweep, or one shard of it, and prints the chosen configurations.
+
+    Args:
+      path: of the config file.
+      overrides: `--config.FIELD=VALUE` arguments, for every run.
+      workdir: gets `runs/NAME/`, and `results.csv`, which lists all runs in `runs/`.
+      shard: (i, n): every n-th run, beginning with run i.
+      by: fields; a best configuration is chosen for each of their values.
+      accept_changes: as in `tljax train`, for each run.
+      stop_at_errors: whether to raise an unexpected error instead of recording it.
+
+    Raises:
+      InputError: if the config file or the config of any run is wrong, before anything is written;
+        or, at the end, if runs failed.
+    """
+    for name in by:
+        check_known("config field", name, base())
+    total = list_runs(path, overrides)
+    mine = total[shard[0] :: shard[1]]
+    _check(total, workdir)
+    make_workdir(workdir)
+    began = time.monotonic()
+    outcomes = Outcomes()
+    with count_compilations() as compilations:
+        try:
+            _run_all(mine, workdir, outcomes, compilations, by, accept_changes, stop_at_errors)
+        finally:
+            selections = _write_results(workdir, by)
+    seconds = time.monotonic() - began
+    print_outcomes(outcomes, len(mine), len(total), compilations, seconds)
+    print_selections(selections, workdir / "results.csv")
+    if outcomes.failed:
+        name, reason = next(iter(outcomes.failed.items()))
+        more = f" (and {len(outcomes.failed) - 1} more)" if len(outcomes.failed) > 1 else ""
+        raise InputError(
+            f"{len(outcomes.failed)} of {len(mine)} runs failed: {name}{more}:"
+            f" {reason.rstrip('.')}; run the same command again to retry them"
+        )
+
+
+def run_tuned(
+    path: str, workdir: Path, overrides: Sequence[str] = (), chosen_by: str = "val_accuracy"
+) -> float:
+    """Runs a pilot sweep over learning rates, then a study at the rate that the pilot chose.
+
+    Args:
+      path: `FILE:ARG` of a config file with the sweeps `ARG/pilot`, which sets `lr`, and
+        `ARG/study`, which does not.
+      workdir: gets `pilot/` and `study/`, each with the files of `run_sweep`.
+      overrides: `--config.FIELD=VALUE` arguments, for every run.
+      chosen_by: a field of the pilot's `result.json`, measured on validation images, e.g.
+        `val_balanced_accuracy`. The rate with the highest mean is chosen, the lowest of equal ones.
+
+    Returns:
+      The chosen rate.
+
+    Raises:
+      InputError: as `run_sweep`.
+    """
+    run_sweep(f"{path}/pilot", overrides, workdir / "pilot")
+    rate = float(best_value(read_runs(workdir / "pilot" / "runs"), "lr", chosen_by))
+    run_sweep(f"{path}/study", [*overrides, f"--config.lr={rate}"], workdir / "study")
+    return rate
+
+
+def _check(runs: Sequence[SweepRun], workdir: Path) -> None:
+    """Checks every config before the first run; reads neither images nor weights."""
+    tasks: dict[str, tuple[Task, ...]] = {}
+    for run in runs:
+        try:
+            config, _ = experiment.resolve_in(run.config, workdir / "runs" / run.name)
+            data = str(config.data)
+            # Finding the classes may take long, so each data set is asked once.
+            tasks[data] = experiment.build(config, tasks.get(data)).tasks
+        except InputError as error:
+            raise InputError(f"in the run {run.name}: {error}") from None
+
+
+def _run_all(
+    runs: Sequence[SweepRun],
+    workdir: Path,
+    outcomes: Outcomes,
+    compilations: Compilations,
+    by: Sequence[str],
+    accept_changes: bool,
+    stop_at_errors: bool,
+) -> None:
+    """Does the runs in order, and records in `outcomes` how each ended."""
+    began = written = time.monotonic()
+    with progress_bar(TextColumn("{task.fields[last]}")) as bar:
+        task = bar.add_task("", total=len(runs), last="")
+        for number, run in enumerate(runs, 1):
+            bar.update(task, description=escape(run.name[-60:]))
+            folder = workdir / "runs" / run.name
+            try:
+                summary = _run_one(run, folder, outcomes, accept_changes, stop_at_errors)
+            except InUse:
+                outcomes.elsewhere.append(run.name)
+                summary = "skipped, another process is doing it"
+            compiled = f"programs compiled: {compilations.count}"
+            failed = run.name in outcomes.failed
+            last = compiled if failed else escape(f"{summary}  {compiled}")
+            bar.update(task, advance=1, last=last)
+            if summary and (failed or not stderr.is_terminal):
+                tried = number - len(outcomes.skipped)
+                left = (time.monotonic() - began) / tried * (len(runs) - number)
+                line = f"{number}/{len(runs)}  {run.name}: {summary}  {compiled}  ETA {left:.0f} s"
+                stderr.print(line, soft_wrap=True, markup=False)
+            if time.monotonic() - written > _WRITE_EVERY:
+                _write_results(workdir, by)
+                written = time.monotonic()
+
+
+def _run_one(
+    run: SweepRun, folder: Path, outcomes: Outcomes, accept_changes: bool, stop_at_errors: bool
+) -> str:
+    """Does one run and returns a line about its end; returns "" if it was done before."""
+    if record.read_result(folder) is not None:
+        outcomes.skipped.append(run.name)
+        return ""
+    with locked(folder):
+        if record.read_result(folder) is not None:  # by the process that held the lock
+            outcomes.skipped.append(run.name)
+            return ""
+        write_atomically(folder / OVERRIDES, json.dumps(run.overrides, indent=2) + "\n")
+        (folder / FAILED).unlink(missing_ok=True)
+        try:
+            result = experiment.run(
+                run.config, folder, accept_changes=accept_changes, progress=False
+            )
+        except (Preempted, InUse):
+            raise
+        except Exception as error:
+            if stop_at_errors and not isinstance(error, InputError):
+                raise
+            reason = _describe(error)
+            _log.debug("the run %s failed", run.name, exc_info=True)
+            write_atomically(folder / FAILED, json.dumps({"error": reason}) + "\n")
+            outcomes.failed[run.name] = reason
+            return f"failed: {reason}"
+    outcomes.done.append(run.name)
+    accuracy, seconds = result.summary["val_accuracy"], result.summary["wall_seconds"]
+    validation = "" if accuracy is None else f"validation {accuracy:.3f}, "
+    return f"{validation}{seconds:.1f} s"
+
+
+def _describe(error: Exception) -> str:
+    """Returns the error in one line."""
+    if isinstance(error, InputError):
+        return printable(error)
+    first = (str(error).strip() or "no reason given").splitlines()[0]
+    return printable(f"{type(error).__name__}: {first}")
+
+
+def _write_results(workdir: Path, by: Sequence[str]) -> list[Selection]:
+    """Writes `results.csv` of all runs in the workdir, and returns the chosen configurations."""
+    runs = read_runs(workdir / "runs")
+    selections = select(runs, by)
+    write_results(workdir / "results.csv", runs, selections)
+    return selections

@@ -1,0 +1,1 @@
+"""A run's files: the workdir, its metrics, checkpoints and predictions."""

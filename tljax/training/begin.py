@@ -1,0 +1,254 @@
+"""From what a run is made of to a `Run` that stands at its first step, or where it was killed."""
+
+import functools
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from tljax.data import Preprocessing, Source, balanced_weights, fixed_views, train_batches
+from tljax.data.pipeline import TrainBatches
+from tljax.devices import processes, sharding
+from tljax.devices.preemption import Preempted
+from tljax.devices.startup import Startup
+from tljax.runs.checkpoints import Checkpoints, restore_like
+from tljax.runs.resume import Resumable, newest_usable
+from tljax.training import feature_cache, train_state
+from tljax.training.evaluation import evaluate, evaluation_program
+from tljax.training.feature_cache import Cache, CachedSource
+from tljax.training.observer import Observer
+from tljax.training.progress import TrainingProgress
+from tljax.training.provenance import accepted_changes, check_same, what_made
+from tljax.training.run import Run, Tools
+from tljax.training.setup import Setup, new_variables
+from tljax.training.step import abstract_batch, step_arguments, step_of_run
+from tljax.transfer.partition import Tree
+
+# Pretrained variables, or a function that gives them, which is called only if they are needed.
+Pretrained = Tree | Callable[[], Tree | None] | None
+
+
+def begin(
+    setup: Setup,
+    pretrained: Pretrained,
+    workdir: Path | None,
+    startup: Startup,
+    sigterm_came: Callable[[], bool],
+    opened: ExitStack,
+    *,
+    before: Mapping[str, Any] | None = None,
+    accept_changes: bool = False,
+    progress: bool = True,
+    profile: bool = False,
+) -> Run:
+    """Makes the run; a checkpoint in the workdir has precedence over the pretrained variables.
+
+    Args:
+      setup: what the run is made of, checked.
+      pretrained: where groups start that the plan wants pretrained.
+      workdir: which this process has locked; None: nothing is written.
+      startup: of the run.
+      sigterm_came: whether SIGTERM was sent to this process.
+      opened: gets what has to be closed after the run.
+      before, accept_changes, progress, profile: see `tljax.training.fit.fit`.
+    """
+    mesh = sharding.build(setup.options.mesh)
+    checkpoints, resumable = _find_checkpoint(workdir, startup, opened)
+    saved = resumable[0] if resumable else None
+    progress_saved = saved.progress if saved else None
+    shown = _images_of_an_epoch(setup)
+    cache = feature_cache.choose(
+        setup.options.cache,
+        setup.model,
+        setup.plan,
+        setup.preprocessing,
+        [source for source in (shown[0], setup.val, setup.test) if source is not None],
+        images_change=setup.options.images_change,
+        on_disk=workdir is not None,
+        cached_before=progress_saved.cached_groups if progress_saved else None,
+        log=progress and processes.is_first(),
+    )
+    if jax.default_backend() == "cpu" and not (cache.groups or setup.options.num_workers):
+        startup.use_small_pages()  # not where workers would inherit them
+    made_by: dict[str, Any] = {}
+    changes: list[str] = []
+    if workdir is not None:
+        made_by = what_made(setup, cache.groups)
+        check_same(made_by)
+        if progress_saved is not None:
+            changes = accepted_changes(progress_saved, made_by, workdir, accept_changes)
+
+    if saved is None:
+        variables = _initial_variables(setup, pretrained, mesh)
+    else:
+        variables = restore_like(setup.abstract_variables, saved.variables)
+    tx, programs = _compile_ahead(setup, cache.groups, mesh, startup, saved.step if saved else None)
+    prefix = variables if cache.groups else None
+    if mesh is not None:  # or one device would hold it beside its share
+        prefix = jax.device_get(prefix)
+    frozen_features = functools.partial(_frozen_features, setup, cache, prefix, sigterm_came)
+    batches = _stream(frozen_features(*shown), shown[1], setup, mesh)
+    tools = Tools(
+        **programs,
+        tx=tx,
+        val=None if setup.val is None else frozen_features(setup.val, setup.preprocessing),
+        frozen_features=frozen_features,
+        class_weights=_class_weights(setup),
+        checkpoints=checkpoints,
+        mesh=mesh,
+        observer=_observer(setup, workdir, startup, saved.step if saved else 0, progress, profile),
+        sigterm_came=sigterm_came,
+        made_by=made_by,
+        changes=changes,
+        examples_before=before["examples_seen"] if before else 0,
+    )
+    run = Run(setup, tools, batches, workdir)
+    opened.callback(run.close)
+    if resumable is None:
+        run.begin(variables)
+    else:
+        run.restore(*resumable)
+    return run
+
+
+def _find_checkpoint(
+    workdir: Path | None, startup: Startup, opened: ExitStack
+) -> tuple[Checkpoints | None, Resumable | None]:
+    """The workdir's checkpoints, and those to resume from, if there are any."""
+    if workdir is None:
+        return None, None
+    checkpoints = Checkpoints(workdir / "checkpoints", startup.background)
+    opened.callback(checkpoints.close)
+    processes.call_in_first(checkpoints.remove_unfinished)
+    return checkpoints, newest_usable(workdir)
+
+
+def _images_of_an_epoch(setup: Setup) -> tuple[Source, Preprocessing]:
+    """What training shows, and how it is brought to size: the images, or fixed views of them."""
+    options = setup.options
+    if options.views is None:
+        return setup.train, setup.preprocessing
+    views = fixed_views(
+        setup.train, setup.preprocessing, options.augment, options.crop_area, options.views
+    )
+    return views, replace(setup.preprocessing, crop_ratio=1.0)
+
+
+def _initial_variables(setup: Setup, pretrained: Pretrained, mesh: Mesh | None) -> Tree:
+    """Where each group starts, as the plan says."""
+    given = pretrained() if callable(pretrained) else pretrained
+    new = new_variables(setup.model, setup.image_size, setup.options, setup.plan.init)
+    return sharding.uncommit(mesh, setup.plan.initialise(new, given))
+
+
+def _compile_ahead(
+    setup: Setup,
+    cached_groups: int,
+    mesh: Mesh | None,
+    startup: Startup,
+    resumed_at: int | None,
+) -> tuple[Any, dict[str, Any]]:
+    """The optimizer, and the programs of `Tools`, which compile in the background.
+
+    Args:
+      setup, mesh, startup: of the run.
+      cached_groups: number of leading groups whose output is cached.
+      resumed_at: the step of the checkpoint to resume from; None: the run begins, with a
+        validation.
+    """
+    options, sizes = setup.options, setup.task_sizes
+    model, preprocessing = setup.model, setup.preprocessing
+    tx, step = step_of_run(model, setup.plan, preprocessing, options, cached_groups, sizes, mesh)
+    weighted = ["weight"] if options.class_weights is not None else []
+    batch = abstract_batch(
+        model, setup.image_size, options.batch_size, cached_groups, weighted, mesh
+    )
+    arguments = step_arguments(
+        setup.plan, setup.abstract_variables, tx, batch, mesh, options.ema is not None
+    )
+    evaluates: Callable[..., Any] = evaluate
+    if resumed_at is None and setup.val is not None:
+        program = evaluation_program(
+            model,
+            train_state.model_variables(*arguments[:2]),
+            preprocessing,
+            options.batch_size,
+            start=cached_groups,
+            tasks=sizes,
+            mesh=mesh,
+        )
+        evaluates = startup.compile_ahead(*program, used_by=evaluate)
+    if (resumed_at or 0) < setup.total_steps:
+        step = startup.compile_ahead(step, *arguments)
+    return tx, {"step_program": step, "evaluate": evaluates}
+
+
+def _frozen_features(
+    setup: Setup,
+    cache: Cache,
+    prefix: Tree | None,
+    sigterm_came: Callable[[], bool],
+    source: Source,
+    preprocessing: Preprocessing,
+) -> Source:
+    """What the cached groups make of a source's images; without a cache the source itself."""
+    if prefix is None:
+        return source
+
+    def leave_if_preempted() -> None:
+        """There is nothing to save, so each process leaves alone; the others notice."""
+        if sigterm_came():
+            raise Preempted("stopped by SIGTERM; the same command resumes from what was saved")
+
+    return cache.through(setup.model, prefix, preprocessing, source, leave_if_preempted)
+
+
+def _class_weights(setup: Setup) -> np.ndarray | None:
+    if setup.options.class_weights is None:
+        return None
+    return balanced_weights(setup.train.labels, setup.model.num_classes)
+
+
+def _observer(
+    setup: Setup,
+    workdir: Path | None,
+    startup: Startup,
+    first_step: int,
+    progress: bool,
+    profile: bool,
+) -> Observer:
+    here = processes.is_first()
+    bar = TrainingProgress(
+        first_step, setup.total_steps, setup.options.batch_size, progress and here
+    )
+    trace_folder = workdir / "profile" if workdir is not None and profile and here else None
+    return Observer(bar, startup, trace_folder)
+
+
+def _stream(
+    source: Source, preprocessing: Preprocessing, setup: Setup, mesh: Mesh | None
+) -> TrainBatches:
+    """An endless, seeded, resumable stream of batches, of which each process reads its rows."""
+    options = setup.options
+    rows = sharding.rows_here(mesh, options.batch_size)
+    views = options.views or 1
+    if isinstance(source, CachedSource):
+        return source.shuffled(options.batch_size, options.seed, views, rows, options.sampling)
+    return train_batches(
+        source,
+        preprocessing,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        views=views,
+        augment=options.augment if options.views is None else "none",
+        crop_area=options.crop_area,
+        num_workers=options.num_workers,
+        on_error=options.on_error,
+        rows=rows,
+        sampling=options.sampling,
+    )

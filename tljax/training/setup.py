@@ -1,0 +1,131 @@
+"""What a run is made of, and whether it could begin."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tljax.data import Preprocessing, Source
+from tljax.devices import micro_batches, sharding
+from tljax.errors import InputError
+from tljax.models import NORMALISATIONS, ImageSize, Model, initialisation, registry, tracing
+from tljax.training import feature_cache
+from tljax.training.options import TrainingOptions
+from tljax.transfer import TransferPlan, learning_rate_schedule
+from tljax.transfer.partition import Tree
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """What a run is made of; nothing of it changes while it runs.
+
+    Attributes:
+      model: a Linen module with `groups`.
+      plan: what starts where, what moves, and how fast.
+      options: how long, how fast, how often.
+      preprocessing: image size and normalisation that the weights expect.
+      train, val, test: the images; without `val` the last weights count as the best.
+      tasks: name and number of classes of each task, if there are several; else empty.
+    """
+
+    model: Model
+    plan: TransferPlan
+    options: TrainingOptions
+    preprocessing: Preprocessing
+    train: Source
+    val: Source | None = None
+    test: Source | None = None
+    tasks: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def image_size(self) -> ImageSize:
+        """Side, or (height, width), in pixels."""
+        return self.preprocessing.image_size
+
+    @property
+    def task_sizes(self) -> tuple[int, ...]:
+        """Numbers of classes of several tasks, in the order of their labels."""
+        return tuple(self.tasks.values())
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, unless patience ends it before."""
+        return self.options.total_steps(len(self.train))
+
+    @property
+    def abstract_variables(self) -> Tree:
+        """The model's variables as shapes and dtypes."""
+        return tracing.abstract_variables(self.model, self.image_size)
+
+    def check(self) -> None:
+        """Raises InputError if the run could not begin; ask before anything is written."""
+        options, plan, variables = self.options, self.plan, self.abstract_variables
+        registry.check_image_size(type(self.model).__name__, self.model, self.image_size)
+        plan.check_l2_sp(*options.l2_sp, variables["params"])
+        micro_batches.check(options.accumulate, plan, variables, options.batch_size)
+        sharding.check_batch(sharding.build(options.mesh), options.batch_size, options.accumulate)
+        frozen_groups = plan.frozen_prefix(variables["params"])
+        feature_cache.check(options.cache, frozen_groups, options.images_change)
+        learning_rates(options, self.total_steps)
+        if options.patience is not None and self.val is None:
+            raise InputError(
+                f"patience is {options.patience}, but there are no validation images to tell when"
+                " to stop; pass some, or leave patience out"
+            )
+        for source in (self.train, self.val, self.test):
+            if source is not None:
+                self._check_labels(source)
+
+    def _check_labels(self, source: Source) -> None:
+        if not len(source):
+            raise InputError("one of the splits has no images; pass at least one, or None")
+        if (label := int(np.max(source.labels))) >= self.model.num_classes:
+            raise InputError(
+                f"the data has a label {label}, but the model has {self.model.num_classes} classes;"
+                " create it with num_classes of the data"
+            )
+
+
+def own_preprocessing(train: Source) -> Preprocessing:
+    """The first image's size and ImageNet's statistics, where nothing says what weights expect."""
+    side = min(train[0]["image"].shape[:2])
+    return Preprocessing(side, *NORMALISATIONS["imagenet"])
+
+
+def new_variables(
+    model: Model,
+    image_size: ImageSize,
+    options: TrainingOptions,
+    init: Sequence[str] | None = None,
+    channels: int = 3,
+) -> Tree:
+    """Random variables from the seed, with the head as `head_init` says.
+
+    Args:
+      model, image_size, channels: of the network and its images.
+      options: for `seed` and `head_init`.
+      init: a plan's, per group: only groups that are `random` are drawn, the rest stays abstract.
+        None: all are drawn.
+    """
+    zero_head = options.head_init == "zero"
+    groups = None
+    if init is not None:
+        drawn = zip(model.groups.names, init, strict=True)
+        groups = tuple(at == "random" and not (zero_head and name == "head") for name, at in drawn)
+    key = jax.random.key(options.seed)
+    variables = initialisation.init(model, key, image_size, channels, groups)
+    if zero_head and "head" in variables["params"]:
+        variables["params"]["head"] = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
+    return variables
+
+
+@functools.lru_cache(maxsize=16)  # ten small programs each, and both check and run need them
+def learning_rates(options: TrainingOptions, steps: int) -> np.ndarray:
+    """The learning rate of every step, float32 (steps,); do not write to it."""
+    schedule = learning_rate_schedule(
+        options.schedule, options.lr, steps, warmup=options.warmup, milestones=options.milestones
+    )
+    return np.asarray(jax.vmap(schedule)(np.arange(steps)), np.float32)

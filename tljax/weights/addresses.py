@@ -1,0 +1,205 @@
+"""From an address or path to a file on this disk, and from the Hugging Face hub to its cache.
+
+`huggingface_hub` fetches and caches `hf://OWNER/REPO[@REVISION]/PATH`; `download` fetches
+`https://`, `http://` and `gs://BUCKET/OBJECT`.
+"""
+
+import errno
+import logging
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from tljax.errors import InputError
+from tljax.weights.download import (
+    OTHER_WAY,
+    cache_path,
+    check_digests,
+    describe_error,
+    disk_full_error,
+    download,
+    offline_error,
+    offline_variable,
+    web_url,
+)
+
+_log = logging.getLogger("tljax")
+
+
+def is_address(text: str) -> bool:
+    """Returns whether `text` has one of the schemes that `fetch_file` fetches."""
+    return re.match(r"(hf|gs|https?)://", text) is not None
+
+
+def fetch_file(address: str, *, sha256: str | None = None, md5: str | None = None) -> Path:
+    """Returns the file at an address; downloads it only if it is not in a cache.
+
+    Args:
+      address: `hf://OWNER/REPO/PATH`, `hf://OWNER/REPO@REVISION/PATH`, `https://...`, `http://...`,
+        `gs://BUCKET/OBJECT` (of a public bucket), or the path of a file or directory.
+      sha256: first hex digits of the file's digest; torchvision's file names carry 8 of them.
+      md5: the whole hex digest of the file. Both are checked only after a download.
+
+    Returns:
+      A file, or a directory if `address` is the path of one.
+
+    Raises:
+      InputError: if there is no such file, it may not be read, it cannot be reached or stored, the
+        network is forbidden (`TLJAX_OFFLINE=1` or `HF_HUB_OFFLINE=1`), or a digest differs.
+    """
+    if address.startswith("hf://"):
+        return _fetch_from_hub(address, sha256, md5)
+    if is_address(address):
+        return download(address, sha256, md5)
+    path = Path(os.path.expanduser(address))
+    if not os.path.exists(path):
+        raise InputError(
+            f"there is no file '{address}'; check the path (addresses begin with hf://, https://, "
+            "http:// or gs://)"
+        )
+    return path
+
+
+def find_cached(address: str) -> Path | None:
+    """Returns the file at an address or path if it is on this disk; never uses the network."""
+    if address.startswith("hf://"):
+        found = _look_up_in_hub_cache(_parse_hub_address(address))
+        return Path(found) if isinstance(found, str) else None
+    if is_address(address):
+        path = cache_path(web_url(address))
+    else:
+        path = Path(os.path.expanduser(address))
+    return path if path.is_file() else None
+
+
+def fetch_sidecar(address: str, filename: str) -> Path | None:
+    """Returns the file of that name next to a weights file, e.g. `config.json`, or None.
+
+    Args:
+      address: as for `fetch_file`.
+      filename: without a folder.
+
+    Returns:
+      For `hf://`, the file in the same folder of the repository; None if there is none or it cannot
+      be fetched. For a path, the file in the same folder (or in the directory at that path) or
+      None. For other addresses None: web servers do not list folders.
+    """
+    if address.startswith("hf://"):
+        neighbour = f"{address.rpartition('/')[0]}/{filename}"
+        try:
+            missing = _is_known_missing(_parse_hub_address(neighbour))
+            return None if missing else fetch_file(neighbour)
+        except InputError as error:
+            _log.info("%s", error)
+            return None
+    if is_address(address):
+        return None
+    path = Path(os.path.expanduser(address))
+    found = (path if path.is_dir() else path.parent) / filename
+    return found if found.is_file() else None
+
+
+# Hugging Face hub -------------------------------------------------------------------------------
+
+
+class _HubFile(NamedTuple):
+    repo: str
+    revision: str
+    path: str
+
+
+def _parse_hub_address(address: str) -> _HubFile:
+    match = re.fullmatch(
+        r"hf://([^/@]+/[^/@]+)(?:@(refs/(?:pr|convert)/[^/]+|[^/]+))?/(.*[^/])", address
+    )
+    if match is None:
+        raise InputError(
+            f"'{address}' does not name a file of a repository; write hf://OWNER/REPO/PATH or "
+            "hf://OWNER/REPO@REVISION/PATH"
+        )
+    repo, revision, path = match.groups()
+    return _HubFile(repo, unquote(revision or "main"), path)
+
+
+def _look_up_in_hub_cache(file: _HubFile) -> Any:
+    """A path, a marker that this revision has no such file, or None if the cache does not know."""
+    import huggingface_hub  # slow to import, and only hf:// addresses need it
+
+    try:
+        return huggingface_hub.try_to_load_from_cache(file.repo, file.path, revision=file.revision)
+    except ValueError as error:  # not a valid name of a repository, or path of a file
+        raise InputError(
+            f"'hf://{file.repo}/{file.path}' is not an address on the Hugging Face hub "
+            f"({describe_error(error)}); write hf://OWNER/REPO/PATH"
+        ) from error
+
+
+def _is_known_missing(file: _HubFile) -> bool:
+    found = _look_up_in_hub_cache(file)
+    return found is not None and not isinstance(found, str)
+
+
+def _fetch_from_hub(address: str, sha256: str | None, md5: str | None) -> Path:
+    """Returns the file in the hub's own cache; downloads it if it is not there.
+
+    A cached file of a branch is not compared with the branch, so that a resumed run keeps the
+    weights that it started from.
+    """
+    file = _parse_hub_address(address)
+    found = _look_up_in_hub_cache(file)
+    if isinstance(found, str):
+        return Path(found)
+    if variable := offline_variable():
+        raise offline_error(address, variable, "give init_from the path of a copy")
+
+    import huggingface_hub
+
+    try:
+        # Without a network or permission, hf_hub_download retries for half a minute and logs each
+        # attempt. This request fails at once.
+        huggingface_hub.get_hf_file_metadata(
+            huggingface_hub.hf_hub_url(file.repo, file.path, revision=file.revision)
+        )
+        path = huggingface_hub.hf_hub_download(file.repo, file.path, revision=file.revision)
+    except Exception as error:  # the hub's transports raise errors of their own, of no common kind
+        raise _hub_error(error, address, file) from error
+    check_digests(address, Path(path), sha256, md5)
+    return Path(path)
+
+
+def _hub_error(error: Exception, address: str, file: _HubFile) -> InputError:
+    """What the user can do about an error of `huggingface_hub`."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    repository = f"repository '{file.repo}' on the Hugging Face hub"
+    if isinstance(error, errors.GatedRepoError):  # a kind of RepositoryNotFoundError
+        return InputError(
+            f"the {repository} is gated; ask for access on its page there, then log in with `hf "
+            "auth login` or set HF_TOKEN"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return InputError(
+            f"there is no {repository}, or it is private; check the name, or log in with `hf auth "
+            "login` or set HF_TOKEN"
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return InputError(
+            f"the {repository} has no revision '{file.revision}'; give a branch, tag or commit "
+            "that it has"
+        )
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return InputError(
+            f"the {repository} has no file '{file.path}' at revision '{file.revision}'; check the "
+            "path"
+        )
+    if isinstance(error, errors.OfflineModeIsEnabled):  # HF_HUB_OFFLINE when it was imported
+        return offline_error(address, "HF_HUB_OFFLINE", "give init_from the path of a copy")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        folder = Path(huggingface_hub.constants.HF_HUB_CACHE)
+        return disk_full_error(address, folder, None, "HF_HOME")
+    return InputError(
+        f"cannot download {address} ({describe_error(error)}); check the connection, or {OTHER_WAY}"
+    )
