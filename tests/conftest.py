@@ -9,10 +9,10 @@ from PIL import Image
 
 from tljax import config as config_lib
 
-# XLA compiles the tests' programs four times as fast with little optimization, and these programs
+# XLA compiles the tests' programs twice as fast with less optimization, and these programs
 # are small. The laws do not depend on it; `XLA_FLAGS= make test` tests with all of it.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    "XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
 )
 
 # Where most of the time goes, the dearest first.
