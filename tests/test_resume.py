@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_newest_whole_one(
     steps = Checkpoints(killed / "checkpoints").steps()
     damage(newest(killed))
     train(killed)
-    assert f"going on from step {steps[1]}" in caplog.text
+    assert f"resuming from step {steps[1]}" in caplog.text
     assert (killed / "damaged" / str(steps[0])).exists(), "nothing is thrown away"
     shutil.rmtree(killed / "damaged")
     assert compare(straight, killed) == []
@@ -246,7 +246,7 @@ def test_if_none_is_whole_the_run_begins_again(killed, straight, train, caplog):
     for step in checkpoints.steps():
         flip_a_bit(checkpoints.folder(step))
     train(killed)
-    assert "going on from the beginning" in caplog.text
+    assert "resuming from the beginning" in caplog.text
     shutil.rmtree(killed / "damaged")
     assert compare(straight, killed) == []
 
@@ -262,7 +262,7 @@ def test_if_the_best_weights_are_damaged_it_goes_back_to_before_them(train, tmp_
     assert best < Checkpoints(killed / "checkpoints").steps()[0], "or this shows nothing"
     flip_a_bit(killed / "checkpoints" / str(best))
     train(killed, **descending)
-    assert "going on from the beginning" in caplog.text
+    assert "resuming from the beginning" in caplog.text
     shutil.rmtree(killed / "damaged")
     assert compare(tmp_path / "straight", killed) == []
 
