@@ -1,5 +1,7 @@
 """Small real things that several test files share."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -7,13 +9,22 @@ from PIL import Image
 
 from tljax import config as config_lib
 
+# XLA compiles the tests' programs four times as fast with little optimization, and these programs
+# are small. The laws do not depend on it; `XLA_FLAGS= make test` tests with all of it.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
+
 # Where most of the time goes, the dearest first.
 _LONG = (
+    "test_plan_laws.py",
     "test_mesh.py",
-    "test_resume.py",
     "test_training.py",
+    "test_resume.py",
     "test_cli.py",
-    "test_feature_cache.py",
+    "test_bad_input.py",
+    "test_parity.py",
+    "test_step.py",
 )
 
 

@@ -18,6 +18,7 @@ QUICK = [
     "--config.train_size=32",
     "--config.batch_size=16",
     "--config.eval_every=2",
+    "--config.last_group=layer2_0",
 ]
 
 

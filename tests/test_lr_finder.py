@@ -115,7 +115,7 @@ def test_only_training_images_are_read_and_nothing_but_the_figure_is_written(
 def test_a_run_after_it_is_the_run_without_it_and_its_rate_trains(tmp_path):
     """Frozen groups too: the plan's step is the one that training takes."""
     config = config_lib.base()
-    fields = {"train_size": 200, "batch_size": 32, "steps": 40, "eval_every": 40}
+    fields = {"train_size": 100, "batch_size": 16, "steps": 40, "eval_every": 40}
     config.update(
         {
             **fields,

@@ -29,6 +29,7 @@ from tljax.training.evaluation import evaluate
 
 RUN = [
     *("--config.data=embedded:digits", "--config.model=vit_micro_patch4_32"),
+    "--config.last_group=block1",
     *("--config.train_size=40", "--config.steps=8", "--config.batch_size=16"),
     *("--config.eval_every=4", "--config.checkpoint_every=2", "--config.log_every=1"),
     *("--config.head_init=random", "--config.augment=none"),  # features are kept
@@ -37,10 +38,8 @@ PAGE = str(ROOT / "configs/freeze_first.py")
 
 
 def environment(devices=1):
-    return {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
+    return {**os.environ, "XLA_FLAGS": flags}
 
 
 # --- eight devices of one process -----------------------------------------------------------------

@@ -3,6 +3,7 @@
 The originals' numbers are in tests/references; tests/parity/make_references.py makes them.
 """
 
+import functools
 from pathlib import Path
 
 import h5py
@@ -25,11 +26,17 @@ def our_outputs(case: Case, filled: dict[str, np.ndarray]) -> list[np.ndarray]:
     model = case.create()
     pretrained = PretrainedWeights(filled, case.num_classes, case.rule_table, case.stem)
     variables = variables_for(pretrained, model, case.size, position_resampling=case.resampling)
-    x, found = jnp.asarray(images(case.size)), []
     with jax.default_matmul_precision("float32"):
-        for depth in range(len(model.groups)):
-            x = model.apply(variables, x, train=False, start=depth, stop=depth + 1)
-            found.append(np.asarray(x))
+        found = outputs_of(model, variables, jnp.asarray(images(case.size)))
+    return [np.asarray(output) for output in found]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def outputs_of(model, variables, x):
+    found = []
+    for depth in range(len(model.groups)):
+        x = model.apply(variables, x, train=False, start=depth, stop=depth + 1)
+        found.append(x)
     return found
 
 

@@ -1,5 +1,6 @@
 """Whatever dies or breaks between two runs in a workdir, the result is that of the one run."""
 
+import dataclasses
 import itertools
 import json
 import os
@@ -44,7 +45,9 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def digits():
-    return data_lib.load("embedded:digits", train_size=50)
+    whole = data_lib.load("embedded:digits", train_size=50)
+    some = {split: data_lib.Subset(getattr(whole, split), range(64)) for split in ("val", "test")}
+    return dataclasses.replace(whole, **some)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +99,7 @@ def largest_file(folder):
 
 
 def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
-    """A small form of `make soak`: real processes, SIGKILL and SIGTERM."""
+    """A small form of `make soak`: real processes, that SIGKILL ends while they write."""
     argv = [
         "--config",
         str(ROOT / "configs/from_scratch.py"),
@@ -104,9 +107,9 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
         *("--config.steps=12", "--config.eval_every=4", "--config.checkpoint_every=2"),
         *("--config.batch_size=16", "--config.log_every=3"),
     ]
-    blows = [("evaluation", "SIGTERM"), ("save", "SIGKILL"), ("write", "SIGKILL")]
+    blows = [("save", "SIGKILL"), ("write", "SIGKILL")]
     campaign = run_campaign(argv, tmp_path, blows, random.Random(0))
-    assert campaign.kills.total() == 3
+    assert campaign.kills.total() == 2
     assert campaign.differences == []
 
 
@@ -142,7 +145,7 @@ def test_evaluations_that_are_dense_at_the_start_resume_as_well(train, tmp_path)
     assert compare(tmp_path / "straight", tmp_path / "killed") == []
 
 
-def test_sigterm_saves_at_once_and_in_the_middle_of_an_interval(train, straight, tmp_path):
+def test_sigterm_saves_at_once_and_in_the_middle_of_an_interval(digits, tmp_path):
     """The step that is under way is taken and saved, though no checkpoint is due there."""
 
     count = itertools.count()  # which threads share
@@ -154,7 +157,6 @@ def test_sigterm_saves_at_once_and_in_the_middle_of_an_interval(train, straight,
             return super().__getitem__(index)
 
     model = tljax.create("resnet10_32", 10)
-    digits = data_lib.load("embedded:digits", train_size=50)
     source = Preempting(digits.train)
     plan = tljax.from_scratch(model.groups)
     options = {**OPTIONS, "checkpoint_every": 100, "eval_every": 100, "steps": 90}
@@ -409,7 +411,7 @@ def test_other_code_and_devices_are_refused_unless_accepted(tiny_config, tmp_pat
     (tmp_path / "run" / "result.json").unlink()
     changed = {
         "PYTHONPATH": str(tmp_path / "edited"),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
     }
     refused = run(**changed)
     assert refused.returncode == 2

@@ -26,7 +26,7 @@ def get_config(arg=None):
     config = base()
     config.update({
         "scenario": "from_scratch", "augment": "crop", "train_size": 40, "batch_size": 16,
-        "steps": 5, "eval_every": 4, "eval_dense": True, "log_every": 2,
+        "last_group": "layer1_0", "steps": 5, "eval_every": 4, "eval_dense": True, "log_every": 2,
     })
     return config
 

@@ -14,6 +14,7 @@ from sklearn.metrics import balanced_accuracy_score
 import tljax
 from tests.bits import same
 from tests.soak.campaign import ROOT
+from tests.test_plan_laws import NETWORKS
 from tests.watched import Watched
 from tljax import data as data_lib
 from tljax import experiment
@@ -45,9 +46,9 @@ def digits():
     return data_lib.load("embedded:digits", train_size=50)
 
 
-@pytest.fixture(scope="module", params=["resnet10_32", "vit_micro_patch4_32"])
+@pytest.fixture(scope="module", params=NETWORKS)
 def start(request):
-    model = tljax.create(request.param, 10, drop_path=0.1)
+    model = NETWORKS[request.param]
     return model, init(model, jax.random.key(0), 32)
 
 
@@ -55,20 +56,20 @@ def without_time(summary):
     return {name: value for name, value in summary.items() if name != "wall_seconds"}
 
 
-@pytest.mark.parametrize("images_before_the_end", [16 * 3, 16 * 10])  # before and after a save
-def test_resumed_equals_uninterrupted_to_the_bit(start, images_before_the_end, digits, tmp_path):
+@pytest.fixture(scope="module")
+def straight(start, digits, tmp_path_factory):
     model, variables = start
     plan = tljax.fine_tune(model.groups)
-    straight = tljax.fit(
-        model,
-        variables,
-        plan,
-        digits.train,
-        digits.val,
-        digits.test,
-        workdir=tmp_path / "straight",
-        **OPTIONS,
-    )
+    given = (model, variables, plan, digits.train, digits.val, digits.test)
+    return tljax.fit(*given, workdir=tmp_path_factory.mktemp("straight"), **OPTIONS)
+
+
+@pytest.mark.parametrize("images_before_the_end", [16 * 3, 16 * 10])  # before and after a save
+def test_resumed_equals_uninterrupted_to_the_bit(
+    start, straight, images_before_the_end, digits, tmp_path
+):
+    model, variables = start
+    plan = tljax.fine_tune(model.groups)
     args = (digits.val, digits.test)
     dying = Watched(digits.train, fail_at=images_before_the_end)
     with pytest.raises(KeyboardInterrupt):
@@ -348,7 +349,7 @@ def test_programs_compiled_ahead_are_the_ones_that_run(form, digits, tmp_path):
 
     A run that goes on in the same process has them.
     """
-    model = tljax.create("resnet10_32", 10, drop_path=0.1)
+    model = NETWORKS["resnet"]
     plan = feature_extraction(model.groups) if form == "features" else from_scratch(model.groups)
     options = OPTIONS | {"augment": "none", "batch_size": 20 + len(form)}  # a shape of its own
     start = init(model, jax.random.key(0), 32)
@@ -412,7 +413,8 @@ def test_a_trace_of_steps_and_times_are_in_the_workdir(tiny_config, tmp_path):
     for steps in (3, 10):
         for profile in (True, False):
             workdir = tmp_path / f"{steps}_{profile}"
-            result = experiment.run(tiny_config(steps=steps), workdir, profile=profile)
+            config = tiny_config(steps=steps, eval_every=10, last_group="layer1_0")
+            result = experiment.run(config, workdir, profile=profile)
             traces = list((workdir / "profile").rglob("*.xplane.pb"))
             assert len(traces) == int(profile)
             assert set(json.loads((workdir / "timing.json").read_text())) == {
