@@ -99,7 +99,7 @@ def largest_file(folder):
 
 
 def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
-    """A small form of `make soak`: real processes, that SIGKILL ends while they write."""
+    """A small form of `make soak`: real processes, SIGKILL and SIGTERM."""
     argv = [
         "--config",
         str(ROOT / "configs/from_scratch.py"),
@@ -107,9 +107,9 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
         *("--config.steps=12", "--config.eval_every=4", "--config.checkpoint_every=2"),
         *("--config.batch_size=16", "--config.log_every=3"),
     ]
-    blows = [("save", "SIGKILL"), ("write", "SIGKILL")]
+    blows = [("evaluation", "SIGTERM"), ("save", "SIGKILL"), ("write", "SIGKILL")]
     campaign = run_campaign(argv, tmp_path, blows, random.Random(0))
-    assert campaign.kills.total() == 2
+    assert campaign.kills.total() == 3
     assert campaign.differences == []
 
 
