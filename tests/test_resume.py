@@ -286,7 +286,7 @@ def test_any_flipped_bit_is_noticed_or_harmless(straight, tmp_path):
         except DamagedCheckpoint:
             noticed += 1
         else:
-            assert read.extra == saved.extra
+            assert read.progress == saved.progress
             flat = jax.tree.leaves((read.variables, read.opt_state))
             for a, b in zip(flat, jax.tree.leaves((saved.variables, saved.opt_state)), strict=True):
                 assert a.tobytes() == b.tobytes()
