@@ -121,7 +121,7 @@ def test_a_checkpoint_holds_what_was_there_when_its_save_began(held, tmp_path):
     expected = jax.tree.map(np.array, state)
     background = Background(held)
     checkpoints = Checkpoints(tmp_path, background)
-    checkpoints.save(Checkpoint(1, state, state, progress=None), keep=1, best_step=None)
+    checkpoints.save(Checkpoint(1, state, state, bookkeeping=None), keep=1, best_step=None)
     for _ in range(20):
         state = jax.block_until_ready(step(state))
     if held:
@@ -286,7 +286,7 @@ def test_any_flipped_bit_is_noticed_or_harmless(straight, tmp_path):
         except DamagedCheckpoint:
             noticed += 1
         else:
-            assert read.progress == saved.progress
+            assert read.bookkeeping == saved.bookkeeping
             flat = jax.tree.leaves((read.variables, read.opt_state))
             for a, b in zip(flat, jax.tree.leaves((saved.variables, saved.opt_state)), strict=True):
                 assert a.tobytes() == b.tobytes()
