@@ -55,8 +55,11 @@ bench: $(VENV)/.test  ## speed compared with timm, Keras and a minimal JAX step 
 	$(PIP_INSTALL) -e '.[parity]'
 	$(BIN)/python -m benchmarks
 
-soak: $(VENV)/.test  ## kill runs in every phase, and compare them with undisturbed runs (half an hour)
+# The laws that `make test` tests with programs that are hardly optimized (see tests/conftest.py).
+LAWS := plan_laws resume stages mesh step feature_cache training average
+soak: $(VENV)/.test  ## kill runs in every phase, and test the laws with fully optimized programs (3/4 hour)
 	$(BIN)/python -m tests.soak
+	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LAWS:%=tests/test_%.py)
 
 fuzz: $(VENV)/.test  ## feed the readers of images, weights and JSON 100,000 damaged files each
 	$(PIP_INSTALL) -e '.[fuzz]'

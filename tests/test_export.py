@@ -265,7 +265,7 @@ FILE = ["--init_from", "{tmp}/torch.safetensors"]
 BAD = {
     "neither workdir nor file": (EXPORT, "give one"),
     "both": ([*EXPORT, *FILE, "--model", "resnet10_32", "--workdir", "{tmp}"], "give one"),
-    "file without model": ([*EXPORT, *FILE], "--model goes with --init_from"),
+    "file without model": ([*EXPORT, *FILE], "--model names the model of the weights"),
     "workdir with model": ([*EXPORT, "--workdir", "{tmp}", "--model", "resnet50"], "give both"),
     "no workdir": ([*EXPORT, "--workdir", "{tmp}"], "not a workdir"),
     "folder as file": (

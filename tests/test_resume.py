@@ -99,7 +99,7 @@ def largest_file(folder):
 
 
 def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
-    """A small form of `make soak`: real processes, that SIGKILL ends while they write."""
+    """A small form of `make soak`: real processes, SIGKILL and SIGTERM."""
     argv = [
         "--config",
         str(ROOT / "configs/from_scratch.py"),
@@ -107,9 +107,9 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
         *("--config.steps=12", "--config.eval_every=4", "--config.checkpoint_every=2"),
         *("--config.batch_size=16", "--config.log_every=3"),
     ]
-    blows = [("save", "SIGKILL"), ("write", "SIGKILL")]
+    blows = [("evaluation", "SIGTERM"), ("save", "SIGKILL"), ("write", "SIGKILL")]
     campaign = run_campaign(argv, tmp_path, blows, random.Random(0))
-    assert campaign.kills.total() == 2
+    assert campaign.kills.total() == 3
     assert campaign.differences == []
 
 
@@ -121,7 +121,7 @@ def test_a_checkpoint_holds_what_was_there_when_its_save_began(held, tmp_path):
     expected = jax.tree.map(np.array, state)
     background = Background(held)
     checkpoints = Checkpoints(tmp_path, background)
-    checkpoints.save(Checkpoint(1, state, state, progress=None), keep=1, best_step=None)
+    checkpoints.save(Checkpoint(1, state, state, bookkeeping=None), keep=1, best_step=None)
     for _ in range(20):
         state = jax.block_until_ready(step(state))
     if held:
@@ -231,7 +231,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_newest_whole_one(
     steps = Checkpoints(killed / "checkpoints").steps()
     damage(newest(killed))
     train(killed)
-    assert f"going on from step {steps[1]}" in caplog.text
+    assert f"resuming from step {steps[1]}" in caplog.text
     assert (killed / "damaged" / str(steps[0])).exists(), "nothing is thrown away"
     shutil.rmtree(killed / "damaged")
     assert compare(straight, killed) == []
@@ -248,7 +248,7 @@ def test_if_none_is_whole_the_run_begins_again(killed, straight, train, caplog):
     for step in checkpoints.steps():
         flip_a_bit(checkpoints.folder(step))
     train(killed)
-    assert "going on from the beginning" in caplog.text
+    assert "resuming from the beginning" in caplog.text
     shutil.rmtree(killed / "damaged")
     assert compare(straight, killed) == []
 
@@ -264,7 +264,7 @@ def test_if_the_best_weights_are_damaged_it_goes_back_to_before_them(train, tmp_
     assert best < Checkpoints(killed / "checkpoints").steps()[0], "or this shows nothing"
     flip_a_bit(killed / "checkpoints" / str(best))
     train(killed, **descending)
-    assert "going on from the beginning" in caplog.text
+    assert "resuming from the beginning" in caplog.text
     shutil.rmtree(killed / "damaged")
     assert compare(tmp_path / "straight", killed) == []
 
@@ -286,7 +286,7 @@ def test_any_flipped_bit_is_noticed_or_harmless(straight, tmp_path):
         except DamagedCheckpoint:
             noticed += 1
         else:
-            assert read.extra == saved.extra
+            assert read.bookkeeping == saved.bookkeeping
             flat = jax.tree.leaves((read.variables, read.opt_state))
             for a, b in zip(flat, jax.tree.leaves((saved.variables, saved.opt_state)), strict=True):
                 assert a.tobytes() == b.tobytes()

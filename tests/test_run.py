@@ -12,8 +12,8 @@ from tljax import data
 from tljax.data import Preprocessing
 from tljax.devices.startup import Startup
 from tljax.models import init
-from tljax.runs.checkpoints import Progress
-from tljax.training.begin import begin
+from tljax.runs.checkpoints import Bookkeeping
+from tljax.training.make_run import make_run
 from tljax.training.options import TrainingOptions
 from tljax.training.setup import Setup
 
@@ -24,7 +24,7 @@ PREPROCESSING = Preprocessing(16, (0.5,) * 3, (0.25,) * 3)
 def run_in(workdir, variables, setup):
     """The run of a workdir, ready to take steps."""
     with Startup() as startup, contextlib.ExitStack() as opened:
-        yield begin(setup, variables, workdir, startup, lambda: False, opened, progress=False)
+        yield make_run(setup, variables, workdir, startup, lambda: False, opened, progress=False)
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
@@ -52,7 +52,7 @@ def test_restore_is_the_inverse_of_save(ema, tmp_path):
     assert again.step == saved.step
     assert same(again.variables, saved.variables)
     assert same(again.opt_state, saved.opt_state)
-    for field in fields(Progress):
+    for field in fields(Bookkeeping):
         if field.name != "wall_seconds":
-            assert getattr(again.progress, field.name) == getattr(saved.progress, field.name)
-    assert again.progress.unlogged, "or the steps since the last row are not tested"
+            assert getattr(again.bookkeeping, field.name) == getattr(saved.bookkeeping, field.name)
+    assert again.bookkeeping.unlogged, "or the steps since the last row are not tested"

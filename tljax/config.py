@@ -137,10 +137,10 @@ def base() -> ml_collections.ConfigDict:
     """
     config = ml_collections.ConfigDict()
     for schema in (ExperimentFields, TrainingOptions):
-        types = get_type_hints(schema)
+        hints = get_type_hints(schema)
         for field in fields(schema):
             if field.default is None:  # of type `t | None`
-                kind = get_args(types[field.name])[0]
+                kind = get_args(hints[field.name])[0]
                 config[field.name] = config_dict.placeholder(kind)
             else:
                 config[field.name] = field.default

@@ -9,13 +9,13 @@ class Background:
     """Runs submitted functions one at a time in a thread, in the order of submission.
 
     Args:
-      held: if true, no work runs before `begin` or `wait` is called.
+      held: if true, no work runs before `release`, or before `wait` or `close` waits for it.
     """
 
     def __init__(self, held: bool = False):
-        self._may_begin = threading.Event()
+        self._released = threading.Event()
         if not held:
-            self._may_begin.set()
+            self._released.set()
         self._thread: ThreadPoolExecutor | None = None
         self._last: Future[None] | None = None
 
@@ -23,21 +23,21 @@ class Background:
         """Queues `work`. Call `wait` first, or the error of earlier work is lost."""
 
         def run() -> None:
-            self._may_begin.wait()
+            self._released.wait()
             work()
 
         self._thread = self._thread or ThreadPoolExecutor(1)
         self._last = self._thread.submit(run)
 
-    def begin(self) -> None:
+    def release(self) -> None:
         """Runs held work now, and later work as soon as it is submitted."""
-        self._may_begin.set()
+        self._released.set()
 
     def wait(self) -> None:
-        """Waits for the last submitted work; raises its error, once."""
-        self.begin()
+        """Waits for the last submitted work, which it releases; raises its error, once."""
         last, self._last = self._last, None
         if last is not None:
+            self.release()
             last.result()
 
     def raise_if_failed(self) -> None:
@@ -47,7 +47,7 @@ class Background:
 
     def close(self) -> None:
         """Waits for all submitted work and ends the thread."""
-        self.begin()
+        self.release()
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None

@@ -88,8 +88,8 @@ class Startup:
 
         return when_compiled
 
-    def training_begins(self) -> None:
-        """Call this when training begins: start-up then ends after at most `_LONGEST` seconds."""
+    def end_later(self) -> None:
+        """Ends start-up after `_LONGEST` seconds, unless the first step has ended it by then."""
         self._timer = threading.Timer(_LONGEST, self.end)
         self._timer.daemon = True
         self._timer.start()
@@ -97,7 +97,7 @@ class Startup:
     def end(self) -> float:
         """Ends start-up: huge pages, deferred work. Returns the seconds since the command."""
         huge_pages.enable()
-        self.background.begin()
+        self.background.release()
         return time.monotonic() - self._began
 
     def __enter__(self) -> Self:

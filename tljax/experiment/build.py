@@ -67,10 +67,6 @@ class Experiment:
         """Number of classes of each task by its name."""
         return {task.name: len(task.class_names) for task in self.tasks}
 
-    @property
-    def starts_from_weights(self) -> bool:
-        return _starts_from_weights(self.config)
-
     def setups(self, dataset: Dataset) -> list[Setup]:
         """The setup of each stage; of a run without stages that of the run.
 
@@ -99,7 +95,7 @@ class Experiment:
           InputError: if they do not fit the model or, with a head that is kept, its classes.
         """
         variables = None
-        if self.starts_from_weights:
+        if _starts_from_weights(self.config):
             size = self.preprocessing.image_size
             variables = pretrained_variables(self.config, self.model, size)
         abstract = tracing.abstract_variables(self.model, self.preprocessing.image_size)
@@ -134,16 +130,12 @@ def build(
     model = _model(config, tasks)
     plan, stages = _plan(config, model)
     options = _options(config)
-    usual = registry.spec(config.model).preprocessing.image_size
-    size = usual if config.image_size is None else config.image_size
-    registry.check_image_size(config.model, model, size)
-    lora.check(config, plan, tracing.abstract_variables(model, size))
-    if fetch_weights and _starts_from_weights(config):
+    resolved, preprocessing = _prepare_images(config, model)
+    lora.check(config, plan, tracing.abstract_variables(model, preprocessing.image_size))
+    if fetch_weights and _starts_from_weights(config):  # no slip in the config is left
         fetch_source(config.init_from, config.model)
         warn_of_preprocessing(config)
-    resolved = resolve(config)
-    preprocessing = preprocessing_of(resolved)
-    registry.check_image_size(config.model, model, preprocessing.image_size)
+        resolved, preprocessing = _prepare_images(config, model)  # as the weights' files say
     return Experiment(resolved, model, plan, preprocessing, tasks, options, stages)
 
 
@@ -232,6 +224,16 @@ def _config_of_run(workdir: Path) -> dict[str, Any] | None:
 
 def _starts_from_weights(config: ml_collections.ConfigDict) -> bool:
     return config.init_from is not None and config.scenario != "from_scratch"
+
+
+def _prepare_images(
+    config: ml_collections.ConfigDict, model: Model
+) -> tuple[ml_collections.ConfigDict, Preprocessing]:
+    """The resolved config, and its preprocessing, which fits the model."""
+    resolved = resolve(config)
+    preprocessing = preprocessing_of(resolved)
+    registry.check_image_size(config.model, model, preprocessing.image_size)
+    return resolved, preprocessing
 
 
 def _model(config: ml_collections.ConfigDict, tasks: tuple[Task, ...]) -> Model:

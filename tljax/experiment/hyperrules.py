@@ -1,7 +1,8 @@
 """Rules of thumb that choose config fields from the data, so that nothing has to be tuned.
 
 A rule is applied before anything else: the run's `config.json` holds its numbers as if they had
-been given. A field that the config file or the command line sets keeps its value.
+been given. A field that the config file or the command line sets keeps its value. (Of a config file
+that is seen by a value other than the default; `hyperrule_keeps` names fields to keep besides.)
 """
 
 from collections.abc import Callable

@@ -60,7 +60,7 @@ def fit_config(
     pretrained: Any = experiment.read_pretrained
     if not begun:  # a slip is found before anything is written
         held = [experiment.read_pretrained()]
-        pretrained = held.pop  # whoever calls it holds the only reference, and can free the memory
+        pretrained = held.pop  # leaves no reference here, so that the run can free the memory
     how: dict[str, Any] = {
         "about": _about(experiment),
         "accept_changes": accept_changes,

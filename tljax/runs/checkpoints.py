@@ -1,7 +1,7 @@
 """The checkpoints of a run: one typed record, saved and read back.
 
 A checkpoint holds all variables of the model, so that it can be used without the weights that the
-run started from; the optimizer's state; and `Progress`, everything else that the run needs to
+run started from; the optimizer's state; and `Bookkeeping`, everything else that the run needs to
 resume.
 
 In a job of several processes the first one reads and writes. Before a save, arrays are gathered to
@@ -42,7 +42,7 @@ class DamagedCheckpoint(InputError):
 
 
 @dataclass(frozen=True)
-class Progress:
+class Bookkeeping:
     """What a checkpoint holds besides arrays: JSON values, stored under these names.
 
     Attributes:
@@ -81,13 +81,13 @@ class Checkpoint:
         `read` returns dicts of NumPy arrays, whatever structure was saved; see `restore_like`. In a
         process that received the checkpoint from the first one, `variables` and `opt_state` are
         flat dicts.
-      progress: None if there is no training to resume.
+      bookkeeping: None if there is no training to resume.
     """
 
     step: int
     variables: Tree
     opt_state: Any
-    progress: Progress | None
+    bookkeeping: Bookkeeping | None
 
 
 class Checkpoints:
@@ -135,12 +135,12 @@ class Checkpoints:
         arrays = sharding.gather_to_host(
             {"variables": checkpoint.variables, "opt_state": checkpoint.opt_state}
         )
-        progress = {} if checkpoint.progress is None else asdict(checkpoint.progress)
+        bookkeeping = {} if checkpoint.bookkeeping is None else asdict(checkpoint.bookkeeping)
 
         def describe() -> dict[str, Any]:
             self._directory.mkdir(exist_ok=True)
             self._check_room(folder, arrays)
-            described: dict[str, Any] = json.loads(json.dumps(progress))
+            described: dict[str, Any] = json.loads(json.dumps(bookkeeping))
             return described
 
         described = processes.call_in_first(describe)
@@ -180,22 +180,22 @@ class Checkpoints:
 
         Raises:
           DamagedCheckpoint: if its content is not what was saved, byte for byte.
-          InputError: if a version of tljax with other fields of `Progress` wrote it.
+          InputError: if a version of tljax with other fields of `Bookkeeping` wrote it.
         """
         folder = self.folder(step)
         try:
             arrays, described = orbax_io.read(folder)
         except orbax_io.Unreadable as error:
             raise DamagedCheckpoint(folder, str(error)) from None
-        names = {field.name for field in fields(Progress)}
+        names = {field.name for field in fields(Bookkeeping)}
         if described and described.keys() != names:
             differing = ", ".join(sorted(described.keys() ^ names))
             raise InputError(
                 f"the checkpoint {folder} was written by another version of tljax (fields:"
                 f" {differing}); use that version, or train in a new workdir"
             )
-        progress = Progress(**described) if described else None
-        return Checkpoint(step, arrays["variables"], arrays["opt_state"], progress)
+        bookkeeping = Bookkeeping(**described) if described else None
+        return Checkpoint(step, arrays["variables"], arrays["opt_state"], bookkeeping)
 
     def move_to_damaged(self, step: int) -> Path:
         """Moves a checkpoint to the workdir's folder `damaged/`; returns its new path."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from tljax.devices import processes
 from tljax.errors import InputError
-from tljax.runs.checkpoints import Checkpoint, Checkpoints, DamagedCheckpoint, Progress
+from tljax.runs.checkpoints import Bookkeeping, Checkpoint, Checkpoints, DamagedCheckpoint
 from tljax.runs.metrics import read_rows
 from tljax.runs.orbax_io import by_name
 from tljax.transfer.partition import Tree
@@ -111,7 +111,7 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
     """All of a checkpoint except the content of its arrays, as JSON."""
     return {
         "step": checkpoint.step,
-        "progress": checkpoint.progress and vars(checkpoint.progress),
+        "bookkeeping": checkpoint.bookkeeping and vars(checkpoint.bookkeeping),
         "arrays": {
             part: {name: (leaf.shape, str(leaf.dtype)) for name, leaf in by_name(tree).items()}
             for part, tree in _array_trees(checkpoint).items()
@@ -130,8 +130,8 @@ def _received(description: dict[str, Any], here: Checkpoint | None) -> Checkpoin
             )
             for name, (shape, dtype) in leaves.items()
         }
-    progress = description["progress"] and Progress(**description["progress"])
-    return Checkpoint(description["step"], **received, progress=progress)
+    bookkeeping = description["bookkeeping"] and Bookkeeping(**description["bookkeeping"])
+    return Checkpoint(description["step"], **received, bookkeeping=bookkeeping)
 
 
 def _array_trees(checkpoint: Checkpoint) -> dict[str, Tree]:

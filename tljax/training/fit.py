@@ -10,8 +10,8 @@ from tljax.devices.preemption import sigterm_waits
 from tljax.devices.startup import Startup
 from tljax.models import Model
 from tljax.runs.workdir import locked
-from tljax.training.begin import Pretrained, begin
 from tljax.training.loop import train as train_loop
+from tljax.training.make_run import Pretrained, make_run
 from tljax.training.options import TrainingOptions
 from tljax.training.result import Result, finish
 from tljax.training.setup import Setup, own_preprocessing
@@ -121,6 +121,8 @@ def fit_setup(
         Startup() as startup,
         ExitStack() as opened,
     ):
-        run = begin(setup, pretrained, workdir, startup, sigterm_came, opened, before=before, **how)
+        run = make_run(
+            setup, pretrained, workdir, startup, sigterm_came, opened, before=before, **how
+        )
         train_loop(run)
         return finish(run, about, before)

@@ -1,7 +1,7 @@
 """The training loop, top to bottom. `tljax train` and `tljax.fit` both run this one.
 
-The order is the argument for exact resuming: a checkpoint is saved before its step is validated, so
-that a killed run validates that step again and ends with the same bits; see `tljax.training.run`.
+The order is the argument for exact resuming: a step is saved before it is validated, so that a run
+that is killed in between validates it again, and ends with the same bits; see `tljax.training.run`.
 """
 
 from tljax.training.run import Run

@@ -25,7 +25,8 @@ class Observer:
       trace_folder: where to write a trace of a few steps; None: none.
 
     Attributes:
-      first_step_seconds: from the command, or from `fit`, to the end of the first step.
+      first_step_seconds: from the command, or from the end of `fit`'s checks, to the end of the
+        first step.
       input_wait_seconds: that training waited for batches, but for the first one.
     """
 
@@ -65,7 +66,7 @@ class Observer:
         self._progress.update(step, **values)
 
     def __enter__(self) -> Self:
-        self._startup.training_begins()
+        self._startup.end_later()
         self._progress.__enter__()
         return self
 

@@ -10,7 +10,7 @@ from typing import Any
 from tljax.data import fingerprint
 from tljax.devices import processes
 from tljax.errors import InputError
-from tljax.runs.checkpoints import Progress
+from tljax.runs.checkpoints import Bookkeeping
 from tljax.runs.environment import environment
 from tljax.runs.workdir import differences, refuse_changes
 from tljax.training.options import HARMLESS
@@ -69,7 +69,7 @@ def check_same(made_by: Mapping[str, Any]) -> None:
 
 
 def accepted_changes(
-    saved: Progress, now: Mapping[str, Any], workdir: Path, accept_environment: bool
+    saved: Bookkeeping, now: Mapping[str, Any], workdir: Path, accept_environment: bool
 ) -> list[str]:
     """What has changed since the run began, in words, if the run may resume all the same.
 

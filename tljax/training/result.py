@@ -81,7 +81,7 @@ def _test(run: Run, best: Best) -> Evaluation | None:
     if setup.test is None:
         return None
     _log.debug("phase evaluation, test")
-    source = run.tools.frozen_features(setup.test, setup.preprocessing)
+    source = run.inputs.make_test()
     tested = run.evaluate(best.variables, source, with_answers=run.workdir is not None)
     examples = run.examples_at(best.step)
     run.metrics.write("test", best.step, examples=examples, **tested.to_json(setup.tasks))

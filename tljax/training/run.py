@@ -1,9 +1,9 @@
 """A training run: what changes from step to step, and how a checkpoint holds it.
 
 `Run.save` and `Run.restore` are inverses through one record, `tljax.runs.checkpoints.Checkpoint`.
-Two rules make exact resuming easy to see. A checkpoint holds what there was *before* its step was
-validated, so that whatever follows a checkpoint is done again from it. And nothing that a run
-computes or logs depends on when its checkpoints are written.
+Two rules make exact resuming easy to see. Where a step is both saved and validated, the save comes
+first: whatever follows a checkpoint is done again from it, and a validation only if its row is not
+in `metrics.jsonl`. And nothing that a run computes or logs depends on when checkpoints are written.
 """
 
 import functools
@@ -20,11 +20,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from tljax.data import Preprocessing, Source
+from tljax.data import Source
 from tljax.data.pipeline import TrainBatches
 from tljax.devices import processes, sharding
 from tljax.devices.preemption import Preempted
-from tljax.runs.checkpoints import Checkpoint, Checkpoints, Progress, restore_like
+from tljax.runs.checkpoints import Bookkeeping, Checkpoint, Checkpoints, restore_like
 from tljax.runs.metrics import MetricsWriter, open_metrics
 from tljax.runs.resume import best_row, validation_rank
 from tljax.training import train_state
@@ -52,25 +52,23 @@ class Tools:
     """What a run works with; nothing of it changes while it runs.
 
     Attributes:
+      tx: the optimizer.
       step_program: the compiled step, see `tljax.training.step.train_step`.
-      tx: its optimizer.
       evaluate: `tljax.training.evaluation.evaluate`.
-      val: validation images, or what the frozen groups make of them.
-      frozen_features: (source, preprocessing) to what the cached frozen groups make of its images.
+      open_inputs: opens the images, given the model's frozen variables; see `Inputs`.
       class_weights: float32 (classes,), of each class in the loss; None: all count the same.
       checkpoints: of the workdir; None: nothing is saved.
       mesh: of the devices; None: there is one.
       observer: of the run.
       sigterm_came: whether SIGTERM was sent to this process.
-      made_by, changes: see `tljax.runs.checkpoints.Progress`.
+      made_by, changes: see `tljax.runs.checkpoints.Bookkeeping`.
       examples_before: images seen in earlier stages.
     """
 
-    step_program: Callable[..., tuple[TrainState, Any]]
     tx: optax.GradientTransformation
+    step_program: Callable[..., tuple[TrainState, Any]]
     evaluate: Callable[..., Evaluation]
-    val: Source | None
-    frozen_features: Callable[[Source, Preprocessing], Source]
+    open_inputs: Callable[[Tree], "Inputs"]
     class_weights: np.ndarray | None
     checkpoints: Checkpoints | None
     mesh: Mesh | None
@@ -81,42 +79,64 @@ class Tools:
     examples_before: int
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What the network reads: images or, with a cache, the output of its frozen groups.
+
+    Attributes:
+      batches: the stream of training batches.
+      val: of the validation images.
+      make_test: makes those of the test images, on request.
+    """
+
+    batches: TrainBatches
+    val: Source | None
+    make_test: Callable[[], Source]
+
+
 class Run:
     """A run at a step.
 
-    Attributes, which change from step to step and are what a checkpoint holds:
+    Attributes that change as it runs, and that a checkpoint holds:
       step: number of steps taken.
       state, frozen: the model's variables, split by the plan, and the optimizer's state.
-      batches: the stream of training batches.
+      inputs: the training stream in it has a position.
       metrics: the rows written so far.
       unlogged: metrics of the steps since the last `train` row.
       best: the best weights on validation so far.
       skipped: names of images that evaluations could not read.
       seconds: wall time so far.
     Attributes that do not change: `setup`, `tools`, `workdir`.
+
+    Call `start` or `restore` before anything else.
     """
 
-    def __init__(self, setup: Setup, tools: Tools, batches: TrainBatches, workdir: Path | None):
+    def __init__(self, setup: Setup, tools: Tools, workdir: Path | None):
         self.setup, self.tools, self.workdir = setup, tools, workdir
         self.step = 0
         self.state: TrainState
         self.frozen: Tree
-        self.batches = batches
+        self.inputs: Inputs
         self.metrics = MetricsWriter(None)
-        self._rates = learning_rates(setup.options, setup.total_steps)
-        self._key = jax.random.key(setup.options.seed)
         self.unlogged = StepMetrics(functools.partial(self._check_finite, "training"))
         self.best: Best | None = None
         self.skipped: set[str] = set()
         self._seconds_before, self._since = 0.0, time.monotonic()
+        self._validations_since_best = 0
+        self._rates = learning_rates(setup.options, setup.total_steps)
+        self._key = jax.random.key(setup.options.seed)
         self._agree_to_leave = processes.Agreement(tools.sigterm_came)
 
-    # --- where it begins, and what a checkpoint holds
+    # --- where it starts, and what a checkpoint holds
 
-    def begin(self, variables: Tree) -> None:
-        """Stands at step 0 with these variables."""
-        state, frozen = self._split(variables)
-        self.state, self.frozen = sharding.place(self.tools.mesh, (state, frozen))
+    def start(self, variables: Callable[[], Tree]) -> None:
+        """Sets the run to step 0.
+
+        Args:
+          variables: returns the initial variables. They are copied, and no reference is kept.
+        """
+        state = self._take_variables(variables())
+        self._place(state)
         self.metrics = open_metrics(self.workdir, None)
         self._since = time.monotonic()
 
@@ -131,10 +151,10 @@ class Run:
     def checkpoint(self) -> Checkpoint:
         """What there is at this step; `restore` is its inverse."""
         unlogged = self.unlogged.fetched()  # waits for the steps taken
-        progress = Progress(
+        bookkeeping = Bookkeeping(
             made_by=self.tools.made_by,
             changes=self.tools.changes,
-            iterator=self.batches.get_state() | {"skipped": self.skipped_in_training()},
+            iterator=self.inputs.batches.get_state() | {"skipped": self.skipped_in_training()},
             metrics=self.metrics.position(self.step),
             unlogged=unlogged,
             skipped=sorted(self.skipped),
@@ -144,47 +164,60 @@ class Run:
             self.step,
             train_state.model_variables(self.state, self.frozen),
             train_state.saved_beside(self.state),
-            progress,
+            bookkeeping,
         )
 
     def restore(self, saved: Checkpoint, best: Checkpoint | None) -> None:
-        """Stands where `save` was called.
+        """Sets the run to a checkpoint.
 
         Args:
-          saved: what it wrote.
-          best: the checkpoint of the best weights up to there; None: there is none yet.
+          saved: the checkpoint.
+          best: the one with the best weights up to there; None: there is none yet.
         """
-        assert saved.progress is not None
+        assert saved.bookkeeping is not None
         abstract = self.setup.abstract_variables
-        state, frozen = self._split(restore_like(abstract, saved.variables))
+        state = self._take_variables(restore_like(abstract, saved.variables))
         beside = restore_like(train_state.saved_beside(state), saved.opt_state)
-        state = train_state.restore(state, saved.step, beside)
+        self._place(train_state.restore(state, saved.step, beside))
         self.step = saved.step
-        self.batches.set_state(saved.progress.iterator)
-        self.unlogged.restore(saved.progress.unlogged)
-        self.skipped = set(saved.progress.skipped)
-        self.state, self.frozen = sharding.place(self.tools.mesh, (state, frozen))
-        self.metrics = open_metrics(self.workdir, saved.progress.metrics)
+        self.inputs.batches.set_state(saved.bookkeeping.iterator)
+        self.unlogged.restore(saved.bookkeeping.unlogged)
+        self.skipped = set(saved.bookkeeping.skipped)
+        self.metrics = open_metrics(self.workdir, saved.bookkeeping.metrics)
         validated = best_row(self.metrics.rows)
         if validated is not None and best is not None:
             weights = sharding.place(self.tools.mesh, restore_like(abstract, best.variables))
             self.best = Best(best.step, validation_rank(validated), weights)
-        self._seconds_before, self._since = saved.progress.wall_seconds, time.monotonic()
+            self._validations_since_best = sum(
+                row["event"] == "val" and row["step"] > best.step for row in self.metrics.rows
+            )
+        self._seconds_before, self._since = saved.bookkeeping.wall_seconds, time.monotonic()
+
+    def _take_variables(self, variables: Tree) -> TrainState:
+        """Splits variables by the plan, and opens the inputs; returns a state at step 0."""
+        average = self.setup.options.ema is not None
+        plan, tx = self.setup.plan, self.tools.tx
+        state, self.frozen = train_state.create(plan, variables, tx, average=average)
+        del variables  # the state holds copies; free theirs before more is allocated
+        self.inputs = self.tools.open_inputs(self.frozen)
+        return state
+
+    def _place(self, state: TrainState) -> None:
+        """Puts state and frozen variables on the devices."""
+        self.state, self.frozen = sharding.place(self.tools.mesh, (state, self.frozen))
 
     def finish_saving(self) -> None:
         """Returns when the last checkpoint is whole on disk; InputError if it cannot be."""
         if self.tools.checkpoints is not None:
             self.tools.checkpoints.finish()
 
-    def _split(self, variables: Tree) -> tuple[TrainState, Tree]:
-        average = self.setup.options.ema is not None
-        return train_state.create(self.setup.plan, variables, self.tools.tx, average=average)
-
     # --- when things are due: by the step, the options and the logged rows alone
 
     def is_over(self) -> bool:
         """Whether all steps are taken, or patience has ended the run."""
-        return self.step >= self.setup.total_steps or self._out_of_patience()
+        patience = self.setup.options.patience
+        out_of_patience = patience is not None and self._validations_since_best >= patience
+        return self.step >= self.setup.total_steps or out_of_patience
 
     def validates_now(self) -> bool:
         images = len(self.setup.train)
@@ -208,36 +241,21 @@ class Run:
         """Whether this step's weights are the best so far."""
         return self.best is not None and self.best.step == self.step
 
-    def _out_of_patience(self) -> bool:
-        patience = self.setup.options.patience
-        if patience is None or self.best is None:
-            return False
-        since = [
-            row
-            for row in self.metrics.rows
-            if row["event"] == "val" and row["step"] > self.best.step
-        ]
-        return len(since) >= patience
-
     # --- what a run does
 
     def raise_if_stopped(self) -> None:
         """Raises Preempted after SIGTERM, in all processes at once; InputError if a save failed."""
         if self._agree_to_leave():
-            raise self.preempted()
+            raise preempted(self.workdir)
         if self.tools.checkpoints is not None:
             self.tools.checkpoints.raise_if_failed()
-
-    def preempted(self) -> Preempted:
-        resumes = "; the same command resumes from what was saved" if self.workdir else ""
-        return Preempted(f"stopped by SIGTERM{resumes}")
 
     def step_once(self) -> None:
         """Takes one step."""
         observer, options = self.tools.observer, self.setup.options
         _log.debug("phase step, step %d", self.step + 1)
         observer.before_step(self.step + 1)
-        batch = next(self.batches)
+        batch = next(self.inputs.batches)
         if self.tools.class_weights is not None:
             batch["weight"] = self.tools.class_weights[batch["label"]]
         observer.after_batch()
@@ -263,18 +281,20 @@ class Run:
 
     def validate(self) -> None:
         """Writes a `val` row, and keeps a copy of the weights if they are the best so far."""
-        assert self.tools.val is not None
+        assert self.inputs.val is not None
         _log.debug("phase evaluation, step %d", self.step)
         current = train_state.model_variables(self.state, self.frozen)
-        evaluation = self.evaluate(current, self.tools.val)
+        evaluation = self.evaluate(current, self.inputs.val)
         self._check_finite("validation", self.step, evaluation.loss)
         values = evaluation.to_json(self.setup.tasks)
         self.metrics.write("val", self.step, examples=self.examples_at(self.step), **values)
         self.tools.observer.show(self.step, val_accuracy=evaluation.accuracy)
         rank = validation_rank(values)
+        self._validations_since_best += 1
         if self.best is None or self.best.rank is None or rank > self.best.rank:
             kept = train_state.copy(train_state.evaluated_part(self.state))
             self.best = Best(self.step, rank, train_state.merge_variables(kept, self.frozen))
+            self._validations_since_best = 0
 
     def evaluate(self, variables: Tree, source: Source, with_answers: bool = False) -> Evaluation:
         """Evaluates variables on images, or on what the frozen groups make of them."""
@@ -306,13 +326,12 @@ class Run:
             if self.tools.sigterm_came():
                 if processes.count() == 1:  # a save takes all processes of a job
                     self._save_and_wait()
-                raise self.preempted() from None
+                raise preempted(self.workdir) from None
             raise
 
     def close(self) -> None:
-        """Closes what the run reads from and writes to."""
+        """Closes the files that the run writes to."""
         self.metrics.close()
-        self.batches.close()
 
     def _save_and_wait(self) -> None:
         if self.tools.checkpoints is not None:
@@ -335,7 +354,13 @@ class Run:
         """Names of training images that any process could not read."""
         if self.setup.options.on_error != "skip":
             return ()
-        return processes.gather_names(self.batches.skipped)
+        return processes.gather_names(self.inputs.batches.skipped)
 
     def _check_finite(self, which: str, step: int, loss: float) -> None:
         check_finite(which, step, loss, rates=self._rates, in_workdir=self.workdir is not None)
+
+
+def preempted(workdir: Path | None) -> Preempted:
+    """The exception of a run that SIGTERM ends."""
+    resumes = "; the same command resumes from what was saved" if workdir else ""
+    return Preempted(f"stopped by SIGTERM{resumes}")

@@ -22,8 +22,8 @@ from tljax.runs.metrics import read_rows
 from tljax.runs.record import stage_workdir
 from tljax.runs.resume import newest_usable
 from tljax.runs.workdir import locked
-from tljax.training.begin import Pretrained
 from tljax.training.fit import fit_setup, make_setup
+from tljax.training.make_run import Pretrained
 from tljax.training.options import TrainingOptions
 from tljax.training.provenance import accepted_changes, what_made
 from tljax.training.result import Result
@@ -226,9 +226,9 @@ def _read_finished(folder: Path, setup: Setup, accept_changes: bool) -> Result |
         if usable is None or usable[0].step != steps:  # damaged since: the stage is run again
             return None
         last, best = usable
-        assert last.progress is not None
-        made = what_made(setup, last.progress.cached_groups)
-        changes = accepted_changes(last.progress, made, folder, accept_changes)
+        assert last.bookkeeping is not None
+        made = what_made(setup, last.bookkeeping.cached_groups)
+        changes = accepted_changes(last.bookkeeping, made, folder, accept_changes)
     abstract = setup.abstract_variables
     weights = restore_like(abstract, last.variables)
     return Result(

@@ -1,6 +1,6 @@
 """Writes a network's weights to a file, under our own names or under PyTorch's.
 
-`commands.publishing` collects the facts about a run; `model_card` words them.
+`commands.export` collects the facts about a run; `model_card` words them.
 """
 
 import json

@@ -324,6 +324,6 @@ def _save(workdir: Path, steps: int, chosen: Setting, network: Tree) -> None:
     if chosen.features.are_the_models_own:
         state = {"count": jnp.int32(steps)}  # a finished probe has no optimizer state to resume
         checkpoints = Checkpoints(workdir / "checkpoints")
-        checkpoint = Checkpoint(steps, network, state, progress=None)
+        checkpoint = Checkpoint(steps, network, state, bookkeeping=None)
         checkpoints.save(checkpoint, keep=1, best_step=steps)
         checkpoints.finish()

@@ -1,11 +1,11 @@
-"""From what a run is made of to a `Run` that stands at its first step, or where it was killed."""
+"""Makes a `Run` from its setup: at its first step, or at the checkpoint of its workdir."""
 
 import functools
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,9 +14,8 @@ from jax.sharding import Mesh
 from tljax.data import Preprocessing, Source, balanced_weights, fixed_views, train_batches
 from tljax.data.pipeline import TrainBatches
 from tljax.devices import processes, sharding
-from tljax.devices.preemption import Preempted
 from tljax.devices.startup import Startup
-from tljax.runs.checkpoints import Checkpoints, restore_like
+from tljax.runs.checkpoints import Checkpoints
 from tljax.runs.resume import Resumable, newest_usable
 from tljax.training import feature_cache, train_state
 from tljax.training.evaluation import evaluate, evaluation_program
@@ -24,7 +23,7 @@ from tljax.training.feature_cache import Cache, CachedSource
 from tljax.training.observer import Observer
 from tljax.training.progress import TrainingProgress
 from tljax.training.provenance import accepted_changes, check_same, what_made
-from tljax.training.run import Run, Tools
+from tljax.training.run import Inputs, Run, Tools, preempted
 from tljax.training.setup import Setup, new_variables
 from tljax.training.step import abstract_batch, step_arguments, step_of_run
 from tljax.transfer.partition import Tree
@@ -33,7 +32,7 @@ from tljax.transfer.partition import Tree
 Pretrained = Tree | Callable[[], Tree | None] | None
 
 
-def begin(
+def make_run(
     setup: Setup,
     pretrained: Pretrained,
     workdir: Path | None,
@@ -46,31 +45,31 @@ def begin(
     progress: bool = True,
     profile: bool = False,
 ) -> Run:
-    """Makes the run; a checkpoint in the workdir has precedence over the pretrained variables.
+    """Makes a run that stands at its first step or, if the workdir has a checkpoint, at that.
 
     Args:
       setup: what the run is made of, checked.
-      pretrained: where groups start that the plan wants pretrained.
+      pretrained: variables for the groups that the plan starts from pretrained weights.
       workdir: which this process has locked; None: nothing is written.
       startup: of the run.
       sigterm_came: whether SIGTERM was sent to this process.
       opened: gets what has to be closed after the run.
-      before, accept_changes, progress, profile: see `tljax.training.fit.fit`.
+      before, accept_changes, progress, profile: see `tljax.training.fit`.
     """
     mesh = sharding.build(setup.options.mesh)
     checkpoints, resumable = _find_checkpoint(workdir, startup, opened)
-    saved = resumable[0] if resumable else None
-    progress_saved = saved.progress if saved else None
-    shown = _images_of_an_epoch(setup)
+    saved = resumable[0].bookkeeping if resumable else None
+    train_images = _images_of_an_epoch(setup)
+    sources = [train_images.source, setup.val, setup.test]
     cache = feature_cache.choose(
         setup.options.cache,
         setup.model,
         setup.plan,
         setup.preprocessing,
-        [source for source in (shown[0], setup.val, setup.test) if source is not None],
+        [source for source in sources if source is not None],
         images_change=setup.options.images_change,
         on_disk=workdir is not None,
-        cached_before=progress_saved.cached_groups if progress_saved else None,
+        cached_before=saved.cached_groups if saved else None,
         log=progress and processes.is_first(),
     )
     if jax.default_backend() == "cpu" and not (cache.groups or setup.options.num_workers):
@@ -80,46 +79,58 @@ def begin(
     if workdir is not None:
         made_by = what_made(setup, cache.groups)
         check_same(made_by)
-        if progress_saved is not None:
-            changes = accepted_changes(progress_saved, made_by, workdir, accept_changes)
+        if saved is not None:
+            changes = accepted_changes(saved, made_by, workdir, accept_changes)
 
-    if saved is None:
-        variables = _initial_variables(setup, pretrained, mesh)
-    else:
-        variables = restore_like(setup.abstract_variables, saved.variables)
-    tx, programs = _compile_ahead(setup, cache.groups, mesh, startup, saved.step if saved else None)
-    prefix = variables if cache.groups else None
-    if mesh is not None:  # or one device would hold it beside its share
-        prefix = jax.device_get(prefix)
-    frozen_features = functools.partial(_frozen_features, setup, cache, prefix, sigterm_came)
-    batches = _stream(frozen_features(*shown), shown[1], setup, mesh)
+    step = resumable[0].step if resumable else None
+    programs = _compile_ahead(setup, cache.groups, mesh, startup, resumed_at=step)
     tools = Tools(
-        **programs,
-        tx=tx,
-        val=None if setup.val is None else frozen_features(setup.val, setup.preprocessing),
-        frozen_features=frozen_features,
+        tx=programs.tx,
+        step_program=programs.step,
+        evaluate=programs.evaluate,
+        open_inputs=functools.partial(
+            _open_inputs, setup, train_images, cache, mesh, workdir, sigterm_came, opened
+        ),
         class_weights=_class_weights(setup),
         checkpoints=checkpoints,
         mesh=mesh,
-        observer=_observer(setup, workdir, startup, saved.step if saved else 0, progress, profile),
+        observer=_observer(setup, workdir, startup, step or 0, progress, profile),
         sigterm_came=sigterm_came,
         made_by=made_by,
         changes=changes,
         examples_before=before["examples_seen"] if before else 0,
     )
-    run = Run(setup, tools, batches, workdir)
+    run = Run(setup, tools, workdir)
     opened.callback(run.close)
     if resumable is None:
-        run.begin(variables)
+        run.start(functools.partial(_initial_variables, setup, pretrained, mesh))
     else:
         run.restore(*resumable)
     return run
 
 
+class _Images(NamedTuple):
+    """Images, and how they are prepared."""
+
+    source: Source
+    preprocessing: Preprocessing
+
+
+class _Programs(NamedTuple):
+    """The optimizer, the step and the evaluation of a run; see `Tools`."""
+
+    tx: Any
+    step: Callable[..., Any]
+    evaluate: Callable[..., Any]
+
+
 def _find_checkpoint(
     workdir: Path | None, startup: Startup, opened: ExitStack
 ) -> tuple[Checkpoints | None, Resumable | None]:
-    """The workdir's checkpoints, and those to resume from, if there are any."""
+    """The workdir's checkpoints, and those to resume from, if there are any.
+
+    Removes saves that a killed process left unfinished; damaged checkpoints are moved.
+    """
     if workdir is None:
         return None, None
     checkpoints = Checkpoints(workdir / "checkpoints", startup.background)
@@ -128,15 +139,15 @@ def _find_checkpoint(
     return checkpoints, newest_usable(workdir)
 
 
-def _images_of_an_epoch(setup: Setup) -> tuple[Source, Preprocessing]:
-    """What training shows, and how it is brought to size: the images, or fixed views of them."""
+def _images_of_an_epoch(setup: Setup) -> _Images:
+    """What an epoch of training shows: the training images, or fixed views of them."""
     options = setup.options
     if options.views is None:
-        return setup.train, setup.preprocessing
+        return _Images(setup.train, setup.preprocessing)
     views = fixed_views(
         setup.train, setup.preprocessing, options.augment, options.crop_area, options.views
     )
-    return views, replace(setup.preprocessing, crop_ratio=1.0)
+    return _Images(views, replace(setup.preprocessing, crop_ratio=1.0))
 
 
 def _initial_variables(setup: Setup, pretrained: Pretrained, mesh: Mesh | None) -> Tree:
@@ -152,8 +163,8 @@ def _compile_ahead(
     mesh: Mesh | None,
     startup: Startup,
     resumed_at: int | None,
-) -> tuple[Any, dict[str, Any]]:
-    """The optimizer, and the programs of `Tools`, which compile in the background.
+) -> _Programs:
+    """The programs of a run, which are compiled in the background.
 
     Args:
       setup, mesh, startup: of the run.
@@ -185,27 +196,43 @@ def _compile_ahead(
         evaluates = startup.compile_ahead(*program, used_by=evaluate)
     if (resumed_at or 0) < setup.total_steps:
         step = startup.compile_ahead(step, *arguments)
-    return tx, {"step_program": step, "evaluate": evaluates}
+    return _Programs(tx, step, evaluates)
 
 
-def _frozen_features(
+def _open_inputs(
     setup: Setup,
+    train_images: _Images,
     cache: Cache,
-    prefix: Tree | None,
+    mesh: Mesh | None,
+    workdir: Path | None,
     sigterm_came: Callable[[], bool],
-    source: Source,
-    preprocessing: Preprocessing,
-) -> Source:
-    """What the cached groups make of a source's images; without a cache the source itself."""
-    if prefix is None:
-        return source
+    opened: ExitStack,
+    frozen: Tree,
+) -> Inputs:
+    """Opens a run's images; with a cache, the output of its leading frozen groups for them."""
+    if mesh is not None and cache.groups:
+        frozen = jax.device_get(frozen)  # or one device would hold it whole, beside its shard
 
-    def leave_if_preempted() -> None:
-        """There is nothing to save, so each process leaves alone; the others notice."""
+    def stop_if_preempted() -> None:
+        """There is nothing to save, so each process stops alone; the others notice."""
         if sigterm_came():
-            raise Preempted("stopped by SIGTERM; the same command resumes from what was saved")
+            raise preempted(workdir)
 
-    return cache.through(setup.model, prefix, preprocessing, source, leave_if_preempted)
+    def features(images: _Images) -> Source:
+        if not cache.groups:
+            return images.source
+        return cache.through(
+            setup.model, frozen, images.preprocessing, images.source, stop_if_preempted
+        )
+
+    def make_test() -> Source:
+        assert setup.test is not None
+        return features(_Images(setup.test, setup.preprocessing))
+
+    train = features(train_images)
+    val = None if setup.val is None else features(_Images(setup.val, setup.preprocessing))
+    batches = opened.enter_context(closing(_stream(train, train_images.preprocessing, setup, mesh)))
+    return Inputs(batches, val, make_test)
 
 
 def _class_weights(setup: Setup) -> np.ndarray | None:
