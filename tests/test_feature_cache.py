@@ -193,7 +193,7 @@ def test_resumed_equals_uninterrupted(start, digits, tmp_path):
     (killed / "result.json").unlink()
     checkpoints = Checkpoints(killed / "checkpoints")
     for step in checkpoints.steps()[:1]:  # as if it had died before it was saved
-        checkpoints.put_aside(step)
+        checkpoints.move_to_damaged(step)
     (killed / "damaged").rename(tmp_path / "damaged")
     train("killed")
     assert compare(tmp_path / "straight", killed) == []

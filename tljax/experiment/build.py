@@ -1,6 +1,7 @@
 """From a config to model, plan, preprocessing, options and data, in one pass."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from tljax.experiment.source import (
     PREPROCESSING_FIELDS,
     fetch_source,
     preprocessing_of,
+    preprocessing_warnings,
     pretrained_variables,
     source_preprocessing,
     source_workdir,
-    warn_of_preprocessing,
 )
 from tljax.experiment.workdir import is_begun, read_config
 from tljax.models import Model, Preprocessing, registry, tracing
@@ -32,6 +33,8 @@ from tljax.training.stages import checked_stages
 from tljax.transfer import Stage, TransferPlan, recipes, scenarios
 from tljax.transfer.partition import Tree
 from tljax.weights.fitting import RESAMPLINGS
+
+_log = logging.getLogger("tljax")
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -47,6 +50,7 @@ class Experiment:
         the last.
       tasks: names and classes; usually one.
       stages: empty for a run without stages.
+      warnings: about the weights of `init_from`, logged when they are read.
     """
 
     config: ml_collections.ConfigDict
@@ -56,6 +60,7 @@ class Experiment:
     tasks: tuple[Task, ...]
     options: TrainingOptions
     stages: tuple[Stage, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -98,6 +103,8 @@ class Experiment:
         if _starts_from_weights(self.config):
             size = self.preprocessing.image_size
             variables = pretrained_variables(self.config, self.model, size)
+            for warning in self.warnings:
+                _log.warning("%s", warning)
         abstract = tracing.abstract_variables(self.model, self.preprocessing.image_size)
         self.plan.initialise(abstract, variables)
         workdir = None if variables is None else source_workdir(self.config.init_from)
@@ -120,7 +127,7 @@ def build(
       tasks: that its data is for, if they are known; None: the data is asked.
       fetch_weights: whether a run is about to start from the weights of `init_from`. They are then
         downloaded, once the rest of the config is known to be right, so that what they say about
-        their images counts; and a config that contradicts them is warned about.
+        their images counts; the experiment has a warning where the config contradicts that.
 
     Raises:
       InputError: for whatever is wrong in the config.
@@ -132,11 +139,12 @@ def build(
     options = _options(config)
     resolved, preprocessing = _prepare_images(config, model)
     lora.check(config, plan, tracing.abstract_variables(model, preprocessing.image_size))
+    warnings: tuple[str, ...] = ()
     if fetch_weights and _starts_from_weights(config):  # no slip in the config is left
         fetch_source(config.init_from, config.model)
-        warn_of_preprocessing(config)
+        warnings = preprocessing_warnings(config)
         resolved, preprocessing = _prepare_images(config, model)  # as the weights' files say
-    return Experiment(resolved, model, plan, preprocessing, tasks, options, stages)
+    return Experiment(resolved, model, plan, preprocessing, tasks, options, stages, warnings)
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -1,6 +1,5 @@
 """Where weights start: what `init_from` names, and how it prepares its images."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from tljax.models import ImageSize, Model, Preprocessing, lora, registry
 from tljax.models.preprocessing import parse_normalisation
 from tljax.runs.resume import best_variables
 from tljax.transfer.partition import Tree
-
-_log = logging.getLogger("tljax")
 
 # The fields that say how images are prepared; where one is None the source of the weights decides.
 PREPROCESSING_FIELDS = ("image_size", "normalisation", "interpolation", "crop_ratio")
@@ -88,31 +85,26 @@ def preprocessing_of(resolved: ml_collections.ConfigDict) -> Preprocessing:
     )
 
 
-def warn_of_preprocessing(config: ml_collections.ConfigDict) -> None:
-    """Warns where a config prepares images differently from how its weights were trained.
+def preprocessing_warnings(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Where an unresolved config prepares images differently from how its weights were trained.
 
-    Not of another image size: that is a choice, not a slip.
+    Another image size is left out: that is a choice, not a slip.
     """
     source = source_preprocessing(config.init_from)
     if source is None:
-        if config.normalisation is None:
-            _log.warning(
-                "'%s' does not say how its images were normalised; taking %s, as %s does",
-                config.init_from,
-                registry.spec(config.model).preprocessing.normalisation,
-                config.model,
-            )
-        return
-    for field in PREPROCESSING_FIELDS[1:]:
-        if config[field] is not None and not _agree(config[field], getattr(source, field)):
-            _log.warning(
-                "the config sets %s=%s, but '%s' was trained with %s; leave the field out to"
-                " follow the weights",
-                field,
-                config[field],
-                config.init_from,
-                getattr(source, field),
-            )
+        if config.normalisation is not None:
+            return ()
+        usual = registry.spec(config.model).preprocessing.normalisation
+        return (
+            f"'{config.init_from}' does not say how its images were normalised; taking {usual}, as"
+            f" {config.model} does",
+        )
+    return tuple(
+        f"the config sets {field}={config[field]}, but '{config.init_from}' was trained with"
+        f" {getattr(source, field)}; leave the field out to follow the weights"
+        for field in PREPROCESSING_FIELDS[1:]
+        if config[field] is not None and not _agree(config[field], getattr(source, field))
+    )
 
 
 def _agree(a: Any, b: Any) -> bool:
