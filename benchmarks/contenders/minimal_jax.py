@@ -1,10 +1,10 @@
 """A fine-tuning step of a ViT, written by hand in plain JAX: no modules, no plan, no optax.
 
 It leaves out what tljax adds (weight decay, the gradient's norm, the accuracy), so the difference
-in cost is tljax's overhead. How the same arithmetic is written is a matter of XLA and
-not of the framework, so both write it alike. Attention and the compiler options are tljax's. The
-norm's terms are in Flax's order: with the mean before the squares XLA counts a third more bytes,
-because it sums the residual branches again in every block.
+in cost is tljax's overhead. How the same arithmetic is written is a matter of XLA and not of the
+framework, so both write it alike. Attention and the compiler options are tljax's. The norm's terms
+are in Flax's order: with the mean before the squares XLA counts a third more bytes, because it sums
+the residual branches again in every block.
 """
 
 from pathlib import Path
