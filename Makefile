@@ -1,10 +1,10 @@
-# Every target makes what it needs. Only Python 3.11 and make have to be there.
+# Every target builds what it needs; only Python 3.11 and make have to be installed.
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-# Real pretrained weights that some tests compare with, if there are any.
+# Real pretrained weights for the tests that compare with them, if there are any.
 export TLJAX_CHECKPOINTS ?= $(wildcard ../shared/checkpoints)
 
 .DEFAULT_GOAL := help
@@ -15,7 +15,7 @@ help:  ## list the targets
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	@echo "installing tljax and what it needs into $(VENV) (a minute or two, once)"
+	@echo "installing tljax and its dependencies into $(VENV) (a minute or two, once)"
 	$(PIP_INSTALL) -e .
 	@touch $@
 
@@ -23,7 +23,7 @@ $(VENV)/.test: $(VENV)/.run
 	$(PIP_INSTALL) -e '.[test]'
 	@touch $@
 
-install: $(VENV)/.run  ## make the virtual environment
+install: $(VENV)/.run  ## create the virtual environment
 
 demo: $(VENV)/.run  ## the four scenarios on embedded data, offline, on a CPU
 	$(BIN)/tljax demo --workdir runs/demo
@@ -31,7 +31,7 @@ demo: $(VENV)/.run  ## the four scenarios on embedded data, offline, on a CPU
 test: $(VENV)/.test  ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/.test  ## formatter, linter and type checker, changing nothing
+lint: $(VENV)/.test  ## formatter, linter and type checker; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -40,24 +40,24 @@ format: $(VENV)/.test  ## format, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: $(VENV)/.test  ## pin the newest versions that fit together, in constraints.txt
+lock: $(VENV)/.test  ## pin the newest compatible versions in constraints.txt
 	$(BIN)/python -m pip install --quiet uv
 	@echo "# Versions that tljax is tested with, for every extra; made by \`make lock\`." > constraints.txt
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	  --all-extras --no-emit-index-url --no-header --no-annotate pyproject.toml >> constraints.txt
 
-parity: $(VENV)/.test  ## compare every family with its original (installs PyTorch, timm, transformers, Keras)
+parity: $(VENV)/.test  ## compare every family with its original (installs PyTorch, timm, transformers and Keras)
 	$(PIP_INSTALL) -e '.[parity]'
 	$(BIN)/python -m tests.parity.make_references
 	$(BIN)/python -m tests.parity.round_trip
 
-bench: $(VENV)/.test  ## speed compared with timm, Keras and a minimal JAX step (installs what parity does; hours)
+bench: $(VENV)/.test  ## speed compared with timm, Keras and a minimal JAX step (installs what `make parity` does; takes hours)
 	$(PIP_INSTALL) -e '.[parity]'
 	$(BIN)/python -m benchmarks
 
-# The laws that `make test` tests with programs that are hardly optimized (see tests/conftest.py).
+# Test files that `make test` runs with few XLA optimizations (see tests/conftest.py).
 LAWS := plan_laws resume stages mesh step feature_cache training average
-soak: $(VENV)/.test  ## kill runs in every phase, and test the laws with fully optimized programs (3/4 hour)
+soak: $(VENV)/.test  ## kill runs in every phase, and test the laws with fully optimized programs (45 minutes)
 	$(BIN)/python -m tests.soak
 	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LAWS:%=tests/test_%.py)
 

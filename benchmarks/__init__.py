@@ -1,1 +1,1 @@
-"""Speed, side by side with what a user would pick instead; `python -m benchmarks` runs it."""
+"""Speed and memory, compared with what a user would pick instead: `python -m benchmarks`."""

@@ -1,9 +1,9 @@
-"""`python -m benchmarks`: every measurement, a process each, contenders in turn.
+"""`python -m benchmarks`: runs every measurement in its own process, contenders in turn.
 
     python -m benchmarks [--only REGEX] [--repeats 3] [--peer_epochs 10] [--output DIR]
 
-Writes `results.json`, the tables of `README.md` and `growth.png`. What `--only` leaves out keeps
-its figures of before, as do rows of other machines; the tables name the machine of a row.
+Writes `results.json`, the tables of `README.md` and `growth.png`. Rows that `--only` leaves out
+keep their earlier figures, and so do rows of other machines; the tables name each row's machine.
 Needs the extra `parity`.
 """
 
@@ -38,12 +38,12 @@ class Measurement:
     """What one process measures.
 
     Attributes:
-      name: its row, e.g. `jobs/vit_small/S1`.
+      name: the row of the results, e.g. `jobs/vit_small/S1`.
       contender: a module of `benchmarks.contenders`.
-      function: in it.
-      arguments: of the function, JSON.
-      label: what the table calls the contender.
-      huge_pages: whether a peer's memory comes in huge pages, as that of the `tljax` command does.
+      function: the name of a function of that module.
+      arguments: the function's keyword arguments, in values that JSON has.
+      label: the contender's name in the table.
+      huge_pages: whether a peer uses huge pages, as the `tljax` command does.
     """
 
     name: str
@@ -59,92 +59,103 @@ PEAK = Measurement("peak", OURS, "matmul_peak")
 
 
 def measurements(peer_epochs: int) -> Iterator[Measurement]:
-    """All of them, contenders of a row side by side."""
+    """All measurements; the contenders of a row follow each other."""
     for network in jobs.NETWORKS:
         forms = ["plain", "compiled"] + ([] if "vit" in network else ["channels_last"])
         for batch in (2, 4, 8, 16, jobs.BATCH):
             row = f"forward/{network}/{batch}"
-            given = {"network": network, "batch": batch}
-            yield Measurement(row, OURS, "forward", given)
+            arguments = {"network": network, "batch": batch}
+            yield Measurement(row, OURS, "forward", arguments)
             for form in forms if batch in (4, jobs.BATCH) else forms[:1]:
-                yield Measurement(row, TIMM, "forward", {**given, "form": form}, label_of(form))
+                yield Measurement(
+                    row, TIMM, "forward", {**arguments, "form": form}, form_label(form)
+                )
             if batch == jobs.BATCH:
-                yield Measurement(row, KERAS, "forward", given, "Keras")
+                yield Measurement(row, KERAS, "forward", arguments, "Keras")
         row = f"step/{network}"
-        given = {"network": network, "batch": jobs.BATCH, "scenario": "fine_tune"}
-        yield Measurement(row, OURS, "step", given)
+        arguments = {"network": network, "batch": jobs.BATCH, "scenario": "fine_tune"}
+        yield Measurement(row, OURS, "step", arguments)
         for form in forms:
-            yield Measurement(row, TIMM, "step", {**given, "form": form}, label_of(form))
-        plain = {**given, "form": "plain"}
+            yield Measurement(row, TIMM, "step", {**arguments, "form": form}, form_label(form))
+        plain = {**arguments, "form": "plain"}
         yield Measurement(row, TIMM, "step", plain, "timm, huge pages", huge_pages=True)
-        yield Measurement(row, KERAS, "step", given, "Keras")
+        yield Measurement(row, KERAS, "step", arguments, "Keras")
     for workers in (0, 2):
-        given = {"batch": jobs.BATCH, "num_workers": workers}
-        yield Measurement(f"input/{workers}", OURS, "read", given)
-        yield Measurement(f"input/{workers}", TIMM, "read", given, "torchvision")
-    yield Measurement("overhead", OURS, "against_minimal", {"network": "vit_small"})
+        arguments = {"batch": jobs.BATCH, "num_workers": workers}
+        yield Measurement(f"input/{workers}", OURS, "read", arguments)
+        yield Measurement(f"input/{workers}", TIMM, "read", arguments, "torchvision")
+    yield Measurement("overhead", OURS, "compare_with_minimal", {"network": "vit_small"})
     yield Measurement("warm epoch", OURS, "warm_epoch", {"network": "vit_small", "images": 2000})
     for name, job in jobs.JOBS.items():
         row, epochs = f"jobs/{name}", min(job.epochs, peer_epochs)
         yield Measurement(row, OURS, "job", {"job": name, "epochs": job.epochs})
-        given = {"job": name, "epochs": epochs}
-        yield Measurement(row, TIMM, "job", given, "timm")
+        arguments = {"job": name, "epochs": epochs}
+        yield Measurement(row, TIMM, "job", arguments, "timm")
         if job.scenario == "feature_extraction":
             by_hand = {"job": name, "epochs": job.epochs, "by_hand": True}
             yield Measurement(row, TIMM, "job", by_hand, "timm, features by hand")
-        yield Measurement(row, KERAS, "job", given, "Keras")
+        yield Measurement(row, KERAS, "job", arguments, "Keras")
     for images, epochs, k in growth_points():
-        given = {"network": "vit_small", "pixels": 98, "images": images, "epochs": epochs, "k": k}
-        yield Measurement(f"growth/{images}/{epochs}/{k}", OURS, "growth", given)
+        arguments = {
+            "network": "vit_small",
+            "pixels": 98,
+            "images": images,
+            "epochs": epochs,
+            "k": k,
+        }
+        yield Measurement(f"growth/{images}/{epochs}/{k}", OURS, "growth", arguments)
     for scenario in ("feature_extraction", "fine_tune"):
         yield Measurement(f"start/{scenario}", OURS, "start", {"scenario": scenario})
 
 
-def label_of(form: str) -> str:
+def form_label(form: str) -> str:
+    """timm's label in the table, for a `form` of contenders/torch_timm.py."""
     return "timm" if form == "plain" else f"timm, {form}"
 
 
 def growth_points() -> list[tuple[int, int, int]]:
-    """(images, epochs, k): one of them varied, from the middle of the others."""
+    """(images, epochs, k): one of them varies, the other two have a middle value."""
     points = {(images, 4, 10) for images in (64, 128, 256, 512)}
     points |= {(128, epochs, 10) for epochs in (1, 2, 4, 8)}
     points |= {(128, 4, k) for k in (0, 4, 7, 10, 13)}
     return sorted(points)
 
 
-def compiled_before(one: Measurement) -> Measurement | None:
-    """What fills the compilation cache for it; None where compiling is not in what it measures."""
-    if one.contender == TIMM or one.function not in ("job", "start"):
+def warm_up_for(measurement: Measurement) -> Measurement | None:
+    """A short measurement that fills the compilation cache; None where compiling is not timed."""
+    if measurement.contender == TIMM or measurement.function not in ("job", "start"):
         return None
-    short = {"epochs": 1, "images": jobs.BATCH} if one.function == "job" else {}
-    return replace(one, arguments={**one.arguments, **short})
+    short = {"epochs": 1, "images": jobs.BATCH} if measurement.function == "job" else {}
+    return replace(measurement, arguments={**measurement.arguments, **short})
 
 
-def measure(one: Measurement, folder: Path, device: str = "cpu") -> dict[str, Any]:
-    """Runs it in a process of its own.
+def measure(measurement: Measurement, folder: Path, device: str = "cpu") -> dict[str, Any]:
+    """Runs a measurement in a process of its own.
 
-    This one never touches the device, of which a process may take all the memory (a GPU's, by
-    JAX), or which one process at a time may hold (a TPU).
+    This process never touches the device: JAX takes all of a GPU's memory, and a TPU belongs to one
+    process at a time.
     """
-    command = [sys.executable, "-m", "benchmarks.worker", str(folder), one.contender]
-    command += [one.function, json.dumps(one.arguments)]
-    # compiled programs and features of the benchmarks, not the user's
+    command = [sys.executable, "-m", "benchmarks.worker", str(folder), measurement.contender]
+    command += [measurement.function, json.dumps(measurement.arguments)]
+    # compiled programs and cached features are the benchmarks' own, not the user's
     environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
-    if device != "cpu":  # which takes fewer bits of a float32 by default; PyTorch's default differs
+    if device != "cpu":  # JAX's default there multiplies float32 in fewer bits, PyTorch's does not
         environment["JAX_DEFAULT_MATMUL_PRECISION"] = "float32"
-    if one.huge_pages or one.contender == OURS:
+    if measurement.huge_pages or measurement.contender == OURS:
         environment |= huge_pages.variables_to_set()
     process = subprocess.run(
         command, env=environment, capture_output=True, text=True, cwd=HERE.parent
     )
     if process.returncode:
-        raise SystemExit(f"{one.name} of {one.label} failed:\n{process.stderr[-2000:]}")
+        raise SystemExit(
+            f"{measurement.name} of {measurement.label} failed:\n{process.stderr[-2000:]}"
+        )
     found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
-    return whole_job(found, one)
+    return extrapolate(found, measurement)
 
 
-def entry_of(here: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
-    """This machine's among those that the results are of; it is added if it is a new one."""
+def find_or_add_machine(here: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """This machine's entry in the results; a new machine is added."""
     for known in results["machines"]:
         if {name: known[name] for name in here} == here:
             return known
@@ -152,9 +163,9 @@ def entry_of(here: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
     return results["machines"][-1]
 
 
-def whole_job(found: dict[str, Any], one: Measurement) -> dict[str, Any]:
-    """A job of which some epochs were run, with the others taken to last as long as these."""
-    job = jobs.JOBS.get(one.arguments.get("job", ""))
+def extrapolate(found: dict[str, Any], measurement: Measurement) -> dict[str, Any]:
+    """Adds the epochs of a job that were not run, each as long as the median later epoch."""
+    job = jobs.JOBS.get(measurement.arguments.get("job", ""))
     if job is not None and found["epochs"] < job.epochs and "epoch_seconds" in found:
         later = statistics.median(found["epoch_seconds"][1:] or found["epoch_seconds"])
         found["measured_epochs"] = found["epochs"]
@@ -167,30 +178,36 @@ def main() -> None:
         prog="python -m benchmarks", description=__doc__.splitlines()[0], allow_abbrev=False
     )
     parser.add_argument(
-        "--only", default="", metavar="REGEX", help="what to measure, e.g. 'step/vit.* timm$'"
+        "--only", default="", metavar="REGEX", help="the rows to measure, e.g. 'step/vit.* timm$'"
     )
-    parser.add_argument("--repeats", type=int, default=3, help="of each; default: 3")
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="runs of each measurement; default: 3"
+    )
     parser.add_argument(
         "--peer_epochs",
         type=int,
         default=10,
-        help="epochs that peers run of the jobs of ten, the rest being extrapolated; default: 10",
+        help="epochs that peers run of jobs of ten; the others are extrapolated; default: 10",
     )
     parser.add_argument("--output", type=Path, default=HERE, metavar="DIR", help="default: here")
     args = parser.parse_args()
     try:
         only = re.compile(args.only)
     except re.error as error:
-        parser.error(f"--only '{args.only}' is no regular expression ({error})")
+        parser.error(f"--only '{args.only}' is not a regular expression ({error})")
     chosen = [
-        one for one in measurements(args.peer_epochs) if only.search(f"{one.name} {one.label}")
+        measurement
+        for measurement in measurements(args.peer_epochs)
+        if only.search(f"{measurement.name} {measurement.label}")
     ]
     if not chosen:
-        parser.error(f"--only '{args.only}' names nothing; try e.g. 'step/vit.* timm$'")
+        parser.error(f"--only '{args.only}' matches no measurement; try e.g. 'step/vit.* timm$'")
     try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        parser.error(f"--output {args.output} cannot be made ({error.strerror}); give another")
+        parser.error(
+            f"--output {args.output} cannot be created ({error.strerror}); choose another directory"
+        )
     path = args.output / "results.json"
     results: dict[str, Any] = {"machines": []}
     if path.exists():
@@ -201,28 +218,28 @@ def main() -> None:
     ):
         folder = Path(os.environ.get("TLJAX_BENCHMARK_FOLDER", temporary))
         task = bar.add_task("measuring", total=len(chosen) * args.repeats, now="matrix products")
-        here = entry_of(measure(MACHINE, folder), results)
+        here = find_or_add_machine(measure(MACHINE, folder), results)
         rows, device = here["rows"], here["device"]
         here["peak"] = [measure(PEAK, folder, device) for _ in range(args.repeats)]
         for repeat in range(args.repeats):
-            for one in chosen:
-                if repeat and one.function == "against_minimal":  # pairs enough of its own
-                    continue
-                bar.update(task, now=f"{one.name}, {one.label}")
-                if repeat == 0 and (before := compiled_before(one)) is not None:
+            for measurement in chosen:
+                if repeat and measurement.function == "compare_with_minimal":
+                    continue  # it has repeats of its own
+                bar.update(task, now=f"{measurement.name}, {measurement.label}")
+                if repeat == 0 and (before := warm_up_for(measurement)) is not None:
                     measure(before, folder, device)
-                found = measure(one, folder, device)
-                runs = rows.setdefault(one.name, {})
+                found = measure(measurement, folder, device)
+                runs = rows.setdefault(measurement.name, {})
                 if repeat == 0:
-                    runs[one.label] = []
-                runs[one.label].append(found)
+                    runs[measurement.label] = []
+                runs[measurement.label].append(found)
                 write_atomically(path, json.dumps(results, indent=1) + "\n")
                 bar.advance(task)
     write_growth(results, args.output / "growth.png")
-    page = args.output / "README.md"
-    if not page.exists():
-        shutil.copy(HERE / "README.md", page)
-    write_tables(results, page)
+    readme = args.output / "README.md"
+    if not readme.exists():
+        shutil.copy(HERE / "README.md", readme)
+    write_tables(results, readme)
     console.print(f"wrote {path}")
 
 

@@ -1,14 +1,14 @@
-"""What is timed: the same images, weights, batches and epochs for every contender.
+"""The jobs that are timed: the same images, weights, batches and epochs for every contender.
 
 | job | scenario | images | epochs |
 |---|---|---|---|
 | S1 | feature extraction: a new head on frozen features | 256 | 10 |
 | S2 | freeze first: all but the last blocks and the head are frozen | 256 | 10 |
 | S3 | from scratch | 64 | 1 |
-| S4 | fine-tune: everything moves, the backbone at a tenth of the rate | 64 | 1 |
+| S4 | fine-tune: everything is trained, the backbone at a tenth of the rate | 64 | 1 |
 
-Batches of 32, SGD with momentum, float32, no augmentation. Images lie in memory as uint8, of the
-network's size, so that reading and resizing are nobody's; each contender normalises them itself.
+Batches of 32, SGD with momentum, float32, no augmentation. Images are in memory as uint8, in the
+network's size, so that no contender reads or resizes; each normalises them itself.
 """
 
 import functools
@@ -22,7 +22,7 @@ BATCH = 32
 CLASSES = 10
 LEARNING_RATE = 0.01
 MOMENTUM = 0.9
-BACKBONE_RATE = 0.1  # S4: of the learning rate
+BACKBONE_RATE = 0.1  # S4: a fraction of the learning rate
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Network:
     """A network that every contender has.
 
     Attributes:
-      name: in tljax.
-      pixels: side of its images.
-      k: groups that S2 freezes.
+      name: its name in tljax.
+      pixels: the side of its images.
+      k: the number of groups that S2 freezes.
     """
 
     name: str
@@ -49,7 +49,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Job:
-    """One training, whole: from images and weights in memory to trained weights."""
+    """A whole training run, from images and weights in memory to trained weights."""
 
     network: Network
     scenario: str
@@ -71,10 +71,11 @@ JOBS = {
 
 
 @functools.cache
-def images_of(pixels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(images uint8 (count, pixels, pixels, 3), labels int32 (count,)): real photographs' pixels.
+def make_images(pixels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Enlarges tiles of ten photographs; their content does not change the time they take.
 
-    Tiles of ten photographs, enlarged; what they show does not matter to the time they take.
+    Returns:
+      images uint8 (count, pixels, pixels, 3) and labels int32 (count,).
     """
     from PIL import Image
 
@@ -89,10 +90,10 @@ def images_of(pixels: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images), tiles.labels[chosen].astype(np.int32)
 
 
-def photographs(folder: Path, count: int = 256) -> Path:
-    """A folder of JPEG files of 500 x 375 pixels, about ImageNet's size, in two classes; made once.
+def make_photographs(folder: Path, count: int = 256) -> Path:
+    """Writes, once, JPEG files of 500 x 375 pixels (about ImageNet's size) in two classes.
 
-    Pieces of coloured photographs that scikit-image ships.
+    They are crops of colour photographs that scikit-image ships. Returns their folder.
     """
     from PIL import Image
 
@@ -117,10 +118,11 @@ def photographs(folder: Path, count: int = 256) -> Path:
     return path
 
 
-def weights_of(network: Network, folder: Path) -> Path:
-    """A file of the network's weights under timm's names, made once.
+def make_weights(network: Network, folder: Path) -> Path:
+    """Writes, once, the network's weights under timm's names. Returns the file.
 
-    DINOv2's own where `TLJAX_CHECKPOINTS` holds them, else random ones: they decide no time.
+    DINOv2's own weights if `TLJAX_CHECKPOINTS` holds them, else random ones, which take the same
+    time.
     """
     from safetensors.numpy import save_file
 

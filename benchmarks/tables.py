@@ -1,4 +1,4 @@
-"""From results to what a person reads: the tables in README.md, and the picture of growth."""
+"""Makes the tables of README.md and the figure growth.png from the results."""
 
 import re
 import statistics
@@ -8,13 +8,13 @@ from typing import Any
 
 from benchmarks import jobs
 
-Runs = dict[str, list[dict[str, Any]]]  # of a row, by contender
+Runs = dict[str, list[dict[str, Any]]]  # the runs of a row, by the contender's label
 _OURS = "tljax"
 _EMPTY = "Not measured yet."
 
 
 def write_tables(results: dict[str, Any], readme: Path) -> None:
-    """Puts each table between its two marks in README.md; without figures the mark stays empty."""
+    """Writes each table between its two marks in README.md."""
     text = readme.read_text()
     for name, make in _TABLES.items():
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
@@ -25,7 +25,7 @@ def write_tables(results: dict[str, Any], readme: Path) -> None:
 
 
 def write_growth(results: dict[str, Any], path: Path) -> None:
-    """Time against images, epochs and k, a colour a machine: dots, and the line of the law."""
+    """Plots seconds by images, epochs and k, a colour a machine: dots, and lines of the law."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -178,10 +178,10 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
 
 
 def _growth(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """Each point with its seconds, and those of the law, machine by machine.
+    """The points, machine by machine, each with its seconds and those of the law.
 
-    The law counts forward passes, each at the median speed of those measured beside that machine's
-    points: one alone would give a shared machine's moment to its point.
+    The law counts forward passes. Each takes the median time of all those measured with that
+    machine's points, because a single one may fall into a slow moment of a shared machine.
     """
     by_machine: dict[str, dict[tuple[int, ...], list[dict[str, Any]]]] = {}
     for name in sorted({name for machine in results["machines"] for name in machine["rows"]}):
@@ -202,7 +202,7 @@ def _growth(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _rows(results: dict[str, Any], name: str) -> Iterator[tuple[Runs, str]]:
-    """The row's runs by contender, and the letter of the machine; once for each that ran tljax."""
+    """Yields the row's runs and the machine's letter, for each machine that ran tljax."""
     for number, machine in enumerate(results["machines"]):
         if (runs := machine["rows"].get(name)) and runs.get(_OURS):
             yield runs, _letter(number)
@@ -222,13 +222,13 @@ def _median(runs: Iterable[dict[str, Any]], name: str = "seconds") -> float:
 
 
 def _megabytes(run: dict[str, Any]) -> float:
-    """The accelerator's where there is one, else the process's."""
+    """Peak memory of the accelerator where there is one, else of the process."""
     found: float = run.get("device_megabytes", run["peak_megabytes"])
     return found
 
 
 def _seconds(runs: Sequence[dict[str, Any]] | None) -> str:
-    """Median (least to most) of several runs; a dagger where later epochs are extrapolated."""
+    """Median (least to most) of the runs, with a dagger if epochs are extrapolated."""
     if not runs:
         return ""
     values = [run["seconds"] for run in runs]

@@ -1,4 +1,4 @@
-"""Clocks, the largest memory a process took, and how fast the machine multiplies matrices."""
+"""Clocks, a process's peak memory, and how fast the machine multiplies matrices."""
 
 import os
 import platform
@@ -10,30 +10,30 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from typing import Any
 
-SIDES = (1024, 2048, 4096)  # of matrices, of which the fastest to multiply counts
+SIDES = (1024, 2048, 4096)  # of square matrices; the fastest product counts
 _PACKAGES = ("tljax", "jax", "flax", "torch", "timm", "keras")
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """(seconds, what it returned)."""
+def time_call(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Calls the function. Returns (seconds, its result)."""
     began = time.perf_counter()
     result = function()
     return time.perf_counter() - began, result
 
 
 def median_seconds(run: Callable[[], Any], at_least: float = 5.0, fewest: int = 5) -> float:
-    """The median of as many runs as fill `at_least` seconds, after one that is not counted."""
+    """Median of enough runs to fill `at_least` seconds, after one that is not counted."""
     run()
     taken: list[float] = []
     while len(taken) < fewest or sum(taken) < at_least:
-        taken.append(timed(run)[0])
+        taken.append(time_call(run)[0])
     return statistics.median(taken)
 
 
 def seconds_per_batch(batches: Iterator[Any], at_least: float = 8.0) -> float:
-    """The mean over as many as fill `at_least` seconds, after ten that are not counted.
+    """Mean over enough batches to fill `at_least` seconds, after ten that are not counted.
 
-    Ten, since a reader has some ready before anybody asks.
+    The first ten do not count, because a reader prefetches some.
     """
     for _ in range(10):
         next(batches)
@@ -45,15 +45,15 @@ def seconds_per_batch(batches: Iterator[Any], at_least: float = 8.0) -> float:
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process has held, in 1e6 bytes."""
+    """Peak memory of this process, in 1e6 bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def device_megabytes() -> dict[str, int]:
-    """The most memory of an accelerator that this process's arrays took; empty without one.
+    """Peak memory of this process's arrays on an accelerator, in 1e6 bytes; empty without one.
 
-    By the framework's own account: what it set aside for them is another matter.
+    The framework counts it: the memory that it reserves may be larger.
     """
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
@@ -66,30 +66,31 @@ def device_megabytes() -> dict[str, int]:
 
 
 def matmul_peak() -> dict[str, float]:
-    """FLOP/s of the fastest float32 product of two square matrices, by JAX, on its device."""
-    return {"flops_per_second": max(map(_speed, SIDES))}
+    """FLOP/s of JAX's fastest float32 product of two square matrices."""
+    return {"flops_per_second": max(map(_flops_per_second, SIDES))}
 
 
 def share_of_peak(run: Callable[[], Any], flops: float, pairs: int = 10) -> float:
-    """FLOP/s of a run over those of the fastest product, in turn, as clocks go up and down.
+    """FLOP/s of a run, as a fraction of the fastest product's.
 
-    The median of the pairs; each time the product gets the best of five.
+    Median over pairs of a run and a product, in turn, because clock rates change. Each time the
+    best of five products counts.
     """
-    side = max(SIDES, key=_speed)
-    multiply = _product(side)
+    side = max(SIDES, key=_flops_per_second)
+    multiply = _make_product(side)
     shares = []
     for _ in range(pairs):
-        seconds, _ = timed(run)
-        best = min(timed(multiply)[0] for _ in range(5))
+        seconds, _ = time_call(run)
+        best = min(time_call(multiply)[0] for _ in range(5))
         shares.append(flops / seconds / (2 * side**3 / best))
     return statistics.median(shares)
 
 
-def _speed(side: int) -> float:
-    return 2 * side**3 / median_seconds(_product(side), 2.0, 10)
+def _flops_per_second(side: int) -> float:
+    return 2 * side**3 / median_seconds(_make_product(side), 2.0, 10)
 
 
-def _product(side: int) -> Callable[[], Any]:
+def _make_product(side: int) -> Callable[[], Any]:
     import jax
 
     x = jax.random.normal(jax.random.key(0), (side, side))
@@ -98,12 +99,12 @@ def _product(side: int) -> Callable[[], Any]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures are of."""
-    import jax  # here, as PyTorch's processes need neither
+    """The machine, its devices and the versions of the packages."""
+    import jax  # here, because PyTorch's processes do not need it
 
     from tljax.devices.processor import read_cpuinfo
 
-    # a name may stand for several kinds, which differ in their widest vectors
+    # processors of one name may differ in their widest vectors
     widest = {"avx512f": "AVX-512", "avx2": "AVX2"}
     flags = read_cpuinfo("flags").split()
     return {

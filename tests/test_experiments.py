@@ -240,7 +240,7 @@ def test_imagenet_is_halved_by_classes(tmp_path, monkeypatch):
     builders = importlib.import_module("experiments.yosinski2014.builders")
     divisions = []
     for division in range(4):
-        a, b = (builders.half_of(f"{half}{division}") for half in "ab")
+        a, b = (builders.half_classes(f"{half}{division}") for half in "ab")
         assert sorted([*a, *b]) == list(range(1000))
         assert len(a) == len(b) == 500
         divisions.append(a)
@@ -253,7 +253,7 @@ def test_imagenet_is_halved_by_classes(tmp_path, monkeypatch):
             f"tfds:imagenet_halves/{half}?train=train,val=validation[:1],test=validation[1:]",
             data_dir=str(tmp_path),
         )
-        classes = builders.half_of(half).tolist()
+        classes = builders.half_classes(half).tolist()
         mine = [i for i, label in enumerate(imagenet_source.LABELS) if label in classes]
         wanted = [classes.index(imagenet_source.LABELS[i]) for i in mine]
         assert len(dataset.class_names) == 500

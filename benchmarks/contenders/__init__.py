@@ -1,5 +1,5 @@
-"""One module a contender, each run in a process of its own; see `benchmarks.worker`.
+"""One module a contender; `benchmarks.worker` runs each in a process of its own.
 
-Each offers `job(job, folder, epochs, ...)`, timed from images and weights in memory to trained
-weights, and those of the others also `forward` and `step`: seconds a batch, the median of many.
+tljax, timm and Keras have `job(job, folder, epochs, ...)`, timed from images and weights in memory
+to trained weights, and `forward` and `step`, the median seconds of a batch.
 """

@@ -1,8 +1,8 @@
-"""Keras 3 on JAX, as its guide to transfer learning freezes: `trainable = False`, `training=False`.
+"""Keras 3 on JAX, frozen as in its guide: `trainable = False`, `training=False`.
 
-https://keras.io/guides/transfer_learning/. ResNet-50 is Keras Applications' own, which strides in
-the first 1x1 of a block and so computes 7 % less than the others'; the other two networks are built
-of Keras' layers. Weights are random: they decide no time.
+The guide is https://keras.io/guides/transfer_learning/. ResNet-50 is Keras Applications' own. It
+strides in the first 1x1 convolution of a block and so computes 7 % less than the others'. The other
+two networks are built of Keras' layers. Weights are random, which does not change the time.
 """
 
 import os
@@ -17,27 +17,27 @@ from keras import layers
 
 from benchmarks import jobs
 from benchmarks.jobs import Job, Network
-from benchmarks.timing import median_seconds, timed
+from benchmarks.timing import median_seconds, time_call
 from tljax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 
 def job(job: Job, folder: Path, epochs: int, images: int | None = None) -> dict[str, Any]:
-    """The training, up to `epochs` epochs of it; `epoch_seconds` says what each took.
+    """Times the job's first `epochs` epochs; `epoch_seconds` has the time of each.
 
-    `images`: fewer than the job's.
+    `images`: how many to train on instead of the job's.
     """
-    pixels, labels = jobs.images_of(job.network.pixels, images or job.images)
+    pixels, labels = jobs.make_images(job.network.pixels, images or job.images)
     stages = build(job.network)
     model = assemble(stages, job)
     clock = _Clock()
 
     def train() -> Any:
-        compile_(model, job)
+        compile_model(model, job)
         return model.fit(
             pixels, labels, batch_size=jobs.BATCH, epochs=epochs, verbose=0, callbacks=[clock]
         )
 
-    seconds, history = timed(train)
+    seconds, history = time_call(train)
     return {
         "seconds": seconds,
         "epochs": epochs,
@@ -47,23 +47,23 @@ def job(job: Job, folder: Path, epochs: int, images: int | None = None) -> dict[
 
 
 def forward(network: Network, folder: Path, batch: int) -> dict[str, float]:
-    """Seconds in which a batch is classified."""
+    """Seconds to classify a batch."""
     model = assemble(build(network), Job(network, "feature_extraction", batch, 1))
-    images, _ = jobs.images_of(network.pixels, batch)
+    images, _ = jobs.make_images(network.pixels, batch)
     return {"seconds": median_seconds(lambda: model.predict_on_batch(images))}
 
 
 def step(network: Network, folder: Path, batch: int, scenario: str) -> dict[str, float]:
-    """Seconds of one step of training, from images."""
+    """Seconds of one training step, from images."""
     job = Job(network, scenario, batch, 1)
     model = assemble(build(network), job)
-    compile_(model, job)
-    images, labels = jobs.images_of(network.pixels, batch)
+    compile_model(model, job)
+    images, labels = jobs.make_images(network.pixels, batch)
     return {"seconds": median_seconds(lambda: float(model.train_on_batch(images, labels)))}
 
 
-def compile_(model: keras.Model, job: Job) -> None:
-    """With the optimizer of the job; Keras knows one learning rate for all layers."""
+def compile_model(model: keras.Model, job: Job) -> None:
+    """Compiles with the job's optimizer. Keras has one learning rate for all layers."""
     fine = jobs.BACKBONE_RATE if job.scenario == "fine_tune" else 1.0
     model.compile(
         optimizer=keras.optimizers.SGD(fine * jobs.LEARNING_RATE, momentum=jobs.MOMENTUM),
@@ -72,8 +72,11 @@ def compile_(model: keras.Model, job: Job) -> None:
 
 
 def assemble(base: keras.Model, job: Job) -> keras.Model:
-    """Normalisation, the network without a head, frozen as the job wants it, and a new head."""
-    frozen = {"feature_extraction": len(base.layers), "freeze_first": _first_trained(base, job)}
+    """Normalisation, the network without its head, frozen for the job, and a new head."""
+    frozen = {
+        "feature_extraction": len(base.layers),
+        "freeze_first": _first_trained_layer(base, job),
+    }
     number = frozen.get(job.scenario, 0)
     for layer in base.layers[:number]:
         layer.trainable = False  # BatchNorm then runs on its stored statistics
@@ -87,7 +90,7 @@ def assemble(base: keras.Model, job: Job) -> keras.Model:
 
 
 def build(network: Network) -> keras.Model:
-    """The network up to what the head sees."""
+    """The network without its head."""
     if network.name == "resnet50":
         return keras.applications.ResNet50(
             weights=None, include_top=False, pooling="avg", input_shape=(network.pixels,) * 2 + (3,)
@@ -97,8 +100,8 @@ def build(network: Network) -> keras.Model:
     return keras.Model(inputs, outputs)
 
 
-def _first_trained(base: keras.Model, job: Job) -> int:
-    """Number of the first layer that S2 trains."""
+def _first_trained_layer(base: keras.Model, job: Job) -> int:
+    """Index of the first layer that S2 trains."""
     mark = {
         "vit_small_patch14_dinov2": f"block{job.network.k - 1}_",
         "resnet50": "conv5_block1_",
@@ -114,36 +117,36 @@ def _vit(inputs: Any) -> Any:
     x = _Positions(name="positions")(x)
     for b in range(12):
 
-        def named(part: str, b: int = b) -> str:
+        def layer_name(part: str, b: int = b) -> str:
             return f"block{b}_{part}"
 
-        y = layers.LayerNormalization(epsilon=1e-6, name=named("norm1"))(x)
-        y = layers.MultiHeadAttention(6, 64, name=named("attn"))(y, y)
-        x = layers.Add(name=named("add1"))([x, _LayerScale(name=named("ls1"))(y)])
-        y = layers.LayerNormalization(epsilon=1e-6, name=named("norm2"))(x)
-        y = layers.Dense(1536, activation="gelu", name=named("fc1"))(y)
-        y = layers.Dense(384, name=named("fc2"))(y)
-        x = layers.Add(name=named("add2"))([x, _LayerScale(name=named("ls2"))(y)])
+        y = layers.LayerNormalization(epsilon=1e-6, name=layer_name("norm1"))(x)
+        y = layers.MultiHeadAttention(6, 64, name=layer_name("attn"))(y, y)
+        x = layers.Add(name=layer_name("add1"))([x, _LayerScale(name=layer_name("ls1"))(y)])
+        y = layers.LayerNormalization(epsilon=1e-6, name=layer_name("norm2"))(x)
+        y = layers.Dense(1536, activation="gelu", name=layer_name("fc1"))(y)
+        y = layers.Dense(384, name=layer_name("fc2"))(y)
+        x = layers.Add(name=layer_name("add2"))([x, _LayerScale(name=layer_name("ls2"))(y)])
     return layers.LayerNormalization(epsilon=1e-6, name="norm")(x)[:, 0]
 
 
 def _resnet10(inputs: Any) -> Any:
     """Four basic blocks for 32-pixel images."""
 
-    def normed(x: Any, width: int, kernel: int, stride: int, name: str) -> Any:
+    def conv_bn(x: Any, width: int, kernel: int, stride: int, name: str) -> Any:
         padded = layers.ZeroPadding2D(kernel // 2, name=f"{name}_pad")(x)
         conv = layers.Conv2D(width, kernel, stride, use_bias=False, name=f"{name}_conv")
         return layers.BatchNormalization(epsilon=1e-5, momentum=0.9, name=f"{name}_bn")(
             conv(padded)
         )
 
-    x = layers.ReLU(name="stem_relu")(normed(inputs, 16, 3, 2, "stem"))
+    x = layers.ReLU(name="stem_relu")(conv_bn(inputs, 16, 3, 2, "stem"))
     for b, width in enumerate((16, 32, 64, 128)):
         stride, name = (1 if b == 0 else 2), f"block{b}"
-        y = layers.ReLU(name=f"{name}_relu1")(normed(x, width, 3, stride, f"{name}_1"))
-        y = normed(y, width, 3, 1, f"{name}_2")
+        y = layers.ReLU(name=f"{name}_relu1")(conv_bn(x, width, 3, stride, f"{name}_1"))
+        y = conv_bn(y, width, 3, 1, f"{name}_2")
         if b:
-            x = normed(x, width, 1, stride, f"{name}_down")
+            x = conv_bn(x, width, 1, stride, f"{name}_down")
         x = layers.ReLU(name=f"{name}_relu2")(layers.Add(name=f"{name}_add")([x, y]))
     return layers.GlobalAveragePooling2D(name="pool")(x)
 

@@ -1,10 +1,10 @@
-"""A step of fine-tuning a ViT written by hand in plain JAX: no modules, no plan, no optax.
+"""A fine-tuning step of a ViT, written by hand in plain JAX: no modules, no plan, no optax.
 
-What it leaves out is what tljax adds (weight decay, the gradient's norm and the accuracy, too):
-whatever tljax's step costs more is tljax's. Forms of one and the same arithmetic are a matter of
-XLA and not of the framework, so they are the same: attention is tljax's, as are the compiler's
-options, and the norm's terms come in Flax's order (with the mean before the squares XLA counts a
-third more bytes, as it sums the residual branches up again in every block).
+It leaves out what tljax adds (weight decay, the gradient's norm, the accuracy), so the difference
+in cost is tljax's overhead. How the same arithmetic is written is a matter of XLA and not of the
+framework, so both write it alike. Attention and the compiler options are tljax's. The norm's terms
+are in Flax's order: with the mean before the squares XLA counts a third more bytes, because it sums
+the residual branches again in every block.
 """
 
 from pathlib import Path
@@ -42,16 +42,17 @@ def attention(p: Params, x: jax.Array) -> jax.Array:
     return attend(dense(p, x).reshape(n, t, 3, HEADS, d // HEADS)).reshape(n, t, d)
 
 
-def attention_alone(p: Params, x: jax.Array) -> jax.Array:
-    """Of the first token."""
+def attention_of_first_token(p: Params, x: jax.Array) -> jax.Array:
+    """Attention of the first token alone, (n, 1, d)."""
     n, _, d = x.shape
     kernel, bias = p["kernel"].reshape(d, 3, HEADS, -1), p["bias"].reshape(3, HEADS, -1)
     query = dense(p, x[:, :1]).reshape(n, 3, HEADS, -1)[:, 0]
     return (attend_one_query(query, x, kernel[:, 1], kernel[:, 2]) + bias[2]).reshape(n, 1, d)
 
 
-def block(p: Params, x: jax.Array, alone: bool = False) -> jax.Array:
-    attended = (attention_alone if alone else attention)(p["attn"]["qkv"], norm(p["norm1"], x))
+def block(p: Params, x: jax.Array, first_token_only: bool = False) -> jax.Array:
+    attend_tokens = attention_of_first_token if first_token_only else attention
+    attended = attend_tokens(p["attn"]["qkv"], norm(p["norm1"], x))
     x = x[:, : attended.shape[1]] + dense(p["attn"]["proj"], attended) * p["ls1"]["gamma"]
     y = dense(p["mlp"]["fc1"], norm(p["norm2"], x))
     y = 0.5 * y * (1 + jax.lax.erf(y * 2**-0.5))
@@ -71,7 +72,7 @@ def logits(p: Params, images: jax.Array) -> jax.Array:
     depth = sum(name.startswith("block") for name in p)
     for b in range(depth - 1):
         x = block(p[f"block{b}"], x)
-    x = block(p[f"block{depth - 1}"], x, alone=True)  # of which the head sees the class token
+    x = block(p[f"block{depth - 1}"], x, first_token_only=True)  # all that the head reads
     return dense(p["head"], norm(p["norm"], x[:, 0]))
 
 
@@ -80,15 +81,15 @@ def loss(p: Params, images: jax.Array, labels: jax.Array) -> jax.Array:
     return -chosen.mean()
 
 
-def step_function(network: Network, folder: Path, batch: int, parts: int) -> Any:
-    """A function that takes one step of SGD with momentum, and waits for it.
+def make_step(network: Network, folder: Path, batch: int, parts: int) -> Any:
+    """Returns a function that takes one step of SGD with momentum, and waits for it.
 
-    The batch goes through the network in `parts`, their gradients added up. Its attribute
-    `compiled` is the program.
+    The batch goes through the network in `parts`, whose gradients are added up. The function's
+    attribute `compiled` is the program.
     """
     _, variables, _ = tljax.load(
         network.name,
-        init_from=jobs.weights_of(network, folder),
+        init_from=jobs.make_weights(network, folder),
         num_classes=jobs.CLASSES,
         image_size=network.pixels,
     )
@@ -111,7 +112,7 @@ def step_function(network: Network, folder: Path, batch: int, parts: int) -> Any
         p = jax.tree.map(lambda p, v: p - jobs.LEARNING_RATE * v, p, velocity)
         return p, velocity, value
 
-    images, labels = (jnp.asarray(x) for x in jobs.images_of(network.pixels, batch))
+    images, labels = (jnp.asarray(x) for x in jobs.make_images(network.pixels, batch))
     params = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), variables["params"])
     velocity = jax.tree.map(jnp.zeros_like, params)
     jitted = compiled(step, donate_argnums=(0, 1))

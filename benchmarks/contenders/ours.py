@@ -1,4 +1,4 @@
-"""tljax, as its users call it."""
+"""tljax, called as a user calls it."""
 
 import re
 import statistics
@@ -17,7 +17,7 @@ import numpy as np
 import tljax
 from benchmarks import jobs
 from benchmarks.jobs import Job, Network
-from benchmarks.timing import median_seconds, seconds_per_batch, share_of_peak, timed
+from benchmarks.timing import median_seconds, seconds_per_batch, share_of_peak, time_call
 from tljax import data
 from tljax.analysis.cost import group_flops
 from tljax.devices import micro_batches
@@ -26,8 +26,8 @@ from tljax.training import train_state
 from tljax.training.step import optimizer, predict_step, train_step
 
 
-def plan_of(scenario: str, groups: Any, k: int) -> tljax.TransferPlan:
-    """The plan of a job's scenario."""
+def make_plan(scenario: str, groups: Any, k: int) -> tljax.TransferPlan:
+    """The transfer plan of a job's scenario."""
     if scenario == "freeze_first":
         return tljax.freeze_first(groups, k)
     if scenario == "fine_tune":
@@ -39,38 +39,41 @@ def plan_of(scenario: str, groups: Any, k: int) -> tljax.TransferPlan:
 
 
 def job(job: Job, folder: Path, epochs: int, images: int | None = None) -> dict[str, Any]:
-    """The training, the cache of frozen groups built inside it; `images`: fewer than the job's."""
+    """Times the training, including the cache of frozen features.
+
+    `images`: how many to train on instead of the job's.
+    """
     network = job.network
-    train = jobs.images_of(network.pixels, images or job.images)
+    train = jobs.make_images(network.pixels, images or job.images)
     model, variables, preprocessing = _load(network, folder)
-    plan = plan_of(job.scenario, model.groups, network.k)
-    seconds, result = timed(lambda: _fit(model, variables, plan, train, preprocessing, epochs))
+    plan = make_plan(job.scenario, model.groups, network.k)
+    seconds, result = time_call(lambda: _fit(model, variables, plan, train, preprocessing, epochs))
     losses = [row["loss"] for row in result.history if row["event"] == "train"]
     return {"seconds": seconds, "epochs": epochs, "loss": losses[-1]}
 
 
 def forward(network: Network, folder: Path, batch: int) -> dict[str, float]:
-    """Seconds in which a batch is classified, and its FLOP/s over those of a matrix product."""
+    """Seconds to classify a batch, and its FLOP/s as a fraction of a matrix product's."""
     model, variables, preprocessing = _load(network, folder)
     step = predict_step(model, preprocessing)
-    given = {"image": jnp.asarray(jobs.images_of(network.pixels, batch)[0])}
+    inputs = {"image": jnp.asarray(jobs.make_images(network.pixels, batch)[0])}
 
     def run() -> None:
-        jax.block_until_ready(step(variables, given))
+        jax.block_until_ready(step(variables, inputs))
 
     flops = batch * sum(group_flops(model, variables, network.pixels))
     return {"seconds": median_seconds(run), "share_of_peak": share_of_peak(run, flops)}
 
 
 def step(network: Network, folder: Path, batch: int, scenario: str) -> dict[str, float]:
-    """Seconds of one step of training, from images."""
-    run = step_function(network, folder, batch, scenario)
+    """Seconds of one training step, from images."""
+    run = make_step(network, folder, batch, scenario)
     return {"seconds": median_seconds(run)}
 
 
 def read(folder: Path, batch: int, num_workers: int) -> dict[str, float]:
-    """Seconds in which a batch of JPEG files is read, cropped, resized and perhaps mirrored."""
-    photographs = data.load(f"folder:{jobs.photographs(folder)}").train
+    """Seconds to read, crop, resize and randomly mirror a batch of JPEG files."""
+    photographs = data.load(f"folder:{jobs.make_photographs(folder)}").train
     preprocessing = data.Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD, "bilinear")
     batches = data.train_batches(
         photographs,
@@ -84,22 +87,22 @@ def read(folder: Path, batch: int, num_workers: int) -> dict[str, float]:
         return {"seconds": seconds_per_batch(batches)}
 
 
-def step_function(
+def make_step(
     network: Network, folder: Path, batch: int, scenario: str, accumulate: int | None = None
 ) -> Any:
-    """A function that takes one step of tljax's training and waits for it.
+    """Returns a function that takes one step of tljax's training and waits for it.
 
-    Its attribute `compiled` is the program.
+    The function's attribute `compiled` is the program.
     """
     model, variables, preprocessing = _load(network, folder)
-    plan = plan_of(scenario, model.groups, network.k)
+    plan = make_plan(scenario, model.groups, network.k)
     tx = optimizer(plan, "sgd", ".*kernel", jobs.MOMENTUM, None)
     state, frozen = train_state.create(plan, variables, tx)
     accumulate = accumulate or micro_batches.choose_training_parts(
         model, plan, network.pixels, batch, 0
     )
     compiled = train_step(model, plan, preprocessing, tx, 0, accumulate)
-    images, labels = jobs.images_of(network.pixels, batch)
+    images, labels = jobs.make_images(network.pixels, batch)
     rest = (
         frozen,
         {"image": jnp.asarray(images), "label": jnp.asarray(labels)},
@@ -121,26 +124,26 @@ def step_function(
 def growth(
     network: Network, folder: Path, pixels: int, images: int, epochs: int, k: int
 ) -> dict[str, float]:
-    """Seconds of a training that freezes the first k groups, beside what the law says.
+    """Seconds of a training that freezes the first k groups, and what the law needs.
 
-    `forwards` are forward passes of the whole network that the law allows it: each image once
-    through the frozen share phi, and each step 3 (1 - phi) an image.
+    `forwards` is the cost in forward passes of the whole network by the law: each image once
+    through the frozen share phi, and 3 (1 - phi) an image in each step.
     """
     network = replace(network, pixels=pixels)
     model, variables, preprocessing = _load(network, folder)
     plan = tljax.freeze_first(model.groups, k)
 
     def fit(count: int, epochs: int) -> None:
-        train = jobs.images_of(pixels, count)
+        train = jobs.make_images(pixels, count)
         _fit(model, variables, plan, train, preprocessing, epochs)
 
     fit(jobs.BATCH, 1)  # compiles
-    seconds, _ = timed(lambda: fit(images, epochs))
+    seconds, _ = time_call(lambda: fit(images, epochs))
     counts = group_flops(model, variables, pixels)
     phi = sum(counts[:k]) / sum(counts)
     step = predict_step(model, preprocessing)
-    given = {"image": jnp.asarray(jobs.images_of(pixels, jobs.BATCH)[0])}
-    forward_seconds = median_seconds(lambda: jax.block_until_ready(step(variables, given)), 3.0)
+    inputs = {"image": jnp.asarray(jobs.make_images(pixels, jobs.BATCH)[0])}
+    forward_seconds = median_seconds(lambda: jax.block_until_ready(step(variables, inputs)), 3.0)
     return {
         "seconds": seconds,
         "forwards": images * (phi + 3 * (1 - phi) * epochs),
@@ -149,7 +152,7 @@ def growth(
 
 
 def start(folder: Path, scenario: str) -> dict[str, float]:
-    """Seconds from the command `tljax train` to the end of its first step, DINOv2-small, 224 px."""
+    """Seconds from `tljax train` to the end of its first step: DINOv2-small at 224 pixels."""
     network = jobs.NETWORKS["vit_small"]
     with tempfile.TemporaryDirectory() as workdir:
         command = [sys.executable, "-m", "tljax.cli", "train", "--workdir", workdir]
@@ -157,7 +160,7 @@ def start(folder: Path, scenario: str) -> dict[str, float]:
             f"--config=configs/{scenario}.py",
             "--config.data=embedded:digits",
             f"--config.model={network.name}",
-            f"--config.init_from={jobs.weights_of(network, folder)}",
+            f"--config.init_from={jobs.make_weights(network, folder)}",
             f"--config.image_size={network.pixels}",
             "--config.train_size=20",
             "--config.val_fraction=0.01",
@@ -166,20 +169,21 @@ def start(folder: Path, scenario: str) -> dict[str, float]:
         ]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
-            said = ""
+            output = ""
             for line in process.stderr:
-                said += line
-                if told := re.search(r"done ([\d.]+) s after the command", line):
-                    process.kill()  # its test images are not what is measured
-                    return {"seconds": float(told[1])}
-    raise RuntimeError(f"`tljax train` took no step: {said}")
+                output += line
+                if match := re.search(r"done ([\d.]+) s after the command", line):
+                    process.kill()  # its evaluation on test images is not measured
+                    return {"seconds": float(match[1])}
+    raise RuntimeError(f"`tljax train` took no step: {output}")
 
 
-def against_minimal(network: Network, folder: Path, pairs: int = 20) -> dict[str, float]:
-    """tljax's step over a minimal one in plain JAX: FLOPs, bytes, and seconds in turn.
+def compare_with_minimal(network: Network, folder: Path, pairs: int = 20) -> dict[str, float]:
+    """Ratios of tljax's step to a minimal one in plain JAX: FLOPs, bytes, and seconds in turn.
 
-    FLOPs and bytes are XLA's of a batch in one part, since it counts a loop's body once: of 4
-    images, and of the job's batch, whose time is that of parts, as tljax takes it.
+    They are measured for 4 images and for the job's batch. XLA counts FLOPs and bytes of a batch in
+    one part, since it counts a loop's body once. The time of the job's batch is that of as many
+    parts as tljax chooses.
     """
     from benchmarks.contenders import minimal_jax
 
@@ -189,8 +193,8 @@ def against_minimal(network: Network, folder: Path, pairs: int = 20) -> dict[str
     found: dict[str, float] = {}
 
     def both(batch: int, parts: int) -> tuple[Any, Any]:
-        one = step_function(network, folder, batch, "from_scratch", parts)
-        return one, minimal_jax.step_function(network, folder, batch, parts)
+        one = make_step(network, folder, batch, "from_scratch", parts)
+        return one, minimal_jax.make_step(network, folder, batch, parts)
 
     for batch, n in ((4, 1), (jobs.BATCH, parts)):
         whole = both(batch, 1)
@@ -200,23 +204,23 @@ def against_minimal(network: Network, folder: Path, pairs: int = 20) -> dict[str
         one, other = whole if n == 1 else both(batch, n)
         for step in (one, other):
             step()
-        ratios = [timed(one)[0] / timed(other)[0] for _ in range(pairs)]
+        ratios = [time_call(one)[0] / time_call(other)[0] for _ in range(pairs)]
         found[f"seconds, batch {batch}"] = statistics.median(ratios)
     return found
 
 
 def warm_epoch(network: Network, folder: Path, images: int) -> dict[str, float]:
-    """Seconds of an epoch of S1 whose features are on disk: twenty epochs, less what one takes."""
+    """Seconds of an epoch of S1 with features on disk: 21 epochs less one, over twenty."""
     model, variables, preprocessing = _load(network, folder)
-    train = jobs.images_of(network.pixels, images)
+    train = jobs.make_images(network.pixels, images)
 
     plan = tljax.feature_extraction(model.groups)
 
     def fit(epochs: int) -> None:
         _fit(model, variables, plan, train, preprocessing, epochs, cache="disk")
 
-    fit(1)  # which fills it
-    few, many = (timed(lambda n=n: fit(n))[0] for n in (1, 21))
+    fit(1)  # fills the cache
+    few, many = (time_call(lambda n=n: fit(n))[0] for n in (1, 21))
     return {"seconds": (many - few) / 20}
 
 
@@ -229,7 +233,7 @@ def _fit(
     epochs: int,
     cache: str = "memory",
 ) -> tljax.Result:
-    """A job's training, as its user would call it."""
+    """A job's training, called as a user would call it."""
     keeps = plan.frozen_prefix(variables["params"]) > 0
     return tljax.fit(
         model,
@@ -252,7 +256,7 @@ def _fit(
 def _load(network: Network, folder: Path) -> tuple[Any, Any, Any]:
     return tljax.load(
         network.name,
-        init_from=jobs.weights_of(network, folder),
+        init_from=jobs.make_weights(network, folder),
         num_classes=jobs.CLASSES,
         image_size=network.pixels,
     )

@@ -1,4 +1,4 @@
-"""PyTorch with timm, frozen by `requires_grad=False`, as most people fine-tune."""
+"""PyTorch with timm, frozen by `requires_grad=False`, as is usual."""
 
 import itertools
 import time
@@ -19,19 +19,19 @@ from benchmarks.timing import median_seconds, seconds_per_batch
 from tljax.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-torch.backends.fp32_precision = "ieee"  # cuDNN's convolutions would take TF32
+torch.backends.fp32_precision = "ieee"  # cuDNN's convolutions would use TF32
 
 
 def job(
     job: Job, folder: Path, epochs: int, by_hand: bool = False, compiled: bool = False
 ) -> dict[str, Any]:
-    """The training, up to `epochs` epochs of it; `epoch_seconds` says what each took.
+    """Times the job's first `epochs` epochs; `epoch_seconds` has the time of each.
 
     Args:
-      by_hand: S1 with features computed once before, by somebody who thinks of it.
-      compiled: through `torch.compile`.
+      by_hand: S1 with features that are computed once, before training.
+      compiled: whether to use `torch.compile`.
     """
-    images, labels = jobs.images_of(job.network.pixels, job.images)
+    images, labels = jobs.make_images(job.network.pixels, job.images)
     model = build(job.network, folder)
     began = time.perf_counter()
     parameters = freeze(model, job)
@@ -42,9 +42,9 @@ def job(
     if by_hand:
         network = model.get_classifier()
         with torch.no_grad():
-            seen = torch.cat(
+            features = torch.cat(
                 [
-                    model.forward_head(model.forward_features(prepared(part)), pre_logits=True)
+                    model.forward_head(model.forward_features(normalise(part)), pre_logits=True)
                     for part in pixels.split(jobs.BATCH)
                 ]
             )
@@ -53,9 +53,9 @@ def job(
         start = time.perf_counter()
         generator = torch.Generator().manual_seed(epoch)
         for rows in torch.randperm(len(targets), generator=generator).split(jobs.BATCH):
-            given = seen[rows] if by_hand else prepared(pixels[rows])
-            loss = _step(network, optimizer, given, targets[rows].to(DEVICE))
-        loss.item()  # waits
+            inputs = features[rows] if by_hand else normalise(pixels[rows])
+            loss = _step(network, optimizer, inputs, targets[rows].to(DEVICE))
+        loss.item()  # waits for the device
         epoch_seconds.append(time.perf_counter() - start)
     seconds = time.perf_counter() - began
     return {
@@ -67,10 +67,10 @@ def job(
 
 
 def forward(network: Network, folder: Path, batch: int, form: str = "plain") -> dict[str, float]:
-    """Seconds in which a batch is classified; `form`: plain, channels_last or compiled."""
+    """Seconds to classify a batch; `form`: plain, channels_last or compiled."""
     model = build(network, folder).eval()
-    images = prepared(torch.from_numpy(jobs.images_of(network.pixels, batch)[0]))
-    model, images = _in_form(model, images, form)
+    images = normalise(torch.from_numpy(jobs.make_images(network.pixels, batch)[0]))
+    model, images = _apply_form(model, images, form)
 
     def run() -> None:
         with torch.inference_mode():
@@ -82,20 +82,20 @@ def forward(network: Network, folder: Path, batch: int, form: str = "plain") -> 
 def step(
     network: Network, folder: Path, batch: int, scenario: str, form: str = "plain"
 ) -> dict[str, float]:
-    """Seconds of one step of training, from images."""
+    """Seconds of one training step, from images."""
     model = build(network, folder)
     parameters = freeze(model, Job(network, scenario, batch, 1))
     groups = [{"params": p, "lr": rate * jobs.LEARNING_RATE} for p, rate in parameters]
     optimizer = torch.optim.SGD(groups, momentum=jobs.MOMENTUM)
-    images, labels = jobs.images_of(network.pixels, batch)
-    given = prepared(torch.from_numpy(images))
+    images, labels = jobs.make_images(network.pixels, batch)
+    inputs = normalise(torch.from_numpy(images))
     targets = torch.from_numpy(labels).long().to(DEVICE)
-    model, given = _in_form(model, given, form)
-    return {"seconds": median_seconds(lambda: _step(model, optimizer, given, targets).item())}
+    model, inputs = _apply_form(model, inputs, form)
+    return {"seconds": median_seconds(lambda: _step(model, optimizer, inputs, targets).item())}
 
 
 def read(folder: Path, batch: int, num_workers: int) -> dict[str, float]:
-    """Seconds in which torchvision reads, crops, resizes and perhaps mirrors a batch of files."""
+    """Seconds in which torchvision reads, crops, resizes and randomly mirrors a batch."""
     transform = transforms.Compose(
         [
             transforms.RandomResizedCrop(224),  # bilinear
@@ -103,7 +103,7 @@ def read(folder: Path, batch: int, num_workers: int) -> dict[str, float]:
             transforms.PILToTensor(),
         ]
     )
-    photographs = ImageFolder(str(jobs.photographs(folder) / "train"), transform)
+    photographs = ImageFolder(str(jobs.make_photographs(folder) / "train"), transform)
     loader = DataLoader(
         photographs,
         batch,
@@ -117,7 +117,7 @@ def read(folder: Path, batch: int, num_workers: int) -> dict[str, float]:
 
 
 def build(network: Network, folder: Path) -> Any:
-    """timm's network with the same weights, and a head of zeros."""
+    """timm's network with the weights of `jobs.make_weights`; its head is zero."""
     if network.name == "resnet10_32":
         model = ResNet(BasicBlock, (1, 1, 1, 1), jobs.CLASSES, channels=(16, 32, 64, 128))
         model.conv1 = torch.nn.Conv2d(3, 16, 3, 2, 1, bias=False)
@@ -126,7 +126,7 @@ def build(network: Network, folder: Path) -> Any:
     else:
         size = {"img_size": network.pixels} if "vit" in network.name else {}
         model = timm.create_model(network.name, num_classes=jobs.CLASSES, **size)
-    state = load_file(jobs.weights_of(network, folder))
+    state = load_file(jobs.make_weights(network, folder))
     missing, unexpected = model.load_state_dict(state, strict=False)
     wrong = [name for name in missing if not name.endswith("num_batches_tracked")] + unexpected
     assert not wrong, wrong
@@ -134,7 +134,7 @@ def build(network: Network, folder: Path) -> Any:
 
 
 def freeze(model: Any, job: Job) -> list[tuple[list[Any], float]]:
-    """Freezes what the scenario freezes, BatchNorm included; (parameters, rate) of the rest."""
+    """Freezes the scenario's groups, BatchNorm included. Returns (parameters, rate) of the rest."""
     stages = _stages(model)
     first = {"feature_extraction": len(stages) - 1, "freeze_first": job.network.k}
     model.train()
@@ -146,14 +146,14 @@ def freeze(model: Any, job: Job) -> list[tuple[list[Any], float]]:
                 module.eval()
                 module.requires_grad_(False)
     head = list(model.get_classifier().parameters())
-    theirs = {id(p) for p in head}
-    body = [p for p in model.parameters() if p.requires_grad and id(p) not in theirs]
+    head_ids = {id(p) for p in head}
+    body = [p for p in model.parameters() if p.requires_grad and id(p) not in head_ids]
     rate = jobs.BACKBONE_RATE if job.scenario == "fine_tune" else 1.0
     return [(body, rate), (head, 1.0)] if body else [(head, 1.0)]
 
 
 def _stages(model: Any) -> list[list[Any]]:
-    """tljax's groups, input first."""
+    """The modules of each of tljax's groups, input first."""
     if hasattr(model, "blocks"):
         embed = [model.patch_embed, model.cls_token, model.pos_embed]
         blocks = [[block] for block in model.blocks]
@@ -164,7 +164,7 @@ def _stages(model: Any) -> list[list[Any]]:
     return [[model.conv1, model.bn1], *blocks, [model.get_classifier()]]
 
 
-def prepared(images: torch.Tensor) -> torch.Tensor:
+def normalise(images: torch.Tensor) -> torch.Tensor:
     """uint8 (n, h, w, 3) to normalised float32 (n, 3, h, w)."""
     x = images.to(DEVICE).permute(0, 3, 1, 2).float().div_(255)
     mean, std = (
@@ -173,7 +173,7 @@ def prepared(images: torch.Tensor) -> torch.Tensor:
     return (x - mean) / std
 
 
-def _in_form(model: Any, images: torch.Tensor, form: str) -> tuple[Any, torch.Tensor]:
+def _apply_form(model: Any, images: torch.Tensor, form: str) -> tuple[Any, torch.Tensor]:
     if form == "channels_last":
         return (
             model.to(memory_format=torch.channels_last),

@@ -3,8 +3,8 @@ r"""AugReg's ViT-B/32, pretrained on ImageNet-21k, fine-tuned on four data sets 
     tljax sweep --config experiments/augreg_transfer/config.py --workdir runs/augreg_transfer
     tljax train --config experiments/augreg_transfer/config.py:pets --workdir runs/augreg_pets
 
-Steiner et al. 2022 ("How to train your ViT?"), as big_vision's `configs/transfer.py` sets it. The
-argument of `train` is one of cifar10 (the default), cifar100, pets, flowers.
+Steiner et al. 2022 ("How to train your ViT?"), with the settings of big_vision's
+`configs/transfer.py`. The argument of `train` is cifar10 (the default), cifar100, pets or flowers.
 
 Expected, test accuracy, mean [range] of the authors' 5 runs: cifar10 98.55 [98.46-98.60], cifar100
 91.35 [91.09-91.62], pets 93.78 [93.62-94.00], flowers 99.43 [99.42-99.45]. Not run here.
@@ -12,7 +12,7 @@ Expected, test accuracy, mean [range] of the authors' 5 runs: cifar10 98.55 [98.
 
 from tljax.config import base
 
-# CIFAR: resized to 448, of which 384 are cut out at random; Pets and Flowers: crops of any size.
+# CIFAR: resized to 448, then a random crop of 384. Pets and Flowers: crops of any size.
 _CIFAR = {
     "steps": 10_000,
     "warmup": 500,
@@ -45,7 +45,7 @@ def get_config(arg=None):
     config.backbone_lr_scale = 1.0
     config.batch_size = 512
     config.clip_norm = 1.0
-    config.eval_every = 10_000  # the last step's weights count
+    config.eval_every = 10_000  # the last weights count
     config.checkpoint_every = 500
     config.update(TASKS[arg or "cifar10"])
     return config

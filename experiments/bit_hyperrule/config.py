@@ -3,8 +3,8 @@ r"""BiT-M R50x1 on CIFAR with 1, 5 and all images a class, by BiT-HyperRule.
     tljax sweep --config experiments/bit_hyperrule/config.py --workdir runs/bit_cifar
     tljax train --config experiments/bit_hyperrule/config.py:cifar100 --workdir runs/bit_cifar100
 
-Kolesnikov et al. 2020 ("Big Transfer"), as their repository was run for its table of expected
-results: the rule, but with batches of 128 and a rate of 0.001. Without them it is the paper's rule:
+Kolesnikov et al. 2020 ("Big Transfer"), with the settings of their repository's table of expected
+results: the rule, but with batches of 128 and a rate of 0.001. The paper's rule:
 --config.batch_size=512 --config.lr=0.003
 
 Expected, test accuracy at 1 / 5 / all images a class (median of the authors' runs): cifar10 54.1 /
@@ -30,7 +30,7 @@ def get_config(arg=None):
     config.hyperrule = "bit"
     config.batch_size = 128
     config.lr = 0.001
-    config.eval_every = 10_000  # the last step's weights count
+    config.eval_every = 10_000  # the last weights count
     config.checkpoint_every = 500
     return config
 

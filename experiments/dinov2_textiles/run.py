@@ -1,10 +1,10 @@
-"""What DINOv2-small's weights buy on simulated textiles, and on textures cut from photographs.
+"""Measures what DINOv2-small's weights gain on simulated textiles and on photographed textures.
 
     pip install -c constraints.txt '.[experiments]'
     python experiments/dinov2_textiles/run.py [--init_from FILE]
 
-Every run is appended to results.csv when it ends, and is not run again. At the end the table
-(table.md) and the figure (results.png) are made from that file.
+Every finished run is appended to results.csv and is not repeated. At the end table.md and
+results.png are made from that file.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 
-from tljax import config as config_lib
 from tljax import experiment
 from tljax.analysis import tables
 from tljax.analysis.statistics import mean_interval, paired_difference
+from tljax.config import load as load_config
 from tljax.data import folder
 from tljax.devices.compilation_cache import use_compilation_cache
 
@@ -32,7 +32,7 @@ CONFIGS = HERE.parents[1] / "configs"
 SEEDS = {"feature_extraction": 5, "freeze_first": 3, "fine_tune": 3, "from_scratch": 3}
 CONTROL = "from_scratch"
 TEXTILES = ("conformal_clip_data", "data/textile_images/simulated")
-# Few images come in small batches; textures are 32 pixels wide, and gain nothing from 98.
+# Few images need small batches. Textures are 32 pixels wide, so 98 pixels gain nothing.
 SIZES = {100: {"batch_size": 16}, 1000: {"batch_size": 32}}
 IMAGE_SIZES = {"textiles": 98, "textures": 42}
 COLUMNS = (
@@ -73,8 +73,8 @@ def main() -> None:
 
 
 def _train(run: Run, init_from: str | None) -> dict:
-    """One run of a config file of configs/, in memory."""
-    config = config_lib.load(str(CONFIGS / f"dinov2_{run.scenario}.py"))
+    """Trains with a config file of configs/, in memory."""
+    config = load_config(str(CONFIGS / f"dinov2_{run.scenario}.py"))
     config.data = (
         folder.packaged_folder_spec(*TEXTILES) if run.data == "textiles" else f"embedded:{run.data}"
     )
@@ -114,7 +114,7 @@ def _append(path: Path, row: dict) -> None:
 
 
 def scores(rows: dict[Run, dict], data: str, size: int, scenario: str) -> list[float]:
-    """Balanced test accuracies of a cell, by seed."""
+    """Balanced test accuracies of the runs of a cell, in the order of the seeds."""
     return [
         row["test_balanced_accuracy"]
         for run, row in sorted(rows.items())
@@ -141,7 +141,7 @@ def table(rows: dict[Run, dict]) -> str:
 
 
 def figure(rows: dict[Run, dict]) -> plt.Figure:
-    """Every seed as a dot, means with their intervals beside them, chance as a line."""
+    """Every seed as a dot, next to it the mean with its interval, chance as a line."""
     chart, axes = plt.subplots(1, len(IMAGE_SIZES), figsize=(10, 3.6), sharey=True)
     for axis, data in zip(axes, IMAGE_SIZES, strict=True):
         for at, scenario in enumerate(SEEDS):

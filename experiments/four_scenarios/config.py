@@ -1,4 +1,4 @@
-r"""The runs of the study: which scenario wins, by size of the target and similarity to the source.
+r"""Which scenario wins, by size of the target data and similarity to the source.
 
     tljax train --config experiments/four_scenarios/config.py:MODEL/source \
         --workdir runs/four_scenarios/MODEL/source
@@ -7,18 +7,18 @@ r"""The runs of the study: which scenario wins, by size of the target and simila
     tljax sweep --config experiments/four_scenarios/config.py:MODEL/study \
         --workdir runs/four_scenarios/MODEL/study
 
-MODEL is resnet10_32 or vit_micro_patch4_32; run the commands from the repository's root, or
+MODEL is resnet10_32 or vit_micro_patch4_32. Run the commands from the repository's root, or
 `run.py` in this folder, which runs them all. README.md has the results.
 """
 
 from tljax.config import base
 
-TARGETS = {"digits": "similar", "textures": "dissimilar"}  # to glyphs, the source
-STEPS = {50: 40, 150: 60, 400: 70, 1000: 80}  # by training images
+TARGETS = {"digits": "similar", "textures": "dissimilar"}  # compared with glyphs, the source
+STEPS = {50: 40, 150: 60, 400: 70, 1000: 80}  # by number of training images
 SMALL = (50, 150)
 K = (1, 2, 3, 4)
 SEEDS = (0, 1, 2, 3, 4)
-# A scenario, and the groups that freeze_first freezes, in the order of the tables.
+# Scenarios with the number of groups that freeze_first freezes, in the order of the tables.
 ARMS = [
     ("feature_extraction", None),
     *(("freeze_first", k) for k in K),
@@ -32,7 +32,7 @@ PILOT_RATES = {
     "resnet10_32": (0.01, 0.03, 0.1, 0.3, 1.0),
     "vit_micro_patch4_32": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
 }
-# What it chose: the highest mean validation accuracy of the two targets (pilot.csv).
+# The rates that the pilot chose, by mean validation accuracy of the two targets (pilot.csv).
 RATES = {
     "resnet10_32": {
         "feature_extraction": 0.1,
@@ -108,7 +108,7 @@ def run(target, size, scenario, k, lr, seed):
         "k": k,
         "lr": lr,
         "steps": STEPS[size],
-        # Frozen features need no augmentation to stay the same, and are computed once.
+        # Without augmentation, frozen features stay the same and are computed once.
         "augment": "none" if scenario == "feature_extraction" else "crop",
         "seed": seed,
     }

@@ -1,29 +1,29 @@
-"""The four scenarios by size and similarity of the target, for a ResNet and a ViT, with benefits.
+"""Runs the four scenarios by size and similarity of the target, for a ResNet and a ViT.
 
-    python experiments/four_scenarios/run.py             # everything: sources, pilot, study, tables
+    python experiments/four_scenarios/run.py             # all: sources, pilot, study, tables
     python experiments/four_scenarios/run.py --models resnet10_32    # one of the two networks
-    python experiments/four_scenarios/run.py --tables    # the tables and the figure alone
+    python experiments/four_scenarios/run.py --tables    # only the tables and the figure
 
-From the repository's root. The runs are in runs/four_scenarios; the same command resumes them.
-pilot.csv, results.csv and curves.csv hold their numbers; table.md, benefits.md and results.png are
-made from these.
+Run it from the repository's root. The runs are in runs/four_scenarios; the same command resumes
+them. pilot.csv, results.csv and curves.csv hold their numbers; table.md, benefits.md and
+results.png are made from these.
 """
 
 import argparse
 from pathlib import Path
 from typing import NamedTuple
 
-import config as page  # beside this file
+import config as settings  # the config file in this folder
 import matplotlib
 import numpy as np
 
-from tljax import config as config_lib
 from tljax import experiment
 from tljax.analysis import tables
 from tljax.analysis.benefits import Benefits, RatioInterval, benefits
 from tljax.analysis.results import best_value, read_runs
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
 from tljax.commands.sweep.runs import run_sweep
+from tljax.config import load as load_config
 from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.runs import record
 from tljax.runs.metrics import read_rows
@@ -34,14 +34,14 @@ from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
 ROOT = Path("runs/four_scenarios")
-MODELS = list(page.RATES)
-SCENARIOS = list(page.RATES[MODELS[0]])
+MODELS = list(settings.RATES)
+SCENARIOS = list(settings.RATES[MODELS[0]])
 COLUMNS = ("model", "target", "size", "scenario", "k", "lr", "seed", "steps", "val_accuracy")
 COLUMNS += ("test_accuracy", "naive_accuracy", "trainable_parameters", "wall_seconds")
 
 
 class Arm(NamedTuple):
-    """A scenario, with its k, on one target at one size."""
+    """A scenario with its k, for one model, target and size."""
 
     model: str
     target: str
@@ -51,7 +51,7 @@ class Arm(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What scenarios are compared on."""
+    """A model, target and size, on which scenarios are compared."""
 
     model: str
     target: str
@@ -62,9 +62,9 @@ class Cell(NamedTuple):
 
     @property
     def prescribed(self) -> str:
-        """The textbook's scenario."""
-        similar = page.TARGETS[self.target] == "similar"
-        if self.size in page.SMALL:
+        """The scenario that the textbook prescribes."""
+        similar = settings.TARGETS[self.target] == "similar"
+        if self.size in settings.SMALL:
             return "feature_extraction" if similar else "freeze_first"
         return "fine_tune" if similar else "from_scratch"
 
@@ -93,32 +93,41 @@ class Study:
 
     @property
     def cells(self) -> list[Cell]:
-        return [Cell(m, t, size) for m in self.models for t in page.TARGETS for size in page.STEPS]
+        return [
+            Cell(m, t, size)
+            for m in self.models
+            for t in settings.TARGETS
+            for size in settings.STEPS
+        ]
 
     def chosen(self, cell: Cell) -> dict[str, Arm]:
-        """One arm a scenario; k has the highest mean validation accuracy of its four."""
+        """One arm for each scenario; freeze_first's k has the highest mean validation accuracy."""
         arms = {scenario: cell.arm(scenario) for scenario in SCENARIOS}
-        of_k = [cell.arm("freeze_first", k) for k in page.K]
-        arms["freeze_first"] = max(of_k, key=lambda arm: np.mean(_values(self.validation[arm])))
+        arms_by_k = [cell.arm("freeze_first", k) for k in settings.K]
+        arms["freeze_first"] = max(
+            arms_by_k, key=lambda arm: np.mean(_values(self.validation[arm]))
+        )
         return arms
 
     def score(self, arm: Arm) -> Interval:
-        """Test accuracy over seeds."""
+        """Mean test accuracy with its interval over seeds."""
         return mean_interval(_values(self.test[arm]))
 
     def gain(self, a: Arm, b: Arm) -> Interval:
-        """Test accuracy of a above b, paired by seed."""
+        """The gain of a over b in test accuracy, paired by seed."""
         return paired_difference(_values(self.test[a]), _values(self.test[b]))
 
     def benefits(self, arm: Arm) -> Benefits:
-        """Over its from-scratch twins."""
+        """The benefits of transfer over the same runs from scratch."""
         twin = arm._replace(scenario="from_scratch", k=None)
         return benefits(self.curves[arm], self.curves[twin], self.test[arm], self.test[twin])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tables", action="store_true", help="run nothing; use what is in *.csv")
+    parser.add_argument(
+        "--tables", action="store_true", help="run nothing; use the numbers in *.csv"
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="default: both")
     args = parser.parse_args()
     if not args.tables:
@@ -141,29 +150,29 @@ def _run(model: str) -> None:
     name = f"{HERE / 'config.py'}:{model}"
     source = ROOT / model / "source"
     if record.read_result(source) is None:
-        experiment.run(config_lib.load(f"{name}/source"), source)
+        experiment.run(load_config(f"{name}/source"), source)
     for part in ("pilot", "study"):
         run_sweep(f"{name}/{part}", [], ROOT / model / part)
-    for scenario, rate in page.RATES[model].items():
+    for scenario, rate in settings.RATES[model].items():
         best = _best_rate(model, scenario)
         if rate != best:
-            print(f"{model}, {scenario}: here the pilot would choose {best}, the study has {rate}")
+            print(f"{model}, {scenario}: this pilot would choose {best}; the study uses {rate}")
 
 
 def _best_rate(model: str, scenario: str) -> float:
-    """The pilot's choice: the highest validation accuracy, averaged over the targets."""
+    """The rate with the pilot's highest validation accuracy, averaged over the targets."""
     runs = read_runs(ROOT / model / "pilot" / "runs")
     return best_value([run for run in runs if run.overrides["scenario"] == scenario], "lr")
 
 
 def _is_done(model: str) -> bool:
-    """Whether every run of the study of a network is done."""
+    """Whether every run of a network's study is done."""
     done = [run for run in read_runs(ROOT / model / "study" / "runs") if run.summary]
-    return len(done) == sum(1 for _ in page.sweep(f"{model}/study"))
+    return len(done) == sum(1 for _ in settings.sweep(f"{model}/study"))
 
 
 def _collect() -> None:
-    """Copies the numbers of the networks' runs beside this file."""
+    """Copies the numbers of the networks' runs into this folder."""
     for part in ("pilot", "study"):
         rows, points = [], []
         for model in filter(_is_done, MODELS):
@@ -190,14 +199,14 @@ def _arm(row: dict[str, str]) -> Arm:
 
 
 def _values(by_seed: dict[int, float]) -> list[float]:
-    return [by_seed[seed] for seed in page.SEEDS]
+    return [by_seed[seed] for seed in settings.SEEDS]
 
 
 # --------------------------------------------------------------------------------- the tables
 
 
 def table(study: Study) -> str:
-    """Test accuracies, the textbook's scenario and the winner, with intervals."""
+    """Test accuracies with intervals, the textbook's scenario and the best one."""
     head = ["model", "target", "images", "naive", *map(_words, SCENARIOS), "textbook", "highest"]
     head += ["over the next", "over the textbook's"]
     rows = []
@@ -225,7 +234,7 @@ def _gain(study: Study, a: Arm, b: Arm) -> str:
 
 
 def benefits_table(study: Study) -> str:
-    """What each transfer bought over its twins from scratch."""
+    """The benefits of each transfer over the same runs from scratch."""
     head = ["model", "target", "images", "scenario", "higher start", "rate ratio", "time ratio"]
     head += ["higher asymptote", "total reward", "transfer ratio", "error above scratch"]
     rows = []
@@ -233,17 +242,17 @@ def benefits_table(study: Study) -> str:
         for scenario, arm in study.chosen(cell).items():
             if scenario == "from_scratch":
                 continue
-            bought = study.benefits(arm)
+            gained = study.benefits(arm)
             k = f" (k={arm.k})" if arm.k is not None else ""
-            harm = " **negative transfer**" if bought.is_negative_transfer else ""
+            harm = " **negative transfer**" if gained.is_negative_transfer else ""
             rows.append(
                 [
                     *(cell.model, cell.target, f"{cell.size:,}", f"{_words(scenario)}{k}"),
-                    tables.signed(bought.higher_start),
-                    *map(_ratio, (bought.rate_ratio, bought.time_ratio)),
-                    *map(tables.signed, (bought.higher_asymptote, bought.total_reward)),
-                    tables.signed(bought.transfer_ratio),
-                    f"{tables.signed(bought.negative_transfer_gap)}{harm}",
+                    tables.signed(gained.higher_start),
+                    *map(_ratio, (gained.rate_ratio, gained.time_ratio)),
+                    *map(tables.signed, (gained.higher_asymptote, gained.total_reward)),
+                    tables.signed(gained.transfer_ratio),
+                    f"{tables.signed(gained.negative_transfer_gap)}{harm}",
                 ]
             )
     return tables.markdown(head, rows)
@@ -264,7 +273,7 @@ def _ratio(ratio: RatioInterval) -> str:
 
 # --------------------------------------------------------------------------------- the figure
 
-COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
+COLOURS = {  # Okabe and Ito's, which colour-blind readers can tell apart
     "feature_extraction": "#d55e00",
     "freeze_first": "#009e73",
     "from_scratch": "#1c1f23",
@@ -273,15 +282,19 @@ COLOURS = {  # Okabe and Ito's, which the colour-blind can tell apart
 
 
 def figure(study: Study) -> plt.Figure:
-    """A row a model; per target the accuracy by size, then by the number of frozen groups."""
+    """One row a model; for each target the accuracy by size, then by number of frozen groups."""
     count = len(study.models)
     chart, axes = plt.subplots(
-        count, 2 * len(page.TARGETS), figsize=(15, 3.4 * count), layout="constrained", squeeze=False
+        count,
+        2 * len(settings.TARGETS),
+        figsize=(15, 3.4 * count),
+        layout="constrained",
+        squeeze=False,
     )
     for row, model in zip(axes, study.models, strict=True):
-        for column, target in enumerate(page.TARGETS):
+        for column, target in enumerate(settings.TARGETS):
             _by_size(row[column], study, model, target)
-            _by_k(row[column + len(page.TARGETS)], study, model, target)
+            _by_k(row[column + len(settings.TARGETS)], study, model, target)
         row[0].set_ylabel(f"{model}\ntest accuracy")
     for axis, place, title in (
         (axes[0][0], "outside lower left", None),
@@ -295,10 +308,11 @@ def figure(study: Study) -> plt.Figure:
 def _by_size(axis: plt.Axes, study: Study, model: str, target: str) -> None:
     for number, scenario in enumerate(SCENARIOS):
         scores = [
-            study.score(study.chosen(Cell(model, target, size))[scenario]) for size in page.STEPS
+            study.score(study.chosen(Cell(model, target, size))[scenario])
+            for size in settings.STEPS
         ]
         axis.errorbar(
-            [size * (1 + 0.04 * (number - 1.5)) for size in page.STEPS],  # side by side
+            [size * (1 + 0.04 * (number - 1.5)) for size in settings.STEPS],  # side by side
             [score.mean for score in scores],
             [score.half_width for score in scores],
             marker="o",
@@ -308,19 +322,19 @@ def _by_size(axis: plt.Axes, study: Study, model: str, target: str) -> None:
             label=_words(scenario),
         )
     axis.set_xscale("log")
-    axis.set_xticks(list(page.STEPS), [f"{size:,}" for size in page.STEPS], minor=False)
+    axis.set_xticks(list(settings.STEPS), [f"{size:,}" for size in settings.STEPS], minor=False)
     axis.set_xticks([], minor=True)
     axis.set_xlabel("training images")
-    axis.set_title(f"{target} ({page.TARGETS[target]} to glyphs)", fontsize=10)
+    axis.set_title(f"{target} ({settings.TARGETS[target]} to glyphs)", fontsize=10)
 
 
 def _by_k(axis: plt.Axes, study: Study, model: str, target: str) -> None:
     shades = ("#9ecae1", "#6baed6", "#2171b5", "#08306b")
-    for size, shade in zip(page.STEPS, shades, strict=True):
+    for size, shade in zip(settings.STEPS, shades, strict=True):
         cell = Cell(model, target, size)
-        scores = [study.score(cell.arm("freeze_first", k)) for k in page.K]
+        scores = [study.score(cell.arm("freeze_first", k)) for k in settings.K]
         axis.errorbar(
-            page.K,
+            settings.K,
             [score.mean for score in scores],
             [score.half_width for score in scores],
             marker="o",
@@ -329,7 +343,7 @@ def _by_k(axis: plt.Axes, study: Study, model: str, target: str) -> None:
             color=shade,
             label=f"{size:,}",
         )
-    axis.set_xticks(page.K)
+    axis.set_xticks(settings.K)
     axis.set_xlabel("k: groups frozen, from the input")
     axis.set_title(f"{target}: freeze first, by k", fontsize=10)
 

@@ -1,9 +1,9 @@
-r"""An ImageNet ResNet-50 on ten data sets: as features, fine-tuned, or from random weights.
+r"""An ImageNet ResNet-50 on ten data sets: fixed features, fine-tuned, or random weights.
 
     tljax sweep --config experiments/kornblith2019/config.py:ARM --workdir runs/kornblith2019/ARM
 
 Kornblith et al. 2019 ("Do better ImageNet models transfer better?"). ARM is logistic, fine_tuned or
-random. FGVC Aircraft, which TFDS does not have, is run by itself: see README.md.
+random. TFDS does not have FGVC Aircraft, so it is run separately: see README.md.
 
 Expected, in the order of the arms, from memory, to be checked: Food 72.3 / 88.3 / 86.9, CIFAR-10
 93.6 / 97.5 / 95.9, CIFAR-100 78.3 / 86.4 / 80.2, SUN397 61.9 / 64.3 / 53.6, Cars 66.7 / 92.1 /
@@ -29,7 +29,7 @@ ARMS = {
     "fine_tuned": {"scenario": "fine_tune", "backbone_lr_scale": 1.0},
     "random": {"scenario": "from_scratch", "init_from": None},
 }
-# Seven rates in equal factors, chosen from by validation accuracy.
+# Seven rates in equal factors; validation accuracy chooses one.
 TRIED = {
     "logistic": (0.01, 0.0316, 0.1, 0.316, 1.0, 3.16, 10.0),
     "fine_tuned": (0.0001, 0.000316, 0.001, 0.00316, 0.01, 0.0316, 0.1),

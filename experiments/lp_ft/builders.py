@@ -1,4 +1,4 @@
-r"""CIFAR-10's classes, shown by other pictures: data whose test images have shifted.
+r"""CIFAR-10's training images with test images of other data sets: a distribution shift.
 
     tljax prepare tfds:cifar10; tljax prepare tfds:cifar10_1/v6; tljax prepare tfds:stl10
     for shift in cifar10_1 stl10; do
@@ -6,9 +6,9 @@ r"""CIFAR-10's classes, shown by other pictures: data whose test images have shi
     done
 
 Once prepared, they are read as tfds:shifted/cifar10_1 and tfds:shifted/stl10, without this file.
-`train` has CIFAR-10's training images, so that the naive baseline is that of what a run was trained
-on; `test` has the others'. Of STL-10 the monkeys are left out, and no image there is a frog (French
-et al. 2018, as in Kumar et al. 2022).
+`train` has CIFAR-10's training images, so that the naive baseline is computed from the data that a
+run was trained on. `test` has the test images of the other data set. STL-10's monkeys are left out,
+and it has no frogs (French et al. 2018, as in Kumar et al. 2022).
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from tljax.data.tfds.spec import encoded_records
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer")
 CLASSES += ("dog", "frog", "horse", "ship", "truck")
-# In the order of STL-10's labels, by CIFAR-10's names.
+# STL-10's classes in the order of its labels, with CIFAR-10's names.
 STL10 = ("airplane", "bird", "automobile", "cat", "deer")
 STL10 += ("dog", "horse", "monkey", "ship", "truck")
 _CIFAR10 = "cifar10:3.*.*"
@@ -33,8 +33,8 @@ class ShiftConfig(tfds.core.BuilderConfig):
     """Where the test images come from.
 
     Attributes:
-      source: the data set; the newest version that fits and is prepared.
-      labels: its classes; images of those that are not CIFAR-10's are left out.
+      source: the data set, in the newest matching version that is prepared.
+      labels: its classes; images of classes that CIFAR-10 does not have are left out.
     """
 
     source: str = ""
@@ -42,7 +42,7 @@ class ShiftConfig(tfds.core.BuilderConfig):
 
 
 class Shifted(tfds.core.GeneratorBasedBuilder):
-    """Reads two prepared sets, and writes their images with CIFAR-10's labels."""
+    """Reads two prepared data sets and writes their images with CIFAR-10's labels."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS wants a list)

@@ -1,4 +1,4 @@
-r"""Fine-tuning, a linear probe, and the one after the other, in distribution and out of it.
+r"""Fine-tuning, a linear probe, and one after the other (LP-FT), in and out of distribution.
 
     tljax sweep --config experiments/lp_ft/config.py:cifar10/lp --workdir runs/lp_ft/cifar10/lp
     tljax sweep --config experiments/lp_ft/config.py:cifar10/ft --workdir runs/lp_ft/cifar10/ft
@@ -7,11 +7,11 @@ r"""Fine-tuning, a linear probe, and the one after the other, in distribution an
 
 Kumar et al. 2022 ("Fine-tuning can distort pretrained features and underperform
 out-of-distribution"). The data are cifar10 or domainnet, the methods lp, ft and lp_ft. `digits` is
-the same question for two CPU cores, digits/METHOD/pilot and digits/METHOD/study, of which
-`run.py` in this folder runs all; runs/four_scenarios/resnet10_32/source has to exist.
+the same study for two CPU cores: digits/METHOD/pilot and digits/METHOD/study, which need
+runs/four_scenarios/resnet10_32/source. `run.py` in this folder runs all of them.
 
 Expected for CIFAR-10, from memory, accuracy on CIFAR-10 / STL-10 / CIFAR-10.1: FT 97.3 / 82.4 /
-92.3, LP 91.8 / 85.1 / 82.7, LP-FT 97.5 / 90.7 / 93.5, of another network. Not run here.
+92.3, LP 91.8 / 85.1 / 82.7, LP-FT 97.5 / 90.7 / 93.5, with another network. Not run here.
 """
 
 from tljax.config import base
@@ -21,7 +21,7 @@ METHODS = {
     "ft": {"scenario": "fine_tune", "backbone_lr_scale": 1.0},
     "lp_ft": {"scenario": "fine_tune", "backbone_lr_scale": 1.0, "stages": "lp_ft"},
 }
-# Trained on, and shown by what is left of `train`; README.md says what they are tested on.
+# Training data; the rest of `train` is for validation. README.md names the test data.
 DATA = {
     "cifar10": {"data": "tfds:cifar10?train=train[:90%],val=train[90%:]", "augment": "none"},
     "domainnet": {
@@ -30,20 +30,20 @@ DATA = {
         "crop_area": ((224 / 256) ** 2, (224 / 256) ** 2),
     },
 }
-# Six rates of each method, chosen from on validation images of the data trained on.
+# Six rates of each method; validation images of the training data choose one.
 TRIED = {
     "lp": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
     "ft": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
     "lp_ft": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
 }
-# Fine-tuning is as long after a probe as without one; a probe's steps cost next to nothing.
+# Fine-tuning is as long with a probe before it as without; a probe's steps cost almost nothing.
 EPOCHS = {
     "lp": {"epochs": 20.0},
     "ft": {"epochs": 20.0},
     "lp_ft": {"epochs": 25.0, "probe_share": 0.2, "probe_lr": 0.1},
 }
 
-# The small form: a ResNet of our own, that has learnt to read letters, on handwritten digits.
+# The small form: a ResNet that was trained on letters (SOURCE), on handwritten digits.
 SOURCE = "runs/four_scenarios/resnet10_32/source"
 DIGITS_TRIED = {
     "lp": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),

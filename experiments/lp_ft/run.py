@@ -1,9 +1,9 @@
-"""Fine-tuning, a linear probe, and LP-FT on handwritten digits, and on digits that have shifted.
+"""Runs fine-tuning, a linear probe and LP-FT on handwritten digits; tests on shifted ones too.
 
-    python experiments/lp_ft/run.py             # everything: source, pilot, study, tables
-    python experiments/lp_ft/run.py --tables    # the table and the figure alone
+    python experiments/lp_ft/run.py             # all: source, pilot, study, tables
+    python experiments/lp_ft/run.py --tables    # only the table and the figure
 
-From the repository's root. The runs are in runs/lp_ft/digits; the same command resumes them.
+Run it from the repository's root. The runs are in runs/lp_ft/digits; the same command resumes them.
 pilot.csv and results.csv hold their numbers; table.md and results.png are made from these.
 """
 
@@ -13,18 +13,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-import config as page  # beside this file
+import config as settings  # the config file in this folder
 import jax
 import matplotlib
 import numpy as np
 
 import tljax
-from tljax import config as config_lib
 from tljax import data, experiment
 from tljax.analysis import tables
 from tljax.analysis.results import read_runs
 from tljax.analysis.statistics import mean_interval, paired_difference
 from tljax.commands.sweep.runs import run_tuned
+from tljax.config import load as load_config
 from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.files import parse_json
 from tljax.runs import record
@@ -35,7 +35,7 @@ from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
 ROOT = Path("runs/lp_ft/digits")
-SOURCE_PAGE = HERE.parent / "four_scenarios" / "config.py"
+SOURCE_CONFIG = HERE.parent / "four_scenarios" / "config.py"
 SHIFTED = "embedded:digits_shifted"
 NAMES = {"lp": "LP", "ft": "FT", "lp_ft": "LP-FT"}
 PAIRS = (("ft", "lp"), ("lp_ft", "ft"), ("lp_ft", "lp"))
@@ -47,7 +47,9 @@ _BATCH = 250
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tables", action="store_true", help="run nothing; use what is in *.csv")
+    parser.add_argument(
+        "--tables", action="store_true", help="run nothing; use the numbers in *.csv"
+    )
     args = parser.parse_args()
     if not args.tables:
         use_compilation_cache()
@@ -62,20 +64,20 @@ def main() -> None:
 
 
 def _run() -> None:
-    """Each method at the rate of its pilot; LP-FT's probe is trained at the linear probe's."""
-    if record.read_result(Path(page.SOURCE)) is None:
+    """Runs each method at its pilot's rate, and LP-FT's probe at the linear probe's rate."""
+    if record.read_result(Path(settings.SOURCE)) is None:
         experiment.run(
-            config_lib.load(f"{SOURCE_PAGE}:resnet10_32/source"), Path(page.SOURCE), progress=True
+            load_config(f"{SOURCE_CONFIG}:resnet10_32/source"), Path(settings.SOURCE), progress=True
         )
     rates: dict[str, float] = {}
-    for method in page.METHODS:
+    for method in settings.METHODS:
         probe = [f"--config.probe_lr={rates['lp']}"] if method == "lp_ft" else []
         rates[method] = run_tuned(f"{HERE / 'config.py'}:digits/{method}", ROOT / method, probe)
     _collect(rates)
 
 
 def _collect(rates: dict[str, float]) -> None:
-    """Copies the runs' numbers beside this file."""
+    """Copies the runs' numbers into this folder."""
     pilot, study = [], []
     for method, rate in rates.items():
         for run in read_runs(ROOT / method / "pilot" / "runs"):
@@ -90,7 +92,10 @@ def _collect(rates: dict[str, float]) -> None:
 
 
 def _out_of_distribution(workdir: Path) -> dict[str, float]:
-    """What the best weights of a run make of shifted digits, and of the features; asked once."""
+    """A run's accuracy on shifted digits and change of features, with its best weights.
+
+    They are computed once and kept in the run's `shifted.json`.
+    """
     kept = workdir / "shifted.json"
     if kept.exists():
         return parse_json(kept.read_bytes())
@@ -107,7 +112,7 @@ def _out_of_distribution(workdir: Path) -> dict[str, float]:
 
 
 def _feature_change(trained: experiment.Trained, name: str) -> float:
-    """How far the features of test images moved, in units of the mean length they had before."""
+    """Mean distance that test images' features moved, over their mean length before training."""
     model, preprocessing = trained.experiment.model, trained.experiment.preprocessing
     before = _source_features(name)
     after = _features(model, trained.variables, name, preprocessing)
@@ -117,18 +122,19 @@ def _feature_change(trained: experiment.Trained, name: str) -> float:
 
 @functools.cache
 def _source_features(name: str) -> np.ndarray:
-    model, variables, preprocessing = tljax.load("resnet10_32", page.SOURCE, num_classes=0)
+    model, variables, preprocessing = tljax.load("resnet10_32", settings.SOURCE, num_classes=0)
     return _features(model, variables, name, preprocessing)
 
 
 def _features(
     model: Any, variables: Any, name: str, preprocessing: data.Preprocessing
 ) -> np.ndarray:
-    """(n, d): of the test images of a data set."""
-    of_batch = _features_step(model, preprocessing)
+    """Features of the test images of a data set, (n, d)."""
+    compute_features = _features_step(model, preprocessing)
     batches = data.eval_batches(data.load(name).test, preprocessing, batch_size=_BATCH)
     parts = [
-        np.asarray(of_batch(variables, batch["image"]))[batch["mask"] > 0] for batch in batches
+        np.asarray(compute_features(variables, batch["image"]))[batch["mask"] > 0]
+        for batch in batches
     ]
     return np.concatenate(parts)
 
@@ -146,30 +152,30 @@ def _features_step(model: Any, preprocessing: data.Preprocessing) -> Any:
 
 
 def values(rows: list[dict[str, str]], method: str, column: str) -> list[float]:
-    """Of a method's runs, by seed."""
+    """A column of a method's runs, in the order of the seeds."""
     by_seed = {int(row["seed"]): float(row[column]) for row in rows if row["method"] == method}
-    return [by_seed[seed] for seed in page.SEEDS]
+    return [by_seed[seed] for seed in settings.SEEDS]
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """Accuracies and changes of features with intervals over seeds; differences by seed."""
+    """Accuracies and feature changes with intervals over seeds; differences paired by seed."""
     head = ["method", "rate", "digits", "shifted digits"]
     head += ["change of features, digits", "change of features, shifted digits"]
     columns = ("test_accuracy", "shifted_accuracy", "test_change", "shifted_change")
-    of_methods = []
+    method_rows = []
     for method, name in NAMES.items():
         rate = next(row["lr"] for row in rows if row["method"] == method)
         scores = [tables.score(mean_interval(values(rows, method, column))) for column in columns]
-        of_methods.append([name, rate, *scores])
-    of_pairs = []
+        method_rows.append([name, rate, *scores])
+    pair_rows = []
     for a, b in PAIRS:
         gains = [
             paired_difference(values(rows, a, column), values(rows, b, column))
             for column in columns[:2]
         ]
-        of_pairs.append([f"{NAMES[a]} over {NAMES[b]}", *map(tables.difference, gains)])
-    differences = tables.markdown(["difference", "digits", "shifted digits"], of_pairs)
-    return f"{tables.markdown(head, of_methods)}\n{differences}"
+        pair_rows.append([f"{NAMES[a]} over {NAMES[b]}", *map(tables.difference, gains)])
+    differences = tables.markdown(["difference", "digits", "shifted digits"], pair_rows)
+    return f"{tables.markdown(head, method_rows)}\n{differences}"
 
 
 # --------------------------------------------------------------------------------- the figure
@@ -178,16 +184,16 @@ COLOURS = {"lp": "#d55e00", "ft": "#0072b2", "lp_ft": "#009e73"}  # Okabe and It
 
 
 def figure(rows: list[dict[str, str]]) -> plt.Figure:
-    """Accuracy out of distribution by that in it, then how far features moved; a dot a seed."""
+    """Accuracy out of distribution against accuracy in it, then feature changes; a dot a seed."""
     chart, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
     for axis, x, y in (
         (left, "test_accuracy", "shifted_accuracy"),
         (right, "test_change", "shifted_change"),
     ):
         for method, name in NAMES.items():
-            of_x, of_y = values(rows, method, x), values(rows, method, y)
-            axis.scatter(of_x, of_y, s=9, alpha=0.5, color=COLOURS[method])
-            a, b = mean_interval(of_x), mean_interval(of_y)
+            xs, ys = values(rows, method, x), values(rows, method, y)
+            axis.scatter(xs, ys, s=9, alpha=0.5, color=COLOURS[method])
+            a, b = mean_interval(xs), mean_interval(ys)
             axis.errorbar(
                 a.mean,
                 b.mean,

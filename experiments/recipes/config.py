@@ -5,12 +5,12 @@ r"""Every recipe of configs/recipes/, and the plain scenarios, on one small fold
     tljax sweep --config experiments/recipes/config.py:RECIPE/study \
         --workdir runs/recipes/RECIPE/study --config.data=folder:IMAGES --config.lr=WHAT_PILOT_CHOSE
 
-RECIPE is a key of RECIPES; `run.py` in this folder runs all of them. README.md has the results.
+RECIPE is a key of RECIPES. `run.py` in this folder runs all of them; README.md has the results.
 """
 
 from tljax.config import base
 
-# What each sets; all else is the same. Plain fine-tuning is what the others are held against.
+# The fields that each recipe sets; all others are the same. Recipes are compared with PLAIN.
 RECIPES = {
     "linear_probe": {"scenario": "feature_extraction"},
     "fine_tune": {},
@@ -32,8 +32,8 @@ RECIPES = {
     "from_scratch": {"scenario": "from_scratch", "init_from": None},
 }
 PLAIN = "fine_tune"
-# Two rates of each recipe, a factor of about three apart: where it is used to be, or what a page of
-# configs/ has, is one of them or between them.
+# Two learning rates for each recipe, a factor of about three apart. The recipe's usual rate, or
+# that of its config file in configs/, is one of them or lies between them.
 RATES = {
     "linear_probe": (3e-3, 1e-2),
     "fine_tune": (3e-5, 1e-4),
@@ -63,7 +63,7 @@ def get_config(arg):
     config.model = "vit_small_patch14_dinov2"
     config.init_from = "vit_small_patch14_dinov2.lvd142m"
     config.image_size = 56  # 4 x 4 patches; any multiple of 14
-    config.augment = "none"  # defects are small: a crop could lose them
+    config.augment = "none"  # defects are small: a crop could cut them off
     config.scenario = "fine_tune"
     config.backbone_lr_scale = 1.0
     config.optimizer = "adamw"

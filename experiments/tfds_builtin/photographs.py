@@ -1,6 +1,6 @@
-"""Fills the folders of NWPU-RESISC45 with crops of scikit-image's photographs: 4 of 45 classes.
+"""Writes crops of scikit-image's photographs as NWPU-RESISC45, for 4 of its 45 classes.
 
-The layout is the data set's own, the images are not: they are there to go through its builder.
+The layout is the data set's own, so that its builder reads the files; the images are not.
 """
 
 import sys

@@ -1,12 +1,12 @@
-r"""The five tasks of VTAB whose labels TFDS does not hold as classes: they are worked out here.
+r"""Derives the five tasks of VTAB whose labels are not classes in TFDS.
 
     tljax prepare tfds:clevr; tljax prepare tfds:kitti; tljax prepare tfds:dsprites
     for task in clevr_count clevr_distance kitti_distance dsprites_location dsprites_orientation; do
       PYTHONPATH=. tljax prepare tfds:experiments.vtab1k.builders.Vtab/$task
     done
 
-Once prepared, they are read as tfds:vtab/clevr_count and so on, without this file. Splits, and the
-order in them, are those of the set they are derived from. The bounds are those of VTAB's repository
+Once prepared, they are read as tfds:vtab/clevr_count and so on, without this file. Splits and their
+order are those of the source data set. The bounds between classes are those of VTAB's repository
 (google-research/task_adaptation).
 """
 
@@ -22,9 +22,9 @@ from PIL import Image
 
 from tljax.data.tfds.spec import encoded_records
 
-_CLEVR = ("train", "validation")  # nobody labelled the third
+_CLEVR = ("train", "validation")  # the third has no labels
 _KITTI = ("train", "validation", "test")
-_VEHICLES = 3  # the first types of KITTI's: car, van, truck
+_VEHICLES = 3  # KITTI's first types: car, van, truck
 _SIDE = 224  # pixels
 
 
@@ -34,13 +34,13 @@ def clevr_count(record: dict[str, Any]) -> int:
 
 
 def clevr_distance(record: dict[str, Any]) -> int:
-    """The distance of the closest object: 0 up to 8, then a class each half, 5 beyond 10."""
+    """Distance of the closest object: 0 up to 8, then one class for each half, 5 beyond 10."""
     closest = np.min(_third(record["objects"]["pixel_coords"]))
     return int(np.searchsorted([8.0, 8.5, 9.0, 9.5, 10.0], closest))
 
 
 def kitti_distance(record: dict[str, Any]) -> int:
-    """The closest car, van or truck: up to 8 m, up to 20 m, beyond, or 3: none."""
+    """Distance of the closest car, van or truck: up to 8 m, up to 20 m, beyond, or 3: none."""
     objects = record["objects"]
     distances = _third(objects["location"])[np.asarray(objects["type"]) < _VEHICLES]
     return int(np.searchsorted([8.0, 20.0, 999.0], np.min(distances, initial=1000.0)))
@@ -57,17 +57,17 @@ def dsprites_orientation(record: dict[str, Any]) -> int:
 
 
 def _third(points: Any) -> np.ndarray:
-    """(n,): how far away points are, of which there may be none."""
+    """The distances of points (n, 3), where n may be 0: (n,)."""
     return np.reshape(points, (-1, 3))[:, 2]
 
 
-def squashed(image: bytes) -> bytes:
-    """The whole road as a square: the centre alone may miss the closest vehicle."""
+def squash(image: bytes) -> bytes:
+    """Resizes the whole image to a square, since a central crop may miss the closest vehicle."""
     return _png(Image.open(io.BytesIO(image)).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR))
 
 
-def visible(image: bytes) -> bytes:
-    """dSprites' 0 and 1 as black and white."""
+def stretch_contrast(image: bytes) -> bytes:
+    """Makes dSprites' 0 and 1 black and white."""
     return _png(Image.open(io.BytesIO(image)).point(lambda value: 255 * value))
 
 
@@ -79,14 +79,14 @@ def _png(image: Image.Image) -> bytes:
 
 @dataclass
 class TaskConfig(tfds.core.BuilderConfig):
-    """What a task is derived from, and how.
+    """How a task is derived from a data set.
 
     Attributes:
-      source: the data set; the newest version that fits and is prepared.
-      splits: those that are labelled.
-      label: of a record, whose image is left encoded.
-      num_classes: how many there are.
-      image: from encoded bytes to encoded bytes; None: as they are.
+      source: the data set, in the newest matching version that is prepared.
+      splits: its labelled splits.
+      label: maps a record, with its image encoded, to a class.
+      num_classes: the number of classes.
+      image: maps an encoded image to an encoded image; None leaves it unchanged.
     """
 
     source: str = ""
@@ -97,7 +97,7 @@ class TaskConfig(tfds.core.BuilderConfig):
 
 
 class Vtab(tfds.core.GeneratorBasedBuilder):
-    """Reads a prepared set, and writes its images with the task's labels in the same order."""
+    """Reads a prepared data set and writes its images, in order, with the task's labels."""
 
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS wants a list)
@@ -121,7 +121,7 @@ class Vtab(tfds.core.GeneratorBasedBuilder):
             splits=_KITTI,
             label=kitti_distance,
             num_classes=4,
-            image=squashed,
+            image=squash,
         ),
         TaskConfig(
             name="dsprites_location",
@@ -129,7 +129,7 @@ class Vtab(tfds.core.GeneratorBasedBuilder):
             splits=("train",),
             label=dsprites_location,
             num_classes=16,
-            image=visible,
+            image=stretch_contrast,
         ),
         TaskConfig(
             name="dsprites_orientation",
@@ -137,7 +137,7 @@ class Vtab(tfds.core.GeneratorBasedBuilder):
             splits=("train",),
             label=dsprites_orientation,
             num_classes=16,
-            image=visible,
+            image=stretch_contrast,
         ),
     ]
 

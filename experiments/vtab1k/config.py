@@ -6,8 +6,8 @@ r"""VTAB-1k: 19 tasks of 1,000 training images, in three groups, and five ways t
 
 Zhai et al. 2019 ("A large-scale study of representation learning with the Visual Task Adaptation
 Benchmark"). ARM is imagenet or scratch, of a ResNet-50; or full, linear or bias, of a ViT-B/16, as
-Jia et al. 2022 ("Visual prompt tuning") compare them. `tune` trains on 800 images and chooses on
-200; what it chooses goes into RATES, and `final` trains on all 1,000.
+Jia et al. 2022 ("Visual prompt tuning") compare them. `tune` trains on 800 images and validates on
+200. The rates that it chooses go into RATES, and `final` trains on all 1,000.
 
 Expected, mean test accuracy natural / specialized / structured: scratch 27.9 / 68.9 / 43.6,
 imagenet 73.5 / 82.5 / 52.1; mean of the three groups' means: full 68.97, linear 57.64, bias 65.22.
@@ -16,9 +16,9 @@ Not run here.
 
 from tljax.config import base
 
-# Of each task the data set, the 200 images to tune on, and the test images; the first 800 images of
-# `train` are always the training images. The third group's names stand for sets that
-# builders.py derives.
+# For each task: the data set, the 200 images that `tune` validates on, and the test images. The
+# first 800 images of `train` are always the training images. builders.py derives the data sets
+# vtab/...
 GROUPS = {
     "natural": {
         "caltech101": ("caltech101", "train[2754:2954]", "test"),
@@ -66,7 +66,7 @@ _RESNET = {
     "steps": 1000,
     "warmup": 80,
     "schedule": "step",
-    "eval_every": 1000,  # the last step's weights count, not those that did best on some images
+    "eval_every": 1000,  # the last weights count, not the best on some images
 }
 _VIT = {
     "model": "vit_base_patch16_224",
@@ -84,7 +84,7 @@ ARMS = {
     "linear": _VIT | {"scenario": "feature_extraction"},
     "bias": _VIT | {"scenario": "fine_tune", "train": ".*bias|head/.*"},
 }
-# What `tune` tries. Of the ViT they are a quarter of the authors' rates for batches of 256.
+# The rates that `tune` tries. The ViT's are a quarter of the authors' for batches of 256.
 TRIED = {
     "imagenet": (0.1, 0.01),
     "scratch": (0.1, 0.01),
@@ -92,7 +92,7 @@ TRIED = {
     "linear": (12.5, 6.25, 2.5, 1.25, 0.625, 0.25, 0.125, 0.0625, 0.025, 0.0125),
     "bias": (12.5, 6.25, 2.5, 1.25, 0.625, 0.25, 0.125, 0.0625, 0.025, 0.0125),
 }
-# What it chose, task by task. It has not been run: a rate of TRIED stands for all tasks.
+# The rates that it chose for each task. It has not been run: one rate of TRIED stands for all.
 RATES = {
     "imagenet": dict.fromkeys(TASKS, 0.01),
     "scratch": dict.fromkeys(TASKS, 0.01),
@@ -128,9 +128,8 @@ def sweep(arg):
 
 
 def data(task, part):
-    name, tuned_on, test = TASKS[task]
+    name, tuning, test = TASKS[task]
     if part == "tune":
-        return f"tfds:{name}?train=train[:800],val={tuned_on},test={test}"
-    # Of the images that are left some are evaluated, at the start and at the end; nothing is chosen
-    # by them.
-    return f"tfds:{name}?train=train[:800]+{tuned_on},val=train[800:1000],test={test}"
+        return f"tfds:{name}?train=train[:800],val={tuning},test={test}"
+    # Some of the remaining images are evaluated at the start and at the end; they choose nothing.
+    return f"tfds:{name}?train=train[:800]+{tuning},val=train[800:1000],test={test}"

@@ -1,4 +1,4 @@
-"""Test accuracy of VTAB-1k by task and by group, of the runs that a sweep has done.
+"""Prints the test accuracy of VTAB-1k by task and by group, from a sweep's finished runs.
 
 usage: python experiments/vtab1k/table.py WORKDIR
 """
@@ -13,7 +13,7 @@ from config import GROUPS, TASKS, data
 
 
 def by_task(results: Path) -> dict[str, list[float]]:
-    """Test accuracies of the done runs of `results.csv`, in percent, by task."""
+    """Test accuracies in percent of the finished runs of `results.csv`, by task."""
     tasks = {data(task, part): task for task in TASKS for part in ("tune", "final")}
     found: dict[str, list[float]] = {}
     with results.open(newline="") as file:
@@ -25,9 +25,9 @@ def by_task(results: Path) -> dict[str, list[float]]:
 
 
 def by_group(accuracies: Mapping[str, list[float]]) -> dict[str, float]:
-    """Means of the groups' medians, and `all`: the mean of those means, each group counting once.
+    """Each group's mean of its tasks' medians, and `all`: the mean of the groups' means.
 
-    A group with a task that is missing is left out, and then `all` is.
+    A group of which a task is missing is left out, and then so is `all`.
     """
     means = {
         group: statistics.mean(statistics.median(accuracies[task]) for task in tasks)
@@ -45,8 +45,8 @@ def main() -> None:
     for group, tasks in GROUPS.items():
         for task in tasks:
             runs = accuracies.get(task, [])
-            told = f"{statistics.median(runs):.2f}" if runs else "not run"
-            print(f"| {group} | {task} | {len(runs)} | {told} |")
+            median = f"{statistics.median(runs):.2f}" if runs else "not run"
+            print(f"| {group} | {task} | {len(runs)} | {median} |")
     print("\n| group | mean |\n|---|---|")
     means = by_group(accuracies)
     for group in (*GROUPS, "all"):

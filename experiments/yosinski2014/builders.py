@@ -1,15 +1,15 @@
-r"""ImageNet's 1,000 classes in two halves of 500, four times, at random: two data sets a division.
+r"""ImageNet's 1,000 classes, divided at random into two halves of 500, four times.
 
     tljax prepare tfds:imagenet2012
     for half in a0 b0 a1 b1 a2 b2 a3 b3; do
       PYTHONPATH=. tljax prepare tfds:experiments.yosinski2014.builders.ImagenetHalves/$half
     done
 
-Once prepared, they are read as tfds:imagenet_halves/a0 and so on, without this file. `train` and
-`validation`, and the order in them, are ImageNet's; labels 0 to 499 are the half's classes in
-ImageNet's order. Images are brought to 256 pixels, as the authors' are, so that a half fits a TPU
-VM's disk. As in the paper the halves are drawn at random, so that dogs, say, are in both; which
-classes are in which half follows from `half_of` below, and not from the authors' program.
+Each half of a division is a data set. Once prepared, they are read as tfds:imagenet_halves/a0 and
+so on, without this file. The splits `train` and `validation` and their order are ImageNet's. Labels
+0 to 499 are the half's classes in ImageNet's order. Images are resized to 256 pixels, as the
+authors' are, so that a half fits on a TPU VM's disk. As in the paper the halves are random, so
+that dogs, say, are in both. They are those of `half_classes` below, not those of the authors.
 """
 
 import io
@@ -26,12 +26,12 @@ from tljax.data.tfds.spec import encoded_records
 CLASSES = 1000
 DIVISIONS = 4
 _SOURCE = "imagenet2012:5.*.*"
-_SPLITS = ("train", "validation")  # nobody labelled the third
+_SPLITS = ("train", "validation")  # the third has no labels
 _SIDE = 256  # pixels
 
 
-def half_of(name: str) -> np.ndarray:
-    """The classes of a half, int (500,), in ascending order: `a0` to `b3`.
+def half_classes(name: str) -> np.ndarray:
+    """The classes of a half, `a0` to `b3`: int (500,), ascending.
 
     Division d is NumPy's permutation of all classes by seed d; its first half is `a`.
     """
@@ -40,8 +40,8 @@ def half_of(name: str) -> np.ndarray:
     return np.sort(order[: CLASSES // 2] if half == "a" else order[CLASSES // 2 :])
 
 
-def shrunk(image: bytes) -> bytes:
-    """A JPEG whose shorter side is 256 pixels; one that is no larger is left as it is."""
+def shrink(image: bytes) -> bytes:
+    """A JPEG whose shorter side is 256 pixels; a JPEG that is not larger is unchanged."""
     opened = Image.open(io.BytesIO(image))
     scale = _SIDE / min(opened.size)
     if scale >= 1:
@@ -76,9 +76,9 @@ class ImagenetHalves(tfds.core.GeneratorBasedBuilder):
         return {split: self._generate_examples(split) for split in _SPLITS}
 
     def _generate_examples(self, split) -> Iterator[tuple[int, dict[str, Any]]]:
-        labels = {int(old): new for new, old in enumerate(half_of(self.builder_config.name))}
+        labels = {int(old): new for new, old in enumerate(half_classes(self.builder_config.name))}
         root = Path(self.data_dir).parents[2]  # of name/config/version
         for number, record in enumerate(encoded_records(_SOURCE, split, str(root))):
             label = labels.get(int(record["label"]))
             if label is not None:
-                yield number, {"image": shrunk(record["image"]), "label": label}
+                yield number, {"image": shrink(record["image"]), "label": label}

@@ -6,10 +6,10 @@ r"""How transferable are features: AnB, BnB, AnB+ and BnB+ for every n (Yosinski
         --workdir runs/yosinski2014/SCALE/study
 
 SCALE is paper (ImageNet's classes in two halves, a ResNet-18) or small (drawn capitals in two
-halves, a ResNet of ten layers, two CPU cores); a division's number after it, as in small/study/0,
-selects that division alone. `run.py` in this folder runs all of small. A network is trained on each
-half; then the first n groups of A's (AnB) or of B's (BnB) and random groups above them are trained
-on B, with the n groups frozen or, in AnB+ and BnB+, not.
+halves, a ResNet of ten layers, two CPU cores). small/study/0 runs division 0 alone. `run.py` in
+this folder runs all of small. One network is trained on each half. Then the first n groups of A's
+network (AnB) or of B's (BnB), with random groups above them, are trained on B. The n groups are
+frozen, except in AnB+ and BnB+.
 
 Expected of the paper's AlexNet, n = 1 to 7, base .625: BnB .627 .624 .621 .605 .594 .619 .623, AnB
 .628 .624 .619 .600 .578 .581 .543, AnB+ .637 .636 .643 .640 .645 .646 .647. Of small see README.md.
@@ -18,7 +18,7 @@ Expected of the paper's AlexNet, n = 1 to 7, base .625: BnB .627 .624 .621 .605 
 from tljax.commands.sweep.listing import run_name
 from tljax.config import base
 
-# What a treatment copies its n groups from, and whether it then freezes them.
+# The half whose network a treatment copies n groups from, and whether it freezes them.
 TREATMENTS = {
     "BnB": ("b", True),
     "BnB+": ("b", False),
@@ -28,11 +28,11 @@ TREATMENTS = {
 BASE = "base"  # trained on B from random weights, as the sources are
 GROUPS = {"small": 6, "paper": 10}  # with the head, which is always new
 DIVISIONS = {"small": (0, 1, 2, 3, 4, 5), "paper": (0, 1, 2, 3)}
-# A network of a study has other random weights than its source, also above the n groups: else the
-# upper half of BnB would start where that of its source started.
-SEED_OF_STUDY = 100  # more than the source's
+# A network of the study has other random weights than its source, also above the n groups.
+# Otherwise the upper half of BnB would start from the same weights as that of its source.
+STUDY_SEED_OFFSET = 100  # added to the source's seed
 
-# The pilot: base networks on B, of divisions and seeds of their own.
+# The pilot: base networks on B, with divisions and seeds of its own.
 PILOT_SEEDS = (50, 51, 52)
 PILOT_RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 
@@ -50,7 +50,7 @@ SCALES = {
         "eval_every": 80,
         "checkpoint_every": 1000,  # a run of seconds: its best weights are enough
     },
-    # Batch, number of steps, drops of the rate, momentum and crops are the authors'; the rate and
+    # Batch, number of steps, drops of the rate, momentum and crops are the authors'. The rate and
     # weight decay are those of He et al. 2016, since theirs suit a network without BatchNorm.
     "paper": {
         "model": "resnet18",
@@ -69,7 +69,7 @@ SCALES = {
 }
 SOURCES = {
     "small": "runs/yosinski2014/small/source",
-    "paper": "data/yosinski_source",  # where launch_tpu_vm.sh lays it
+    "paper": "data/yosinski_source",  # where launch_tpu_vm.sh puts it
 }
 
 
@@ -106,7 +106,7 @@ def data(scale, half, division):
 
 
 def source(scale, half, division):
-    """A network of one half; of small's divisions it is images that differ, not classes."""
+    """A network of one half; small's divisions differ in their images, not in their classes."""
     return {"data": data(scale, half, division), "data_seed": division, "seed": division}
 
 
@@ -119,7 +119,7 @@ def arms(scale):
 
 
 def run(scale, treatment, n, division):
-    values = source(scale, "b", division) | {"seed": SEED_OF_STUDY + division}
+    values = source(scale, "b", division) | {"seed": STUDY_SEED_OFFSET + division}
     if treatment == BASE:
         return values
     half, is_frozen = TREATMENTS[treatment]

@@ -1,12 +1,12 @@
-"""How transferable features of each depth are: AnB, BnB, AnB+ and BnB+ on halves of the glyphs.
+"""Measures how transferable features of each depth are, on two halves of the glyphs.
 
-    python experiments/yosinski2014/run.py               # everything: pilot, sources, study, tables
-    python experiments/yosinski2014/run.py --shard 0/2   # every other division; 1/2 does the rest
-    python experiments/yosinski2014/run.py --tables      # the table and the figure alone
+    python experiments/yosinski2014/run.py               # all: pilot, sources, study, tables
+    python experiments/yosinski2014/run.py --shard 0/2   # every other division; 1/2: the rest
+    python experiments/yosinski2014/run.py --tables      # only the table and the figure
 
-From the repository's root. The runs are in runs/yosinski2014/small; the same command resumes them.
-pilot.csv and results.csv hold their numbers, the latter once all are done; table.md and
-results.png are made from it.
+The networks are AnB, BnB, AnB+ and BnB+. Run it from the repository's root. The runs are in
+runs/yosinski2014/small; the same command resumes them. pilot.csv holds the pilot's numbers, and
+results.csv the study's once all runs are done. table.md and results.png are made from results.csv.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import config as page  # beside this file
+import config as settings  # the config file in this folder
 import matplotlib
 
 from tljax import experiment
@@ -33,24 +33,24 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
-PAGE = f"{HERE / 'config.py'}:small"
+CONFIG_FILE = f"{HERE / 'config.py'}:small"
 ROOT = Path("runs/yosinski2014/small")
-DIVISIONS = page.DIVISIONS["small"]
-DEPTHS = range(1, page.GROUPS["small"])
-SOURCES = ("source A", "source B")  # in results.csv beside the treatments
+DIVISIONS = settings.DIVISIONS["small"]
+DEPTHS = range(1, settings.GROUPS["small"])
+SOURCES = ("source A", "source B")  # in results.csv's column `treatment`
 COLUMNS = ("treatment", "n", "division", "seed", "lr", "steps", "train_size", "val_accuracy")
 COLUMNS += ("test_accuracy", "naive_accuracy", "best_step", "trainable_parameters", "wall_seconds")
 
 
 class Arm(NamedTuple):
-    """A treatment with so many groups copied; a source has none."""
+    """A treatment and the number of groups it copies; a source copies none."""
 
     treatment: str
     n: int
 
 
 class Study:
-    """Test accuracies of all networks, by arm and division."""
+    """The test accuracies of all networks, by arm and division."""
 
     def __init__(self, results: Path):
         self.test: dict[Arm, dict[int, float]] = {}
@@ -65,14 +65,19 @@ class Study:
         return mean_interval(self.values(arm))
 
     def over_base(self, arm: Arm) -> Interval:
-        """Paired by division: base and arm have the same images and, where random, weights."""
-        return paired_difference(self.values(arm), self.values(Arm(page.BASE, 0)))
+        """The gain over the base network, paired by division.
+
+        The two have the same images and, where weights are random, the same weights.
+        """
+        return paired_difference(self.values(arm), self.values(Arm(settings.BASE, 0)))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", action="store_true", help="run nothing; use results.csv")
-    parser.add_argument("--shard", type=parse_shard, default="0/1", help="a share of the divisions")
+    parser.add_argument(
+        "--shard", type=parse_shard, default="0/1", help="the share of the divisions to run"
+    )
     args = parser.parse_args()
     if not args.tables:
         use_compilation_cache()
@@ -81,9 +86,9 @@ def main() -> None:
             _pilot()
         for division in DIVISIONS[share::shares]:
             for part in ("source", "study"):
-                run_sweep(f"{PAGE}/{part}/{division}", [], ROOT / part)
+                run_sweep(f"{CONFIG_FILE}/{part}/{division}", [], ROOT / part)
         if not _collect():
-            print("there are no tables before the other divisions are done")
+            print("the tables need all divisions; run the other shards first")
             return
     study = Study(HERE / "results.csv")
     write_atomically(HERE / "table.md", table(study))
@@ -95,34 +100,34 @@ def main() -> None:
 
 
 def _pilot() -> None:
-    """The rates that base networks try; the best on validation images is the page's to hold."""
-    run_sweep(f"{PAGE}/pilot", [], ROOT / "pilot")
+    """Tries the learning rates with base networks; the config file has the one that was best."""
+    run_sweep(f"{CONFIG_FILE}/pilot", [], ROOT / "pilot")
     runs = read_runs(ROOT / "pilot" / "runs")
     rows = [
         {name: (run.summary | run.overrides)[name] for name in ("lr", "seed", "val_accuracy")}
         for run in runs
     ]
     tables.write_csv(HERE / "pilot.csv", rows)
-    best, used = best_value(runs, "lr"), page.SCALES["small"]["lr"]
+    best, used = best_value(runs, "lr"), settings.SCALES["small"]["lr"]
     if best != used:
-        print(f"here the pilot would choose {best}, the study has {used}")
+        print(f"this pilot would choose {best}; the study uses {used}")
 
 
 def _folders() -> Iterator[tuple[Arm, int, Path]]:
-    """Every network, its division, and where it lies."""
+    """Yields every network's arm, division and folder."""
     arms = {
         "source": [Arm(name, 0) for name in SOURCES],
-        "study": [Arm(*arm) for arm in page.arms("small")],
+        "study": [Arm(*arm) for arm in settings.arms("small")],
     }
     for division in DIVISIONS:
-        for part, in_order in arms.items():
-            runs = list_runs(f"{PAGE}/{part}/{division}", [])
-            for arm, run in zip(in_order, runs, strict=True):
+        for part, part_arms in arms.items():
+            runs = list_runs(f"{CONFIG_FILE}/{part}/{division}", [])
+            for arm, run in zip(part_arms, runs, strict=True):
                 yield arm, division, ROOT / part / "runs" / run.name
 
 
 def _collect() -> bool:
-    """Copies the networks' numbers beside this file, if all of them are there."""
+    """Copies the networks' numbers into this folder. Returns False if a run is missing."""
     rows = []
     for arm, division, folder in _folders():
         summary = record.read_result(folder)
@@ -139,13 +144,13 @@ def _collect() -> bool:
 
 
 def table(study: Study) -> str:
-    """Test accuracy by n and treatment, and what it is above the base network's."""
-    groups = create(page.SCALES["small"]["model"], 1).groups.names
+    """Test accuracy by n and treatment, and its difference to the base network's."""
+    groups = create(settings.SCALES["small"]["model"], 1).groups.names
     rows = []
-    for arm in (Arm(name, 0) for name in (*SOURCES, page.BASE)):
+    for arm in (Arm(name, 0) for name in (*SOURCES, settings.BASE)):
         rows.append(["0", "", arm.treatment, tables.score(study.score(arm)), ""])
     for n in DEPTHS:
-        for treatment in page.TREATMENTS:
+        for treatment in settings.TREATMENTS:
             arm = Arm(treatment, n)
             numbers = (tables.score(study.score(arm)), tables.difference(study.over_base(arm)))
             rows.append([str(n), groups[n - 1], treatment, *numbers])
@@ -158,9 +163,9 @@ COLOURS = {"BnB": "#08306b", "BnB+": "#6baed6", "AnB": "#99000d", "AnB+": "#fb6a
 
 
 def figure(study: Study) -> plt.Figure:
-    """As the paper's figure 2: every network, and below the means with their intervals."""
+    """Like the paper's figure 2: every network above, the means with their intervals below."""
     chart, (above, below) = plt.subplots(2, 1, figsize=(8, 8), layout="constrained", sharex=True)
-    base = Arm(page.BASE, 0)
+    base = Arm(settings.BASE, 0)
     for division in DIVISIONS:
         above.plot(0, study.test[base][division], "o", mfc="white", mec="black", markersize=5)
     for place, (treatment, colour) in enumerate(COLOURS.items()):
@@ -183,9 +188,9 @@ def figure(study: Study) -> plt.Figure:
     mean = study.score(base)
     below.errorbar(0, mean.mean, mean.half_width, fmt="o", mfc="white", color="black", capsize=2)
     below.axhline(mean.mean, color="black", linewidth=0.8, linestyle=":", label="base B")
-    groups = create(page.SCALES["small"]["model"], 1).groups.names
+    groups = create(settings.SCALES["small"]["model"], 1).groups.names
     names = ["0\nnone", *(f"{n}\nto {groups[n - 1]}" for n in DEPTHS)]
-    below.set_xticks(range(page.GROUPS["small"]), names)
+    below.set_xticks(range(settings.GROUPS["small"]), names)
     below.set_xlabel("n: groups copied")
     above.set_ylabel("test accuracy, each network")
     below.set_ylabel("mean and 95 % interval")
