@@ -182,7 +182,7 @@ def test_a_run_is_traced_back_to_published_weights(tmp_path):
     assert "| mean | 0.4 0.4 0.4 |" in card
 
 
-@pytest.mark.skipif("TLJAX_CHECKPOINTS" not in os.environ, reason="TLJAX_CHECKPOINTS is not set")
+@pytest.mark.skipif(not os.environ.get("TLJAX_CHECKPOINTS"), reason="TLJAX_CHECKPOINTS is not set")
 def test_dinov2_to_our_names_and_back(tmp_path):
     source = Path(os.environ["TLJAX_CHECKPOINTS"]) / "dinov2_small_hf.safetensors"
     name, ours = "vit_small_patch14_dinov2", tmp_path / "ours.safetensors"
