@@ -440,7 +440,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
 
 def hub_outcomes(*calls: tuple, **environment: str) -> list[str]:
-    """Calls `fetch_file` (one argument) or `fetch_sidecar` (two) in a process with this hub."""
+    """Runs `fetch_file` (one argument) or `fetch_sidecar` (two) in a process with `environment`."""
     named = [
         ("fetch_sidecar" if len(args) == 2 else "fetch_file", args, digests)
         for args, digests in calls

@@ -1,4 +1,4 @@
-"""LoRA: no effect at first, nothing else moves, and it can be merged into the weights."""
+"""LoRA: it has no effect at first, only updates and head train, and it can be merged."""
 
 import dataclasses
 import functools
@@ -45,7 +45,7 @@ adapters = pytest.mark.parametrize("name", ADAPTERS)
 
 @functools.cache
 def network(name):
-    """The plain variables, the adapted model, and the variables that it begins with."""
+    """Plain variables, the adapted model, and its initial variables."""
     plain = init(PLAIN, jax.random.key(0), 32)
     model = PLAIN.clone(lora=ADAPTERS[name])
     groups = plan_of(model).groups
@@ -62,7 +62,7 @@ def images(count=2):
 
 
 def drawn(variables):
-    """The variables with updates that have an effect."""
+    """The variables, with random LoRA updates that have an effect."""
 
     def draw(path, leaf):
         key = jax.random.fold_in(jax.random.key(3), len(path))

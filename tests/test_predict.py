@@ -1,4 +1,4 @@
-"""`tljax predict`: what it answers, and what it refuses before it works."""
+"""`tljax predict`: its answers, and what it refuses before it predicts."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from tljax.data.folder import find_images
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run on a folder of five classes of shades with names that CSV has to quote."""
+    """A run on a folder of five classes, with names that CSV has to quote."""
     base = tmp_path_factory.mktemp("predict")
     rng = np.random.default_rng(0)
     for label, name in enumerate(("a, b", 'c "d"', "ö", "dark", "z")):
