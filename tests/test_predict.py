@@ -66,7 +66,7 @@ def test_the_probabilities_agree_with_evaluate(trained, tmp_path, capsys):
     right = [row["prediction"] == file.parent.name for row, file in zip(rows, files, strict=True)]
     result = json.loads((trained / "run" / "result.json").read_text())
     assert np.mean(right) == pytest.approx(result["test_accuracy"])
-    assert 0 < np.mean(right) < 1, "or this shows nothing"
+    assert 0 < np.mean(right) < 1, "or this tests nothing"
     probabilities = np.array([[float(row[name]) for name in names] for row in rows])
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
     assert [row["prediction"] for row in rows] == [names[i] for i in probabilities.argmax(1)]

@@ -217,7 +217,7 @@ def test_a_resumed_run_is_pulled_to_the_same_weights(fit_l2_sp, pretrained, tmp_
     fit_l2_sp(tmp_path / "straight", alpha=10.0)
     with pytest.raises(KeyboardInterrupt):
         fit_l2_sp(tmp_path / "killed", alpha=10.0, fail_at=8 * 12)
-    assert Checkpoints(tmp_path / "killed" / "checkpoints").steps()[0] > 0, "or this shows nothing"
+    assert Checkpoints(tmp_path / "killed" / "checkpoints").steps()[0] > 0, "or this tests nothing"
     fit_l2_sp(tmp_path / "killed", alpha=10.0)
     assert compare(tmp_path / "straight", tmp_path / "killed") == []
     kept = Checkpoints(tmp_path / "killed" / "checkpoints").read(16).opt_state

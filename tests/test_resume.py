@@ -261,7 +261,7 @@ def test_if_the_best_weights_are_damaged_it_goes_back_to_before_them(train, tmp_
     killed = tmp_path / "killed"
     with pytest.raises(KeyboardInterrupt):
         train(killed, images=16 * 10, **descending)
-    assert best < Checkpoints(killed / "checkpoints").steps()[0], "or this shows nothing"
+    assert best < Checkpoints(killed / "checkpoints").steps()[0], "or this tests nothing"
     flip_a_bit(killed / "checkpoints" / str(best))
     train(killed, **descending)
     assert "resuming from the beginning" in caplog.text

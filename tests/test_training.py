@@ -121,7 +121,7 @@ def test_the_best_weights_on_validation_are_kept(digits, tmp_path):
     )
     rows = [row for row in result.history if row["event"] == "val"]
     best = max(rows, key=lambda row: (row["accuracy"], -row["loss"]))
-    assert best["step"] < rows[-1]["step"], "or this shows nothing"
+    assert best["step"] < rows[-1]["step"], "or this tests nothing"
     assert result.summary["best_step"] == best["step"]
     assert result.summary["val_accuracy"] == best["accuracy"]
     kept = evaluate(model, result.variables, digits.val, PREPROCESSING, 16)
@@ -180,7 +180,7 @@ def test_balanced_accuracy_is_scikit_learns(digits):
     assert evaluation.balanced_accuracy == pytest.approx(
         balanced_accuracy_score(source.labels, predicted)
     )
-    assert evaluation.balanced_accuracy != pytest.approx(evaluation.accuracy), "or it shows nothing"
+    assert evaluation.balanced_accuracy != pytest.approx(evaluation.accuracy), "or it tests nothing"
     rows = {(row["event"], row["step"]): row for row in result.history}
     best = result.summary["best_step"]
     for split in ("val", "test"):
