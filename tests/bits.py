@@ -1,4 +1,4 @@
-"""Trees compared to the last bit."""
+"""Bitwise comparison of trees."""
 
 import jax
 import numpy as np
@@ -12,13 +12,13 @@ def same(a, b):
 
 
 def changed_paths(before, after):
-    """Paths of the leaves that are not the same bits; the trees have the same leaves."""
+    """Paths of the leaves whose bits differ; both trees have the same leaves."""
     paths = leaf_paths(before)
     return {paths[place] for place in changed(before, after)}
 
 
 def changed(before, after):
-    """Places of these leaves in the flattened trees."""
+    """Positions of these leaves in the flattened trees."""
     pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
     return [
         place

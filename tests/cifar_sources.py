@@ -1,4 +1,4 @@
-"""A few records in the form of the sets that experiments/lp_ft/builders.py puts together."""
+"""A few records in the format of the data sets that experiments/lp_ft/builders.py joins."""
 
 import tensorflow_datasets as tfds
 
@@ -15,7 +15,7 @@ class _Labelled(Source):
         return {"image": tfds.features.Image(), "label": self.LABEL}
 
     def records(self, split):
-        """Two of each class; their shade is the number of the record."""
+        """Two records of each class; the grey level of an image is the number of its record."""
         for number in range(20):
             yield {"image": png(number), "label": number // 2}
 

@@ -1,4 +1,4 @@
-"""Small real things that several test files share."""
+"""Fixtures that several test files share."""
 
 import os
 
@@ -9,13 +9,13 @@ from PIL import Image
 
 from tljax import config as config_lib
 
-# XLA compiles the tests' programs twice as fast with less optimization, and these programs
-# are small. The laws do not depend on it; `XLA_FLAGS= make test` tests with all of it.
+# XLA compiles the small programs of the tests twice as fast with less optimization. The laws do
+# not depend on it; `XLA_FLAGS= make test` tests with full optimization.
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
 )
 
-# Where most of the time goes, the dearest first.
+# The slowest test files, the slowest first.
 _LONG = (
     "test_plan_laws.py",
     "test_mesh.py",
@@ -29,15 +29,15 @@ _LONG = (
 
 
 def pytest_collection_modifyitems(items):
-    """Long files first, so that no process is left alone with one of them at the end."""
+    """Runs slow files first, so that the processes end at about the same time."""
     items.sort(key=lambda item: _LONG.index(name) if (name := item.path.name) in _LONG else 99)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_caches(tmp_path_factory, worker_id):
-    """A program is compiled once between all tests and the processes that they start.
+    """All tests and the processes that they start share one compilation cache.
 
-    Features and downloads of the tests are not kept in anybody's home.
+    The tests' features and downloads are not written to the user's home folder.
     """
     base = tmp_path_factory.getbasetemp()
     programs = str((base if worker_id == "master" else base.parent) / "xla")
@@ -52,7 +52,7 @@ def own_caches(tmp_path_factory, worker_id):
 
 @pytest.fixture
 def tiny_config():
-    """A run of a few seconds: digits, ten steps."""
+    """Makes the config of a run of a few seconds: digits, ten steps."""
 
     def make(**fields):
         config = config_lib.base()
@@ -77,7 +77,7 @@ def tiny_config():
 
 @pytest.fixture
 def photo_folder(tmp_path):
-    """folder:PATH with two classes of eight 40x48 PNGs, one level."""
+    """A folder for folder:PATH: two classes of eight 40x48 PNGs, without splits."""
     rng = np.random.default_rng(0)
     for label, name in enumerate(("cats", "dogs")):
         folder = tmp_path / "photos" / name

@@ -1,4 +1,4 @@
-"""A few records like TFDS's ImageNet, for experiments/yosinski2014/builders.py to halve."""
+"""A few records like TFDS's ImageNet; experiments/yosinski2014/builders.py halves them."""
 
 import io
 
@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 LABELS = (0, 999, 5, 5, 500, 123, 42, 7)
-SIZES = ((300, 600), (256, 256), (8, 6), (512, 300))  # width and height, in turn
+SIZES = ((300, 600), (256, 256), (8, 6), (512, 300))  # (width, height), repeated
 
 
 def jpeg(number):
@@ -40,7 +40,7 @@ class Imagenet2012(tfds.core.GeneratorBasedBuilder):
 
 
 def sizes_after():
-    """(height, width) of each record's image once it is brought to 256 pixels."""
+    """(height, width) of each record's image after it is resized to 256 pixels."""
     sizes = []
     for number in range(len(LABELS)):
         width, height = SIZES[number % len(SIZES)]

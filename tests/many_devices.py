@@ -1,8 +1,8 @@
-"""What eight devices make of a step and of an evaluation, beside what one of them does: JSON.
+"""Compares a step and an evaluation on eight devices with one device; prints JSON.
 
     XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.many_devices
 
-A process of its own, because the number of devices is settled when JAX starts.
+Runs in its own process, because the number of devices is fixed when JAX starts.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ def batch():
 
 
 def difference(a, b):
-    """The largest of any leaf, relative to the leaf's largest number."""
+    """The largest difference in any leaf, relative to the leaf's largest absolute value."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     return max(float(np.abs(x - y).max() / max(np.abs(x).max(), 1e-30)) for x, y in pairs)
 
@@ -61,7 +61,7 @@ def bytes_on_each(tree):
 
 
 def bytes_of_shards(mesh, tree):
-    """What a device has to hold of arrays under their `parameter_shardings`."""
+    """Bytes that a device holds of arrays under their `parameter_shardings`."""
 
     def of(leaf, sharding):
         return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
@@ -70,13 +70,13 @@ def bytes_of_shards(mesh, tree):
 
 
 def moved_a_little(variables):
-    """A head of zeros, as new ones are, would tell nothing."""
+    """Adds 0.01 to all variables: a new head is zero, and would test nothing."""
     return jax.tree.map(lambda leaf: leaf + 0.01, variables)
 
 
 def compare(name, build, parts, objective):
     model, variables = network(name)
-    model = model.clone(drop_path=0.0)  # whose masks differ if a batch comes in parts
+    model = model.clone(drop_path=0.0)  # its masks depend on the parts of a batch
     plan = build(model.groups)
     tx = plan.optimizer("adamw", learning_rate=0.0, clip_norm=1.0)
     state, frozen = sharding.gather_to_host(train_state.create(plan, moved_a_little(variables), tx))

@@ -2,7 +2,7 @@
 
     python -m tests.measure_zoo
 
-To be run when rows are added or a network computes otherwise; tests/test_zoo.py checks some rows.
+Run it after adding rows or changing a network; tests/test_zoo.py checks some rows.
 """
 
 import csv
@@ -32,7 +32,7 @@ def backbone(model: str, image_size: int) -> tuple[int, float, int]:
 
 
 def figures(row: dict[str, str]) -> dict[str, str]:
-    """The two columns of a row."""
+    """Values of the two columns for a row."""
     parameters, flops, width = backbone(row["model"], int(row["image_size"]))
     if classes := int(row["num_classes"]):
         parameters += (width + 1) * classes
@@ -41,7 +41,7 @@ def figures(row: dict[str, str]) -> dict[str, str]:
 
 
 def rows() -> list[dict[str, str]]:
-    """The table as it is."""
+    """Rows of the current table."""
     with TABLE.open(newline="") as file:
         return list(csv.DictReader(file))
 

@@ -1,7 +1,7 @@
-"""What is compared with the networks' original implementations, group by group.
+"""The cases in which our networks are compared with the originals, group by group.
 
 `tests/parity/make_references.py` runs the originals and keeps some of their numbers;
-`tests/test_parity.py` holds ours against these, without the originals being installed.
+`tests/test_parity.py` compares ours with these, without installing the originals.
 """
 
 from dataclasses import dataclass, field
@@ -19,17 +19,17 @@ _FAMILIES = {family.name: family for family in FAMILIES}
 
 @dataclass(frozen=True)
 class Case:
-    """One of our models, and where the same numbers come from.
+    """One of our models, and the original implementation to compare it with.
 
     Attributes:
-      stem: of its file in tests/references.
+      stem: stem of its file in tests/references.
       original: module of tests/parity that runs the original.
-      family: name of the family whose names the original's tensors have.
+      family: name of the family that names the original's tensors.
       model, fields: `create(model, num_classes, **fields)`.
-      size: of the images.
+      size: image size.
       num_classes: 0 where the original has no head of our kind.
-      pretrained_size: of the images that the position embeddings are for, if it is not `size`.
-      resampling: how they get from one to the other; None: the family's own way.
+      pretrained_size: image size of the position embeddings, if it is not `size`.
+      resampling: how position embeddings are resampled; None: the family's own way.
     """
 
     stem: str
@@ -46,7 +46,7 @@ class Case:
         return create(self.model, self.num_classes, **self.fields)
 
     def draw(self) -> dict[str, np.ndarray]:
-        """The weights that the original and ours get, by path."""
+        """The weights of both the original and our model, by path."""
         drawn = draw_all(self.create(), self.pretrained_size or self.size)
         if self.family == "big_vision":  # its files have no place for the class token's position
             drawn["embed/pos_embed"][:, 0] = 0
@@ -58,7 +58,7 @@ class Case:
 
     @property
     def suffix(self) -> str:
-        """Of the files that come with the family's names."""
+        """Suffix of the files that use the family's names."""
         if self.family.startswith("Keras"):
             return ".h5"
         return (
@@ -194,7 +194,7 @@ CASES = (
 )
 
 
-# Whose code resamples position embeddings in which of our ways.
+# The original code, and the `resampling` of ours that matches it.
 POSITIONS = {
     "timm": "antialiased_bicubic",
     "ViT": "bicubic",
@@ -202,10 +202,10 @@ POSITIONS = {
     "Dinov2WithRegisters": "antialiased_bicubic",
     "Google": "zoom",
 }
-GRIDS = ((7, (3, 3)), (4, (9, 9)), (7, (14, 5)), (4, (2, 8)))  # from a side, to rows and columns
+GRIDS = ((7, (3, 3)), (4, (9, 9)), (7, (14, 5)), (4, (2, 8)))  # (side, (rows, columns))
 
 
 def position_embedding(side: int) -> np.ndarray:
-    """Of a class token and a square of patches, two features wide."""
+    """Position embedding (1, 1 + side², 2) of a class token and a square of patches."""
     shape = (1, 1 + side * side, 2)
     return np.random.default_rng(side).standard_normal(shape).astype(np.float32)

@@ -10,7 +10,7 @@ from tljax.models.preprocessing import height_width
 from tljax.weights import from_variables, rules
 from tljax.weights.export import save_converted
 
-KEPT = 24  # numbers kept of each image's output of a group
+KEPT = 24  # numbers kept of each image and group
 
 
 def draw_all(model: Model, size: ImageSize) -> dict[str, np.ndarray]:
@@ -20,7 +20,7 @@ def draw_all(model: Model, size: ImageSize) -> dict[str, np.ndarray]:
 
 
 def draw_file(path: Path, name: str, classes: int = 10) -> Path:
-    """A weights file of `tljax convert`'s form, of a model by name, written to `path`."""
+    """Writes random weights of a model to `path`, in the format of `tljax convert`."""
     model, preprocessing = registry.create(name, classes), registry.spec(name).preprocessing
     variables = rules.unflatten(draw_all(model, preprocessing.image_size))
     save_converted(from_variables(variables, "drawn"), name, preprocessing, path)
@@ -28,7 +28,7 @@ def draw_file(path: Path, name: str, classes: int = 10) -> Path:
 
 
 def draw(path: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Random values of a sensible scale for a kernel, scale, variance, or anything else."""
+    """Random values whose scale suits a kernel, scale, variance, or other parameter."""
     rng = np.random.default_rng(zlib.crc32(path.encode()))
     leaf = path.rsplit("/", 1)[-1]
     values = rng.standard_normal(shape)
@@ -48,6 +48,6 @@ def images(size: ImageSize) -> np.ndarray:
 
 
 def kept(output: np.ndarray) -> np.ndarray:
-    """The first numbers of each image's output, then the largest of all, which is its scale."""
+    """The first numbers of each image's output, then the largest of all, its scale."""
     first = output.reshape(len(output), -1)[:, :KEPT].ravel()
     return np.append(first, np.abs(output).max()).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Downloads from real servers on this machine: one that misbehaves to order, one that is a hub."""
+"""Downloads from local servers: one that misbehaves on demand, and one like the hub."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ DIGEST = hashlib.sha256(BODY).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `body` at every path, as badly as its attributes say, and notes what it was asked."""
+    """Serves `body` at every path, with the faults its attributes set, and logs the requests."""
 
     daemon_threads = True
 
@@ -32,16 +32,16 @@ class Server(ThreadingHTTPServer):
         self.version = '"one"'
         self.status = 200
         self.knows_ranges = self.heeds_if_range = True
-        self.start_instead: int | None = None  # of the one asked for
+        self.start_instead: int | None = None  # instead of the requested one
         self.says_length: int | None = len(BODY)
-        self.drops: list[int] = []  # the bytes after which the next answers break off
+        self.drops: list[int] = []  # bytes after which each of the next responses ends
         self.ranges: list[str | None] = []
         self.sent = 0
         self.in_the_middle = lambda: None
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}).start()
 
     def handle_error(self, request, client_address):
-        """Clients that hang up are what some of the tests are about."""
+        """Ignores clients that disconnect; some tests do so."""
 
     def stop(self):
         self.shutdown()
@@ -89,7 +89,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """Where files of web servers go; nothing forbids the network, and no attempt waits."""
+    """The cache of downloads; the network is allowed, and retries do not wait."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for variable in download.OFFLINE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
@@ -98,12 +98,12 @@ def cache(tmp_path, monkeypatch):
 
 
 def names(cache: Path) -> list[str]:
-    """The files in the cache, without the marks of locks and of the files' addresses."""
+    """The files in the cache, except locks and records of the files' addresses."""
     return sorted(p.name.partition("-")[2] for p in cache.iterdir() if p.suffix != ".lock")
 
 
 def refusal(address: str, **digests: str) -> str:
-    """The one sentence with which an address is refused."""
+    """The error message for an address."""
     with pytest.raises(InputError) as raised:
         addresses.fetch_file(address, **digests)
     sentence = str(raised.value)
@@ -111,7 +111,7 @@ def refusal(address: str, **digests: str) -> str:
     return sentence
 
 
-# An empty package in place of `tljax.weights`, which imports JAX: that takes each process seconds.
+# An empty package replaces `tljax.weights`, whose import of JAX takes each process seconds.
 PREAMBLE = f"""
 import json, resource, sys
 from types import ModuleType
@@ -130,7 +130,7 @@ def outcome(name, *args, **digests):
 
 
 def python(script: str, **environment: str) -> subprocess.Popen:
-    """A process of its own for what is process-wide: limits, locks, what huggingface_hub read."""
+    """Runs a script in a process; limits, locks and huggingface_hub's settings are per process."""
     return subprocess.Popen(
         [sys.executable, "-c", PREAMBLE + script],
         env={**os.environ, **environment},
@@ -338,7 +338,7 @@ def test_a_server_that_is_not_there_is_named(server, cache):
 def test_processes_that_want_the_same_file_fetch_it_once(server, cache):
     address = f"{server.url}/weights.npz"
     arrived = threading.Event()
-    server.drops = [len(BODY)]  # not a break: a pause, until both processes are at it
+    server.drops = [len(BODY)]  # not an interruption: a pause until both processes wait
     server.in_the_middle = lambda: arrived.wait(20)
     script = f"print('here', flush=True); print(outcome('fetch_file', {address!r}))"
     processes = [python(script) for _ in range(2)]
@@ -362,7 +362,7 @@ def test_a_file_that_cannot_fit_is_refused_before_it_comes(server, cache):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 256 KiB; only a privileged user on Linux gets one."""
+    """A file system of 256 KiB; only privileged users on Linux can mount one."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
@@ -376,13 +376,13 @@ def small_disk(tmp_path):
 
 def test_a_disk_that_fills_up_leaves_nothing_behind(server, small_disk, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
-    server.says_length = None  # so that it is only noticed on the way
+    server.says_length = None  # so that it is only noticed during the download
     assert "the disk is full" in refusal(f"{server.url}/weights.npz")
     assert names(small_disk / "tljax" / "checkpoints") == []
 
 
 def test_a_write_that_fails_leaves_nothing_behind(server, cache):
-    """A limit on the size of files stands in for a disk that refuses bytes; any user can set it."""
+    """Simulates a full disk by a limit on the size of files, which any user can set."""
     process = python(f"""
 resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
 print(outcome("fetch_file", "{server.url}/weights.npz"))
@@ -401,7 +401,7 @@ def test_a_cache_that_cannot_be_made_is_named(server, tmp_path, monkeypatch):
 
 
 class HubHandler(BaseHTTPRequestHandler):
-    """As much of the Hugging Face hub as a download asks for."""
+    """The part of the Hugging Face hub that a download uses."""
 
     protocol_version = "HTTP/1.1"
     FILES = {  # noqa: RUF012
@@ -440,7 +440,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
 
 def hub_outcomes(*calls: tuple, **environment: str) -> list[str]:
-    """Calls `fetch_file` (one argument) or `fetch_sidecar` (two) in a process with it."""
+    """Runs `fetch_file` (one argument) or `fetch_sidecar` (two) in a process with `environment`."""
     named = [
         ("fetch_sidecar" if len(args) == 2 else "fetch_file", args, digests)
         for args, digests in calls
@@ -481,7 +481,7 @@ def test_files_of_the_hub_and_its_refusals(tmp_path):
     server.server_close()
 
     assert DIGEST in mismatch
-    assert Path(found).read_bytes() == BODY  # so the one with the wrong digest had been deleted
+    assert Path(found).read_bytes() == BODY  # so the file with the wrong digest was deleted
     assert Path(tagged).read_bytes() == BODY[:10]
     assert Path(config).read_bytes() == b"{}"
     assert no_sidecar == "None"
@@ -496,7 +496,7 @@ def test_files_of_the_hub_and_its_refusals(tmp_path):
         assert part in sentence
         assert "\n" not in sentence
 
-    # The hub is gone: what is cached is found, what is not is refused, with and without permission.
+    # The hub is gone: cached files are found, others are refused, offline or not.
     for variable in (None, "HF_HUB_OFFLINE", "TLJAX_OFFLINE"):
         again, config, no_sidecar, missing = hub_outcomes(
             (weights, {"sha256": "0000"}),

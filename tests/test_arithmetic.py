@@ -1,4 +1,4 @@
-"""The networks' own forms of operations, against JAX's: values and gradients."""
+"""The networks' own implementations of operations against JAX's: values and gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def normal(number, *shape):
 
 
 def agree(ours, theirs, *arguments):
-    """Whether two functions have the same value and gradients, to float32's rounding."""
+    """Asserts that two functions have the same value and gradients, up to float32 rounding."""
 
     def both(function, arguments):
         value, pull = jax.vjp(function, *arguments)
@@ -28,14 +28,14 @@ def agree(ours, theirs, *arguments):
 @pytest.mark.parametrize(
     ("side", "kernel", "stride", "padding"),
     [
-        (32, 3, 1, 1),  # with a kernel's gradient of its own on a CPU
-        (60, 7, 2, 3),  # with both
+        (32, 3, 1, 1),  # on a CPU with our gradient of the kernel
+        (60, 7, 2, 3),  # with both of our gradients
         (57, 3, 2, 1),
         (58, 3, 2, 1),
-        (13, 5, 3, 2),  # with an image's
+        (13, 5, 3, 2),  # with our gradient of the image
         (12, 1, 2, 1),
-        (12, 3, 1, 1),  # with XLA's
-        (12, 1, 2, 0),  # products
+        (12, 3, 1, 1),  # with XLA's gradients
+        (12, 1, 2, 0),  # as a matrix product
         (12, 4, 4, 0),
     ],
 )
@@ -54,7 +54,7 @@ def test_convolve(side, kernel, stride, padding):
 
 @pytest.mark.parametrize(
     ("n", "tokens"),
-    [(2, 5), (1, 300), (2, 300), (3, 300)],  # together; in pieces of heads, of both, of images
+    [(2, 5), (1, 300), (2, 300), (3, 300)],  # whole; split by heads, by both, by images
 )
 def test_attend(n, tokens):
     agree(arithmetic.attend, attention, 3 * normal(0, n, tokens, 3, 3, 8))
@@ -68,7 +68,7 @@ def attention(qkv):
 
 @pytest.mark.parametrize("tokens", [1, 300])
 def test_attend_one_query(tokens):
-    """As the first of the tokens that all ask."""
+    """Equals the first token's output of full attention."""
 
     def theirs(x, kernel, bias):
         return attention(jnp.einsum("ntd,dchs->ntchs", x, kernel) + bias)[:, 0]

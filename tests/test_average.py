@@ -1,4 +1,4 @@
-"""The moving average of what trains: its arithmetic, and that it is what a run leaves."""
+"""The moving average of trained parameters: its arithmetic, and that a run keeps it."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from tljax.training.step import train_step
 from tljax.transfer import freeze_first
 
 EVERYTHING = Objective(label_smoothing=0.1, mixup=0.4, cutmix=1.0)
-OPTIONS = {  # all that training can be told beside the plan, at once
+OPTIONS = {  # many training options at once
     "preprocessing": PREPROCESSING,
     "batch_size": 16,
     "steps": 9,
@@ -44,7 +44,7 @@ OPTIONS = {  # all that training can be told beside the plan, at once
 
 
 def closed_form(values, decay):
-    """The mean of values 1 ... t, of which each counts `decay` times as much as the next."""
+    """The mean of values 1 ... t, where each weighs `decay` times as much as the next."""
     weights = decay ** np.arange(len(values) - 1, -1, -1.0)
     return np.tensordot(weights / weights.sum(), np.asarray(values, np.float64), 1)
 
@@ -57,23 +57,23 @@ def test_it_is_the_weighted_mean_of_what_the_steps_led_to(decay):
         np.array([7.0, 2.0]),
         np.array([1.0, 1.0]),
     ]
-    average = jnp.array([100.0, -100.0])  # where it began is in none of them
+    average = jnp.array([100.0, -100.0])  # the initial value does not count
     for t in range(1, len(values) + 1):
         now = jnp.asarray(values[t - 1], jnp.float32)
         average = train_state.update_average(average, now, jnp.int32(t), decay)
         np.testing.assert_allclose(average, closed_form(values[:t], decay), rtol=1e-4, atol=1e-5)
     first = train_state.update_average(average, jnp.float32(0.1), jnp.int32(1), decay)
-    assert (np.asarray(first) == np.float32(0.1)).all(), "of one step it is that step"
+    assert (np.asarray(first) == np.float32(0.1)).all(), "the average of one step is its value"
 
 
 def test_it_follows_training_and_leaves_the_frozen_alone():
-    """With BatchNorm, and whatever else a step may do, from weights with zeros of both signs."""
+    """With BatchNorm and all options of a step, from weights with zeros of both signs."""
     model, variables = network("resnet")
     plan = freeze_first(model.groups, 2)
     tx = plan.optimizer("sgd", learning_rate=0.0, clip_norm=1.0)
     step = train_step(model, plan, PREPROCESSING, tx, objective=EVERYTHING, ema=0.7)
     state, frozen = train_state.create(plan, variables, tx, average=True)
-    assert same(train_state.model_variables(state, frozen), variables), "where it starts"
+    assert same(train_state.model_variables(state, frozen), variables), "it starts there"
     path = []
     for batch in batches():
         batch["weight"] = np.linspace(0.5, 1.5, 8).astype(np.float32)
@@ -95,7 +95,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def train(digits):
-    """train(workdir, images=n, **options): a run, that dies at the n-th image."""
+    """train(workdir, images=n, **options): a run that is killed at the n-th image."""
     model, variables = network("resnet")
     plan = freeze_first(model.groups, 1)
 

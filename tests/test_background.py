@@ -1,4 +1,4 @@
-"""Work in the background: when it begins, and where its errors are raised."""
+"""Background work: when it begins, and where its errors are raised."""
 
 import threading
 

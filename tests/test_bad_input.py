@@ -1,6 +1,6 @@
-"""Whatever a user gets wrong: exit code 2, one sentence, and nothing on the disk changes.
+"""Mistakes of the user: exit code 2, an error of one sentence, and no file on the disk changes.
 
-All rows share one folder of broken things, in which no file is written by any of them.
+All rows share one folder of broken files, and none of them may write to it.
 """
 
 import importlib.util
@@ -60,7 +60,7 @@ CONFIG_PAGES = {
 
 
 class Evil:
-    """Unpickled, it would leave a file behind."""
+    """Creates a file if it is unpickled."""
 
     def __reduce__(self):
         return (Path("executed").touch, ())
@@ -81,7 +81,7 @@ def make_data(root):
     truncated = (root / "whole.jpg").read_bytes()[:-300]
     (root / "truncated" / "dogs" / "7.jpg").write_bytes(truncated)
     bomb = bytearray((root / "good" / "cats" / "0.png").read_bytes())
-    bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # width and height, then their checksum
+    bomb[16:24] = (60_000).to_bytes(4, "big") * 2  # width and height, then the checksum
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
     (root / "bomb" / "dogs" / "7.png").write_bytes(bomb)
     (root / "zero" / "dogs" / "7.png").write_bytes(b"")
@@ -128,7 +128,7 @@ def make_files(root):
 
 
 def make_runs(root):
-    """A finished run, and copies of it that something happened to."""
+    """Makes a finished run, and damaged copies of it."""
     good = root / "good"
     argv = [*DIGITS[:4], str(good), *DIGITS[5:], "--config.seed=3"]
     assert cli.main(argv) == 0
@@ -241,7 +241,7 @@ def convert(source, *more, output="new.safetensors"):
 
 
 ROWS = {
-    # --- config pages
+    # --- config files
     "no such config": (page("nope.py"), "there is no config file 'configs/nope.py'"),
     "a folder as config": (page("folder.py"), "there is no config file 'configs/folder.py'"),
     "a config that is not Python": (page("../files/weights.txt"), "not a Python file"),
@@ -721,7 +721,7 @@ if importlib.util.find_spec("tensorflow") is None:
 
 
 def tree(root):
-    """Every path below `root` but locks; of small files the bytes, of others when written to."""
+    """Every path below `root` except locks, with bytes (small files) or size and mtime."""
 
     def held(path):
         if path.is_symlink() or not path.is_file():
@@ -751,7 +751,7 @@ def test_one_sentence_and_nothing_changed(row, world, capsys):
     assert fragment in told[0]
     assert out == ""
     assert tree(world) == before
-    assert not begun or "step 0" in err or "loss became" in err, "found before anything is written"
+    assert not begun or "step 0" in err or "loss became" in err, "found before writing"
 
 
 def test_there_are_enough_rows():
@@ -792,7 +792,7 @@ def test_a_backend_that_is_not_there(world):
 
 @pytest.mark.parametrize("closed", ["stdout", "cache"])
 def test_what_is_around_may_be_missing(closed, world):
-    """No output to write to, or no cache for compiled programs: neither stops the work."""
+    """A closed stdout or a missing cache of compiled programs causes no traceback."""
     argv = [sys.executable, "-m", "tljax.cli", *evaluate("good")]
     variables = {**os.environ}
     if closed == "cache":
@@ -804,7 +804,7 @@ def test_what_is_around_may_be_missing(closed, world):
 
 
 def test_the_fields_of_a_config_are_all_tried():
-    """A new field needs a row of its own, or stands here because no value of it is wrong."""
+    """Each config field needs a row, unless every value of it is valid: `harmless`."""
     harmless = {"init_from", "backbone_lr_scale", "eval_every", "checkpoint_every", "log_every"}
     tried = " ".join(" ".join(map(str, argv)) for argv, _ in ROWS.values())
     untried = {name for name in base() if f"--config.{name}=" not in tried}

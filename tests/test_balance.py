@@ -1,4 +1,4 @@
-"""Classes of unequal sizes: what counts or is shown more often, and that it comes to the same."""
+"""Classes of unequal sizes: class weights, balanced sampling, and that both agree."""
 
 import itertools
 from collections import Counter
@@ -24,7 +24,7 @@ CLASSES = 3
 
 @pytest.fixture(scope="module")
 def source():
-    """Image i is of the grey i."""
+    """Image i has grey level i."""
     greys = np.arange(len(LABELS), dtype=np.uint8)[:, None, None]
     return ArraySource(np.broadcast_to(greys, (len(LABELS), 8, 8)), LABELS)
 
@@ -41,7 +41,7 @@ def balanced(source, batch_size=6, seed=0, **options):
 
 
 def shown_in(batches):
-    """The numbers of the images, which are their greys."""
+    """The numbers of the images: their grey levels."""
     return np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
 
 
@@ -54,7 +54,7 @@ def test_the_weights_are_scikit_learns_and_one_in_the_mean():
 
 
 def test_the_weighted_gradient_is_that_of_repeated_images():
-    """Six images of one class, three, two and one of others, against six of each."""
+    """Classes of six, three, two and one images, against six images of each class."""
     model = ViT(32, 1, 2, 8, num_classes=4)
     plan = tljax.from_scratch(model.groups)
     variables = init(model, jax.random.key(0), 32)
@@ -84,7 +84,7 @@ def test_every_class_has_its_place_in_every_round_and_every_image_its_turn():
     images, shown = order(np.arange(70 * CLASSES))
     rounds = LABELS[images].reshape(-1, CLASSES)
     assert (np.sort(rounds, axis=1) == [0, 1, 3]).all()
-    assert len({tuple(r) for r in rounds}) > 1, "not always in the same order"
+    assert len({tuple(r) for r in rounds}) > 1, "rounds differ in order"
     before = Counter()
     for image, times in zip(images.tolist(), shown, strict=True):
         assert times == before[image]
@@ -93,7 +93,7 @@ def test_every_class_has_its_place_in_every_round_and_every_image_its_turn():
         times = [before[i] for i in np.flatnonzero(label == LABELS)]
         assert max(times) - min(times) <= 1
     later, _ = order(np.arange(100, 110))
-    assert (later == images[100:110]).all(), "whoever asks first"
+    assert (later == images[100:110]).all(), "independent of earlier calls"
     other, _ = BalancedOrder(LABELS, seed=4)(np.arange(70 * CLASSES))
     assert (other != images).any()
 
@@ -146,7 +146,7 @@ def test_each_time_that_an_image_is_shown_it_shows_its_next_view(source):
         expected = views[before[number] % 3 * count + int(number)]["image"]
         np.testing.assert_array_equal(image, expected)
         before[number] += 1
-    assert max(before.values()) > 3, "or no view is shown again"
+    assert max(before.values()) > 3, "or no view is repeated"
 
 
 def test_an_epoch_is_as_long_as_it_was_and_several_tasks_train_too():

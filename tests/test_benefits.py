@@ -1,4 +1,4 @@
-"""Intervals and benefits against answers worked out by hand, or known in closed form."""
+"""Intervals and benefits against answers computed by hand, or known in closed form."""
 
 import math
 
@@ -9,17 +9,17 @@ from tljax.analysis import benefits as b
 from tljax.analysis.benefits import Ratio
 from tljax.analysis.statistics import Interval, mean_interval, paired_difference
 
-# Evaluations as `eval_dense` places them, in images.
+# Images seen at each evaluation, as `eval_dense` places them.
 EXAMPLES = [0, 32, 64, 128, 256, *range(320, 3201, 320)]
 
 
 def line(slope, stop=10, start=0.0):
-    """Accuracy `slope` a hundred images, to 1 at most."""
+    """Accuracy that rises by `slope` per hundred images, to 1 at most."""
     return [(100 * i, min(start + slope * i, 1.0)) for i in range(stop + 1)]
 
 
 def approach(tau, end=0.9, start=0.1, noise=0.0, seed=0, examples=EXAMPLES):
-    """a(t) = end - (end - start) exp(-t / tau), and noise."""
+    """a(t) = end - (end - start) exp(-t / tau), plus noise."""
     t = np.array(examples, float)
     accuracy = end - (end - start) * np.exp(-t / tau)
     accuracy += noise * np.random.default_rng(seed).standard_normal(len(t))
@@ -75,14 +75,14 @@ def test_pairs_must_match():
 
 @pytest.mark.parametrize(("count", "samples", "least"), [(5, 2000, 0.935), (20, 400, 0.89)])
 def test_intervals_cover_what_they_say(count, samples, least):
-    """Of normal values; three standard errors of the simulation below its long-run coverage."""
+    """For normal values; `least` is three standard errors below the long-run coverage."""
     values = np.random.default_rng(0).normal(3.0, 2.0, (samples, count))
     intervals = [mean_interval(row) for row in values]
     assert np.mean([i.low <= 3.0 <= i.high for i in intervals]) > least
 
 
 def test_paired_benefits_cover_what_they_say():
-    """Twins with common luck: the interval of the gain in asymptote holds the true gain."""
+    """Twins with shared noise: the interval of the asymptote's gain contains the true gain."""
     rng, held = np.random.default_rng(0), 0
     for _ in range(300):
         luck = 0.05 * rng.standard_normal(5)
@@ -101,7 +101,7 @@ def test_paired_benefits_cover_what_they_say():
 def test_benefits_of_straight_lines():
     scratch, transfer = line(0.08), line(0.16)
     assert b.higher_start(transfer, scratch) == pytest.approx(0.08)
-    # the last three of each: .64 .72 .80 against 1 1 1
+    # last three values of each: .64 .72 .80 against 1 1 1
     assert b.higher_asymptote(transfer, scratch) == pytest.approx(1 - 0.72)
     # theta = .9 * .72 = .648: at 500 images against 900
     assert b.threshold(scratch) == pytest.approx(0.648)
@@ -153,7 +153,7 @@ def test_the_benefits_of_exponential_approaches():
     start = 0.95 - 0.75 * math.exp(-0.32) - (0.85 - 0.75 * math.exp(-0.08))
     assert b.higher_start(transfer, scratch) == pytest.approx(start)
     assert b.higher_asymptote(transfer, scratch) == pytest.approx(0.1, abs=2e-3)
-    # evaluated often enough, theta is reached after tau log((end - start) / (end - theta)) ...
+    # with frequent evaluations, theta is reached after tau log((end - start) / (end - theta)) ...
     fine = [approach(*args, examples=range(0, 3201)) for args in ((100, 0.95), (400, 0.85))]
     exact = 100 * math.log(0.85 / 0.25), 400 * math.log(0.75 / 0.15)
     times = [b.examples_to_threshold(curve, 0.7) for curve in fine]
@@ -177,8 +177,8 @@ def test_noise_moves_the_rate_ratio_and_not_its_mean():
 @pytest.mark.parametrize(
     ("curve", "bound"),
     [
-        (approach(3), "at most"),  # over before the first evaluation
-        (line(0.05), "at least"),  # no end in sight
+        (approach(3), "at most"),  # the rise ends before the first evaluation
+        (line(0.05), "at least"),  # the rise does not end
     ],
 )
 def test_a_rate_beyond_what_was_seen_is_a_bound(curve, bound):
@@ -191,7 +191,7 @@ def test_a_rate_beyond_what_was_seen_is_a_bound(curve, bound):
     "curve",
     [
         approach(300, end=0.1, noise=0.02, seed=3),  # flat
-        approach(300, end=0.1, start=0.9),  # it falls
+        approach(300, end=0.1, start=0.9),  # falling
         [(0, 0.1), (100, 0.5)],
     ],
 )

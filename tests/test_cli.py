@@ -1,4 +1,4 @@
-"""The command line: what it prints, and one sentence with exit code 2 for what a user can mend."""
+"""The command line: its output, and exit code 2 with one sentence for mistakes of the user."""
 
 import json
 import subprocess
@@ -81,7 +81,7 @@ def test_plan_needs_no_weights(scenario, capsys):
 
 
 def test_the_command_line_is_parsed_without_heavy_imports():
-    """`--help` and a mistyped argument answer at once."""
+    """So `--help` and errors about arguments are fast."""
     program = """
 import sys
 from tljax import cli
@@ -123,7 +123,7 @@ def test_a_small_demo_prints_the_table_and_writes_the_report(tmp_path, capsys):
     assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == 1 + 4 * 4 * 2
 
 
-# --- slips ------------------------------------------------------------------------------------
+# --- mistakes ---------------------------------------------------------------------------------
 
 
 def test_after_a_refused_config_the_mended_one_runs_in_the_same_workdir(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Data sets, splits, transforms and the pipeline, on real files and the embedded images."""
+"""Data sets, splits, transforms and the pipeline, on real files and embedded images."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ def says(sentence: str):
 
 
 def numbered(count: int, side: int = 8) -> data.ArraySource:
-    """Image i is filled with i, so that a batch tells which images it holds."""
+    """Image i is filled with i, so that a batch shows which images it holds."""
     images = np.broadcast_to(np.arange(count, dtype=np.uint8)[:, None, None], (count, side, side))
     return data.ArraySource(images, np.arange(count) % 3)
 
@@ -46,7 +46,7 @@ def indices(subset: Source) -> set[int]:
 
 
 class PilDataset:
-    """As a torchvision data set looks: pairs of a Pillow image and an int, labels in `targets`."""
+    """Like a torchvision data set: pairs of a Pillow image and an int, labels in `targets`."""
 
     targets = (0, 1, 1)
 
@@ -58,7 +58,7 @@ class PilDataset:
 
 
 class DictDataset:
-    """As a TFDS data source looks: dicts, nothing known without reading."""
+    """Like a TFDS data source: dicts, and no labels without reading them."""
 
     def __len__(self):
         return 3
@@ -246,7 +246,7 @@ def test_digits_are_the_whole_of_scikit_learns_whatever_the_seed():
 
 
 def test_texture_tiles_share_no_pixel():
-    """On a picture whose pixels are numbered, each number is in one tile."""
+    """In a picture with numbered pixels, each number is in one tile."""
     pixels = np.arange(70 * 100).reshape(70, 100)
     low, high = (
         embedded._tiles(np.repeat(digit.astype(np.uint8)[:, :, None], 3, axis=2))
@@ -282,7 +282,7 @@ def test_the_halves_share_no_letter_and_are_drawn_as_glyphs_are():
     assert [half.num_classes for half in halves] == [13, 13]
     for half in halves:
         assert np.bincount(half.test.labels).tolist() == [200] * 13
-        rng = np.random.default_rng((1, 15))  # of the second split, image 15
+        rng = np.random.default_rng((1, 15))  # second split, image 15
         np.testing.assert_array_equal(
             half.test[15]["image"][..., 0], glyphs.draw(half.class_names[2], rng)
         )
@@ -302,7 +302,7 @@ def test_importing_data_imports_no_heavy_package():
 
 
 def fill(root, layout: dict[str, int], extension: str = ".png"):
-    """Write `layout[folder]` images into each folder; the blue of an image is its number."""
+    """Write `layout[folder]` images into each folder; the blue value is the image's number."""
     for folder, count in layout.items():
         (root / folder).mkdir(parents=True)
         for i in range(count):
@@ -489,7 +489,7 @@ def train(source, **options) -> TrainBatches:
 
 @pytest.fixture
 def closing():
-    """Collect iterators and end their threads after the test."""
+    """Registers iterators, and ends their threads after the test."""
     opened: list[TrainBatches] = []
 
     def register(batches: TrainBatches) -> TrainBatches:
@@ -571,7 +571,7 @@ def test_resuming_another_sequence_is_refused(changed, sentence):
 
 
 def test_worker_processes_give_the_same_sequence_and_the_same_errors(tmp_path):
-    """In a process of its own, because workers import the main module."""
+    """Runs in its own process, because workers import the main module."""
     fill(tmp_path, {"a": 3, "b": 3})
     script = tmp_path / "script.py"
     script.write_text(
@@ -627,7 +627,7 @@ def test_worker_processes_give_the_same_sequence_and_the_same_errors(tmp_path):
 def test_evaluation_never_drops_an_image(count):
     source = numbered(count)
     batches = data.eval_batches(source, SMALL, batch_size=4)
-    for _ in range(2):  # it can be gone through again
+    for _ in range(2):  # it can be iterated again
         seen, labels = [], []
         for batch in batches:
             assert batch["image"].shape == (4, 8, 8, 3)

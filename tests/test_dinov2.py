@@ -1,4 +1,4 @@
-"""The published DINOv2-S/14, against features that its authors' network gave for four images."""
+"""The published DINOv2-S/14 against its authors' network: features of four images."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The documentation: commands have the options that they name, links lead somewhere."""
+"""The documentation: options in its commands exist, and its links have targets."""
 
 import re
 import shlex
@@ -22,14 +22,14 @@ def page_name(path: Path) -> str:
 
 
 def commands(text: str) -> list[str]:
-    """The commands of tljax, and what the launch script is given to run."""
+    """The tljax commands of a text, and those that the launch script runs."""
     text = text.replace("\\\n", " ")
     found = re.findall(r"^    (?:\$ )?(?:\S*/)?tljax (.+)$", text, re.MULTILINE)
     return found + re.findall(r"launch_tpu_vm.sh .* -- (.+)$", text, re.MULTILINE)
 
 
 def anchors(path: Path) -> set[str]:
-    """Those that GitHub gives the headings of a page."""
+    """The anchors that GitHub makes for the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
 

@@ -1,4 +1,4 @@
-"""Shifted data: the drop, what a new head recovers, and intervals against published figures."""
+"""Shifted data: the drop, how much a new head recovers, and intervals as published."""
 
 import re
 

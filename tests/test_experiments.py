@@ -1,7 +1,7 @@
-"""Studies of published papers: their pages build, name data that exist, and take steps.
+"""Studies of published papers: config files build, their data sets exist, and runs take steps.
 
-No data set of theirs is here. That slices mean what they should is seen from the sizes of the
-splits, which are those that VTAB's repository and TFDS's catalogue give.
+The data sets are not downloaded. Slices are checked with the sizes of the splits, which come from
+VTAB's repository and TFDS's catalogue.
 """
 
 import csv
@@ -34,7 +34,7 @@ EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 CIFAR = {"train": 50_000, "test": 10_000}
 CLEVR = {"train": 70_000, "validation": 15_000, "test": 15_000}
 DSPRITES = {"train": 737_280}
-# Images of each split, and classes of the label that is learnt.
+# Images of each split, and classes of the label.
 SETS = {
     "caltech101": ({"train": 3_060, "test": 6_084}, 102),
     "cars196": ({"train": 8_144, "test": 8_041}, 196),
@@ -54,7 +54,7 @@ SETS = {
     "eurosat/rgb": ({"train": 27_000}, 10),
     "food101": ({"train": 75_750, "validation": 25_250}, 101),
     "imagenet2012": ({"train": 1_281_167, "validation": 50_000, "test": 100_000}, 1000),
-    # Which share of the training images is a half's follows from its classes.
+    # A half's number of training images depends on its classes.
     **{
         f"imagenet_halves/{half}{division}": ({"train": 640_583, "validation": 25_000}, 500)
         for half in "ab"
@@ -111,7 +111,7 @@ def every_spec():
 
 
 def parts(text):
-    """Which images the parts of a spec are: {role: {(split, number), ...}}, as TFDS reads it."""
+    """The images of each part of a spec, as TFDS reads it: {role: {(split, number), ...}}."""
     spec = parse_spec(text)
     sizes, _ = SETS[spec.target]
     splits = tfds.core.splits.SplitDict(
@@ -151,7 +151,7 @@ def test_slices_are_in_the_splits_and_share_no_image(text):
 
 
 def test_vtab_is_1000_images_a_task_and_all_test_images():
-    """Test images: as VTAB's repository counts them."""
+    """The numbers of test images are those in VTAB's repository."""
     tests = {
         **{"caltech101": 6_084, "cifar100": 10_000, "dtd": 1_880, "oxford_flowers102": 6_149},
         **{"oxford_iiit_pet": 3_669, "sun397/tfds": 21_750, "svhn_cropped": 26_032},
@@ -184,7 +184,7 @@ print(json.dumps(found))
 
 
 def test_tfds_has_the_data_sets_and_their_labels(tmp_path):
-    """In a process of its own, since a builder imported by its module is in no registry."""
+    """Runs in its own process: a builder that is imported by its module is in no registry."""
     targets = [name for name in SETS if not name.startswith(("vtab/", "imagenet_halves/"))]
     command = [sys.executable, "-c", BUILDERS, str(tmp_path), *targets]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -217,7 +217,7 @@ def test_vtab_labels_are_worked_out_from_what_tfds_has(tmp_path, monkeypatch):
 
 
 def test_shifted_images_have_the_classes_of_cifar(tmp_path, monkeypatch):
-    """And the names of its classes, without which a run on CIFAR-10 could not be tested there."""
+    """The class names agree too; without them a CIFAR-10 run could not be evaluated there."""
     monkeypatch.syspath_prepend(str(EXPERIMENTS.parent))
     sources = importlib.import_module("tests.cifar_sources")
     for source in (sources.Cifar10, sources.CifarAnew, sources.Stl10):
@@ -262,7 +262,7 @@ def test_imagenet_is_halved_by_classes(tmp_path, monkeypatch):
         for place, record in enumerate(mine):
             image = dataset.train[place]["image"]
             assert image.shape[:2] == tuple(imagenet_source.sizes_after()[record])
-            assert abs(int(image[0, 0, 0]) - record) <= 2, "JPEG"
+            assert abs(int(image[0, 0, 0]) - record) <= 2, "equal up to JPEG"
 
 
 def test_the_mean_of_vtab_is_the_mean_of_three_groups(tmp_path, monkeypatch, capsys):
@@ -274,7 +274,7 @@ def test_the_mean_of_vtab_is_the_mean_of_three_groups(tmp_path, monkeypatch, cap
         writer.writerow(["status", "data", "seed", "test_accuracy"])
         for group, accuracy in zip(table.GROUPS, (0.9, 0.6, 0.3), strict=True):
             for task in table.GROUPS[group]:
-                for seed, off in enumerate((-0.1, 0.0, 0.02)):  # whose median is 0
+                for seed, off in enumerate((-0.1, 0.0, 0.02)):  # their median is 0
                     row = ["done", table.data(task, "final"), seed, accuracy + off]
                     writer.writerow(row)
         writer.writerow(["failed", table.data("dtd", "final"), 3, ""])
@@ -284,11 +284,11 @@ def test_the_mean_of_vtab_is_the_mean_of_three_groups(tmp_path, monkeypatch, cap
     assert set(table.by_group(fewer)) == {"specialized", "structured"}
 
 
-# --- pages --------------------------------------------------------------------------------------
+# --- config files -------------------------------------------------------------------------------
 
 
 def stand_in(config):
-    """Task and number of training images, as the data would have them."""
+    """Task and number of training images that the data would have."""
     if config.data.startswith("folder:"):
         return (Task(config.data, ("global", "local", "nominal")),), config.train_size
     if not config.data.startswith("tfds:"):
@@ -303,7 +303,7 @@ def stand_in(config):
 
 
 def settled(config, train_size):
-    """With its rule's numbers for so many images of 32 x 32, as CIFAR's are."""
+    """The config with its rule's numbers for this many 32 x 32 images, CIFAR's size."""
     if config.hyperrule is None:
         return config
     images = np.broadcast_to(np.uint8(0), (train_size, 32, 32, 3))
@@ -312,7 +312,7 @@ def settled(config, train_size):
 
 @pytest.fixture(scope="module")
 def abstract():
-    """Shapes of a network's variables, worked out once each."""
+    """Returns shapes of a network's variables; each is computed once."""
     known = {}
 
     def variables(exp, config):
@@ -327,13 +327,13 @@ def abstract():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_runs_build(page, abstract):
-    """Of each page's runs some, the first and the last among them."""
+    """Builds some runs of each config file, including the first and the last."""
     runs = planned(page)
     places = sorted(set(np.linspace(0, len(runs) - 1, 8).astype(int)))
     for number, run in enumerate(runs[i] for i in places):
         config = run.config.copy_and_resolve_references()
         if (config.init_from or "").startswith(("runs/", "data/")):
-            config.init_from = None  # what another run leaves
+            config.init_from = None  # the workdir of another run
         tasks, train_size = stand_in(config)
         config = settled(config, train_size)
         exp = experiment.build(config, tasks)
@@ -342,8 +342,8 @@ def test_runs_build(page, abstract):
         assert exp.options.warmup < steps
         assert steps * config.batch_size / train_size >= 0.1, "a tenth of an epoch at least"
         if "four_scenarios" not in page:
-            assert config.batch_size % 8 == 0, "divides among the chips of v5e:2x4"
-            # What a random head does to the features below is what LP-FT's paper is about.
+            assert config.batch_size % 8 == 0, "divisible by the chips of v5e:2x4"
+            # LP-FT's paper studies how a random head distorts the features below it.
             assert exp.options.head_init == ("random" if page.startswith("lp_ft/") else "zero")
         if number == 0:
             params = abstract(exp, config)["params"]
@@ -356,7 +356,7 @@ def test_runs_build(page, abstract):
 
 
 def test_augreg_is_what_big_vision_does():
-    """Images and steps of each task; clip, zero head, no decay, the rate of the whole network."""
+    """Compares images and steps of each task, clip, head, decay and learning rates."""
     crop = (384 / 448) ** 2
     wanted = {
         "cifar10": (10_000, 500, 0.003, (crop, crop), 49_000),
@@ -391,7 +391,7 @@ def test_bit_takes_its_numbers_from_the_rule():
 
 @pytest.mark.parametrize("scale", ["small", "paper"])
 def test_treatments_are_those_of_yosinski(scale):
-    """AnB: n groups of A's network, frozen, and random ones above them, on B; and so on."""
+    """AnB: n frozen groups of A's network, random groups above, trained on B; and so on."""
     made_from = {}  # a source's folder: its half, division and seed
     for run in planned(f"yosinski2014/config.py:{scale}/source"):
         half = run.config.data.partition("?")[0].rstrip("0123")[-1]
@@ -415,7 +415,7 @@ def test_treatments_are_those_of_yosinski(scale):
         if name is not None:
             half, division, seed = made_from[Path(name).name]
             assert division == config.data_seed
-            assert seed != config.seed, "other random weights above the n groups"
+            assert seed != config.seed, "another seed for the groups above"
         seen.append((half, n, frozen > 0))
     depths = range(1, len(plan.groups))
     wanted = set(itertools.product("ab", depths, (True, False))) | {(None, 0, False)}
@@ -432,7 +432,7 @@ SMALL |= {"image_size": 16, "batch_size": 8, "train_size": 16, "num_workers": 0}
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """The workdir of a step, to start from."""
+    """The workdir of a one-step run, to start from."""
     folder = tmp_path_factory.mktemp("source") / "run"
     config = config_lib.base()
     config.augment = "crop_flip"
@@ -461,7 +461,7 @@ def test_a_page_takes_steps_on_other_data_with_a_small_network(page, source, tmp
 
 
 def test_a_page_takes_steps_from_a_source_of_its_own(source, tmp_path):
-    """A run of the study as the sweep makes it, on other data and a small network."""
+    """Runs one of the sweep's configs, on other data and with a small network."""
     (run, *_) = (
         run
         for run in planned("yosinski2014/config.py:paper/study/0")
@@ -500,14 +500,14 @@ def test_the_table_of_yosinski_is_paired_by_division(tmp_path, monkeypatch):
     assert len(run.figure(study).axes) == 2
 
 
-# --- words --------------------------------------------------------------------------------------
+# --- documentation ------------------------------------------------------------------------------
 
 
 STUDIES = ["augreg_transfer", "bit_hyperrule", "vtab1k", "kornblith2019", "lp_ft", "yosinski2014"]
 
 
 def commands(text):
-    """The commands of tljax, and what the launch script is given to run."""
+    """The tljax commands of a text, and those that the launch script runs."""
     text = text.replace("\\\n", " ")
     found = re.findall(r"^ +tljax (.+)$", text, re.MULTILINE)
     return found + re.findall(r"launch_tpu_vm.sh .* -- (.+)$", text, re.MULTILINE)
@@ -515,7 +515,7 @@ def commands(text):
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_the_commands_of_a_study_can_be_given(study):
-    """Their flags, fields, pages and arguments exist; `ARM` and `SCALE` stand for any."""
+    """Flags, fields, config files and arguments exist; `ARM` and `SCALE` are placeholders."""
     readme = (EXPERIMENTS / study / "README.md").read_text()
     assert "launch_tpu_vm.sh" in readme
     assert "not run" in readme

@@ -1,4 +1,4 @@
-"""`tljax convert` and `tljax export`: nothing is lost on the way to PyTorch and back."""
+"""`tljax convert` and `tljax export`: a round trip to PyTorch and back is bit-identical."""
 
 import json
 import os
@@ -42,14 +42,14 @@ def header(path):
 
 
 def torch_tensors(name):
-    """Random tensors under PyTorch's names: those of a network with seven classes, and no other."""
+    """Random tensors by PyTorch's names, for a network with seven classes."""
     model = registry.create(name, 7)
     return rules.unconvert(family_of("timm", name, model), model, draw_all(model, 32))
 
 
 @pytest.fixture(scope="module", params=SMALL)
 def trained(request, tmp_path_factory):
-    """(workdir, its model): a new head for digits."""
+    """(workdir, its model) of a run that trains a new head on digits."""
     base = tmp_path_factory.mktemp("trained")
     save_file(torch_tensors(request.param), base / "source.safetensors")
     config = config_lib.base()
@@ -153,11 +153,11 @@ def test_card_and_metadata_say_how_it_was_made(trained, tmp_path):
         "| head | random, 1 |",
     ):
         assert words in card, words
-    assert run_quietly(*argv) == 0, "a second export takes the place of the first"
+    assert run_quietly(*argv) == 0, "a second export replaces the first"
 
 
 def test_a_run_is_traced_back_to_published_weights(tmp_path):
-    """Through a converted file; the licence and the source of the weights are the zoo's."""
+    """Even through a converted file; licence and source of the weights are the zoo's."""
     entry = next(e for e in zoo.entries().values() if e.model == "resnet18")
     model = registry.create("resnet18", 3)
     flat = {
@@ -210,7 +210,7 @@ def lines(name, format="timm", num_classes=5, channels=3, last_group=None):
 
 
 def test_constructors():
-    """tests/parity/round_trip.py builds all models so; these are the kinds of them."""
+    """One model of each kind; tests/parity/round_trip.py builds all of them."""
     assert lines("resnet50") == ["model = timm.create_model('resnet50', num_classes=5)"]
     assert lines("resnet50", "torchvision") == [
         "model = torchvision.models.resnet50(num_classes=5)"
@@ -323,7 +323,7 @@ def test_bad_input_is_one_sentence_and_leaves_no_file(case, tmp_path, capsys):
 
 
 def test_a_part_of_a_network_is_not_converted(tmp_path):
-    """Its file could not be read again under the network's name."""
+    """The converted file could not be read by the network's name."""
     model = registry.truncate("resnet10_32", registry.create("resnet10_32", 3), "layer2_0")
     abstract = tracing.abstract_variables(model, 32)
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)

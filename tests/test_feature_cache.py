@@ -1,4 +1,4 @@
-"""What frozen groups make of an image may be computed once: the same numbers, never stale ones."""
+"""The cache of frozen groups' outputs: the same numbers as without it, and never stale."""
 
 import json
 import subprocess
@@ -54,7 +54,7 @@ def entries(folder):
 
 
 def test_a_step_with_the_cache_is_the_step_without(start, digits, tmp_path):
-    """From each of 5 saved states along a run: loss and gradients to 1e-5 relative."""
+    """At 5 saved states of a run: loss and gradients agree to 1e-5 relative."""
     model, variables = start
     plan = tljax.freeze_first(model.groups, 2)
     tljax.fit(
@@ -107,7 +107,7 @@ def test_evaluation_from_the_cache_is_evaluation(start, digits, count):
 
 
 def test_runs_share_what_was_computed(start, digits, tmp_path):
-    """Other seeds, sizes and splits of a data set: each image once."""
+    """With other seeds, sizes and splits of a data set, each image is computed once."""
     whole = Watched(digits.test)
     first = cached(start, data_lib.Subset(whole, [1, 3, 5]), tmp_path)
     second = cached(start, data_lib.Subset(data_lib.Subset(whole, [5, 1, 7]), [0, 2]), tmp_path)
@@ -129,7 +129,7 @@ def test_whatever_decides_the_numbers_decides_the_entry(start, digits, tmp_path)
     cached(start, data_lib.Subset(digits.test, range(2)), tmp_path)
     assert len(entries(tmp_path)) == 1
     cached((model.clone(num_classes=7), variables), source, tmp_path)
-    assert len(entries(tmp_path)) == 1, "the head is not in it"
+    assert len(entries(tmp_path)) == 1, "the entry does not depend on the head"
     cached(start, source, tmp_path, k=1)
     cached(start, source, tmp_path, preprocessing=Preprocessing(32, (0.4,) * 3, (0.5,) * 3))
     cached(start, data_lib.Subset(digits.train.source, range(3)), tmp_path)
@@ -192,7 +192,7 @@ def test_resumed_equals_uninterrupted(start, digits, tmp_path):
     killed = tmp_path / "killed"
     (killed / "result.json").unlink()
     checkpoints = Checkpoints(killed / "checkpoints")
-    for step in checkpoints.steps()[:1]:  # as if it had died before it was saved
+    for step in checkpoints.steps()[:1]:  # as if killed before the save
         checkpoints.move_to_damaged(step)
     (killed / "damaged").rename(tmp_path / "damaged")
     train("killed")
@@ -214,7 +214,7 @@ def test_the_images_are_read_once(start, digits):
 
 
 def test_each_view_is_computed_once_and_shown_in_turn(start, digits, tmp_path):
-    """Three views, 50 images: features are those of the images shown without a cache."""
+    """With three views of 50 images, features are those of the images without a cache."""
     model, variables = start
     shown = fixed_views(digits.train, PREPROCESSING, "crop", (0.3, 1.0), 3)
     count = len(digits.train)
@@ -229,7 +229,7 @@ def test_each_view_is_computed_once_and_shown_in_turn(start, digits, tmp_path):
         np.testing.assert_allclose(other["features"], expected, atol=1e-5 * np.abs(expected).max())
         seen.extend(image.tobytes() for image in batch["image"])
     assert len(set(seen[:count])) == len(seen[:count])
-    assert len(set(seen)) == len(seen), "an epoch shows views that those before it did not"
+    assert len(set(seen)) == len(seen), "each epoch has new views"
     images.close()
     features.close()
 
@@ -249,7 +249,7 @@ def test_views_are_the_same_for_every_part_and_seed(digits):
 
 
 def test_with_views_images_are_read_once_a_view(start, digits, tmp_path):
-    """Also where nothing is kept, the run sees the same views: cached or not, the same losses."""
+    """A run without the cache sees the same views, so that losses are the same."""
     model, variables = start
     plan = tljax.feature_extraction(model.groups)
     rows = {}

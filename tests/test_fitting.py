@@ -1,4 +1,4 @@
-"""Weights fitted to another image size, number of channels, depth or head: the numbers."""
+"""Weights fitted to another image size, number of channels, depth or head."""
 
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def test_a_grey_image_gives_what_its_three_equal_channels_gave(weights_file):
     ("channels", "taken"), [(2, [0, 1]), (4, [0, 1, 2, 0]), (7, [0, 1, 2, 0, 1, 2, 0])]
 )
 def test_other_channels_repeat_the_three_and_keep_their_size(channels, taken):
-    """timm's `adapt_input_conv`."""
+    """As timm's `adapt_input_conv` does."""
     kernel = np.random.default_rng(0).standard_normal((3, 3, 3, 8)).astype(np.float32)
     expected = kernel[:, :, taken] * (3 / channels)
     np.testing.assert_allclose(adapt_channels(kernel, channels), expected, rtol=1e-6)
@@ -130,7 +130,7 @@ def test_the_old_head_is_kept_or_a_new_one_is_zero(weights_file):
     assert kept.num_classes == 10
     for leaf in ("kernel", "bias"):
         assert np.array_equal(variables["params"]["head"][leaf], drawn[f"head/{leaf}"])
-    for num_classes in (3, 10):  # ten others, as far as anybody knows
+    for num_classes in (3, 10):  # 10: possibly other classes
         new, variables, _ = tljax.load(name, path, num_classes=num_classes)
         assert new.num_classes == num_classes
         assert not any(np.any(leaf) for leaf in variables["params"]["head"].values())

@@ -1,4 +1,4 @@
-"""What fuzzing found, and a little more of it: see `tests/fuzz`."""
+"""Errors that fuzzing found, and a short run of it: see `tests/fuzz`."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def test_mutated_files_are_right_or_refused(target, count):
 
 
 def test_a_palette_image_without_its_palette():
-    """Pillow raises an AssertionError."""
+    """Pillow raises an AssertionError for it."""
     buffer = io.BytesIO()
     Image.new("P", (4, 4)).save(buffer, "PNG")
     content = buffer.getvalue()
@@ -51,7 +51,7 @@ def test_a_palette_image_without_its_palette():
 
 
 def test_a_file_among_the_arrays_of_an_npz(tmp_path):
-    """numpy gives its bytes."""
+    """numpy returns such a member as bytes."""
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("notes.txt", "no array")
     with pytest.raises(InputError, match=r"'notes.txt', which is not a tensor of numbers"):
@@ -83,7 +83,7 @@ def test_hdf5_may_not_lead_to_other_files(tmp_path):
 
 
 def test_numbers_of_a_kind_that_numpy_has_not(tmp_path):
-    """safetensors raises an AttributeError."""
+    """safetensors raises an AttributeError for it."""
     header = json.dumps({"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     with pytest.raises(InputError, match="float8"):
@@ -92,7 +92,7 @@ def test_numbers_of_a_kind_that_numpy_has_not(tmp_path):
 
 @pytest.mark.parametrize("damage", ["header", "packing"])
 def test_damage_that_numpy_and_zipfile_leave_to_others(tmp_path, damage):
-    """tokenize raises a TokenError, lzma an LZMAError."""
+    """tokenize raises a TokenError, and lzma an LZMAError."""
     packing = zipfile.ZIP_LZMA if damage == "packing" else zipfile.ZIP_STORED
     array = io.BytesIO()
     np.save(array, np.zeros(4))
@@ -131,7 +131,7 @@ def test_odd_preprocessing_in_a_header(tmp_path, field, value):
 
 
 def test_json_beyond_all_bounds(tmp_path):
-    """Python raises a RecursionError, an OverflowError."""
+    """Python raises a RecursionError or an OverflowError."""
     (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(InputError, match="nested too deep"):
         read_config(tmp_path)

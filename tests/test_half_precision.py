@@ -1,4 +1,4 @@
-"""dtype=bfloat16: products are computed in it, and whatever is kept or reported is float32."""
+"""dtype=bfloat16: products are computed in it; stored and reported values are float32."""
 
 import flax.linen as nn
 import jax
@@ -37,14 +37,14 @@ def is_float32(tree):
 
 
 def products(function, *arguments):
-    """dtypes that matrix products and convolutions of a function take."""
+    """Input dtypes of a function's matrix products and convolutions."""
     text = str(jax.make_jaxpr(function)(*arguments))
     lines = [line for line in text.splitlines() if "dot_general" in line or "conv_general" in line]
     return {"bf16" if ":bf16" in line else "f32" for line in lines}
 
 
 def test_steps_keep_float32_and_the_law_of_what_is_frozen():
-    """With BatchNorm, whose statistics are kept too."""
+    """With BatchNorm, whose statistics are float32 too."""
     model, variables = halved("resnet")
     plan = freeze_first(model.groups, 1)
     tx = plan.optimizer("adamw", learning_rate=0.0, clip_norm=1.0)
@@ -81,8 +81,8 @@ def test_gradients_and_loss_are_float32_of_products_that_are_not(name):
 
 @pytest.mark.parametrize("start", [0, 1])
 def test_blocks_see_bfloat16_also_of_features_that_were_kept(start):
-    """Which are float32: from them on every sum with a branch would be."""
-    # a width that no other test has: a block that was traced before is not called again
+    """Cached features are float32; uncast, they would make every later block float32."""
+    # a width that no other test has, since a traced block is not called again
     width = 24 + 16 * start
     model = ViT(width, 3, 2, 8, num_classes=10, dtype=jnp.bfloat16)
     variables = init(model, jax.random.key(0), 32)
@@ -105,7 +105,7 @@ def test_blocks_see_bfloat16_also_of_features_that_were_kept(start):
 def test_logits_and_what_follows_from_them_are_float32(name):
     model, variables = halved(name)
     batch = next(batches(1)) | {"mask": np.ones(8, np.float32)}
-    for stop in (None, len(model.groups) - 1):  # logits; what the head sees
+    for stop in (None, len(model.groups) - 1):  # logits; features
         images = jax.ShapeDtypeStruct((8, 32, 32, 3), np.float32)
         run = jax.eval_shape(lambda v, x, s=stop: model.apply(v, x, stop=s), variables, images)
         assert run.dtype == jnp.float32

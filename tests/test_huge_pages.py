@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-# what a process says of itself, in the order of its life
+# prints whether the process may use huge pages: at start, disabled, enabled
 STATES = """
 import re
 from tljax.devices import huge_pages

@@ -1,4 +1,4 @@
-"""Decoding: every format and mode to the right RGB, every damaged file to one sentence."""
+"""Decoding: the right RGB for every format and mode, one sentence for every damaged file."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ from tljax.errors import InputError
 
 @pytest.fixture
 def gradient() -> np.ndarray:
-    """A smooth picture without symmetry: uint8 (24, 32, 3)."""
+    """A smooth image without symmetry: uint8 (24, 32, 3)."""
     rows, columns = np.mgrid[0:24, 0:32]
     return np.stack([rows * 10, columns * 7, 120 + rows], axis=2).astype(np.uint8)
 
@@ -35,7 +35,7 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
-    """A PNG made by hand: Pillow does not write them all."""
+    """A PNG of any kind; Pillow does not write all kinds."""
     chunks = {
         b"IHDR": struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0),
         b"IDAT": zlib.compress(rows),
@@ -114,7 +114,7 @@ def test_sixteen_bit_colour_keeps_the_high_byte():
 
 
 def test_cmyk(gradient):
-    """Stored inverted, as Adobe's programs do, whether or not their marker says so."""
+    """Values are stored inverted, as Adobe's programs do, with or without Adobe's marker."""
     cmyk = Image.fromarray(gradient).convert("CMYK")
     marked = encoded(cmyk, "JPEG", quality=95, subsampling=0)
     unmarked = re.sub(rb"\xff\xee\x00\x0eAdobe.{7}", b"", marked, flags=re.DOTALL)
@@ -145,7 +145,7 @@ def test_what_follows_an_image_does_not_matter(gradient, kind):
     np.testing.assert_array_equal(decode(data + b"\0garbage" * 99), decode(data))
 
 
-# How a camera held in each orientation stores an upright picture.
+# How a camera stores an upright picture in each orientation.
 STORED = {
     1: lambda a: a,
     2: lambda a: a[:, ::-1],
@@ -202,7 +202,7 @@ def test_truncated(tmp_path, gradient, kind):
     whole = decode(data)
     for length in range(0, len(data), 3):
         path.write_bytes(data[:length])
-        if length > len(data) - 20:  # what lacks may be no part of the picture
+        if length > len(data) - 20:  # the missing bytes may not be pixels
             with contextlib.suppress(Unreadable):
                 np.testing.assert_array_equal(decode(path), whole)
         else:
@@ -245,7 +245,7 @@ NO_IMAGES = {
 
 @pytest.mark.parametrize("kind", NO_IMAGES)
 def test_not_an_image(tmp_path, gradient, kind):
-    """Whatever its name says, and also a GIF: what is read does not depend on the name."""
+    """The format is detected from the content, not from the name; a GIF is refused too."""
     path = tmp_path / "diary.png"
     path.write_bytes(NO_IMAGES[kind](Image.fromarray(gradient)))
     with says(damage(path)):
@@ -289,14 +289,14 @@ def test_missing_file(tmp_path):
 
 
 def test_damage_costs_neither_memory_nor_warnings(tmp_path, gradient):
-    """In a process of its own: what it prints, and how much memory it needs at most."""
+    """Runs in its own process, to see its output and its peak memory."""
     exif = Image.Exif()
     exif[0x010F] = "maker"
     for i in range(20):
         broken = exif.tobytes()[: 9 + i]
         image = encoded(Image.fromarray(gradient), "JPEG", exif=broken)
         (tmp_path / f"exif{i}.jpg").write_bytes(image)
-        # more pixels than Pillow allows at all, than it allows without a warning, and fewer
+        # pixel counts at which Pillow raises, warns, and accepts
         for name, side in {"bomb": 50_000 + i, "big": 10_000 + i, "cut": 9_000 + i}.items():
             (tmp_path / f"{name}{i}.png").write_bytes(png(side, side, 8, 6, b"\0" * 1000))
     script = """

@@ -1,4 +1,4 @@
-"""LoRA: no effect at first, nothing else moves, and it can be merged into the weights."""
+"""LoRA: it has no effect at first, only updates and head train, and it can be merged."""
 
 import dataclasses
 import functools
@@ -45,7 +45,7 @@ adapters = pytest.mark.parametrize("name", ADAPTERS)
 
 @functools.cache
 def network(name):
-    """The plain variables, the adapted model, and the variables that it begins with."""
+    """Plain variables, the adapted model, and its initial variables."""
     plain = init(PLAIN, jax.random.key(0), 32)
     model = PLAIN.clone(lora=ADAPTERS[name])
     groups = plan_of(model).groups
@@ -62,7 +62,7 @@ def images(count=2):
 
 
 def drawn(variables):
-    """The variables with updates that have an effect."""
+    """The variables, with random LoRA updates that have an effect."""
 
     def draw(path, leaf):
         key = jax.random.fold_in(jax.random.key(3), len(path))
@@ -117,7 +117,7 @@ def test_merged_it_is_a_plain_network_of_the_same_logits(name):
     assert merged == PLAIN
     assert leaf_paths(folded) == leaf_paths(plain)
     adapted = model.apply(variables, images())
-    assert np.abs(adapted - PLAIN.apply(plain, images())).max() > 1e-2, "or this shows nothing"
+    assert np.abs(adapted - PLAIN.apply(plain, images())).max() > 1e-2, "or this tests nothing"
     np.testing.assert_allclose(merged.apply(folded, images()), adapted, rtol=0, atol=1e-5)
     assert tljax.merge_lora(merged, folded) == (merged, folded)
 
@@ -211,7 +211,7 @@ def test_a_run_trains_updates_and_head_alone(trained, source):
         moved = np.asarray(after[path]).tobytes() != array.tobytes()
         assert moved == path.startswith("head/"), path
     result = json.loads((trained / "result.json").read_text())
-    assert result["best_step"] > 0, "or this shows nothing"
+    assert result["best_step"] > 0, "or this tests nothing"
     assert all(np.any(after[path]) for path in after if lora.is_leaf(path))
     moving = [leaf for path, leaf in after.items() if lora.is_leaf(path) or "head/" in path]
     assert result["trainable_parameters"] == sum(leaf.size for leaf in moving)

@@ -1,4 +1,4 @@
-"""The learning-rate finder: its suggestion works, and it leaves no trace."""
+"""The learning-rate finder: its suggestion works, and it changes no later run."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def descent(curvature, momentum=0.0):
-    """A step of gradient descent, from w = 1, on curvature * (w - x)^2 / 2 with x of a batch."""
+    """Gradient descent from w = 1 on curvature * (w - x)^2 / 2, where x is the batch."""
     w, velocity, rng = 1.0, 0.0, np.random.default_rng(0)
 
     def step(rate):
@@ -35,7 +35,7 @@ def descent(curvature, momentum=0.0):
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_on_a_quadratic_the_suggestion_converges_and_is_not_needlessly_low(curvature, momentum):
     curve = range_test(descent(curvature, momentum), 1e-7, 100.0, 120)
-    limit = 2 * (1 + momentum) / curvature  # of stability
+    limit = 2 * (1 + momentum) / curvature  # stability limit
     assert limit / 1000 < curve.suggestion < limit / 2
     assert curve.steepest < limit
     assert len(curve.rates) < curve.steps, "it ends where the loss diverges"
@@ -79,7 +79,7 @@ def test_a_loss_that_is_not_finite_at_once_is_no_curve():
 
 @pytest.fixture
 def split_folder(photo_folder, tmp_path):
-    """folder:PATH whose validation and test images cannot be read."""
+    """A folder for folder:PATH; its validation and test images cannot be read."""
     root = tmp_path / "split"
     for split in ("train", "val", "test"):
         for name in ("cats", "dogs"):
@@ -113,7 +113,7 @@ def test_only_training_images_are_read_and_nothing_but_the_figure_is_written(
 
 
 def test_a_run_after_it_is_the_run_without_it_and_its_rate_trains(tmp_path):
-    """Frozen groups too: the plan's step is the one that training takes."""
+    """Also with frozen groups: the finder uses the plan's training step."""
     config = config_lib.base()
     fields = {"train_size": 100, "batch_size": 16, "steps": 40, "eval_every": 40}
     config.update(

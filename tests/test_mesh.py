@@ -1,7 +1,7 @@
-"""Many devices and many processes come to what one device comes to.
+"""Many devices and many processes compute the same as one device.
 
-Steps agree to the order of sums, evaluations to the last bit, and a job of several processes that
-was killed, preempted or continued by another number of them ends as it should.
+Steps agree up to the order of sums, and evaluations are bit-identical. A job of several processes
+ends correctly after a kill, a preemption, or a resume with another number of processes.
 """
 
 import functools
@@ -32,7 +32,7 @@ RUN = [
     "--config.last_group=block1",
     *("--config.train_size=40", "--config.steps=8", "--config.batch_size=16"),
     *("--config.eval_every=4", "--config.checkpoint_every=2", "--config.log_every=1"),
-    *("--config.head_init=random", "--config.augment=none"),  # features are kept
+    *("--config.head_init=random", "--config.augment=none"),  # features are cached
 ]
 PAGE = str(ROOT / "configs/freeze_first.py")
 
@@ -129,7 +129,7 @@ def test_a_batch_that_devices_cannot_share_is_refused(batch, parts, multiple):
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """What all runs here have in common: weights to start from too."""
+    """Settings of all runs here, including weights to start from."""
     source = tmp_path_factory.mktemp("source") / "run"
     page = str(ROOT / "configs/from_scratch.py")
     experiment.run(config_lib.load(page, [*RUN, "--config.steps=1"]), source)
@@ -142,10 +142,10 @@ def launch(settings):
 
 
 def launch_with(settings, count, workdir, *more, strike=None):
-    """A job of so many processes, of which `strike` = (number, signal, phase, occurrence) is hit.
+    """Runs a job of `count` processes; `strike`: (process, signal, phase, occurrence).
 
     Returns:
-      (exit code, stderr) of each.
+      (exit code, stderr) of each process.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -198,14 +198,14 @@ def straight(launch, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(launch, tmp_path_factory):
-    """A job of two processes, the second of which was killed in a step: (workdir, what became)."""
+    """(workdir, outcomes) of a job of two processes; the second was killed in a step."""
     workdir = tmp_path_factory.mktemp("two") / "killed"
     return workdir, launch(2, workdir, strike=(1, "SIGKILL", "step", 6))
 
 
 @pytest.fixture(scope="module")
 def preempted(launch, killed):
-    """The same job, run again, and then preempted; whoever goes on does so in a copy."""
+    """The same job, resumed and then preempted; tests resume a copy of its workdir."""
     workdir, _ = killed
     return workdir, launch(2, workdir, strike=(1, "SIGTERM", "step", 2))
 
@@ -217,7 +217,7 @@ def row(workdir, event, step):
 
 
 def assert_tested_as_by_one_device(workdir):
-    """By the same two programs: the frozen group, whose output is kept, and the rest."""
+    """One device runs the same two programs: the cached frozen group, and the other groups."""
     result = json.loads((workdir / "result.json").read_text())
     trained = experiment.read_workdir(workdir)
     model, preprocessing = trained.experiment.model, trained.experiment.preprocessing

@@ -1,4 +1,4 @@
-"""Models: sizes as published, groups, cuts at any group."""
+"""Models: published sizes, groups, and cuts at any group."""
 
 import jax
 import jax.numpy as jnp
@@ -193,7 +193,7 @@ def test_registers_stand_between_the_class_token_and_the_patches_and_have_no_pos
     assert tokens.shape == (2, 1 + 3 + 64, 64)
     assert np.array_equal(tokens[1, :1], embed["cls_token"][0])
     assert np.array_equal(tokens[1, 1:4], embed["reg_token"][0])
-    # Registers are computed with, but neither they nor the class token are pooled.
+    # Registers take part in attention, but neither they nor the class token are pooled.
     for branch, dense in (("attn", "proj"), ("mlp", "fc2")):  # the last block becomes the identity
         layer = variables["params"]["block3"][branch][dense]
         layer["kernel"] = jnp.zeros_like(layer["kernel"])

@@ -1,4 +1,4 @@
-"""The loss of smoothed and of mixed labels, and the images that go with it."""
+"""The loss of smoothed and of mixed labels, and mixed images."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def logits_and_labels(count=12, classes=8):
 
 
 def half_white(height=32, width=32, count=6):
-    """Images of 0 and of 255 that are mixed with one another: a pixel shows whose it is."""
+    """Images of 0 and images of 255; a mixed pixel shows the share of each."""
     image = np.zeros((count, height, width, 3), np.uint8)
     image[count // 2 :] = 255
     return {"image": image, "label": np.arange(count, dtype=np.int32)}
@@ -46,7 +46,7 @@ def test_without_options_it_is_the_mean_cross_entropy_and_the_batch_to_the_bit()
 
 
 def test_a_smoothed_label_is_spread_over_all_classes():
-    """By the definition: the rest of it stays, and every class gets its part."""
+    """The label keeps 1 - smoothing, and every class gets an equal share of the rest."""
     logits, labels = logits_and_labels()
     of_each_class = [cross_entropy(logits, np.full_like(labels, c)) for c in range(8)]
     expected = 0.9 * cross_entropy(logits, labels) + 0.1 * np.mean(of_each_class, axis=0)
@@ -55,9 +55,9 @@ def test_a_smoothed_label_is_spread_over_all_classes():
 
 
 def test_of_several_tasks_labels_are_smoothed_and_mixed_within_each():
-    """As with a head for each task, the gradient included."""
+    """Loss and gradient are those of a separate head for each task."""
     logits, _ = logits_and_labels()
-    labels = np.array([0, 1, 2, 1, 0, 2, 3, 4, 5, 6, 7, 3])  # of three classes, and of five
+    labels = np.array([0, 1, 2, 1, 0, 2, 3, 4, 5, 6, 7, 3])  # three classes, then five
     weight = np.linspace(0.5, 2, 12).astype(np.float32)
     objective = Objective(label_smoothing=0.2)
     share = np.full(12, 0.7, np.float32)
@@ -90,7 +90,7 @@ def test_of_several_tasks_labels_are_smoothed_and_mixed_within_each():
 
 
 def test_the_loss_is_the_convex_combination_of_those_of_both_labels():
-    """Through the network: of images mixed by hand, with shares told from their pixels."""
+    """Mixes images by hand, with shares read from pixels, and applies the network."""
     model = SMALL
     plan = tljax.from_scratch(model.groups)
     variables = init(model, jax.random.key(0), 32)
@@ -120,11 +120,11 @@ def test_a_box_is_cut_out_and_its_pixels_are_the_labels_share(sides):
     for seed in range(40):
         result = mix(half_white(*sides), jax.random.key(seed))
         images, share = np.asarray(result["image"]), np.asarray(result["share"])
-        assert set(np.unique(images)) <= {0.0, 255.0}, "pixels are whole"
+        assert set(np.unique(images)) <= {0.0, 255.0}, "pixels are not blended"
         np.testing.assert_array_equal(images[0], 255 - images[5])
         for image, own, its_share in zip(images, half_white(*sides)["image"], share, strict=True):
             kept = image[..., 0] == own[..., 0]
-            assert its_share * kept.size == pytest.approx(kept.sum(), abs=1e-3), "to the pixel"
+            assert its_share * kept.size == pytest.approx(kept.sum(), abs=1e-3), "exact to a pixel"
             box = np.argwhere(~kept)
             if len(box):
                 (top, left), (bottom, right) = box.min(axis=0), box.max(axis=0)

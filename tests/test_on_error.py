@@ -1,4 +1,4 @@
-"""Images that cannot be read: a run stops at the first, or leaves them all out and says so."""
+"""Unreadable images: a run stops at the first, or skips all of them and reports them."""
 
 import json
 import os

@@ -1,6 +1,6 @@
-"""Every family's files give the original implementation's numbers, group by group.
+"""Every family's files give the numbers of the original implementation, group by group.
 
-The originals' numbers are in tests/references; tests/parity/make_references.py makes them.
+The originals' numbers are in tests/references; tests/parity/make_references.py writes them.
 """
 
 import functools
@@ -22,7 +22,7 @@ REFERENCES = Path(__file__).parent / "references"
 
 
 def our_outputs(case: Case, filled: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """The output of each group, of a model fitted with pretrained parameters."""
+    """The output of each group of a model with pretrained parameters."""
     model = case.create()
     pretrained = PretrainedWeights(filled, case.num_classes, case.rule_table, case.stem)
     variables = variables_for(pretrained, model, case.size, position_resampling=case.resampling)
@@ -41,7 +41,7 @@ def outputs_of(model, variables, x):
 
 
 def written(tensors: dict[str, np.ndarray], path: Path) -> Path:
-    """A file with these tensors, in the format that its suffix says."""
+    """Writes these tensors to a file, in the format of its suffix."""
     if path.suffix == ".safetensors":
         save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, path)
     elif path.suffix == ".npz":

@@ -1,4 +1,4 @@
-"""A run that ends when validation gets no better: where it ends, what it says, what it leaves."""
+"""A run that ends without improvement on validation: its last step, result and files."""
 
 import json
 
@@ -29,7 +29,7 @@ PATIENCE = 3
 
 @pytest.fixture(scope="module")
 def splits():
-    """Training labels are wrong, so that validation gets worse and worse."""
+    """Splits with wrong training labels, so that validation gets worse and worse."""
     digits = data_lib.load("embedded:digits", train_size=50)
     images = np.stack([digits.train[i]["image"] for i in range(len(digits.train))])
     wrong = data_lib.ArraySource(images, (digits.train.labels + 1) % 10)
@@ -57,7 +57,7 @@ def straight(train, tmp_path_factory):
 
 
 def test_it_ends_after_so_many_evaluations_without_a_better_one(straight, train):
-    """Up to there it is the run that goes on, its learning rates too."""
+    """Until then it equals the run without patience, including learning rates."""
     summary, history = straight[1].summary, straight[1].history
     validated = [row["step"] for row in history if row["event"] == "val"]
     assert validated[-1] == summary["steps"] < 40
@@ -65,7 +65,7 @@ def test_it_ends_after_so_many_evaluations_without_a_better_one(straight, train)
     assert summary["stopped_early"] is True
     assert summary["examples_seen"] == 16 * summary["steps"]
     whole = train(patience=None)
-    assert whole.history[: len(history) - 1] == history[:-1]  # the last one is of the test
+    assert whole.history[: len(history) - 1] == history[:-1]  # the last row is the test's
     assert "stopped_early" not in whole.summary
     assert whole.summary["steps"] == 40
 
@@ -91,14 +91,14 @@ def test_killed_before_the_result_was_written_it_writes_it(straight, train, tmp_
     rows = (workdir / "metrics.jsonl").read_bytes()
     (workdir / "result.json").unlink()
     last = rows.splitlines(keepends=True)[-1]
-    (workdir / "metrics.jsonl").write_bytes(rows[: -len(last)])  # the test's
+    (workdir / "metrics.jsonl").write_bytes(rows[: -len(last)])  # drop the test's row
     again = train(workdir)
     assert {**again.summary, "wall_seconds": 0} == {**result.summary, "wall_seconds": 0}
     assert (workdir / "metrics.jsonl").read_bytes() == rows
 
 
 def test_who_improves_to_the_end_is_not_stopped(train):
-    summary = train(steps=4, patience=1, lr=0.0).summary  # of equal ones the first is the best
+    summary = train(steps=4, patience=1, lr=0.0).summary  # the first of equal ones is the best
     assert (summary["steps"], summary["stopped_early"]) == (2, True)
     summary = train(steps=4, patience=2, lr=0.0).summary
     assert (summary["steps"], summary["stopped_early"]) == (4, False)

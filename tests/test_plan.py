@@ -1,4 +1,4 @@
-"""The plan as a value: scenarios, validation, initialisation, schedules."""
+"""The transfer plan: scenarios, validation, initialisation, schedules."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def test_the_four_scenarios():
 
 
 def test_k_of_the_textbook_example():
-    """Nine of twelve ViT blocks frozen is k = 10: the embedding counts."""
+    """Nine of twelve frozen ViT blocks are k = 10: the embedding counts."""
     plan = freeze_first(create("vit_small_patch16_224", 10).groups, 10)
     assert not plan.is_trained("block8/mlp/fc1/kernel")
     assert plan.is_trained("block9/mlp/fc1/kernel")

@@ -1,7 +1,7 @@
-"""The laws of the plan, for a ResNet and a ViT, in our loop and in a user's own.
+"""The laws of the plan, for a ResNet and a ViT, in our training loop and in a user's.
 
-Each is checked for the four scenarios, for freeze_first at every depth, for plans that train one
-group alone, or one and the head, for biases only, and for stored BatchNorm statistics.
+Each law is checked for the four scenarios, for freeze_first at every depth, for plans that train
+one group alone, or one and the head, for biases only, and for stored BatchNorm statistics.
 """
 
 import functools
@@ -32,7 +32,7 @@ from tljax.transfer import (
 PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
 STEPS = 6
 NUM_GROUPS = 4
-NETWORKS = {  # the small members of each family, cut down to two blocks
+NETWORKS = {  # a small network of each family, with two blocks
     "resnet": ResNet(
         (1, 1),
         (16, 32),
@@ -48,7 +48,7 @@ NETWORKS = {  # the small members of each family, cut down to two blocks
 
 @functools.cache
 def network(name):
-    """A model, and variables whose zeros are -0.0, which adding +0.0 would change."""
+    """A model, and variables whose zeros are -0.0, since adding +0.0 would change them."""
     model = NETWORKS[name]
     variables = init(model, jax.random.key(0), 32)
     return model, jax.tree.map(lambda leaf: jnp.where(leaf == 0, -0.0, leaf), variables)
@@ -88,7 +88,7 @@ def batches(count=STEPS):
 
 
 def assert_frozen_identical_and_trained_moved(plan, before, after):
-    """To the last bit: -0.0 is not +0.0 here."""
+    """Compares bitwise: -0.0 differs from +0.0."""
     modes = plan.modes(before["params"])
     for collection, tree in before.items():
         for path, old, new in zip(
@@ -106,7 +106,7 @@ def assert_frozen_identical_and_trained_moved(plan, before, after):
 
 
 def tx_of_the_loop(plan):
-    """Its learning rate and weight decay are arguments of the step; the clip has an effect."""
+    """The loop's optimizer: rate and decay are arguments of the step; the clip has an effect."""
     return plan.optimizer("sgd", learning_rate=0.0, clip_norm=0.25)
 
 
@@ -128,7 +128,7 @@ def test_our_loop_moves_what_the_plan_trains_and_nothing_else(name, plan_name):
 @models
 @plans
 def test_a_users_own_loop_moves_what_the_plan_trains_and_nothing_else(name, plan_name):
-    """Gradient and update of the whole tree, plain optax, a schedule with a warm-up from 0."""
+    """With plain optax on the whole tree, and a schedule with a warm-up from 0."""
     model, variables = network(name)
     plan = PLANS[plan_name](model.groups)
     schedule = optax.linear_schedule(0.0, 0.1, 3)
@@ -203,10 +203,10 @@ def test_a_users_step_equals_ours(name, plan_name):
     batch, key = next(batches()), jax.random.key(3)
     state, frozen = train_state.create(plan, variables, tx)
     ours, metrics = train_step(model, plan, PREPROCESSING, tx)(state, frozen, batch, key, 0.1, 1e-2)
-    assert metrics["grad_norm"] > 0.25, "or the clip shows nothing"
+    assert metrics["grad_norm"] > 0.25, "or the clip has no effect"
     tx = plan.optimizer("sgd", learning_rate=0.1, weight_decay=1e-2, clip_norm=0.25)
 
-    def loss_fn(params):  # of the whole tree
+    def loss_fn(params):  # takes the whole tree
         logits, _ = model.apply(
             {**variables, "params": params},
             normalise(batch["image"], PREPROCESSING),

@@ -1,4 +1,4 @@
-"""`tljax predict`: what it answers, and what it refuses before it works."""
+"""`tljax predict`: its answers, and what it refuses before it predicts."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from tljax.data.folder import find_images
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run on a folder of five classes of shades with names that CSV has to quote."""
+    """A run on a folder of five classes, with names that CSV has to quote."""
     base = tmp_path_factory.mktemp("predict")
     rng = np.random.default_rng(0)
     for label, name in enumerate(("a, b", 'c "d"', "ö", "dark", "z")):
@@ -66,7 +66,7 @@ def test_the_probabilities_agree_with_evaluate(trained, tmp_path, capsys):
     right = [row["prediction"] == file.parent.name for row, file in zip(rows, files, strict=True)]
     result = json.loads((trained / "run" / "result.json").read_text())
     assert np.mean(right) == pytest.approx(result["test_accuracy"])
-    assert 0 < np.mean(right) < 1, "or this shows nothing"
+    assert 0 < np.mean(right) < 1, "or this tests nothing"
     probabilities = np.array([[float(row[name]) for name in names] for row in rows])
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
     assert [row["prediction"] for row in rows] == [names[i] for i in probabilities.argmax(1)]

@@ -1,4 +1,4 @@
-"""The grid of linear probes: each head is what it would be alone, and validation alone chooses."""
+"""The grid of linear probes: each head trains as if alone, and validation alone chooses."""
 
 import csv
 import json
@@ -36,7 +36,7 @@ def sources(tmp_path_factory):
     return {name: draw_file(folder / f"{name}.safetensors", name) for name in (VIT, RESNET)}
 
 
-# --- what heads see -----------------------------------------------------------------------------
+# --- features of heads --------------------------------------------------------------------------
 
 
 def test_a_vits_parts_are_class_tokens_after_the_norm_and_the_mean_of_the_patches():
@@ -86,7 +86,7 @@ def cached():
 
 
 def alone(model, setting, train):
-    """One head, in a plain loop of optax's own SGD."""
+    """Trains one head in a plain loop with optax's SGD."""
     schedule = optax.cosine_decay_schedule(setting.lr, STEPS)
     tx = optax.chain(
         optax.add_decayed_weights(setting.weight_decay, {"kernel": True, "bias": False}),
@@ -137,7 +137,7 @@ def test_a_head_of_the_grid_is_what_it_is_alone(cached):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """(folder:PATH of three splits, the same with the labels of the test images exchanged)."""
+    """Two folders for folder:PATH: three splits, and the same with exchanged test labels."""
     root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 8), ("test", 8)):
         for label, name in enumerate(("cats", "dogs")):

@@ -1,4 +1,4 @@
-"""The recipes: rates, what moves, L2-SP, the BiT rule, and every page on either family."""
+"""The recipes: rates, trained parameters, L2-SP, the BiT rule, and every config file."""
 
 import json
 import re
@@ -44,7 +44,7 @@ from tljax.weights.rules import assignments
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = sorted(path.stem for path in (CONFIGS / "recipes").glob("*.py"))
-RECIPES.remove("lora")  # which no ResNet has: see test_lora.py
+RECIPES.remove("lora")  # not for ResNets: see test_lora.py
 NETWORKS = {
     "resnet": ResNet((1,), (8,), False, num_classes=10, stem=(3, 2), stem_pool=False),
     "vit": ViT(32, 2, 2, 4, num_classes=10),
@@ -60,7 +60,7 @@ def leaves(tree):
 
 
 def drawn(name, seed):
-    """Random numbers of the shapes of a network's parameters."""
+    """Random values for a network's parameters."""
     rng = np.random.default_rng(seed)
     params = tracing.abstract_variables(NETWORKS[name], 16)["params"]
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), params)
@@ -70,7 +70,7 @@ def drawn(name, seed):
 
 
 def timm_layer(name, blocks):
-    """The layer that timm's `group_matcher` puts a tensor of a ResNet or a ViT in."""
+    """Returns the layer of a ResNet's or a ViT's tensor, by timm's `group_matcher`."""
     if re.match(r"conv1|bn1|cls_token|pos_embed|patch_embed", name):
         return 0
     if found := re.match(r"layer\d+\.\d+|blocks\.\d+", name):
@@ -86,7 +86,7 @@ def timm_layer(name, blocks):
     ],
 )
 def test_layer_decay_gives_timms_rates(name, blocks):
-    """decay ** (layers - 1 - layer), by timm's own names of the tensors."""
+    """decay ** (layers - 1 - layer), by timm's names of the tensors."""
     model = registry.create(name, 10)
     params = tracing.abstract_variables(model, 224)["params"]
     plan = fine_tune(model.groups, backbone=1.0, decay=0.7)
@@ -178,7 +178,7 @@ def pretrained():
 
 @pytest.fixture(scope="module")
 def fit_l2_sp(pretrained):
-    """fit(workdir, alpha, fail_at=None): ten steps at a high rate."""
+    """fit(workdir, alpha, fail_at=None): a run of ten steps at a high rate."""
     digits = data_lib.load("embedded:digits", train_size=40)
     model = NETWORKS["resnet"]
     plan = fine_tune(model.groups, backbone=1.0)
@@ -217,7 +217,7 @@ def test_a_resumed_run_is_pulled_to_the_same_weights(fit_l2_sp, pretrained, tmp_
     fit_l2_sp(tmp_path / "straight", alpha=10.0)
     with pytest.raises(KeyboardInterrupt):
         fit_l2_sp(tmp_path / "killed", alpha=10.0, fail_at=8 * 12)
-    assert Checkpoints(tmp_path / "killed" / "checkpoints").steps()[0] > 0, "or this shows nothing"
+    assert Checkpoints(tmp_path / "killed" / "checkpoints").steps()[0] > 0, "or this tests nothing"
     fit_l2_sp(tmp_path / "killed", alpha=10.0)
     assert compare(tmp_path / "straight", tmp_path / "killed") == []
     kept = Checkpoints(tmp_path / "killed" / "checkpoints").read(16).opt_state
@@ -249,7 +249,7 @@ def start_of(plan, seed, pretrained):
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_the_first_groups_are_the_sources_and_the_others_are_the_seeds(n, pretrained):
-    """Before training; and, where they are frozen, also after it."""
+    """Before training, and for frozen groups also after it."""
     model = NETWORKS["resnet"]
     plan = freeze_first(model.groups, n, init_k=n)
     start, random = start_of(plan, 7, pretrained)
@@ -317,7 +317,7 @@ def test_the_rule_settles_what_nobody_set(tmp_path):
     assert experiment.resolve(settled) == settled
     given = ["--config.data=embedded:digits", "--config.batch_size=64", "--config.schedule=cosine"]
     mine = experiment.resolve(config_lib.load(page, given))
-    assert (mine.batch_size, mine.schedule, mine.lr) == (64, "cosine", 0.003), "also if by default"
+    assert (mine.batch_size, mine.schedule, mine.lr) == (64, "cosine", 0.003), "also at the default"
     longer = experiment.resolve(config_lib.load(page, [given[0], "--config.epochs=10"]))
     assert (longer.steps, longer.epochs) == (None, 10.0)
     many = data_lib.ArraySource(np.zeros((20_000, 97, 97, 1), np.uint8), np.zeros(20_000, int))
@@ -332,7 +332,7 @@ def test_the_rule_settles_what_nobody_set(tmp_path):
 
 
 def test_a_resized_crop_has_the_images_own_shape():
-    """Rows and columns are their own coordinates: 0.8 of each is seen, wherever the crop lies."""
+    """Pixels hold their coordinates, which shows that each crop spans 0.8 of both sides."""
     rows, columns = np.mgrid[:100, :200]
     image = np.stack([rows, columns, 0 * rows], axis=-1).astype(np.uint8)
     crop = augmentation("resize_crop_flip")
@@ -344,7 +344,7 @@ def test_a_resized_crop_has_the_images_own_shape():
         assert len(set(lows)) > 5, "at random places"
 
 
-# --- pages ----------------------------------------------------------------------------------------
+# --- config files ---------------------------------------------------------------------------------
 
 
 # A network of each family, cut after its first block.
@@ -353,7 +353,7 @@ CUT = {"resnet10_32": "layer1_0", "vit_micro_patch4_32": "block0"}
 
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory):
-    """A source run of each network, by its name."""
+    """A source run of each network, by the network's name."""
     made = {}
     for name, block in CUT.items():
         config = config_lib.base()
@@ -376,7 +376,7 @@ def page(recipe, name, sources, workdir):
     ]
 
 
-# What a recipe moves, where that is not everything: a regex on parameters.
+# The parameters that a recipe changes, if not all: a regex.
 MOVES = {
     "bitfit": r"head/.*|.*bias",
     "norm_only": r"head/.*|((layer1_0/conv\d|stem)/bn|block0/norm\d|norm)/(scale|bias)",
@@ -388,7 +388,7 @@ STATISTICS = {"bitfit": r"nothing", "surgical": r"layer1_0/.*"}
 @pytest.mark.parametrize("name", CUT)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_page_meets_every_model_and_data_set(recipe, name, sources, tmp_path, capsys):
-    """And moves what it says, and nothing else by a bit."""
+    """The run changes the parameters of the recipe, and not a bit of the others."""
     argv = page(recipe, name, sources, tmp_path)
     assert cli.main(argv) == 0, capsys.readouterr().err
     result = json.loads((tmp_path / "result.json").read_text())
@@ -414,7 +414,7 @@ def test_every_page_meets_every_model_and_data_set(recipe, name, sources, tmp_pa
     }
     moved = changed_paths(before, after)
     assert moved <= wanted
-    if not exp.stages:  # whose last stage is one step here
+    if not exp.stages:  # with stages, the last one is one step here
         assert moved == wanted
 
 
@@ -439,7 +439,7 @@ def test_a_workdir_of_stages_serves_every_command(sources, photo_folder, tmp_pat
     assert again.summary == first.summary
     assert again.history == first.history
     (workdir / "result.json").unlink()
-    shutil.rmtree(workdir / "checkpoints")  # as if killed between the stages
+    shutil.rmtree(workdir / "checkpoints")  # as if killed between stages
     for other in ("lr=0.5", "stages=None"):
         assert cli.main([*argv, f"--config.{other}"]) == 2
         assert other.split("=")[0] in capsys.readouterr().err
@@ -458,7 +458,7 @@ def test_a_workdir_of_stages_serves_every_command(sources, photo_folder, tmp_pat
 
 
 def test_the_textbooks_example_can_be_built(tmp_path):
-    """From a head of a thousand classes to one of two; of the real data and weights the form."""
+    """From a head of 1000 classes to one of two, with small data and shapes for weights."""
     CatsVsDogs(data_dir=tmp_path).download_and_prepare(file_format="array_record")
     path = str(CONFIGS / "cats_vs_dogs.py")
     config = config_lib.load(path, [f"--config.data_dir={tmp_path}"])

@@ -1,4 +1,4 @@
-"""Who won, and what the page promises."""
+"""The report: which scenario wins, and properties of its HTML page."""
 
 import html
 import itertools
@@ -66,18 +66,18 @@ def make_page(tmp_path, runs, source=None, **kwargs):
     } | kwargs
     source = source or make_run("from_scratch", target="glyphs", size="large", test=0.9321)
     write_report(path, source, runs, **arguments)
-    assert list(tmp_path.iterdir()) == [path], "something half-written stayed behind"
+    assert list(tmp_path.iterdir()) == [path], "no temporary file is left"
     return path.read_text(encoding="ascii")
 
 
 class Elements(HTMLParser):
-    """The (tag, attributes) of a page, and its text outside style sheets."""
+    """Parses a page into (tag, attributes) pairs, and its text outside style sheets."""
 
     def __init__(self, page):
         super().__init__()
         self.tags, self.words = [], []
         self.feed(page)
-        self.text = " ".join(" ".join(self.words).split())  # no-break spaces become spaces, too
+        self.text = " ".join(" ".join(self.words).split())  # also turns no-break spaces into spaces
 
     def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))

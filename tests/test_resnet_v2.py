@@ -1,4 +1,4 @@
-"""Pre-activation ResNets, Keras' ResNets, and their weights: sizes, cuts, names both ways."""
+"""Pre-activation ResNets, Keras' ResNets, and their weights: sizes, cuts, tensor names."""
 
 import functools
 
@@ -46,7 +46,7 @@ def shapes_of(model):
 
 
 def drawn(model):
-    """Random values of every variable, BatchNorm's statistics too, by path."""
+    """Random values of every variable, including BatchNorm's statistics, by path."""
     return {path: draw(path, shape) for path, shape in shapes_of(model).items()}
 
 
@@ -236,7 +236,7 @@ def test_what_keras_files_call_their_tensors():
     tensors = rules.unconvert(KERAS, model, drawn(model))
     assert tensors["conv1_conv/conv1_conv/kernel"].shape == (7, 7, 3, 8)
     assert tensors["conv3_block1_0_bn/conv3_block1_0_bn/moving_variance"].shape == (64,)
-    # In Keras' model a shortcut's convolution stands before the third one.
+    # In Keras' model a shortcut's convolution precedes the third one.
     tensors = rules.unconvert(KERAS_3, model, drawn(model))
     assert tensors["layers/conv2d_3/vars/0"].shape == (1, 1, 8, 32)
     assert tensors["layers/dense/vars/1"].shape == (10,)
@@ -244,7 +244,7 @@ def test_what_keras_files_call_their_tensors():
 
 @pytest.mark.parametrize("name", ["keras_resnet50", "keras_resnet50v2"])
 def test_keras_files_in_all_their_spellings(name, tmp_path):
-    """As the published ones are: scopes, `:0`, a head called `probs`; or a whole model's file."""
+    """Published files have scopes, `:0`, a head called `probs`; or they hold a whole model."""
     model = tiny(name)
     flat = drawn(model)
     tensors = {}

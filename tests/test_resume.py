@@ -1,4 +1,4 @@
-"""Whatever dies or breaks between two runs in a workdir, the result is that of the one run."""
+"""A resumed run ends bit-identical to an uninterrupted one, whatever was killed or damaged."""
 
 import dataclasses
 import itertools
@@ -52,7 +52,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def train(digits):
-    """train(workdir, images=n, **options): a run, that dies at the n-th image."""
+    """train(workdir, images=n, **options): a run that is killed at the n-th image."""
     model = tljax.create("resnet10_32", 10)
     plan = tljax.from_scratch(model.groups)
 
@@ -74,7 +74,7 @@ def straight(train, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def dead(train, tmp_path_factory):
-    """A workdir whose run died after the save of its 8th step."""
+    """A workdir whose run was killed after saving its 8th step."""
     workdir = tmp_path_factory.mktemp("dead")
     with pytest.raises(KeyboardInterrupt):
         train(workdir, images=16 * 10)
@@ -115,7 +115,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
 
 @pytest.mark.parametrize("held", [False, True], ids=["at once", "later"])
 def test_a_checkpoint_holds_what_was_there_when_its_save_began(held, tmp_path):
-    """Also where steps consume the arrays, and overwrite what is theirs, before it is written."""
+    """Even if later steps donate and overwrite the arrays before they are written."""
     step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
     state = step({f"w{n}": np.full(2**18, n, np.float32) for n in range(8)})
     expected = jax.tree.map(np.array, state)
@@ -146,9 +146,9 @@ def test_evaluations_that_are_dense_at_the_start_resume_as_well(train, tmp_path)
 
 
 def test_sigterm_saves_at_once_and_in_the_middle_of_an_interval(digits, tmp_path):
-    """The step that is under way is taken and saved, though no checkpoint is due there."""
+    """The current step is finished and saved, although no checkpoint is due."""
 
-    count = itertools.count()  # which threads share
+    count = itertools.count()  # shared by threads
 
     class Preempting(Watched):
         def __getitem__(self, index):
@@ -170,11 +170,11 @@ def test_sigterm_saves_at_once_and_in_the_middle_of_an_interval(digits, tmp_path
     whole = tljax.fit(
         model, None, plan, digits.train, digits.val, workdir=tmp_path / "whole", **options
     )
-    assert rest.history == whole.history, "the rows, though one interval was cut in two"
+    assert rest.history == whole.history, "rows, though an interval was split"
     assert compare(tmp_path / "whole", tmp_path / "run") == []
 
 
-# --- torn -------------------------------------------------------------------------------------
+# --- damaged ----------------------------------------------------------------------------------
 
 
 def remove_a_file(folder):
@@ -232,7 +232,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_newest_whole_one(
     damage(newest(killed))
     train(killed)
     assert f"resuming from step {steps[1]}" in caplog.text
-    assert (killed / "damaged" / str(steps[0])).exists(), "nothing is thrown away"
+    assert (killed / "damaged" / str(steps[0])).exists(), "nothing is deleted"
     shutil.rmtree(killed / "damaged")
     assert compare(straight, killed) == []
 
@@ -254,14 +254,14 @@ def test_if_none_is_whole_the_run_begins_again(killed, straight, train, caplog):
 
 
 def test_if_the_best_weights_are_damaged_it_goes_back_to_before_them(train, tmp_path, caplog):
-    """The last checkpoint alone would give another result: the best weights would be lost."""
-    descending = {"lr": 3.0, "keep": 1}  # so large a rate that the weights of step 0 stay the best
+    """Resuming from the last checkpoint would lose the best weights and change the result."""
+    descending = {"lr": 3.0, "keep": 1}  # with such a rate, step 0 stays the best
     train(tmp_path / "straight", **descending)
     best = json.loads((tmp_path / "straight" / "result.json").read_text())["best_step"]
     killed = tmp_path / "killed"
     with pytest.raises(KeyboardInterrupt):
         train(killed, images=16 * 10, **descending)
-    assert best < Checkpoints(killed / "checkpoints").steps()[0], "or this shows nothing"
+    assert best < Checkpoints(killed / "checkpoints").steps()[0], "or this tests nothing"
     flip_a_bit(killed / "checkpoints" / str(best))
     train(killed, **descending)
     assert "resuming from the beginning" in caplog.text
@@ -429,7 +429,7 @@ def test_other_code_and_devices_are_refused_unless_accepted(tiny_config, tmp_pat
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, that can be made larger; skipped where mounting is not allowed."""
+    """A small file system that can be enlarged; skips where mounting is not allowed."""
     place = tmp_path / "disk"
     place.mkdir()
 
@@ -440,13 +440,13 @@ def small_disk(tmp_path):
     if not resize("64k", remount=""):
         pytest.skip("mounting a tmpfs is not allowed here")
     yield place, resize
-    # lazily: the traceback of a write that failed may hold its file open
+    # lazily: the traceback of a failed write may hold its file open
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.mark.parametrize("size", ["4k", "16k", "2m", "3200k", "64m,nr_inodes=30"])
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(size, small_disk, straight, train, capfd):
-    """The last one refuses files in the middle of a save, beside the steps that follow it."""
+    """The last size refuses files in the middle of a background save, while steps continue."""
     place, resize = small_disk
     assert resize(size)
     with pytest.raises(InputError, match=r"o space left|the disk has .* left; make room"):

@@ -1,4 +1,4 @@
-"""Rule tables: both sides are checked, all faults come together, every model is covered."""
+"""Rule tables: both sides are checked, all faults are reported, every model is covered."""
 
 import numpy as np
 import pytest
@@ -121,7 +121,7 @@ def test_many_faults_are_counted_and_a_few_spelled_out():
 
 
 def parts(name):
-    """What the paths of a model's parameters depend on; widths only change their shapes."""
+    """The properties of a model that its parameter paths depend on, so not its widths."""
     entry = registry.spec(name)
     widths = ("dim", "heads", "patch", "widths")
     own = tuple(sorted((k, v) for k, v in entry.arguments.items() if k not in widths))
@@ -133,11 +133,11 @@ ONE_OF_EACH = list({parts(name): name for name in reversed(MODELS)}.values())
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_every_familys_table_covers_every_model_it_accepts(name):
-    """One rule makes each parameter, one uses each tensor, and the names tell the family."""
+    """One rule makes each parameter, one uses each tensor, and names identify the family."""
     model = create(name, 10)
     paths = list(shapes_of(model, registry.spec(name).preprocessing.image_size))
     accepting = [family for family in FAMILIES if family.accepts(model)]
-    assert len(accepting) >= 2, "its own names and somebody else's"
+    assert len(accepting) >= 2, "our names and another family's"
     for family in accepting:
         planned = rules.assignments(family, model, paths)
         made = [target for a in planned for target in a.targets]
@@ -159,7 +159,7 @@ def drawn_tensors(family, **fields):
 @pytest.mark.parametrize(
     ("family", "fields", "renamed", "besides"),
     [
-        # As the training scripts of DINO and DINOv2 wrap a backbone, with its projection head.
+        # The training scripts of DINO and DINOv2 save a wrapped backbone and a projection head.
         (
             TIMM_VIT,
             {},
@@ -237,7 +237,7 @@ def test_a_class_token_takes_its_position_in_where_there_are_registers():
 
 
 def test_a_network_of_other_heads_is_told_apart_where_the_file_can():
-    """(d, d) kernels hold for any number of heads; Google's files have it in their shapes."""
+    """(d, d) kernels fit any number of heads; shapes in Google's files show the number."""
     *_, tensors = drawn_tensors(GOOGLE_VIT)
     other = create(VIT, 10, heads=2)
     with pytest.raises(InputError, match=r"query/kernel has shape \(64, 4, 16\) instead of"):

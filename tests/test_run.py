@@ -1,4 +1,4 @@
-"""A `Run`: what a checkpoint holds of it, and that `save` and `restore` are inverses."""
+"""A `Run`: the contents of its checkpoints; `restore` is the inverse of `save`."""
 
 import contextlib
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""`tljax report`: what its page says of runs, whatever their classes are called; calibration."""
+"""`tljax report`: the report of runs, also with hostile class names; calibration."""
 
 import json
 import re
@@ -27,7 +27,7 @@ CLASSES = ("<script>alert(1)", "a\nb", "\u202eevil", "$x$ &amp; \"q'")
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Two seeds of three scenarios on images with hostile names; a setting of another rate."""
+    """Two seeds of three scenarios on images with hostile names, and one other rate."""
     root = tmp_path_factory.mktemp("report")
     rng = np.random.default_rng(0)
     for name in CLASSES:

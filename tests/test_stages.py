@@ -1,4 +1,4 @@
-"""Runs in stages: what moves when, what is carried on, and how they go on after a kill."""
+"""Runs in stages: what each trains, what the next one inherits, and resuming after a kill."""
 
 import functools
 import json
@@ -86,7 +86,7 @@ def test_lp_ft_fine_tunes_from_the_probes_head(resnet, digits, tmp_path):
     carried = best_variables(tmp_path / "stages" / "1")
     first = read_rows(tmp_path / "metrics.jsonl")[0]
     assert (first["event"], first["step"]) == ("val", 0)
-    assert first["loss"] == pytest.approx(best["loss"], rel=1e-6), "of the weights carried on"
+    assert first["loss"] == pytest.approx(best["loss"], rel=1e-6), "loss of the carried weights"
     beginning = saved(tmp_path, 0)
     assert same(beginning.variables, carried)
     momentum = [leaf for leaf in jax.tree.leaves(beginning.opt_state) if np.ndim(leaf)]
@@ -118,7 +118,7 @@ def test_the_result_covers_all_stages(resnet, digits, tmp_path):
     assert "test_accuracy" not in probe
     assert result["wall_seconds"] > probe["wall_seconds"]
     seen = [row["examples"] for row in on_disk.history if row["event"] == "val"]
-    assert seen == [0, 16, 16, 32, 48], "of the run, whichever stage saw them"
+    assert seen == [0, 16, 16, 32, 48], "counted from the run's start"
     in_memory = tljax.fit_stages(model, variables, stages, *data, **options)
     assert same(in_memory.variables, on_disk.variables)
     assert in_memory.history == on_disk.history
@@ -126,7 +126,7 @@ def test_the_result_covers_all_stages(resnet, digits, tmp_path):
 
 @pytest.fixture(scope="module")
 def fit_lp_ft(digits):
-    """fit(workdir, fail_at=None, variables=..., probe_lr=1.0): 16 steps of a ResNet."""
+    """fit(workdir, fail_at=None, variables=..., probe_lr=1.0): trains a ResNet for 16 steps."""
     model, variables = network("resnet")
     options = OPTIONS | {"cache": "off", "steps": 16, "checkpoint_every": 2}
 
@@ -184,7 +184,7 @@ def test_the_probes_features_are_computed_once(resnet, digits):
     tljax.fit_stages(model, variables, stages, train, None, **options)
     assert probe_steps * 8 == 4 * len(train), "the probe sees each image four times"
     second = (40 - probe_steps) * 8
-    assert train.reads.total() < len(train) + second + 8 * 20, "with what is read ahead"
+    assert train.reads.total() < len(train) + second + 8 * 20, "plus images read ahead"
 
 
 # --- gradual unfreezing ---------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def test_each_stage_moves_the_groups_promised_and_no_other(start, digits, tmp_pa
         for path in leaf_paths(variables["params"]):
             assert (f"params/{path}" in moved) == (model.groups.depth(path) >= lowest), path
         before = after
-    assert lowest == 0, "in the last stage everything has moved"
+    assert lowest == 0, "the last stage trains everything"
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_what_the_plan_freezes_has_no_stage(frozen, more, lowest):
     assert sum(stage.share for stage in stages) == pytest.approx(1)
 
 
-# --- slips ----------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------
 
 
 def test_stages_that_make_no_sense_are_refused(resnet, digits):

@@ -1,4 +1,4 @@
-"""The forms in which a step may be computed: all of them the same step."""
+"""Equivalent computations of a step: accumulation, rematerialisation, parts of a batch."""
 
 import functools
 
@@ -57,7 +57,7 @@ def gradient_of_a_batch(name, accumulate):
 
 
 @each_model
-@pytest.mark.parametrize("parts", [3, 12])  # several images each, and one
+@pytest.mark.parametrize("parts", [3, 12])  # of several images, and of one
 def test_accumulated_gradients_are_the_batch_s(name, parts):
     assert_same(gradient_of_a_batch(name, 1), gradient_of_a_batch(name, parts))
 
@@ -75,7 +75,7 @@ def test_rematerialised_gradients_are_the_same(model):
 
 def test_rematerialisation_keeps_less():
     def kept(remat):
-        """Numbers that the forward pass leaves for the backward pass."""
+        """The number of values that the forward pass saves for the backward pass."""
         model = tljax.create("vit_micro_patch4_32", 10, remat=remat)
         images = jax.ShapeDtypeStruct((32, 32, 32, 3), np.float32)
         backward = jax.eval_shape(
@@ -105,7 +105,7 @@ def test_a_batch_in_parts_is_the_batch(name, parts):
 
 @pytest.mark.parametrize("images", [1, 5, 12])
 def test_parts_that_only_fill_a_batch_are_not_computed(images):
-    """The others give the same bits; a callback counts."""
+    """The other parts give the same bits; a callback counts the computed parts."""
     model = MODELS["vit"]
     variables = init(model, jax.random.key(0), 32)
     batch = jax.random.normal(jax.random.key(1), (12, 32, 32, 3))
@@ -131,9 +131,9 @@ def test_parts_are_chosen_by_what_the_network_holds_at_once():
     large, small = tljax.create("vit_small_patch14_dinov2", 10), tljax.create("resnet10_32", 10)
     assert micro_batches.choose_parts(large, 224, 32) == 8
     plan = tljax.fine_tune(large.groups)
-    assert micro_batches.choose_training_parts(large, plan, 224, 32) == 16, "a gradient takes more"
+    assert micro_batches.choose_training_parts(large, plan, 224, 32) == 16, "gradients need more"
     assert micro_batches.choose_parts(large, 224, 31) == 31, "a divisor"
-    assert micro_batches.choose_parts(large, 224, 32, start=13) == 1, "nothing but the head"
+    assert micro_batches.choose_parts(large, 224, 32, start=13) == 1, "only the head"
     assert micro_batches.choose_parts(small, 32, 32) == 1
 
 

@@ -1,4 +1,4 @@
-"""The house: who may import whom, how long a function may be, and one docstring a config field."""
+"""The code's structure: imports, length of functions, and a docstring for each config field."""
 
 import ast
 import inspect
@@ -14,7 +14,7 @@ from tljax.training import loop
 from tljax.training.options import TrainingOptions
 
 PACKAGE = Path(tljax.__file__).parent
-# From top to bottom; a file may import its own floor and those below.
+# From top to bottom; a file may import from its own floor and from those below.
 FLOORS = (
     ("cli",),
     ("commands",),

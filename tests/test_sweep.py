@@ -1,4 +1,4 @@
-"""A sweep: nothing is compiled twice, nothing is lost, and the choice is made on validation."""
+"""A sweep: it compiles nothing twice, loses nothing, and selects on validation."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from tljax.commands.sweep import runs as sweep_runs
 from tljax.commands.sweep.listing import list_runs, run_name
 from tljax.errors import InputError
 
-# Two runs that are done, and two that diverge.
+# Two runs that finish, and two that diverge.
 PAGE = """
 from tljax.config import base
 
@@ -57,7 +57,7 @@ def straight(page, tmp_path_factory):
 
 
 def rows(workdir):
-    """Of results.csv, time apart."""
+    """Rows of results.csv, without times."""
     with (workdir / "results.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     for row in table:
@@ -93,7 +93,7 @@ def test_shards_make_the_whole_and_compile_nothing_again(page, straight, tmp_pat
     assert cli.main(argv(page, tmp_path, "--shard", "1/2")) == 2
     assert same_runs(straight, tmp_path)
     out = capsys.readouterr().out
-    assert out.count("programs compiled: 0 for 2 runs\n") == 2, "all of them were for `straight`"
+    assert out.count("programs compiled: 0 for 2 runs\n") == 2, "`straight` compiled all of them"
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
     assert cli.main(argv(page, tmp_path)) == 2
     out, err = capsys.readouterr()
@@ -163,7 +163,7 @@ def test_a_shard_that_is_none(text):
 
 
 def made_up(folder, results, **more):
-    """Runs as a sweep leaves them: {(lr, seed): (validation, test) or a reason}."""
+    """Writes runs like a sweep's, from {(lr, seed): (validation, test) or a reason}."""
     for (lr, seed), result in results.items():
         overrides = {"lr": lr, "seed": seed, **more}
         run = folder / run_name(overrides)
@@ -179,10 +179,10 @@ def made_up(folder, results, **more):
 
 def test_the_choice_is_made_on_validation_over_complete_configurations(tmp_path):
     results = {
-        **{(0.1, 0): (0.6, 0.9), (0.1, 1): (0.6, 0.9)},  # the best test
-        **{(0.2, 0): (0.8, 0.5), (0.2, 1): (0.6, 0.7)},  # the best validation
+        **{(0.1, 0): (0.6, 0.9), (0.1, 1): (0.6, 0.9)},  # the best on test
+        **{(0.2, 0): (0.8, 0.5), (0.2, 1): (0.6, 0.7)},  # the best on validation
         **{(0.3, 0): (0.9, 0.9), (0.3, 1): "it diverged"},
-        **{(0.4, 0): (0.9, 0.9), (0.4, 1): None},  # not done yet
+        **{(0.4, 0): (0.9, 0.9), (0.4, 1): None},  # not finished
     }
     (chosen,) = select(read_runs(made_up(tmp_path, results)))
     assert chosen.overrides == {"lr": 0.2}
@@ -212,7 +212,7 @@ def test_text_is_data_in_the_table(tmp_path):
     assert row["lr"] == "0.1"
 
 
-# --- slips ------------------------------------------------------------------------------------
+# --- mistakes ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_the_pages_of_configs_plan_their_runs(name):
 
 
 def pilot(scores):
-    """Runs at some rates, with the scores of each."""
+    """Runs at several rates, with the scores of each rate."""
     return [
         SweepRun(f"{lr}-{seed}", {"lr": lr, "seed": seed}, {} if score is None else {"s": score})
         for lr, of_seeds in scores.items()
@@ -266,7 +266,7 @@ def pilot(scores):
 
 def test_a_rate_is_chosen_by_the_mean_score():
     assert best_value(pilot({0.1: [0.5, 0.7], 0.3: [0.9, 0.5], 1.0: [None, 0.8]}), "lr", "s") == 0.3
-    # 0.1 + 0.2 and 0.3 + 0.0 differ in the last bit alone: the first of equals counts.
+    # 0.1 + 0.2 and 0.3 + 0.0 differ only in the last bit; the first of equals wins.
     assert best_value(pilot({1.0: [0.3, 0.0], 2.0: [0.1, 0.2]}), "lr", "s") == 1.0
 
 

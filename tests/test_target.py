@@ -1,6 +1,6 @@
-"""The laws of the plan hold for the program that a TPU would run, which its compiler makes here.
+"""The laws of the plan hold for programs that the TPU compiler makes, without a TPU.
 
-What takes libtpu skips where it is not installed: pip install -c constraints.txt '.[tpu]'
+Tests that need libtpu are skipped if it is not installed: pip install -c constraints.txt '.[tpu]'
 """
 
 from importlib.util import find_spec
@@ -104,7 +104,7 @@ ENTRY %main (param.0: f32[4,64]) -> f32[] {
 
 def test_collectives_are_read_from_a_compiled_program():
     assert tpu_program.count_collectives(PROGRAM, 4) == {
-        "all-reduce": (1, 128 + 64, 128 + 64),  # of two chips: 2 s / 2
+        "all-reduce": (1, 128 + 64, 128 + 64),  # two chips: 2 s / 2
         "all-gather": (2, 1024 + 2048, 768 + 1024),
         "reduce-scatter": (1, 512, 3 * 512),
     }

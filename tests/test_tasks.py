@@ -1,4 +1,4 @@
-"""Several tasks on one trunk: the same as a head for each, and every command knows whose it is."""
+"""Several tasks on one trunk: equal to separate heads, and every command knows the task."""
 
 import json
 

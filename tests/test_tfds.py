@@ -1,4 +1,4 @@
-"""`tfds:` data: real prepared folders, made by small builders, read without TensorFlow."""
+"""`tfds:` data: prepared folders of small builders, read without TensorFlow."""
 
 import importlib.util
 import json
@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """A data_dir with every builder's data, `shapes` in three shards a split."""
+    """A data_dir with every builder's data; `shapes` has three shards per split."""
     root = tmp_path_factory.mktemp("tensorflow_datasets")
     sharded = tfds.download.DownloadConfig(num_shards=3)
     Shapes(data_dir=root).download_and_prepare(file_format="array_record", download_config=sharded)
@@ -44,7 +44,7 @@ def data_dir(tmp_path_factory):
 
 
 def crc32c(content):
-    """Bit by bit, by the definition: reflected polynomial 0x82F63B78."""
+    """CRC-32C by definition, bit by bit: reflected polynomial 0x82F63B78."""
     crc = 0xFFFFFFFF
     for byte in content:
         crc ^= byte
@@ -63,7 +63,7 @@ def framed(record):
 
 
 def test_the_frames_are_those_that_tensorflow_writes():
-    """`tf.io.TFRecordWriter(...).write(b"tljax")`, TensorFlow 2.21.0."""
+    """Written by `tf.io.TFRecordWriter(...).write(b"tljax")`, TensorFlow 2.21.0."""
     assert framed(b"tljax").hex() == "0500000000000000eab2043e746c6a6178ab874435"
 
 
@@ -92,12 +92,12 @@ def tfrecord_dir(data_dir, tmp_path_factory):
 
 @pytest.fixture(params=["array_record", "tfrecord"])
 def prepared(request, data_dir, tfrecord_dir):
-    """Both formats, which are to be the same data."""
+    """The data in both formats; they must be equal."""
     return str({"array_record": data_dir, "tfrecord": tfrecord_dir}[request.param])
 
 
 def numbers(source, split="train"):
-    """Which images of a split a source holds, in its order; each is compared to the last bit."""
+    """Numbers of the images that a source holds, in order; each is compared bitwise."""
     known = {pixels(i, split).tobytes(): i for i in range(SIZES[split])}
     return [known[source[i]["image"].tobytes()] for i in range(len(source))]
 
@@ -193,7 +193,7 @@ def test_batches_are_those_of_a_folder_of_the_same_images(prepared, tmp_path):
     folder = FolderSource(files, [label(i) for i in range(24)])
     records = data.load("tfds:shapes?train=train,val=test", data_dir=prepared).train
     assert isinstance(records, Subset)
-    records = pickle.loads(pickle.dumps(records.source))  # as it goes to a worker process
+    records = pickle.loads(pickle.dumps(records.source))  # as for a worker process
     batches = [
         data.train_batches(source, SMALL, batch_size=5, seed=3, augment="crop_flip")
         for source in (folder, records)
@@ -220,11 +220,11 @@ def test_the_fingerprint_is_of_the_content_and_not_of_the_place(prepared, tmp_pa
     assert of(copy, "shapes?label=parity", "test") != of(copy, split="test")
     shard = next((copy / "shapes" / "1.0.0").glob("shapes-test*00000*"))
     content = bytearray(shard.read_bytes())
-    at = content.index(b"IDAT") + 20  # in the pixels of an image
+    at = content.index(b"IDAT") + 20  # within the pixels of an image
     content[at] ^= 1
     shard.write_bytes(content)
     os.utime(shard, ns=(0, 0))
-    if "array_record" in shard.name:  # whose checksums tell
+    if "array_record" in shard.name:  # its checksums show damage
         with pytest.raises(InputError, match="its record is damaged"):
             of(copy)
         return
@@ -315,7 +315,7 @@ def test_descriptions_that_cannot_be_used(edit, sentence, data_dir, tmp_path):
 
 @pytest.fixture
 def bucket(prepared):
-    """The data behind an address, on a file system that fsspec reads as it reads a bucket."""
+    """The data at an address, on a file system that fsspec reads like a bucket."""
     system = fsspec.filesystem("memory")
     system.put(prepared, "/bucket/data", recursive=True)
     yield "memory://bucket/data"
@@ -340,7 +340,7 @@ def test_of_data_behind_an_address_the_shards_that_are_needed_are_copied(
         f"shapes-{split}.array_record-00000-of-00003" for split in ("train", "test")
     }
     data.load(spec, data_dir=bucket)
-    assert shards() == first, "what is there is not copied again"
+    assert shards() == first, "local shards are not copied again"
     system = fsspec.filesystem("memory")
     changed = next(name for name in first if "train" in name)
     where = f"/bucket/data/shapes/1.0.0/{changed}"
@@ -389,11 +389,11 @@ def test_a_preparation_that_breaks_off_leaves_nothing(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-# --- the whole of it, without TensorFlow -------------------------------------------------------
+# --- whole runs, without TensorFlow ------------------------------------------------------------
 
 
 def test_train_and_evaluate_where_tensorflow_may_not_be_imported(data_dir, tfrecord_dir, tmp_path):
-    """Trained from array_record, evaluated from TFRecord files."""
+    """Trains from array_record files, and evaluates from TFRecord files."""
     blocked = tmp_path / "blocked"
     (blocked / "tensorflow").mkdir(parents=True)
     (blocked / "tensorflow" / "__init__.py").write_text(

@@ -1,7 +1,7 @@
-"""The scripts for TPU VMs, on a cloud of folders: a `gcloud` that makes VMs and buckets of them.
+"""The scripts for TPU VMs, with a fake `gcloud` whose VMs and buckets are folders.
 
-What Google's own program would do cannot be seen here; that the right commands are given in the
-right order, and that a run survives the loss of its VM to the last bit, can.
+Google's own program is not tested. The tests check the commands and their order, and that a run
+that loses its VM ends bit-identical.
 """
 
 import argparse
@@ -100,7 +100,7 @@ elif verb == "ssh":
     sys.exit(done.returncode)
 """
 
-# What `python3 -m pip` and `python3 -m uv` do on a VM: a .venv with tljax.
+# Replaces `python3 -m pip` and `python3 -m uv` on a VM: makes a .venv with tljax.
 PYTHON3 = """#!/bin/bash
 case "$*" in
   *"uv pip install"*"[tpu,gcs]"*)
@@ -111,7 +111,7 @@ esac
 
 @pytest.fixture
 def cloud(tmp_path, monkeypatch):
-    """PATH begins with `gcloud`, `curl` (VM number 0) and `python3` of a cloud in `tmp_path`."""
+    """Puts fake `gcloud`, `curl` (VM number 0) and `python3` first in PATH; data in `tmp_path`."""
     tools = tmp_path / "tools"
     tools.mkdir()
     programs = {
@@ -151,8 +151,8 @@ def test_a_run_whose_vm_is_taken_away_goes_on_in_another_to_the_same_bits(cloud,
     fields = ["--config.steps=40", "--config.eval_every=8", "--config.batch_size=8"]
     fields += ["--config.last_group=layer1_0"]
     train = ["train", "--config", "configs/from_scratch.py", "--config.train_size=40", *fields]
-    # In its first life the VM is taken away as soon as there is a checkpoint: what runs on it gets
-    # SIGTERM, and has the time to save that a spot VM has.
+    # The first VM is preempted as soon as there is a checkpoint: its processes get SIGTERM, and
+    # have time to save, as on a spot VM.
     tljax_on_the_vm(
         cloud,
         f"""
@@ -197,7 +197,7 @@ def test_75_is_run_again_in_place_and_every_other_code_is_told(cloud):
     tljax_on_the_vm(cloud, "echo cannot read it; exit 2")
     done = launch("train", "--config", "a page.py")
     assert done.returncode == 2
-    assert counted(cloud, "tpu-vm create") == 1, "the VM was there"
+    assert counted(cloud, "tpu-vm create") == 1, "the VM existed"
     assert counted(cloud, "tpu-vm delete") == 1
     log = cloud / "gs" / "bucket" / "runs" / "pets" / "launch" / "worker-0.log"
     assert "cannot read it" in log.read_text()
@@ -226,7 +226,7 @@ def test_a_vm_that_cannot_be_made_ends_the_launch(cloud):
 
 @pytest.mark.parametrize("interrupted", range(4))
 def test_a_copy_that_was_interrupted_is_one_to_go_on_from(cloud, interrupted):
-    """A new checkpoint replaces an old one; the copying ends after each of its three parts."""
+    """A new checkpoint replaces an old one; copying stops after each of its three parts."""
     old, new = ({"checkpoints/" + n: n, "metrics.jsonl": n} for n in ("1", "12"))
     gcloud = (cloud / "tools" / "gcloud").read_text()
     (cloud / "tools" / "gcloud").write_text(
@@ -248,7 +248,7 @@ def test_a_copy_that_was_interrupted_is_one_to_go_on_from(cloud, interrupted):
     subprocess.run(["bash", "-c", script], env={**os.environ, "HOME": str(home)})
     there = {str(p.relative_to(address)): p.read_text() for p in address.rglob("*") if p.is_file()}
     newest = max(name for name in there if name.startswith("checkpoints/"))
-    assert there["metrics.jsonl"].startswith(there[newest]), "with the rows of its checkpoint"
+    assert there["metrics.jsonl"].startswith(there[newest]), "rows of the checkpoint"
     assert ("result.json" in there) == (interrupted == 3)
     assert ("checkpoints/1" in there) == (interrupted < 3)
 
@@ -301,7 +301,7 @@ def test_launch_refuses(words, fragment, cloud):
     assert fragment in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
-    assert not (cloud / "log").exists(), "gcloud was not asked"
+    assert not (cloud / "log").exists(), "gcloud was not called"
 
 
 def subcommands():
@@ -310,7 +310,7 @@ def subcommands():
 
 
 def check_flags(argv):
-    """Every flag is one of the command, and every config field one that there is."""
+    """Asserts that the command has every flag, and the config every field."""
     flags = subcommands()[argv[0]]._option_string_actions
     for word in argv[1:]:
         field = re.match(r"--config\.(\w+)=", word)

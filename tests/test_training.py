@@ -1,4 +1,4 @@
-"""The loop: resume, selection on validation, one look at the test data, files, early stops."""
+"""The training loop: resuming, selection on validation, one test evaluation, files, stops."""
 
 import json
 import os
@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(start, digits
 
 
 def test_the_best_weights_on_validation_are_kept(digits, tmp_path):
-    """Trained on wrong labels, the network answers worse and worse: the best is not the last."""
+    """Training on wrong labels makes accuracy fall, so the best weights are not the last."""
     model = tljax.create("resnet10_32", 10)
     variables = init(model, jax.random.key(0), 32)
     images = np.stack([digits.train[i]["image"] for i in range(len(digits.train))])
@@ -121,7 +121,7 @@ def test_the_best_weights_on_validation_are_kept(digits, tmp_path):
     )
     rows = [row for row in result.history if row["event"] == "val"]
     best = max(rows, key=lambda row: (row["accuracy"], -row["loss"]))
-    assert best["step"] < rows[-1]["step"], "or this shows nothing"
+    assert best["step"] < rows[-1]["step"], "or this tests nothing"
     assert result.summary["best_step"] == best["step"]
     assert result.summary["val_accuracy"] == best["accuracy"]
     kept = evaluate(model, result.variables, digits.val, PREPROCESSING, 16)
@@ -160,7 +160,7 @@ def test_evaluation_counts_every_image_once(count, digits):
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_balanced_accuracy_is_scikit_learns(digits):
-    """On ten classes of different sizes, two of which are absent, in batches and alone."""
+    """On ten classes of different sizes, two of them absent, in batches."""
     model = tljax.create("resnet10_32", 10)
     result = tljax.fit(
         model, None, from_scratch(model.groups), digits.train, digits.val, digits.test, **OPTIONS
@@ -180,7 +180,7 @@ def test_balanced_accuracy_is_scikit_learns(digits):
     assert evaluation.balanced_accuracy == pytest.approx(
         balanced_accuracy_score(source.labels, predicted)
     )
-    assert evaluation.balanced_accuracy != pytest.approx(evaluation.accuracy), "or it shows nothing"
+    assert evaluation.balanced_accuracy != pytest.approx(evaluation.accuracy), "or it tests nothing"
     rows = {(row["event"], row["step"]): row for row in result.history}
     best = result.summary["best_step"]
     for split in ("val", "test"):
@@ -247,7 +247,7 @@ def test_runs_of_several_seeds_can_share_their_images(tiny_config):
 
 
 def test_a_workdir_is_a_source(tiny_config, tmp_path):
-    """A source run of 37 letters, then a target of 10 digits with a new zero head."""
+    """A source run on 37 letters, then a target run on 10 digits with a new zero head."""
     source = tiny_config(data="embedded:glyphs", val_fraction=0.01, normalisation="imagenet")
     source_result = experiment.run(source, tmp_path / "source")
     target = tiny_config(
@@ -291,7 +291,7 @@ def test_the_plan_decides_where_each_group_starts(digits):
 
 
 def test_a_workdir_needs_its_source_no_more(tiny_config, tmp_path):
-    """Moved or retrained, the source changes nothing in what was begun from it."""
+    """A run that has started does not change if its source is moved or retrained."""
     experiment.run(tiny_config(image_size=24), tmp_path / "source")
     target = tiny_config(scenario="fine_tune", init_from=str(tmp_path / "source"))
     first = experiment.run(target, tmp_path / "target")
@@ -345,13 +345,13 @@ def test_options_may_be_numpy_scalars(digits):
 
 @pytest.mark.parametrize("form", ["images", "features", "weighted", "on a device", "resumed"])
 def test_programs_compiled_ahead_are_the_ones_that_run(form, digits, tmp_path):
-    """One of the step, one of its evaluation: a call that did not find them would compile again.
+    """One training and one evaluation program are compiled; a call that misses them recompiles.
 
-    A run that goes on in the same process has them.
+    A run that resumes in the same process reuses both.
     """
     model = NETWORKS["resnet"]
     plan = feature_extraction(model.groups) if form == "features" else from_scratch(model.groups)
-    options = OPTIONS | {"augment": "none", "batch_size": 20 + len(form)}  # a shape of its own
+    options = OPTIONS | {"augment": "none", "batch_size": 20 + len(form)}  # a new shape
     start = init(model, jax.random.key(0), 32)
     if form == "weighted":
         options["class_weights"] = "balanced"
@@ -378,9 +378,9 @@ def test_programs_compiled_ahead_are_the_ones_that_run(form, digits, tmp_path):
 
 
 def test_no_import_reaches_into_programs_that_are_traced_beside_it(tmp_path):
-    """Grain's is one of those while which `import` gives every thread a stand-in for a module.
+    """While grain is imported, `import` gives placeholders of modules to every thread.
 
-    Here that lasts, so that whatever is traced meanwhile meets it.
+    The test prolongs this, so that a concurrent trace would meet the placeholders.
     """
     code = """
 import contextlib, sys, time
@@ -408,7 +408,7 @@ sys.exit(cli.main(sys.argv[1:]))
 
 
 def test_a_trace_of_steps_and_times_are_in_the_workdir(tiny_config, tmp_path):
-    """Also of a run that is shorter than what is traced; and the numbers are the same."""
+    """Also for a run shorter than the traced steps; results are the same as without a trace."""
     results = {}
     for steps in (3, 10):
         for profile in (True, False):
@@ -426,7 +426,7 @@ def test_a_trace_of_steps_and_times_are_in_the_workdir(tiny_config, tmp_path):
 
 
 def test_pytorch_is_not_imported_where_there_is_one(tmp_path):
-    """It would take seconds of every start; and whoever wants it afterwards gets it."""
+    """The import would add seconds to every start; a later import of torch works."""
     (tmp_path / "torch.py").write_text("Tensor = object\n")
     code = "import sys, tljax.training; assert 'torch' not in sys.modules; import torch"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -1,4 +1,4 @@
-"""TrivialAugment's operations, and its images as the pipeline gives them."""
+"""TrivialAugment's operations, and the images that it gives in the pipeline."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ WITHOUT_STRENGTH = ("autocontrast", "equalize")
 
 def noise(height=24, width=30):
     image = np.random.default_rng(0).integers(40, 200, (height, width, 3), np.uint8)
-    image[0, 0], image[1, 1] = 0, 255  # with all that a byte can be
+    image[0, 0], image[1, 1] = 0, 255  # with the extremes of a byte
     return image
 
 
@@ -43,7 +43,7 @@ def test_known_results():
     assert (apply(grey, "brightness", 0.5) == 150).all()
     assert (apply(grey, "brightness", -0.5) == 50).all()
     assert (apply(grey, "posterize", 6) == 64).all()  # two bits of eight are left
-    assert (apply(grey, "solarize", 200) == 155).all()  # what is 56 or more is inverted
+    assert (apply(grey, "solarize", 200) == 155).all()  # values of 56 or more are inverted
     assert (apply(grey, "solarize", 100) == 100).all()
     row = np.repeat(np.arange(6, dtype=np.uint8)[None, :, None], 4, axis=0).repeat(3, axis=2)
     moved = apply(row, "translate_x", 2)
@@ -62,7 +62,7 @@ def test_an_image_depends_on_its_seed_alone_and_all_operations_come():
         np.testing.assert_array_equal(one, two)
     unchanged = sum((image == noise()).all() for image in results[0])
     assert len({image.tobytes() for image in results[0]}) > 150
-    assert 10 < unchanged < 80  # the identity, and strengths of 0: 21 + 6 of 300 are to be expected
+    assert 10 < unchanged < 80  # identity and strength 0: 21 + 6 of 300 expected
 
 
 def test_views_are_cropped_flipped_and_changed_once():

@@ -1,4 +1,4 @@
-"""Weights files, names and addresses as a user meets them: what loads, and what is refused."""
+"""Weights files, names and addresses: what loads, and what is refused."""
 
 import json
 import logging
@@ -34,7 +34,7 @@ def drawn(name, num_classes=5, size=32):
 
 
 def torch_tensors(name, num_classes=5):
-    """The same under PyTorch's names."""
+    """The same by PyTorch's names."""
     flat = drawn(name, num_classes)
     tensors = rules.unconvert(FAMILIES[name], create(name, num_classes), flat)
     return {key: np.ascontiguousarray(value) for key, value in tensors.items()}
@@ -137,7 +137,7 @@ def test_a_workdir_serves_another_image_size(tmp_path, tiny_config):
     assert result.variables["params"]["embed"]["pos_embed"].shape == (1, 145, 64)
 
 
-# --- preprocessing comes along ------------------------------------------------------------------
+# --- preprocessing ------------------------------------------------------------------------------
 
 TIMM = {"pretrained_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3, "input_size": [3, 32, 32]}}
 TRANSFORMERS = {
@@ -247,7 +247,7 @@ def test_the_classes_of_a_run_are_its_own(photo_folder, tiny_config, tmp_path):
 
 
 class Evil:
-    """A pickle of this would make a file when it is read."""
+    """Creates a file if it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -257,7 +257,7 @@ class Evil:
 
 
 def refused(path, name=VIT):
-    """The one sentence that a file is refused with."""
+    """The error message for a file."""
     with pytest.raises(InputError) as caught:
         tljax.load(name, path, num_classes=0)
     assert "\n" not in str(caught.value)
@@ -297,7 +297,7 @@ def test_code_in_a_pickle_is_not_run(tmp_path):
     for name in ("evil.npz", "evil.pth", "zipped.pth"):
         refused(tmp_path / name)
         assert not marker.exists(), name
-    pickle.loads((tmp_path / "evil.pth").read_bytes())  # and it would have
+    pickle.loads((tmp_path / "evil.pth").read_bytes())  # by itself, pickle runs it
     assert marker.exists()
 
 
@@ -362,7 +362,7 @@ def test_the_command_line_says_it_in_one_sentence_and_leaves_nothing(tmp_path, v
     assert not workdir.exists()
 
 
-# --- the table of what is known by name ---------------------------------------------------------
+# --- the zoo ------------------------------------------------------------------------------------
 
 
 def test_every_entry_of_the_zoo_can_be_built_and_says_where_it_is_from():

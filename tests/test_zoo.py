@@ -1,4 +1,4 @@
-"""The zoo's table says of a network what the network is."""
+"""The zoo's table agrees with the networks."""
 
 import pytest
 

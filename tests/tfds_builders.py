@@ -1,4 +1,4 @@
-"""Data sets in the form of TFDS builders, small ones, which need no TensorFlow to be prepared."""
+"""Small data sets as TFDS builders, which are prepared without TensorFlow."""
 
 import io
 
@@ -15,7 +15,7 @@ def label(i):
 
 
 def pixels(i, split="train"):
-    """Image i of a split, uint8 (h, w, 3): its sizes differ."""
+    """Image i of a split, uint8 (h, w, 3); sizes differ."""
     rng = np.random.default_rng([i, split == "test"])
     return rng.integers(0, 256, (30 + i % 3, 36, 3), np.uint8)
 
@@ -64,7 +64,7 @@ class Shapes(tfds.core.GeneratorBasedBuilder):
 
 
 class CatsVsDogs(tfds.core.GeneratorBasedBuilder):
-    """As the data set of that name: one split, two classes."""
+    """Like the data set of that name: one split, two classes."""
 
     VERSION = tfds.core.Version("4.0.1")
 
@@ -88,14 +88,14 @@ class CatsVsDogs(tfds.core.GeneratorBasedBuilder):
 
 
 class Damaged(Shapes):
-    """Two records of each split hold no image."""
+    """Two records of each split are not images."""
 
     def encoded(self, i, split):
         return b"no image" if i in (3, 8) else super().encoded(i, split)
 
 
 class Failing(Shapes):
-    """Its preparation breaks off."""
+    """A data set whose preparation fails."""
 
     def encoded(self, i, split):
         if i == 5:
@@ -104,7 +104,7 @@ class Failing(Shapes):
 
 
 class Plain(tfds.core.GeneratorBasedBuilder):
-    """Configs; one split, whose labels are no `label`; test images that nobody labelled."""
+    """Has configs, a split labelled by `kind` instead of `label`, and an unlabelled split."""
 
     VERSION = tfds.core.Version("2.1.0")
     BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS wants a list)

@@ -1,4 +1,4 @@
-"""A few records in the form of the sets that experiments/vtab1k/builders.py derives tasks from."""
+"""A few records in the format of the data sets of experiments/vtab1k/builders.py."""
 
 import io
 
@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-# The third coordinate of each image's objects; what kind of thing they are; the tasks' classes.
+# The third coordinate of each image's objects, the kind of object, and the tasks' classes.
 CLEVR = [([7.5, 9, 12], 0), ([8.0, 11, 12], 0), ([8.1] * 10, 1), ([10.5, 11, 10.1, 12], 5)]
 KITTI = [([4.0], [0], 0), ([4.0, 30.0], [3, 1], 2), ([9.0, 8.5], [2, 7], 1), ([], [], 3)]
 DSPRITES = [(0, 0, 0, 0), (1, 2, 0, 0), (31, 39, 15, 15), (16, 5, 8, 2)]  # place, angle, classes
@@ -20,7 +20,7 @@ def png(value, channels=3, height=6):
 
 
 class Source(tfds.core.GeneratorBasedBuilder):
-    """Its subclasses say the features, and the records of a split."""
+    """Subclasses define the features, and the records of a split."""
 
     SPLITS = ("train", "validation", "test")
 

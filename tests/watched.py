@@ -1,4 +1,4 @@
-"""A source that keeps an eye on what is read."""
+"""A source that counts reads and simulates kills."""
 
 from collections import Counter
 
@@ -7,9 +7,9 @@ from tljax.data import Source
 
 
 class Watched(Source):
-    """Counts what is read, and fails like a killed process.
+    """Counts reads of each image, and raises KeyboardInterrupt like a killed process.
 
-    After `fail_at` images, whichever a thread that reads ahead is at; or at the image `fail_on`.
+    It raises after `fail_at` images, in the order of the reading threads, or at image `fail_on`.
     """
 
     def __init__(self, source, fail_at=None, fail_on=None):

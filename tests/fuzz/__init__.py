@@ -1,1 +1,1 @@
-"""Fuzzing of what reads files that strangers make: images and weights files. `make fuzz`."""
+"""Fuzzing of the code that reads untrusted files: images and weights files. `make fuzz`."""

@@ -2,11 +2,11 @@
 
     python -m tests.fuzz TARGET [--inputs N] [--minutes M] [--found DIR]
 
-TARGET is image, .safetensors, .npz or .h5, or JSON that lies beside weights or in a workdir:
-preprocessing, metrics, config. Prints libFuzzer's progress, then how many inputs were read and
-refused. An input that does anything else ends it with an error, and lies in DIR. HDF5's C library
-is not guided, and each input has a process of its own, as it has when a weights file is read; how
-many of them broke down is told.
+TARGET is image, .safetensors, .npz or .h5, or a JSON file in the folder of weights or in a
+workdir: preprocessing, metrics, config. Prints libFuzzer's progress, then how many inputs were
+read and refused. Any other outcome is an error: it ends the campaign, and the input is saved in
+DIR. .h5 is fuzzed without coverage, since HDF5 is a C library. Each .h5 input is read in its own
+process, as weights files are; the output counts the processes that crashed.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
 
     def mutate(data: bytes, largest: int, seed: int) -> bytes:
         rng = np.random.default_rng(seed)
-        if rng.random() < 0.75:  # most of them of a valid file, as damage makes more damage dull
+        if rng.random() < 0.75:  # mostly from a valid file: damaged ones find less
             other = files[rng.integers(len(files))]
             base = data if rng.random() < 0.3 else files[rng.integers(len(files))]
             return mutated(base, other, rng)[:largest]
@@ -82,7 +82,7 @@ def main() -> None:
 
 def in_processes(files: list[bytes], inputs: int, minutes: float, seed: int) -> None:
     """Mutated HDF5 files, each read by a fork of this process under the limits of `hdf5`."""
-    import h5py  # noqa: F401  (once, and not in each of them)
+    import h5py  # noqa: F401  (imported once, not in every fork)
 
     rng, outcomes, began = np.random.default_rng(seed), Counter(), time.monotonic()
     with tempfile.TemporaryDirectory(dir=targets.memory()) as folder, progress_bar() as bar:

@@ -1,9 +1,9 @@
 """Mutations that get past the first check of a format.
 
-Half of them take a file apart, change one of its parts and put it together again with lengths and
-checksums right: chunks of PNG (inflated) and WebP, segments of JPEG, members of an .npz, the header
-of safetensors, values of JSON. The other half change the bytes as they lie; checksums of PNG are
-put right even then.
+Half of them split a file into parts, change one part and join the parts again with correct lengths
+and checksums: chunks of PNG (inflated) and WebP, segments of JPEG, members of an .npz, the header
+of safetensors, values of JSON. The other half change the raw bytes; PNG checksums are corrected
+even then.
 """
 
 import io
@@ -41,7 +41,7 @@ _TOKEN = re.compile(rb"'[^']*'|\"[^\"]*\"|[\w.]+|[^\w\s]")
 
 
 def mutated(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """One to four changes of `data`, some of them splices with `other`."""
+    """Returns `data` with one to four changes, some of them splices with `other`."""
     changed = data
     for _ in range(rng.integers(1, 5)):
         form = _form(changed)
@@ -55,7 +55,7 @@ def mutated(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
 
 
 def with_checksums(data: bytes) -> bytes:
-    """A PNG with the CRC of each chunk put right; anything else as it is."""
+    """A PNG with the CRC of each chunk corrected; any other file unchanged."""
     if not data.startswith(_PNG):
         return data
     parts, at = [_PNG], len(_PNG)
@@ -70,7 +70,7 @@ def with_checksums(data: bytes) -> bytes:
 
 
 def _bytes_changed(data: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """A bit, a byte, a number, a word or a piece that is changed, cut out, repeated or spliced."""
+    """Changes, cuts, repeats or splices a bit, a byte, a number, a word or a slice."""
     if not data:
         return other
     changed, at = bytearray(data), int(rng.integers(len(data)))
@@ -102,7 +102,7 @@ def _bytes_changed(data: bytes, other: bytes, rng: np.random.Generator) -> bytes
     return bytes(changed)
 
 
-# --- forms of files -----------------------------------------------------------------------------
+# --- file formats -------------------------------------------------------------------------------
 
 
 class _Form:
@@ -113,7 +113,7 @@ class _Form:
     change_body = staticmethod(_bytes_changed)
 
     def change(self, parts: list, others: list, rng: np.random.Generator) -> list:
-        """A part changed, dropped, repeated, moved, or one of the other file's put in."""
+        """Changes, drops, repeats or moves a part, or inserts one of the other file."""
         parts = list(parts)
         if not parts:
             return others
@@ -188,7 +188,7 @@ class _Jpeg(_Form):
             length = int.from_bytes(data[at + 2 : at + 4], "big")
             parts.append((data[at : at + 2], data[at + 4 : at + 2 + max(length, 2)]))
             at += 2 + max(length, 2)
-            if parts[-1][0] == b"\xff\xda":  # what follows is compressed, until another marker
+            if parts[-1][0] == b"\xff\xda":  # compressed data follows, until another marker
                 end = re.compile(rb"\xff[^\x00\xd0-\xd7]").search(data, at)
                 end_at = end.start() if end else len(data)
                 parts.append((b"", data[at:end_at]))
@@ -208,7 +208,7 @@ class _Zip(_Form):
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 return [(name.encode(), archive.read(name)) for name in archive.namelist()]
-        except Exception:  # whatever the damage
+        except Exception:  # any kind of damage
             return []
 
     def join(self, parts: list[tuple[bytes, bytes]]) -> bytes:
@@ -219,7 +219,7 @@ class _Zip(_Form):
             (0, 0, 0, 1, 1, 1, 2, 3)[size % 8]
         ]
         with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", method) as archive:
-            warnings.simplefilter("ignore")  # of names that are there twice
+            warnings.simplefilter("ignore")  # about duplicate names
             for name, (_, body) in zip(names, parts, strict=True):
                 archive.writestr(name or "a.npy", body)
         return buffer.getvalue()
@@ -241,7 +241,7 @@ class _Safetensors(_Form):
 
 
 class _Json(_Form):
-    """One part or, of JSON lines, one a line."""
+    """One part for JSON; one part per line for JSON lines."""
 
     def split(self, data: bytes) -> list[tuple[bytes, bytes]]:
         return [(b"", line) for line in data.splitlines(keepends=True)]
@@ -263,7 +263,7 @@ class _Json(_Form):
 
 
 def _value_changed(value: Any, rng: np.random.Generator) -> Any:
-    """A value of JSON in which one value, at any depth, is another, or gone, or there twice."""
+    """Replaces, removes or duplicates one value, at any depth, of a JSON value."""
     if isinstance(value, str) and value.startswith("{"):  # JSON within JSON
         return _JSON.change_body(value.encode(errors="replace"), b"", rng).decode(errors="replace")
     if not isinstance(value, dict | list) or not value or rng.random() < 0.15:
@@ -296,7 +296,7 @@ _FORMS = {"png": _Png(), "riff": _Riff(), "jpeg": _Jpeg(), "zip": _Zip(), "st": 
 
 
 def _form(data: bytes) -> _Form | None:
-    """How to take a file apart, by how it begins."""
+    """The format that splits a file, detected from its first bytes."""
     if data.startswith(_PNG):
         return _FORMS["png"]
     if data.startswith(b"RIFF"):

@@ -1,4 +1,4 @@
-"""Small valid files of every format that is read; what a fuzzer begins with."""
+"""Small valid files of every format that is read: the seed corpus of the fuzzer."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def of(target: str) -> list[bytes]:
 
 
 def images() -> list[bytes]:
-    """PNG, JPEG, WebP and BMP in all the modes they have."""
+    """PNG, JPEG, WebP and BMP in all their modes."""
     noise = np.random.default_rng(0).integers(0, 256, (_HEIGHT, _WIDTH, 4), np.uint8)
     rgba = Image.fromarray(noise, "RGBA")
     rgb, grey = rgba.convert("RGB"), rgba.convert("L")
@@ -53,7 +53,7 @@ def images() -> list[bytes]:
         _encoded(rgb, "JPEG", progressive=True, exif=exif, comment=b"comment"),
         _encoded(rgb, "JPEG", subsampling=2, restart_marker_blocks=1, dpi=(72, 72)),
         _encoded(rgb, "JPEG", xmp=_ROTATED.encode(), icc_profile=profile),
-        _encoded(rgb, "MPO", **moving),  # a JPEG of a phone, with another after it
+        _encoded(rgb, "MPO", **moving),  # a JPEG as phones write it, with a second image
         _encoded(rgba, "WEBP", lossless=True),
         _encoded(rgb, "WEBP", quality=50, exif=exif, icc_profile=profile),
         _encoded(rgba, "WEBP", quality=50, xmp=_ROTATED.encode()),
@@ -90,7 +90,7 @@ def weights_files() -> dict[str, list[bytes]]:
 
 
 def json_files() -> dict[str, list[bytes]]:
-    """What lies beside weights, or in a workdir."""
+    """JSON files that accompany weights or are in a workdir, by target."""
     rows = [
         {"event": "train", "step": 2, "loss": 0.5, "lr": {"head": 0.1}},
         {"event": "eval", "step": 4, "split": "val", "accuracy": 0.5, "per_class": [0.5, 0.5]},
@@ -134,7 +134,7 @@ def _png(depth: int, colour: int, interlaced: bool) -> bytes:
     """A PNG of a kind that Pillow does not write."""
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
     passes = [(0, 0, 1, 1)]
-    if interlaced:  # Adam7: first column and row, and steps
+    if interlaced:  # Adam7: first column, first row, strides
         passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)]
         passes += [(0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     rows = b""
@@ -152,7 +152,7 @@ def _png(depth: int, colour: int, interlaced: bool) -> bytes:
 
 
 def _bitmaps() -> list[bytes]:
-    """BMPs of kinds that Pillow does not write: OS/2's, top-down, with bit fields, run lengths."""
+    """BMPs that Pillow does not write: OS/2, top-down, bit fields, run-length encoded."""
 
     def bitmap(head: bytes, pixels: bytes) -> bytes:
         start = 14 + len(head)
@@ -202,7 +202,7 @@ def _hdf5(tensors: dict[str, np.ndarray], **options) -> bytes:
 
 
 def _keras(tensors: dict[str, np.ndarray], **options) -> bytes:
-    """As `.weights.h5` has it: variables by number, with links to them under other names."""
+    """A file like `.weights.h5`: numbered variables, and links to them under other names."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", **options) as file:
         for number, tensor in enumerate(tensors.values()):

@@ -1,4 +1,4 @@
-"""The readers under test: whatever the bytes, a right result or one sentence."""
+"""The readers under test: any bytes give a valid result or an error of one sentence."""
 
 import json
 import math
@@ -21,10 +21,10 @@ from tljax.weights.read import read, read_metadata
 
 
 def outcome(target: str, data: bytes) -> str:
-    """What became of an input: `read` or `refused`; any other outcome raises."""
+    """The outcome of an input, `read` or `refused`; raises on any other."""
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        if target == "image":  # whose warnings are silenced by a filter, for threads of loaders
+        if target == "image":  # its warnings are filtered out, for loader threads
             warnings.simplefilter("ignore")
         try:
             result = TARGETS[target](data)
@@ -53,13 +53,13 @@ def weights_file(data: bytes, suffix: str) -> str:
             assert isinstance(name, str)
             assert isinstance(tensor, np.ndarray)
             assert tensor.dtype.kind in "biuf" or tensor.dtype.name == "bfloat16"
-            tensor.tobytes()  # all of it is there
+            tensor.tobytes()  # raises if data is missing
         _check(find_preprocessing(str(path)))
     return "read"
 
 
 def preprocessing(data: bytes) -> str:
-    """As a header of ours, and as the files that lie beside weights of timm and transformers."""
+    """Reads `data` as our header and as the JSON files of timm's and transformers' weights."""
     outcomes = set()
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
         weights = Path(folder) / "weights.safetensors"
@@ -117,7 +117,7 @@ def _check(told: Preprocessing | None) -> bool:
 
 
 def memory() -> str | None:
-    """A folder that is no disk, if there is one."""
+    """A folder in memory, if there is one."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 

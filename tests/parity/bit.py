@@ -1,6 +1,6 @@
 """Activations of timm's Big Transfer ResNets.
 
-`python -m tests.parity.bit` sets ours beside them.
+`python -m tests.parity.bit` compares ours with them.
 """
 
 import functools
@@ -24,12 +24,12 @@ def outputs(
     tensors: dict[str, np.ndarray],
     images: np.ndarray,
 ) -> list[np.ndarray]:
-    """What each of our groups puts out, as timm computes it.
+    """Returns the output of each of our groups, computed by timm.
 
     Args:
-      model_name, fields: of our model, of ten classes.
-      size: of the images.
-      tensors: under timm's names, or under Google's: then timm's own loader reads them from a file.
+      model_name, fields: our model, with ten classes.
+      size: image size.
+      tensors: by timm's names, or by Google's, which timm's own loader reads from a file.
       images: normalised (n, size, size, 3).
     """
     ours = create(model_name, 10, **fields)
@@ -39,7 +39,7 @@ def outputs(
         stem_chs=ours.widths[0],
         num_classes=10,
         stem_type="fixed",
-        conv_layer=functools.partial(StdConv2d, eps=1e-8),  # as timm's `resnetv2_*_bit`
+        conv_layer=functools.partial(StdConv2d, eps=1e-8),  # as in timm's `resnetv2_*_bit`
     )
     if any(name.startswith("resnet/") for name in tensors):
         with tempfile.TemporaryDirectory() as folder:

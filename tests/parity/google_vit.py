@@ -1,7 +1,7 @@
 """Activations of Google's Vision Transformers, as timm reads and computes them.
 
-timm's loader reads a real `.npz`. Since it has a way of its own to resample position embeddings,
-they are brought to its grid before, the way Google's code does it.
+timm's loader reads a real `.npz`. It resamples position embeddings in its own way, so they are
+resampled to its grid beforehand, as Google's code does it.
 """
 
 import tempfile
@@ -28,12 +28,12 @@ def outputs(
     tensors: dict[str, np.ndarray],
     images: np.ndarray,
 ) -> list[np.ndarray]:
-    """What each of our groups puts out.
+    """Returns the output of each of our groups, computed by timm.
 
     Args:
-      model_name, fields: of our model, of ten classes.
-      size: of the images.
-      tensors: under the names of google-research/vision_transformer, or of big_vision; with
+      model_name, fields: our model, with ten classes.
+      size: image size.
+      tensors: by the names of google-research/vision_transformer, or of big_vision; with
         position embeddings for any square grid.
       images: normalised (n, h, w, 3).
     """
@@ -53,7 +53,7 @@ def outputs(
 def interpolate(embedding: np.ndarray, grid: tuple[int, int], class_token: bool) -> np.ndarray:
     """google-research/vision_transformer, `vit_jax/checkpoint.py::interpolate_posembed`.
 
-    In the words of that function, but that the new grid may be oblong.
+    A copy of that function, except that the new grid may be oblong.
     """
     if class_token:
         posemb_tok, posemb_grid = embedding[:, :1], embedding[0, 1:]

@@ -1,6 +1,6 @@
 """Activations of Hugging Face transformers' ViT, Dinov2, Dinov2 with registers and ResNet.
 
-`from_pretrained` reads a real file and says what it missed in it or could not use.
+`from_pretrained` reads a real file and reports missing and unused tensors.
 """
 
 import tempfile
@@ -27,13 +27,13 @@ def outputs(
     tensors: dict[str, np.ndarray],
     images: np.ndarray,
 ) -> list[np.ndarray]:
-    """What each of our groups puts out, as transformers computes it.
+    """Returns the output of each of our groups, computed by transformers.
 
     Args:
-      model_name, fields: of our model; of ten classes, but Dinov2 has no head of our kind.
-      size: of the images.
-      tensors: under the names that are in transformers' files; with position embeddings for any
-        square grid, which transformers' own code resamples.
+      model_name, fields: our model, with ten classes; Dinov2 has no head like ours.
+      size: image size.
+      tensors: by the names in transformers' files; with position embeddings for any square grid,
+        which transformers' own code resamples.
       images: normalised (n, h, w, 3).
     """
     ours = create(model_name, 10, **fields)
@@ -98,7 +98,7 @@ def _sizes(ours: ViT, positions: np.ndarray) -> dict[str, Any]:
         "num_attention_heads": ours.heads,
         "patch_size": ours.patch,
         "image_size": round((positions.shape[1] - 1) ** 0.5) * ours.patch,
-        # Dinov2's configurations have the ratio instead.
+        # Dinov2's configurations have `mlp_ratio` instead.
         **({"intermediate_size": 4 * ours.dim} if ours.layer_scale is None else {}),
     }
 
@@ -108,7 +108,7 @@ def _load(
     config: transformers.PretrainedConfig,
     tensors: dict[str, np.ndarray],
 ) -> transformers.PreTrainedModel:
-    """A module with its weights, from a file as it would be on the hub."""
+    """A module with its weights, read from a file like those on the hub."""
     with tempfile.TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         file = Path(folder) / "model.safetensors"
@@ -118,7 +118,7 @@ def _load(
     missing = {
         name
         for name in info["missing_keys"]
-        # Not of the network: what masks patches in training, PyTorch's counters of batches.
+        # Not used by the network: the mask token of training, PyTorch's batch counters.
         if not name.endswith(("mask_token", "num_batches_tracked"))
     }
     assert not missing | set(unexpected) | set(mismatched), (missing, unexpected, mismatched)

@@ -1,6 +1,6 @@
 """Activations of Keras Applications' ResNets and ResNetV2s.
 
-`python -m tests.parity.keras_resnet` sets ours beside them, and has Keras write the files we read.
+`python -m tests.parity.keras_resnet` compares ours with them, and reads files that Keras writes.
 """
 
 import os
@@ -25,13 +25,13 @@ def outputs(
     tensors: dict[str, np.ndarray],
     images: np.ndarray,
 ) -> list[np.ndarray]:
-    """What each of our groups puts out, as Keras computes it.
+    """Returns the output of each of our groups, computed by Keras.
 
     Args:
-      model_name, fields: of our model, of ten classes.
-      size: of the images.
-      tensors: under layers' names, or as Keras 3 numbers them: then Keras reads them from a file.
-      images: normalised (n, size, size, 3), red first.
+      model_name, fields: our model, with ten classes.
+      size: image size.
+      tensors: by layers' names, or by Keras 3's numbers, which Keras reads from a file.
+      images: normalised (n, size, size, 3), RGB.
     """
     ours = create(model_name, 10, **fields)
     network = build(model_name, fields, size)
@@ -48,7 +48,7 @@ def outputs(
 
 
 def build(model_name: str, fields: dict[str, Any], size: int) -> keras.Model:
-    """Keras' network of our model's name, or what Keras' own parts give for other stages."""
+    """Keras' network of our model's name, or one of Keras' own blocks for other stages."""
     common = {
         "weights": None,
         "input_shape": (size, size, 3),
@@ -73,7 +73,7 @@ def build(model_name: str, fields: dict[str, Any], size: int) -> keras.Model:
 
 
 def fill(network: keras.Model, tensors: dict[str, np.ndarray]) -> None:
-    """Gives the network its weights; each tensor is used."""
+    """Sets the network's weights; each tensor has to be used."""
     if "layers/conv2d/vars/0" in tensors:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "keras.weights.h5"
@@ -92,7 +92,7 @@ def fill(network: keras.Model, tensors: dict[str, np.ndarray]) -> None:
 
 
 def check_written_files(model_name: str, fields: dict[str, Any], size: int) -> None:
-    """Files of both layouts, as Keras writes them after a step, are read to the same numbers."""
+    """Checks that Keras' files of both layouts, written after a step, give the same numbers."""
     from tests.reference_weights import draw
     from tljax.models import tracing
     from tljax.weights import rules

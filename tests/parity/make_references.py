@@ -1,12 +1,12 @@
-"""Sets every family beside the original implementation, with the same random weights.
+"""Compares every family with the original implementation, with the same random weights.
 
     python -m tests.parity.make_references [--write] [STEM ...]
 
-The weights are drawn from each parameter's path, BatchNorm's statistics too, because a fresh mean
-of 0 and variance of 1 would hide a mistake in them. They go to the original under its own names and
-through its own loader, which has to use all of them. The table says how far the outputs of our
-groups are from the original's, as a part of their largest value. `--write` keeps the first numbers
-of the original's in tests/references/STEM.npz, for the tests that run without it.
+The weights are drawn from each parameter's path. So are BatchNorm's statistics, because a fresh
+mean of 0 and variance of 1 would hide mistakes. The original reads the weights by its own names
+with its own loader, which has to use all of them. The table shows the largest difference between
+our groups' outputs and the original's, relative to the largest value. `--write` saves the first
+numbers of the original's outputs in tests/references/STEM.npz, for tests that run without it.
 """
 
 import importlib
@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
 
 
 def compare(case: Case, write: bool) -> float:
-    """Prints a row of the table; the largest difference of a group, relative to its scale."""
+    """Prints a row of the table. Returns a group's largest difference, relative to its scale."""
     drawn = case.draw()
     tensors = rules.unconvert(case.rule_table, case.create(), drawn)
     original = importlib.import_module(f"tests.parity.{case.original}")
@@ -68,7 +68,7 @@ def compare(case: Case, write: bool) -> float:
 
 
 def compare_positions(write: bool) -> float:
-    """Prints how far our resampled position embeddings are from the families'; the largest."""
+    """Prints how our resampled position embeddings differ. Returns the largest difference."""
     from tests.parity import positions
 
     arrays, worst = {}, 0.0

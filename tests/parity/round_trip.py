@@ -1,10 +1,10 @@
-"""Networks that tljax has trained and exported, loaded into PyTorch: the same logits?
+"""Checks that exported networks, loaded into PyTorch, give the same logits.
 
     pip install '.[parity]' && python tests/parity/round_trip.py
 
 Trains a few networks for three steps on digits, exports them, runs the Python of each model card,
-and compares the logits. Then builds every model by its card's constructor, to see that its tensors
-have the names and the shapes that an export gives them.
+and compares the logits. Then builds every model with its card's constructor, and compares names and
+shapes of its tensors with those of an export.
 """
 
 import sys
@@ -27,7 +27,7 @@ from tljax.weights.export import FORMATS, family_of
 from tljax.weights.families import TLJAX
 from tljax.weights.model_card import Export, constructor
 
-TOLERANCE = 1e-4  # of the largest logit
+TOLERANCE = 1e-4  # relative to the largest logit
 TRAINED = (
     ("resnet18", "torchvision", 64),
     ("resnet18", "timm", 64),
@@ -41,7 +41,7 @@ def train(name: str, size: int, folder: Path) -> Path:
     workdir = folder / name
     if not workdir.exists():
         model = registry.create(name, 3)
-        drawn = draw_all(model, size)  # with BatchNorm statistics unlike a new network's
+        drawn = draw_all(model, size)  # BatchNorm statistics too, unlike a new network's
         tensors = rules.unconvert(family_of("timm", name, model), model, drawn)
         save_file(tensors, folder / f"{name}.safetensors")
         config = config_lib.base()
@@ -70,7 +70,7 @@ def code_of(card: Path) -> str:
 
 @torch.no_grad()
 def difference(name: str, format: str, size: int, folder: Path) -> float:
-    """Largest difference of a logit, relative to the largest logit."""
+    """The largest difference of a logit, relative to the largest logit."""
     workdir = train(name, size, folder)
     output = folder / f"{name}.{format}.safetensors"
     argv = ["export", "--workdir", str(workdir), "--format", format, "--output", str(output)]
@@ -90,7 +90,7 @@ def difference(name: str, format: str, size: int, folder: Path) -> float:
 
 
 def misnamed(name: str, format: str) -> list[str]:
-    """Tensors that an export and the network of its card's constructor do not share."""
+    """Tensors whose name or shape differs between an export and its card's network."""
     model = registry.create(name, 5)
     preprocessing = registry.spec(name).preprocessing
     shapes = rules.flatten(tracing.abstract_variables(model, preprocessing.image_size))

@@ -18,7 +18,7 @@ def outputs(
     tensors: dict[str, np.ndarray],
     images: np.ndarray,
 ) -> list[np.ndarray]:
-    """What each of our groups puts out, as timm computes it; as `torchvision_resnet.outputs`."""
+    """The output of each of our groups, computed by timm; see `torchvision_resnet.outputs`."""
     ours = create(model_name, 10, **fields)
     module = ResNet(
         Bottleneck if ours.bottleneck else BasicBlock,

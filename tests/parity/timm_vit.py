@@ -18,26 +18,26 @@ def outputs(
     tensors: dict[str, np.ndarray],
     images: np.ndarray,
 ) -> list[np.ndarray]:
-    """What each of our groups puts out, as timm computes it.
+    """Returns the output of each of our groups, computed by timm.
 
     Args:
-      model_name, fields: of our model, of ten classes.
-      size: of the images.
-      tensors: under timm's names, or DINOv2's authors'; with position embeddings for any square
+      model_name, fields: our model, with ten classes.
+      size: image size.
+      tensors: by timm's names, or DINOv2's authors'; with position embeddings for any square
         grid, which timm's own code resamples.
       images: normalised (n, h, w, 3).
     """
     module = build(create(model_name, 10, **fields), size)
     state = {name: torch.from_numpy(array) for name, array in tensors.items()}
     if "register_tokens" in state:
-        # The authors' files have one, and it is what timm knows them by.
+        # The authors' files have one; timm recognises the files by it.
         state["mask_token"] = torch.zeros(1, module.embed_dim)
     module.load_state_dict(checkpoint_filter_fn(state, module), strict=True)
     return group_outputs(module, images)
 
 
 def build(ours: ViT, size: ImageSize, **arguments: Any) -> VisionTransformer:
-    """timm's network that is ours."""
+    """timm's network with the architecture of ours."""
     return VisionTransformer(
         img_size=size,
         patch_size=ours.patch,

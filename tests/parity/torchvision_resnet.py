@@ -17,12 +17,12 @@ def outputs(
     tensors: dict[str, np.ndarray],
     images: np.ndarray,
 ) -> list[np.ndarray]:
-    """What each of our groups puts out, as torchvision computes it.
+    """Returns the output of each of our groups, computed by torchvision.
 
     Args:
-      model_name, fields: of our model, of ten classes.
-      size: of the images.
-      tensors: under torchvision's names.
+      model_name, fields: our model, with ten classes.
+      size: image size.
+      tensors: by torchvision's names.
       images: normalised (n, h, w, 3).
     """
     ours = create(model_name, 10, **fields)
@@ -34,7 +34,7 @@ def outputs(
 
 
 def group_outputs(module: torch.nn.Module, stem: torch.Tensor) -> list[np.ndarray]:
-    """From the stem before its pooling, with torchvision's names of the parts, which are timm's."""
+    """Outputs from the unpooled stem on; torchvision and timm name the parts alike."""
     x = module.maxpool(stem)
     found = [x]
     for stage in (module.layer1, module.layer2, module.layer3, module.layer4):
@@ -46,7 +46,7 @@ def group_outputs(module: torch.nn.Module, stem: torch.Tensor) -> list[np.ndarra
 
 
 def load(module: torch.nn.Module, tensors: dict[str, np.ndarray]) -> None:
-    """Gives a module its weights; PyTorch's counters of batches are its own."""
+    """Loads all of a module's weights; PyTorch's batch counters keep their values."""
     counters = {
         name: value for name, value in module.state_dict().items() if "num_batches_tracked" in name
     }
@@ -61,5 +61,5 @@ def to_torch(images: np.ndarray) -> torch.Tensor:
 
 
 def to_numpy(x: torch.Tensor) -> np.ndarray:
-    """Features as they are, maps (n, c, h, w) as (n, h, w, c)."""
+    """Features unchanged; maps from (n, c, h, w) to (n, h, w, c)."""
     return (x.permute(0, 2, 3, 1) if x.ndim == 4 else x).detach().numpy()

@@ -1,1 +1,1 @@
-"""Runs that are killed, again and again, against runs that nobody kills: `make soak`."""
+"""Compares runs that are killed again and again with uninterrupted runs: `make soak`."""

@@ -1,8 +1,8 @@
-"""`make soak`: kills in every phase, over the scenarios, a ResNet and a ViT.
+"""`make soak`: kills runs in every phase, for every scenario, a ResNet and a ViT.
 
     python -m tests.soak [--kills 16] [--workdir DIR] [--seed 0]
 
-Prints the kills by phase and the runs that did not come to the same bits; exits with 1 if any.
+Prints the kills by phase and the runs that did not end bit-identical; exits with 1 if any.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def soak(folder: Path, kills: int, rng: random.Random) -> int:
             blows[kinds[i % len(kinds)]].append((phase, "SIGKILL"))
     for i, kind in enumerate(kinds):
         blows[kind].append((PHASES[i % 3], "SIGTERM"))
-    for dealt in blows.values():  # in any order, but for the last phase, which comes last
+    for dealt in blows.values():  # in random order, but the last phase last
         rng.shuffle(dealt)
         dealt.sort(key=lambda blow: blow[0] == "write")
     console, began = Console(), time.monotonic()

@@ -1,4 +1,4 @@
-"""Kills in every phase of a run, and the comparison with the run that nobody killed."""
+"""Kills a run in every phase, and compares it with an uninterrupted run."""
 
 import json
 import random
@@ -17,18 +17,18 @@ from tljax.runs.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[2]
 PHASES = ("step", "save", "evaluation", "write")
-# Longest wait in seconds after a phase was entered: about what the phase takes on two cores.
+# Longest wait in seconds after entering a phase: about its duration on two cores.
 _LASTS = {"step": 0.03, "save": 0.25, "evaluation": 0.1, "write": 0.01}
 _DIED = {"SIGKILL": -signal.SIGKILL, "SIGTERM": 75}
 
 
 @dataclass
 class Campaign:
-    """What happened to one run.
+    """The outcome of killing one run.
 
     Attributes:
-      kills: by (phase, signal).
-      differences: what is not as in the run that nobody killed; empty is what is wanted.
+      kills: number of kills by (phase, signal).
+      differences: differences from the uninterrupted run; should be empty.
     """
 
     kills: Counter = field(default_factory=Counter)
@@ -36,7 +36,7 @@ class Campaign:
 
 
 def train(argv: Sequence[str], workdir: Path) -> None:
-    """An uninterrupted run, or the rest of one."""
+    """Runs `tljax train` without a kill: a whole run, or the rest of one."""
     command = [sys.executable, "-m", "tljax.cli", "train", *argv, "--workdir", str(workdir)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
@@ -46,10 +46,10 @@ def train(argv: Sequence[str], workdir: Path) -> None:
 def strike(
     argv: Sequence[str], workdir: Path, phase: str, sent: str, rng: random.Random
 ) -> tuple[str, str] | None:
-    """Runs until a signal in `phase`.
+    """Runs until a signal kills the process in `phase`.
 
     Returns:
-      (phase that the signal came in, signal), or None if the run ended before it came.
+      (phase in which the signal arrived, signal), or None if the run ended before.
     """
     log = workdir.with_suffix(".phases")
     log.touch()
@@ -70,14 +70,14 @@ def strike(
 
 
 def compare(straight: Path, killed: Path) -> list[str]:
-    """What differs between two finished workdirs, time apart."""
+    """Lists the differences between two finished workdirs, except times."""
     found = []
     results = [json.loads((w / "result.json").read_text()) for w in (straight, killed)]
     for result in results:
         del result["wall_seconds"]
     if results[0] != results[1]:
         found.append(f"result.json: {results}")
-    for name in ("metrics.jsonl", "predictions.npz"):  # the latter only where there was a test
+    for name in ("metrics.jsonl", "predictions.npz"):  # the latter only if there was a test
         contents = [w / name for w in (straight, killed)]
         if len({path.read_bytes() if path.exists() else None for path in contents}) > 1:
             found.append(name)
@@ -100,10 +100,10 @@ def compare(straight: Path, killed: Path) -> list[str]:
 def run_campaign(
     argv: Sequence[str], folder: Path, blows: Sequence[tuple[str, str]], rng: random.Random
 ) -> Campaign:
-    """A run that is dealt `blows` of (phase, signal), against one that is not.
+    """Compares a run that is killed by `blows`, each (phase, signal), with one that is not.
 
-    A blow that comes too late, when the run is done, is dealt to the next run of the same kind, so
-    that all of them strike.
+    A blow that is too late, because the run has ended, is repeated in the next run of the same
+    kind, so that all of them strike.
     """
     campaign = Campaign()
     straight = folder / "straight"

@@ -1,11 +1,11 @@
-"""`tljax ARGUMENTS`, that sends itself a signal in a phase of its training.
+"""Runs `tljax ARGUMENTS`, and sends itself a signal in a phase of its training.
 
     python -m tests.soak.victim PHASE OCCURRENCE DELAY SIGNAL LOG -- train --config ...
 
-The training loop logs the phase that it enters: step, evaluation or write; and save, which lasts
-until it is over, beside the others. DELAY seconds after it has entered PHASE for the OCCURRENCE-th
-time the process appends to LOG the phase that it is in by then, and sends itself SIGNAL: from a
-thread of its own, so that it may come anywhere.
+The training loop logs the phase that it enters: step, evaluation or write. It also logs save, which
+runs in the background during other phases. DELAY seconds after entering PHASE for the
+OCCURRENCE-th time, the process appends its current phase to LOG and sends itself SIGNAL. A separate
+thread sends it, so that the signal can arrive anywhere.
 """
 
 import logging
@@ -20,7 +20,7 @@ from tljax import cli
 
 
 class Executioner(logging.Handler):
-    """Follows the phases, and strikes."""
+    """Follows the phases, and sends the signal."""
 
     def __init__(self, phase: str, occurrence: int, delay: float, number: int, log: Path):
         super().__init__(logging.DEBUG)
