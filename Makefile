@@ -56,10 +56,10 @@ bench: $(VENV)/.test  ## speed compared with timm, Keras and a minimal JAX step 
 	$(BIN)/python -m benchmarks
 
 # Test files that `make test` runs with few XLA optimizations (see tests/conftest.py).
-LAWS := plan_laws resume stages mesh step feature_cache training average
+LAWS := plan_laws resume stages mesh step feature_cache training average sweep
 soak: $(VENV)/.test  ## kill runs in every phase, and test the laws with fully optimized programs (45 minutes)
 	$(BIN)/python -m tests.soak
-	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LAWS:%=tests/test_%.py)
+	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "soak or not soak" $(LAWS:%=tests/test_%.py)
 
 fuzz: $(VENV)/.test  ## feed the readers of images, weights and JSON 100,000 damaged files each
 	$(PIP_INSTALL) -e '.[fuzz]'

@@ -52,7 +52,7 @@ def own_caches(tmp_path_factory, worker_id):
 
 @pytest.fixture
 def tiny_config():
-    """Makes the config of a run of a few seconds: digits, ten steps."""
+    """Makes the config of a short run: digits, ten steps, the first blocks of a ResNet."""
 
     def make(**fields):
         config = config_lib.base()
@@ -67,6 +67,7 @@ def tiny_config():
                 "log_every": 2,
                 "lr": 0.05,
                 "augment": "crop",
+                **({} if "model" in fields else {"last_group": "layer2_0"}),
                 **fields,
             }
         )

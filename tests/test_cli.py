@@ -109,7 +109,7 @@ def test_help_names_the_commands(capsys):
 def test_a_small_demo_prints_the_table_and_writes_the_report(tmp_path, capsys):
     tiny = Size(train_size=20, steps=2, batch_size=16)
     settings = Settings(
-        source_train_size=64, source_epochs=1.0, small=tiny, large=tiny, evaluations=2
+        source_train_size=64, source_epochs=1.0, small=tiny, large=tiny, evaluations=1
     )
     rows = run_demo(tmp_path, seeds=2, settings=settings)
     assert {(row.target, row.size) for row in rows} == {

@@ -96,7 +96,7 @@ def test_the_loss_is_the_convex_combination_of_those_of_both_labels():
     variables = init(model, jax.random.key(0), 32)
     trained, frozen = plan.partition(variables["params"])
     compute = jax.jit(loss_and_gradient(model, plan, PREPROCESSING, objective=BOTH))
-    mix, logits_of = jax.jit(BOTH.shown), jax.jit(model.apply)
+    mix, logits_of = jax.jit(BOTH.mix), jax.jit(model.apply)
     everything = {"params": frozen, "batch_stats": {}}
     batch, ways = batch_of(6), set()
     for seed in range(12):
@@ -115,7 +115,7 @@ def test_the_loss_is_the_convex_combination_of_those_of_both_labels():
 
 @pytest.mark.parametrize("sides", [(32, 32), (21, 40)])
 def test_a_box_is_cut_out_and_its_pixels_are_the_labels_share(sides):
-    mix = jax.jit(Objective(cutmix=1.0).shown)
+    mix = jax.jit(Objective(cutmix=1.0).mix)
     shares = []
     for seed in range(40):
         result = mix(half_white(*sides), jax.random.key(seed))
@@ -136,7 +136,7 @@ def test_a_box_is_cut_out_and_its_pixels_are_the_labels_share(sides):
 
 
 def test_of_both_ways_each_batch_goes_one():
-    mix = jax.jit(BOTH.shown)
+    mix = jax.jit(BOTH.mix)
     ways = []
     for seed in range(40):
         result = mix(half_white(), jax.random.key(seed))

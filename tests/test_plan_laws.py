@@ -62,12 +62,14 @@ def only(depth):
     return build
 
 
-PLANS = {
+PLANS = {  # without those that train what another one trains
     "feature_extraction": feature_extraction,
     "from_scratch": from_scratch,
     "fine_tune": lambda g: fine_tune(g, backbone=0.5, decay=0.7),  # a rate for each group
-    **{f"freeze_first({k})": functools.partial(freeze_first, k=k) for k in range(NUM_GROUPS)},
-    **{f"only group {d}": only(d) for d in range(NUM_GROUPS)},
+    **{
+        f"freeze_first({k})": functools.partial(freeze_first, k=k) for k in range(1, NUM_GROUPS - 1)
+    },
+    **{f"only group {d}": only(d) for d in range(NUM_GROUPS - 1)},
     "surgical(1, 1)": functools.partial(surgical, first=1, last=1),
     "biases": lambda g: fine_tune(g, backbone=1.0, train=".*bias"),
     "head's parameters by regex": lambda g: from_scratch(g, train="head/.*"),

@@ -103,7 +103,10 @@ def test_shards_make_the_whole_and_compile_nothing_again(page, straight, tmp_pat
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-@pytest.mark.parametrize(("sent", "code"), [("SIGKILL", -signal.SIGKILL), ("SIGTERM", 75)])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [("SIGKILL", -signal.SIGKILL), pytest.param("SIGTERM", 75, marks=pytest.mark.soak)],
+)
 def test_killed_in_the_middle_and_continued(sent, code, page, straight, tmp_path):
     workdir = tmp_path / "killed"
     own = ["step", "8", "0", sent, str(tmp_path / "phases")]  # the third step of the second run

@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(start, digits
 
 def test_the_best_weights_on_validation_are_kept(digits, tmp_path):
     """Training on wrong labels makes accuracy fall, so the best weights are not the last."""
-    model = tljax.create("resnet10_32", 10)
+    model = NETWORKS["resnet"]
     variables = init(model, jax.random.key(0), 32)
     images = np.stack([digits.train[i]["image"] for i in range(len(digits.train))])
     wrong = (images, (digits.train.labels + 1) % 10)
@@ -130,7 +130,7 @@ def test_the_best_weights_on_validation_are_kept(digits, tmp_path):
 
 
 def test_test_images_are_read_once_and_at_the_end(digits):
-    model = tljax.create("resnet10_32", 10)
+    model = NETWORKS["resnet"]
     variables = init(model, jax.random.key(0), 32)
     test = Watched(digits.test)
     result = tljax.fit(
@@ -145,7 +145,7 @@ def test_test_images_are_read_once_and_at_the_end(digits):
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17])
 def test_evaluation_counts_every_image_once(count, digits):
-    model = tljax.create("resnet10_32", 10)
+    model = NETWORKS["resnet"]
     variables = init(model, jax.random.key(0), 32)
     source = data_lib.Subset(digits.test, range(count))
     in_batches = evaluate(model, variables, source, PREPROCESSING, 16)
@@ -161,7 +161,7 @@ def test_evaluation_counts_every_image_once(count, digits):
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 def test_balanced_accuracy_is_scikit_learns(digits):
     """On ten classes of different sizes, two of them absent, in batches."""
-    model = tljax.create("resnet10_32", 10)
+    model = NETWORKS["resnet"]
     result = tljax.fit(
         model, None, from_scratch(model.groups), digits.train, digits.val, digits.test, **OPTIONS
     )
@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_once(digits, tmp_path):
 
 
 def test_the_callers_variables_are_left_alone(digits):
-    model = tljax.create("resnet10_32", 10)
+    model = NETWORKS["resnet"]
     variables = init(model, jax.random.key(0), 32)
     before = jax.tree.map(np.array, variables)
     tljax.fit(
@@ -226,7 +226,7 @@ def test_the_callers_variables_are_left_alone(digits):
 
 
 def test_without_validation_the_last_weights_are_kept_and_nothing_is_written(digits, tmp_path):
-    model = tljax.create("resnet10_32", 10)
+    model = NETWORKS["resnet"]
     variables = init(model, jax.random.key(0), 32)
     images = np.stack([digits.train[i]["image"] for i in range(len(digits.train))])
     pair = (images, digits.train.labels)
@@ -248,10 +248,15 @@ def test_runs_of_several_seeds_can_share_their_images(tiny_config):
 
 def test_a_workdir_is_a_source(tiny_config, tmp_path):
     """A source run on 37 letters, then a target run on 10 digits with a new zero head."""
-    source = tiny_config(data="embedded:glyphs", val_fraction=0.01, normalisation="imagenet")
+    whole = {"last_group": None}  # as `tljax.load` takes it
+    glyphs = {"data": "embedded:glyphs", "val_fraction": 0.01}
+    source = tiny_config(**whole, **glyphs, normalisation="imagenet")
     source_result = experiment.run(source, tmp_path / "source")
     target = tiny_config(
-        scenario="feature_extraction", init_from=str(tmp_path / "source"), augment="none"
+        **whole,
+        scenario="feature_extraction",
+        init_from=str(tmp_path / "source"),
+        augment="none",
     )
     assert experiment.build(target).preprocessing.mean == (0.485, 0.456, 0.406), "the source's"
     _, variables, preprocessing = tljax.load("resnet10_32", tmp_path / "source", num_classes=10)
@@ -275,7 +280,7 @@ def test_features_are_what_the_head_sees(digits):
 
 def test_the_plan_decides_where_each_group_starts(digits):
     """The same pretrained variables serve every scenario."""
-    model = tljax.create("resnet10_32", 10)
+    model = NETWORKS["resnet"]
     pretrained = init(model, jax.random.key(7), 32)
     options = {**OPTIONS, "steps": 1, "lr": 0.0, "preprocessing": None}
 
@@ -337,7 +342,7 @@ def test_fit_says_what_does_not_fit(digits):
 
 
 def test_options_may_be_numpy_scalars(digits):
-    model = tljax.create("resnet10_32", 10)
+    model = NETWORKS["resnet"]
     options = {**OPTIONS, "lr": np.float32(0.05), "seed": np.int64(3), "steps": 1}
     result = tljax.fit(model, None, from_scratch(model.groups), digits.train, None, **options)
     assert json.loads(json.dumps(result.summary))["seed"] == 3
