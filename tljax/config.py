@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class ExperimentFields:
-    """The fields of a config beside those of `tljax.training.TrainingOptions`."""
+    """The fields of a config that are not `tljax.training.TrainingOptions`."""
 
     # What to learn from.
     data: str = "embedded:digits"
@@ -184,7 +184,7 @@ def load_sweep(
     config = _config(module, file, argument, overrides)
     if not hasattr(module, "sweep"):
         raise InputError(
-            f"the config file '{file}' has no sweep() beside get_config; add one that yields a"
+            f"the config file '{file}' has no sweep(); add one that yields a"
             " dict of fields for each run, see configs/sweep_lr_k.py"
         )
     given = () if argument is None else (argument,)

@@ -211,7 +211,7 @@ def _open_inputs(
 ) -> Inputs:
     """Opens a run's images; with a cache, the output of its leading frozen groups for them."""
     if mesh is not None and cache.groups:
-        frozen = jax.device_get(frozen)  # or one device would hold it whole, beside its shard
+        frozen = jax.device_get(frozen)  # or one device would hold the whole of it and its shard
 
     def stop_if_preempted() -> None:
         """There is nothing to save, so each process stops alone; the others notice."""

@@ -100,7 +100,7 @@ class Run:
     Attributes that change as it runs, and that a checkpoint holds:
       step: number of steps taken.
       state, frozen: the model's variables, split by the plan, and the optimizer's state.
-      inputs: the training stream in it has a position.
+      inputs: images or features; the stream of training batches has a position.
       metrics: the rows written so far.
       unlogged: metrics of the steps since the last `train` row.
       best: the best weights on validation so far.
@@ -163,7 +163,7 @@ class Run:
         return Checkpoint(
             self.step,
             train_state.model_variables(self.state, self.frozen),
-            train_state.saved_beside(self.state),
+            train_state.resume_state(self.state),
             bookkeeping,
         )
 
@@ -177,8 +177,8 @@ class Run:
         assert saved.bookkeeping is not None
         abstract = self.setup.abstract_variables
         state = self._take_variables(restore_like(abstract, saved.variables))
-        beside = restore_like(train_state.saved_beside(state), saved.opt_state)
-        self._place(train_state.restore(state, saved.step, beside))
+        rest = restore_like(train_state.resume_state(state), saved.opt_state)
+        self._place(train_state.restore(state, saved.step, rest))
         self.step = saved.step
         self.inputs.batches.set_state(saved.bookkeeping.iterator)
         self.unlogged.restore(saved.bookkeeping.unlogged)

@@ -105,8 +105,8 @@ def model_variables(state: TrainState, frozen: Tree) -> Tree:
     return merge_variables(evaluated_part(state), frozen)
 
 
-def saved_beside(state: TrainState) -> Any:
-    """What a checkpoint holds beside `model_variables`, so that training can resume.
+def resume_state(state: TrainState) -> Any:
+    """What training needs in addition to `model_variables` to resume; a checkpoint holds both.
 
     The optimizer's state; with a moving average also the trained parameters and statistics.
     """
@@ -119,17 +119,17 @@ def saved_beside(state: TrainState) -> Any:
     }
 
 
-def restore(state: TrainState, step: int, beside: Any) -> TrainState:
+def restore(state: TrainState, step: int, saved: Any) -> TrainState:
     """The state as it was saved.
 
     Args:
       state: from `create`, of the checkpoint's variables.
       step: of the checkpoint.
-      beside: from `saved_beside`.
+      saved: from `resume_state`.
     """
     state = state.replace(step=state.step + step)
     if state.average is None:
-        return state.replace(opt_state=beside)
+        return state.replace(opt_state=saved)
     return state.replace(
-        opt_state=beside["optimizer"], trained=beside["trained"], statistics=beside["statistics"]
+        opt_state=saved["optimizer"], trained=saved["trained"], statistics=saved["statistics"]
     )
