@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import gc
 import os
 
 import jax
@@ -14,6 +15,9 @@ from tljax import config as config_lib
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
 )
+
+# As the command does, see tljax/devices/startup.py: tracing networks makes many objects that stay.
+gc.set_threshold(100_000)
 
 # The slowest test files, the slowest first.
 _LONG = (

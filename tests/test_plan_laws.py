@@ -78,6 +78,20 @@ PLANS = {  # without those that train what another one trains
 }
 models = pytest.mark.parametrize("name", NETWORKS)
 plans = pytest.mark.parametrize("plan_name", PLANS)
+# A user's loop is held to the laws by the same functions: a plan of each kind; a soak tests all.
+OF_EACH_KIND = (
+    "feature_extraction",
+    "from_scratch",
+    "fine_tune",
+    "freeze_first(2)",
+    "only group 1",
+    "biases",
+    "stored statistics, freeze_first(2)",
+)
+plans_of_each_kind = pytest.mark.parametrize(
+    "plan_name",
+    [pytest.param(name, marks=[] if name in OF_EACH_KIND else pytest.mark.soak) for name in PLANS],
+)
 
 
 def batches(count=STEPS):
@@ -128,7 +142,7 @@ def test_our_loop_moves_what_the_plan_trains_and_nothing_else(name, plan_name):
 
 
 @models
-@plans
+@plans_of_each_kind
 def test_a_users_own_loop_moves_what_the_plan_trains_and_nothing_else(name, plan_name):
     """With plain optax on the whole tree, and a schedule with a warm-up from 0."""
     model, variables = network(name)
