@@ -38,7 +38,7 @@ class Observer:
         self._steps_seen = 0
         self._waits_from = 0.0
 
-    def before_step(self, step: int) -> None:
+    def before_step(self) -> None:
         """Called before each step, when all steps before it are queued."""
         if self._trace is not None and self._steps_seen == 1:  # the first one compiles
             self._trace.begin()

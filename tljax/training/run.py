@@ -254,7 +254,7 @@ class Run:
         """Takes one step."""
         observer, options = self.tools.observer, self.setup.options
         _log.debug("phase step, step %d", self.step + 1)
-        observer.before_step(self.step + 1)
+        observer.before_step()
         batch = next(self.inputs.batches)
         if self.tools.class_weights is not None:
             batch["weight"] = self.tools.class_weights[batch["label"]]
