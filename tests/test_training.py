@@ -193,7 +193,7 @@ def test_balanced_accuracy_is_scikit_learns(digits):
 def test_naive_accuracy_answers_the_commonest_training_class():
     train = data_lib.ArraySource(np.zeros((5, 8, 8, 3), np.uint8), [2, 2, 2, 0, 1])
     evaluation = Evaluation(0.0, 0.0, 0.0, count=5, class_counts=(3, 0, 2))
-    assert naive_accuracy(train, evaluation) == pytest.approx(2 / 5)
+    assert naive_accuracy(train.labels, evaluation) == pytest.approx(2 / 5)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_at_once(digits, tmp_path):

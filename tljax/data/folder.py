@@ -10,36 +10,40 @@ is an unreadable image. Any other broken link in PATH or in train/, test/ and va
 whole class could be missing.
 """
 
-import functools
 import hashlib
 import importlib.util
-import math
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
+from tljax.data.digests import content_digests
 from tljax.data.images import EXTENSIONS, decode
 from tljax.data.sources import Dataset, Example, Source
 from tljax.data.splits import split_off_test
 from tljax.errors import InputError
 
-_FINGERPRINT_BYTES = 2**28  # how much of the images a fingerprint reads, about
-_FILES_PER_TASK = 256  # of a thread: with one file per task, the pool's overhead would dominate
 _VAL_NAMES = ("val", "valid", "validation")
-
-_T = TypeVar("_T")
 
 
 class FolderSource(Source):
-    """Image files and their labels; a file is decoded at each access."""
+    """Image files and their labels; a file is decoded at each access.
 
-    def __init__(self, files: list[Path], labels: list[int]):
-        self.files = files
+    Args:
+      files: The files.
+      labels: A label for each file.
+      names: What the files are called within the data, e.g. `train/cat/1.jpg`, so that moving the
+        data changes no name; None: the name of the file and of its folder.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], labels: Sequence[int], names: Sequence[str] | None = None
+    ):
+        self.files = list(files)
         self.labels = np.asarray(labels, dtype=np.int64)
+        self.names = [f"{f.parent.name}/{f.name}" for f in files] if names is None else list(names)
+        self._digests: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.files)
@@ -47,24 +51,26 @@ class FolderSource(Source):
     def __getitem__(self, index: int, /) -> Example:
         return {"image": decode(self.files[index]), "label": int(self.labels[index])}
 
+    def digests(self, rows: np.ndarray) -> list[str]:
+        """Returns the digest of the content of each file at `rows`; each file is read once."""
+        new = [row for row in dict.fromkeys(rows.tolist()) if row not in self._digests]
+        found = content_digests([self.files[row] for row in new])
+        self._digests |= zip(new, found, strict=True)
+        return [self._digests[row] for row in rows.tolist()]
+
     def fingerprint(self) -> str:
-        """Hashes the class folder, name, label and size of every file, and contents.
+        """Hashes the name, label and whole content of every file.
 
-        Of data of more than 256 MiB the contents of every n-th file are read: a change of another
-        file is not noticed if its size stays the same. The path of the data and file dates are not
-        hashed, so a copy has the same fingerprint.
+        The path of the data and file dates are not hashed, so a copy has the same fingerprint.
         """
-        return self._fingerprint
+        return self.subset_fingerprint(np.arange(len(self)))
 
-    @functools.cached_property
-    def _fingerprint(self) -> str:
-        sizes = _map_in_threads(_size, self.files)
-        stride = max(1, math.ceil(sum(sizes) / _FINGERPRINT_BYTES))
-        contents = _map_in_threads(_content_digest, self.files[::stride])
-        digest = hashlib.sha256(repr((sizes, contents)).encode())
-        for file, label in zip(self.files, self.labels, strict=True):
-            digest.update(os.fsencode(f"{file.parent.name}/{file.name}\0{label}\0"))
-        return digest.hexdigest()
+    def subset_fingerprint(self, rows: np.ndarray) -> str:
+        """Hashes the same of the files at `rows` alone."""
+        sha = hashlib.sha256()
+        for row, content in zip(rows.tolist(), self.digests(rows), strict=True):
+            sha.update(os.fsencode(f"{self.names[row]}\0{self.labels[row]}\0{content}\0"))
+        return sha.hexdigest()
 
 
 def load(path: str) -> Dataset:
@@ -75,7 +81,7 @@ def load(path: str) -> Dataset:
     Raises:
       InputError: The folder is missing, empty or not readable, or has another layout.
     """
-    root = _expand(path)
+    root = find_root(path)
     train_root = _find_train(root)
     classes = read_class_names(path)
     train: Source = _list_split(train_root, classes)
@@ -95,7 +101,7 @@ def read_class_names(path: str) -> tuple[str, ...]:
     Raises:
       InputError: There is no such folder, or it has fewer than two class folders.
     """
-    train_root = _find_train(_expand(path))
+    train_root = _find_train(find_root(path))
     names = _list_folders(train_root)
     if not names:
         raise InputError(
@@ -155,17 +161,22 @@ def find_images(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def _expand(path: str) -> Path:
-    """Replaces `~` and `~user`; the name of an unknown user is kept, and not found later."""
-    return Path(os.path.expanduser(path))
+def find_root(path: str) -> Path:
+    """Returns the folder that `folder:PATH` names, with `~` and `~user` replaced.
 
-
-def _find_train(root: Path) -> Path:
-    """The folder of the training classes. A train/ that contains images is a class itself."""
+    Raises:
+      InputError: It does not exist, or is a file.
+    """
+    root = Path(os.path.expanduser(path))  # the name of an unknown user is kept, and not found
     if not os.path.exists(root):
         raise InputError(f"the data folder {root} does not exist; check the path")
     if not os.path.isdir(root):
         raise InputError(f"{root} is a file; give the folder that holds the class folders")
+    return root
+
+
+def _find_train(root: Path) -> Path:
+    """The folder of the training classes. A train/ that contains images is a class itself."""
     train = root / "train"
     return train if os.path.isdir(train) and not _list_images(train) else root
 
@@ -247,27 +258,3 @@ def _is_image(entry: os.DirEntry[str]) -> bool:
 
 def _is_broken_link(entry: os.DirEntry[str]) -> bool:
     return entry.is_symlink() and not os.path.exists(entry.path)
-
-
-def _map_in_threads(function: Callable[[Path], _T], files: Sequence[Path]) -> list[_T]:
-    """Applies the function to each file; returns the results in order."""
-    starts = range(0, len(files), _FILES_PER_TASK)
-    chunks = [files[start : start + _FILES_PER_TASK] for start in starts]
-    with ThreadPoolExecutor() as pool:
-        results = pool.map(lambda chunk: [function(file) for file in chunk], chunks)
-        return [result for chunk in results for result in chunk]
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:  # unreadable: `on_error` decides elsewhere whether that matters
-        return -1
-
-
-def _content_digest(file: Path) -> str:
-    try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError:
-        return ""

@@ -10,7 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from tljax.data.sources import Dataset, Example, Source, Subset, digest, fingerprint, unwrap_subset
+from tljax.data.sources import (
+    Dataset,
+    Example,
+    Source,
+    Subset,
+    digest,
+    fingerprint,
+    subset_fingerprint,
+    unwrap_subset,
+)
 from tljax.errors import InputError
 
 
@@ -42,6 +51,14 @@ class Joint(Source):
 
     def fingerprint(self) -> str:
         return digest(repr(self._offsets), *(fingerprint(source) for source in self._sources))
+
+    def subset_fingerprint(self, rows: np.ndarray) -> str:
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        parts = [
+            subset_fingerprint(source, rows[numbers == i] - self._starts[i])
+            for i, source in enumerate(self._sources)
+        ]
+        return digest(repr(self._offsets), numbers, *parts)
 
 
 def joint_class_names(tasks: Sequence[Task]) -> tuple[str, ...]:

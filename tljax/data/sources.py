@@ -3,7 +3,7 @@
 import hashlib
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
@@ -25,7 +25,9 @@ class Example(TypedDict):
 class Source(Protocol):
     """Random access to labelled images; several threads may read at once.
 
-    It may have a method `fingerprint() -> str`; see the function `fingerprint`.
+    It may have a method `fingerprint() -> str`; see the function `fingerprint`. If it also has
+    `subset_fingerprint(rows) -> str`, with rows int (m,), then a `Subset` of it is identified by
+    the images at these rows alone, whatever other images the source holds.
     """
 
     labels: np.ndarray  # int (n,); available without decoding an image
@@ -42,7 +44,8 @@ class Dataset:
     Attributes:
       name: As in a config's `data`, e.g. `embedded:digits`.
       class_names: Of all splits, in the order of the labels.
-      train, val, test: The images; `val` and `test` may be None.
+      train, val, test: The images; `val` and `test` may be None. Data that can only be evaluated
+        on has no training images, i.e. an empty `train`.
       parts: The data sets that were joined to make this one, see `tljax.data.joint`; else empty.
     """
 
@@ -104,7 +107,15 @@ class Subset(Source):
         return self.source[int(self.indices[index])]
 
     def fingerprint(self) -> str:
-        return digest(fingerprint(self.source), self.indices)
+        return subset_fingerprint(*unwrap_subset(self))
+
+
+def subset_fingerprint(source: Source, rows: np.ndarray) -> str:
+    """Identifies the images of a source at `rows` (int (m,)), in that order; see `Source`."""
+    method = getattr(source, "subset_fingerprint", None)
+    if callable(method):
+        return str(method(rows))
+    return digest(fingerprint(source), np.asarray(rows, np.int64))
 
 
 def unwrap_subset(source: Source) -> tuple[Source, np.ndarray]:
@@ -116,6 +127,35 @@ def unwrap_subset(source: Source) -> tuple[Source, np.ndarray]:
     while isinstance(source, Subset):
         rows, source = source.indices[rows], source.source
     return source, rows
+
+
+class Relabelled(Source):
+    """The images of `source` with other labels, int (n,)."""
+
+    def __init__(self, source: Source, labels: np.ndarray):
+        self._source, self.labels = source, labels
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int, /) -> Example:
+        return {"image": self._source[index]["image"], "label": int(self.labels[index])}
+
+    def fingerprint(self) -> str:
+        return digest(fingerprint(self._source), self.labels)
+
+
+def relabel(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
+    """Returns the data set with the labels of `class_names`, which must include its own classes."""
+    labels = np.array([class_names.index(name) for name in dataset.class_names])
+
+    def numbered(source: Source | None) -> Source | None:
+        return None if source is None else Relabelled(source, labels[source.labels])
+
+    train = numbered(dataset.train)
+    assert train is not None
+    val, test = numbered(dataset.val), numbered(dataset.test)
+    return replace(dataset, class_names=class_names, train=train, val=val, test=test)
 
 
 class _UserSource(Source):
