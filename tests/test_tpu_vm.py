@@ -146,6 +146,7 @@ def counted(cloud, what):
 # --- on a cloud of folders ---------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_a_run_whose_vm_is_taken_away_goes_on_in_another_to_the_same_bits(cloud, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     fields = ["--config.steps=40", "--config.eval_every=8", "--config.batch_size=8"]
