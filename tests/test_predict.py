@@ -13,7 +13,7 @@ from tests.test_export import torch_tensors
 from tljax import config as config_lib
 from tljax import data as data_lib
 from tljax import experiment
-from tljax.data.folder import find_images
+from tljax.data.listing import find_images
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +85,20 @@ def test_folders_are_searched_to_the_bottom_and_no_image_is_answered_twice(
     image = Image.new("RGB", (50, 30), (9, 99, 9))
     for name in ("b.png", "deep/er/a.JPG", "deep/c.webp", ".hidden/x.png", ".y.png"):
         image.save(root / name)
+    image.save(root / "deep" / "er" / "d", "TIFF")
     (root / "notes.txt").write_text("no image")
-    assert find_images(root) == [root / "b.png", root / "deep/c.webp", root / "deep/er/a.JPG"]
+    (root / "deep" / "drawing.svg").write_text("<svg/>")
+    (root / "Thumbs.db").write_text("no image")
     output = tmp_path / "p.csv"
     argv = ["predict", "--workdir", trained / "run", root / "deep/c.webp", root]
-    assert run(capsys, *argv, "--output", output)[0] == 0
-    order = ["deep/c.webp", "b.png", "deep/er/a.JPG"]
+    code, _, err = run(capsys, *argv, "--output", output)
+    assert code == 0
+    assert err == (
+        f"tljax: warning: left out 2 files in {root} that are not JPEG, PNG, WebP, BMP, TIFF, GIF,"
+        " PPM, JPEG 2000 or AVIF images: deep/drawing.svg, notes.txt\n"
+    )
+    order = ["deep/c.webp", "b.png", "deep/er/a.JPG", "deep/er/d"]
+    assert find_images(root) == sorted(root / name for name in order)
     assert [row["file"] for row in read(output)] == [str(root / name) for name in order]
     code, out, err = run(capsys, *argv)
     assert (code, err) == (0, "")

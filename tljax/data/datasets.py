@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from tljax.data import embedded, folder
+from tljax.data.images import DEEP
 from tljax.data.joint import Task, join, joint_class_names
 from tljax.data.sources import Dataset, Subset
 from tljax.data.splits import random_ranks, stratified_order, stratified_split
 from tljax.data.tfds import source as tfds
-from tljax.errors import InputError, did_you_mean
+from tljax.errors import InputError, check_known, did_you_mean
 
 # The module of each scheme. It offers load(rest) -> Dataset and read_class_names(rest), where
 # `rest` is what follows the colon; those of tfds take a data_dir too.
@@ -31,6 +32,7 @@ def load(
     val_fraction: float = 0.2,
     seed: int = 0,
     data_dir: str | None = None,
+    deep_images: str = "full_range",
 ) -> Dataset:
     """Loads a data set with its train, val and test splits.
 
@@ -51,6 +53,7 @@ def load(
       val_fraction: Between 0 and 1, both excluded; unused if the data has validation images.
       seed: Of the validation split and the subsample; not negative.
       data_dir: The folder of prepared data sets, for `tfds:` only; None: TFDS's default.
+      deep_images: As `deep` of `images.decode`, for `folder:` and `tfds:`.
 
     Returns:
       A `Dataset`. Its splits are `Source`s with `labels`, int (n,), and elements {"image": uint8
@@ -72,11 +75,14 @@ def load(
         raise InputError(f"val_fraction is {val_fraction}; set it between 0 and 1, both excluded")
     if seed < 0:
         raise InputError(f"seed is {seed}; set it to 0 or more")
+    check_known("deep_images", deep_images, DEEP)
     names = split_spec(spec)
     _check_data_dir(names, data_dir)
     datasets = []
     for name in names:
         module, rest, options = _resolve(name, data_dir)
+        if module in (folder, tfds):
+            options["deep_images"] = deep_images
         dataset = module.load(rest, **options)
         val_rng, subset_rng = (np.random.default_rng((seed, purpose)) for purpose in range(2))
         if dataset.val is None:

@@ -203,6 +203,7 @@ def load_data(config: ml_collections.ConfigDict) -> Dataset:
         val_fraction=config.val_fraction,
         seed=data_seed(config),
         data_dir=config.data_dir,
+        deep_images=config.deep_images,
     )
 
 

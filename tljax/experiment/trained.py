@@ -111,6 +111,7 @@ def same_classes(trained: Trained, data: str | None, data_dir: str | None = None
             val_fraction=config.val_fraction,
             seed=data_seed(config),
             data_dir=config.data_dir,
+            deep_images=config.deep_images,
         )
     known = trained.experiment.class_names
     check_classes(dataset.class_names, known, data, trained.workdir)

@@ -64,7 +64,9 @@ def _load_test_images(answers: TaskAnswers) -> tuple[Source | None, str]:
     """The images that were answered, or None and the reason in HTML."""
     config = answers.setting.first.config
     try:
-        source = data.load(config["data"], data_dir=config["data_dir"]).test
+        deep_images = config.get("deep_images", "full_range")  # runs of before it was a field
+        loaded = data.load(config["data"], data_dir=config["data_dir"], deep_images=deep_images)
+        source = loaded.test
     except InputError as error:
         return None, html_text(f"{error}"[:200])
     first_class = 0  # of the task, among the classes of all tasks

@@ -55,11 +55,12 @@ class TfdsSource(Source):
         labels: np.ndarray,
         read_image: FeatureReader,
         fingerprint: str,
+        deep_images: str,
     ):
         self.labels = labels
         self._name, self._selection, self._records = name, selection, records
         self._read_image = read_image
-        self._fingerprint = fingerprint
+        self._fingerprint, self._deep_images = fingerprint, deep_images
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,7 +72,8 @@ class TfdsSource(Source):
             image = self._read_image(self._records[index])
         except Exception as error:  # raised by protobuf or array_record
             raise Unreadable(name, "its record is damaged; copy or prepare it again") from error
-        pixels = decode(image, name) if isinstance(image, bytes) else as_rgb(image)
+        is_file = isinstance(image, bytes)
+        pixels = decode(image, name, self._deep_images) if is_file else as_rgb(image)
         return {"image": pixels, "label": int(self.labels[index])}
 
     def fingerprint(self) -> str:
@@ -80,10 +82,12 @@ class TfdsSource(Source):
         If the shards have more than 256 MiB together, every n-th MiB is read. The path of the data
         and file dates are not hashed, so a copy has the same fingerprint.
         """
-        return self._fingerprint
+        if self._deep_images == "full_range":
+            return self._fingerprint
+        return digest(self._fingerprint, self._deep_images)
 
 
-def load(text: str, data_dir: str | None = None) -> Dataset:
+def load(text: str, data_dir: str | None = None, deep_images: str = "full_range") -> Dataset:
     """Loads the splits of a prepared data set; decodes no image.
 
     Splits that the spec does not choose have defaults: `train` is the split `train`, `val` is
@@ -94,6 +98,7 @@ def load(text: str, data_dir: str | None = None) -> Dataset:
     Args:
       text: The spec after `tfds:`; see `tljax.data.tfds.spec`.
       data_dir: The folder of prepared data sets; None: TFDS's default.
+      deep_images: As `deep` of `images.decode`.
 
     Raises:
       InputError: The data set is not prepared or cannot be read, a split or a feature does not
@@ -115,7 +120,8 @@ def load(text: str, data_dir: str | None = None) -> Dataset:
             selections[role] = prepared.select(default, role)
     _refuse_overlap(prepared.spec, selections)
     sources: dict[str, Source] = {
-        role: _open_source(prepared, selection) for role, selection in selections.items()
+        role: _open_source(prepared, selection, deep_images)
+        for role, selection in selections.items()
     }
     if "test" not in sources:
         remedy = "name a split, as in ?test=validation"
@@ -134,7 +140,7 @@ def read_class_names(text: str, data_dir: str | None = None) -> tuple[str, ...]:
     return open_prepared(parse_spec(text), data_dir).class_names
 
 
-def _open_source(prepared: Prepared, selection: Selection) -> TfdsSource:
+def _open_source(prepared: Prepared, selection: Selection, deep_images: str) -> TfdsSource:
     """The source of a selection. Labels and the places of TFRecords are cached for later runs."""
     shards = selection.shards
     prepared.fetch(shards)
@@ -160,7 +166,9 @@ def _open_source(prepared: Prepared, selection: Selection) -> TfdsSource:
             " splits that are labelled, e.g. ?test=validation"
         )
     read_image = FeatureReader(prepared.builder.info.features, prepared.image)
-    return TfdsSource(str(prepared.spec), selection, records, labels, read_image, fingerprint)
+    return TfdsSource(
+        str(prepared.spec), selection, records, labels, read_image, fingerprint, deep_images
+    )
 
 
 def _scan(folder: Path, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
