@@ -638,6 +638,11 @@ def test_deep_images_is_one_of_two():
             "{}/test holds no class folders; fill it or remove it",
         ),
         (
+            {"train/a": 2, "train/b": 2, "test": 3},
+            "{}/test holds images, but no class folders; put those of each class into a folder of "
+            "its own, or move it away",
+        ),
+        (
             {"train/a": 2, "train/b": 2, "test/a": 1, "test/c": 1, "test/d": 1},
             "{}/test holds classes that the training images lack: c, d; remove or rename them",
         ),

@@ -310,7 +310,7 @@ def test_deep_and_damaged_pillow_images(gradient, caplog):
     assert "e.g. 3x1, from Pillow, the range from 0 to 65,535" in caplog.text
     assert "convert them to 8 bits beforehand" in caplog.text
     with pytest.raises(
-        Unreadable, match="3x1, from Pillow: its pixels are floats; convert it to 8 bits$"
+        Unreadable, match=r"3x1, from Pillow: its pixels are floats; convert it to 8 bits$"
     ):
         as_rgb(Image.fromarray(DEEP.astype(np.float32)))
     cut = io.BytesIO(encoded(Image.fromarray(gradient), "PNG")[:-60])

@@ -21,7 +21,7 @@ import numpy as np
 
 from tljax.data.images import FORMATS, decode
 from tljax.data.layout import find_layout, list_class_folders, split_of
-from tljax.data.listing import find_files, shortened, warn_of_left_out, warn_once
+from tljax.data.listing import find_files, holds_images, shortened, warn_of_left_out, warn_once
 from tljax.data.parallel import map_in_threads
 from tljax.data.sources import Dataset, Example, Source
 from tljax.data.splits import split_off_test
@@ -187,6 +187,11 @@ def _list_split(
     Adds the files that are no images to `left_out`, and images in sub-folders to `deeper`.
     """
     present = list_class_folders(root)
+    if not present and holds_images(root, below=False):
+        raise InputError(
+            f"{root} holds images, but no class folders; put those of each class into a folder of"
+            " its own, or move it away"
+        )
     if not present:
         raise InputError(f"{root} holds no class folders; fill it or remove it")
     unknown = [name for name in present if name not in classes]
