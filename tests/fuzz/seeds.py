@@ -60,16 +60,15 @@ def images() -> list[bytes]:
         _encoded(rgb, "WEBP", **moving),
         *(_encoded(image, "BMP") for image in (rgb, grey, palette, rgb.convert("1"), rgba)),
         *_bitmaps(),
-        *_others(rgba, deep, exif, moving),
+        *_others(rgba, deep, exif),
     ]
 
 
-def _others(
-    rgba: Image.Image, deep: Image.Image, exif: Image.Exif, moving: dict[str, object]
-) -> list[bytes]:
+def _others(rgba: Image.Image, deep: Image.Image, exif: Image.Exif) -> list[bytes]:
     """TIFF, GIF, PPM, JPEG 2000, AVIF, and bitmaps without the file's header."""
     rgb, grey = rgba.convert("RGB"), rgba.convert("L")
     palette = rgb.quantize(16)
+    moving = {"save_all": True, "append_images": [rgb.rotate(90)]}
     packings = ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
     return [
         *(_encoded(image, "TIFF") for image in (rgba, rgb, grey, palette, deep)),

@@ -39,8 +39,8 @@ MAX_BYTES = 2**30  # of a file; no image within Pillow's limit of pixels needs m
 
 # What Pillow raises for damaged files: OSError if truncated or of an unknown format, SyntaxError
 # for a broken PNG chunk, AssertionError for a missing palette, ValueError for an invalid header,
-# and the other two for invalid EXIF data.
-_DAMAGE = (OSError, SyntaxError, AssertionError, ValueError, TypeError, struct.error)
+# RuntimeError for AVIF, and the other two for invalid EXIF data.
+_DAMAGE = (OSError, SyntaxError, AssertionError, ValueError, RuntimeError, TypeError, struct.error)
 
 _HEAD = 64  # bytes of a file that tell its format
 _MANY_FRAMES = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")  # further frames of a JPEG are previews
@@ -248,7 +248,7 @@ def _pixels(image: Image.Image, name: str, deep: str | None) -> np.ndarray:
             " are used",
         )
     image.load()
-    if turn := _TURNS.get(_orientation(image)):
+    if (turn := _TURNS.get(_orientation(image))) is not None:
         image = image.transpose(turn)
     if image.mode.startswith(("I", "F")):  # Pillow would clip at 255 instead of scaling
         return as_rgb(_deep_grey_as_8_bits(image, name, deep))
