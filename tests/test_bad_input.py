@@ -488,7 +488,10 @@ ROWS = {
     "a pickle named .png": (data("pickle"), "7.png"),
     "a link to nowhere": (data("link"), "No such file"),
     "an image of floats": (data("floats"), "set deep_images to own_range"),
-    "a mistyped scaling of deep images": (field("deep_images=own_rnge"), "did you mean 'own_range'"),
+    "a mistyped scaling of deep images": (
+        field("deep_images=own_rnge"),
+        "did you mean 'own_range'",
+    ),
     "names with newlines, tags and escapes": (data("strange"), r"<b>\x1b[31m\nclass/a\nb.png"),
     # --- TensorFlow Datasets
     "tfds: no name": (records(""), "names no data set"),

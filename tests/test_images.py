@@ -347,6 +347,7 @@ def damage(path) -> str:
     )
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of a TIFF's tags
 @pytest.mark.parametrize("kind", KINDS)
 def test_truncated(tmp_path, gradient, kind):
     path = tmp_path / f"cut.{kind.lower()}"

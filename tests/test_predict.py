@@ -102,7 +102,7 @@ def test_folders_are_searched_to_the_bottom_and_no_image_is_answered_twice(
     assert [row["file"] for row in read(output)] == [str(root / name) for name in order]
     code, out, err = run(capsys, *argv)
     assert (code, err) == (0, "")
-    assert [str(root / name) in out for name in order] == [True] * 3
+    assert [str(root / name) in out for name in order] == [True] * 4
     assert f"{float(read(output)[0]['probability']):.4f}" in out
 
 

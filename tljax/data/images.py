@@ -42,6 +42,7 @@ MAX_BYTES = 2**30  # of a file; no image within Pillow's limit of pixels needs m
 # RuntimeError for AVIF, and the other two for invalid EXIF data.
 _DAMAGE = (OSError, SyntaxError, AssertionError, ValueError, RuntimeError, TypeError, struct.error)
 
+_PIXELS_AT_ONCE = 2**20  # that are scaled in float64
 _HEAD = 64  # bytes of a file that tell its format
 _MANY_FRAMES = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")  # further frames of a JPEG are previews
 
@@ -267,9 +268,10 @@ def _orientation(image: Image.Image) -> Any:
 
 def _has_deep_colours(image: Image.Image) -> bool:
     """Whether Pillow is about to drop the lower 8 of 16 bits: it says so before it loads."""
-    if image.mode.startswith("I") or not getattr(image, "tile", None):
+    tile = getattr(image, "tile", None)
+    if image.mode.startswith("I") or not tile:
         return False
-    stored = image.tile[0][3]  # the pixels' form, e.g. RGB;16B, alone or with further arguments
+    stored = tile[0][3]  # the pixels' form, e.g. RGB;16B, alone or with further arguments
     form, *more = stored if isinstance(stored, tuple) and stored else (stored,)
     is_wide_ppm = image.format == "PPM" and any(isinstance(x, int) and x > 255 for x in more)
     return is_wide_ppm or (isinstance(form, str) and ";16" in form)
@@ -277,11 +279,11 @@ def _has_deep_colours(image: Image.Image) -> bool:
 
 def _deep_grey_as_8_bits(image: Image.Image, name: str, deep: str | None) -> np.ndarray:
     """Scales grey of 12, 16 or 32 bits, or floats, to uint8 (h, w); see `decode`."""
-    grey = np.asarray(image, np.float64)
+    grey = np.asarray(image)
+    known = grey if grey.dtype.kind != "f" else grey[np.isfinite(grey)]
     least, most = 0.0, 4095.0 if _tag(image, ExifTags.Base.BitsPerSample) == (12,) else 65535.0
-    known = grey[np.isfinite(grey)]
     if deep == "own_range":
-        least, most = (known.min(), known.max()) if len(known) else (0.0, 0.0)
+        least, most = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
     elif image.mode.startswith("F") or known.min() < least or known.max() > most:
         what = "floats" if image.mode.startswith("F") else "numbers beyond 16 bits"
         remedy = ", or set deep_images to own_range" if deep else ""
@@ -294,10 +296,13 @@ def _deep_grey_as_8_bits(image: Image.Image, name: str, deep: str | None) -> np.
             f" {most:,.0f} is scaled to 8 bits; {way} to scale each image by its own smallest and"
             " largest pixel",
         )
-    scaled = np.nan_to_num((grey - least) / ((most - least) or 1) * 255, posinf=255, neginf=0)
-    if _tag(image, ExifTags.Base.PhotometricInterpretation) == 0:  # 0 is white
-        scaled = 255 - scaled
-    return np.rint(scaled).astype(np.uint8)
+    scaled = np.empty(grey.shape, np.uint8)
+    rows = max(1, _PIXELS_AT_ONCE // grey.shape[1])
+    for start in range(0, len(grey), rows):
+        share = (grey[start : start + rows].astype(np.float64) - least) / ((most - least) or 1)
+        scaled[start : start + rows] = np.rint(np.nan_to_num(share * 255, posinf=255, neginf=0))
+    is_inverted = _tag(image, ExifTags.Base.PhotometricInterpretation) == 0  # 0 is white
+    return 255 - scaled if is_inverted else scaled
 
 
 def _warn_of_frames(image: Image.Image, name: str) -> None:
