@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -104,6 +105,25 @@ def test_folders_are_searched_to_the_bottom_and_no_image_is_answered_twice(
     assert (code, err) == (0, "")
     assert [str(root / name) in out for name in order] == [True] * 4
     assert f"{float(read(output)[0]['probability']):.4f}" in out
+
+
+def test_deep_images_are_scaled_as_in_training(trained, tmp_path, capsys):
+    pixels = np.random.default_rng(1).integers(0, 256, (36, 44))
+    pixels[0, :2] = 0, 255
+    files = [tmp_path / name for name in ("plain.png", "deep.png")]
+    Image.fromarray(pixels.astype(np.uint8)).save(files[0])
+    Image.fromarray((1000 + pixels).astype(np.uint16)).save(files[1])
+    workdir = shutil.copytree(trained / "run", tmp_path / "run")
+    config = json.loads((workdir / "config.json").read_text())
+    assert config.pop("deep_images") == "full_range"  # and so it is in older runs, which lack it
+    answers = []
+    for field in ({"deep_images": "own_range"}, {}):
+        (workdir / "config.json").write_text(json.dumps({**config, **field}))
+        argv = ["predict", "--workdir", workdir, *files, "--output", tmp_path / "p.csv"]
+        assert run(capsys, *argv)[0] == 0
+        plain, deep = ({**row, "file": ""} for row in read(tmp_path / "p.csv"))
+        answers.append(plain == deep)
+    assert answers == [True, False]
 
 
 def test_the_training_images_are_not_needed(trained, tmp_path, capsys):
