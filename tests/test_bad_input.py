@@ -100,6 +100,21 @@ def make_data(root):
     for split in ("train", "val", "valid"):
         photos(root / "twice" / split / "cats")
         photos(root / "twice" / split / "dogs")
+    for split in ("train", "Test", "eval"):
+        photos(root / "tested" / split / "cats", count=3)
+        photos(root / "tested" / split / "dogs", count=3)
+    shutil.copytree(root / "tested" / "train", root / "unused" / "train")
+    shutil.copytree(root / "tested" / "train", root / "unused" / "holdout")
+    shutil.copytree(root / "tested" / "train", root / "parts" / "my_train")
+    shutil.copytree(root / "tested" / "train", root / "parts" / "my_test")
+    shutil.copytree(root / "tested" / "train", root / "below" / "cats" / "train")
+    photos(root / "below" / "dogs")
+    photos(root / "phones" / "cats")
+    (root / "phones" / "dogs").mkdir()
+    (root / "phones" / "dogs" / "0.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    photos(root / "floats" / "cats")
+    photos(root / "floats" / "dogs")
+    Image.new("F", (40, 40)).save(root / "floats" / "dogs" / "7.tif")
     photos(root / "single" / "cats", count=1)
     photos(root / "single" / "dogs", count=1)
     strange = root / "strange" / "<b>\x1b[31m\nclass"
@@ -456,6 +471,11 @@ ROWS = {
     "a class without images": (data("hollow"), "dogs"),
     "a test class that training lacks": (data("odd"), "wolves"),
     "two validation folders": (data("twice"), "both val and valid"),
+    "two test folders": (data("tested"), "both Test and eval"),
+    "a folder beside train that is not used": (data("unused"), "unused/holdout holds folders"),
+    "splits of other names": (data("parts"), "no folder called train, but my_test, my_train"),
+    "splits below the classes": (data("below"), "below/cats/train lies in"),
+    "a class of images that are not read": (data("phones"), "can be read, but e.g. 0.heic"),
     "one image a class": (data("single"), "one image per class"),
     "a pipe named like an image": (data("fifo"), "only one class folder"),
     "more images than there are": (field("train_size=100000"), "train_size is 100000"),
@@ -467,6 +487,11 @@ ROWS = {
     "an image of no bytes": (data("zero"), "7.png"),
     "a pickle named .png": (data("pickle"), "7.png"),
     "a link to nowhere": (data("link"), "No such file"),
+    "an image of floats": (data("floats"), "set deep_images to own_range"),
+    "a mistyped scaling of deep images": (
+        field("deep_images=own_rnge"),
+        "did you mean 'own_range'",
+    ),
     "names with newlines, tags and escapes": (data("strange"), r"<b>\x1b[31m\nclass/a\nb.png"),
     # --- TensorFlow Datasets
     "tfds: no name": (records(""), "names no data set"),

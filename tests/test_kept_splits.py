@@ -112,13 +112,13 @@ def test_the_same_images_have_the_same_fingerprint(change, tmp_path):
     draw(tmp_path, range(10))
     before = data.load(f"folder:{tmp_path}")
     record = kept.describe(before)
+    fingerprints = [data.fingerprint(getattr(before, split)) for split in kept.SPLITS]
     if change is add_five:
         draw(tmp_path, range(90, 95))
     elif change is not None:
         change(tmp_path)
     after = data.load(f"folder:{tmp_path}", kept=record)
-    for split in kept.SPLITS:
-        assert data.fingerprint(getattr(after, split)) == data.fingerprint(getattr(before, split))
+    assert [data.fingerprint(getattr(after, split)) for split in kept.SPLITS] == fingerprints
     assert kept.same_images(after, record)
 
 
@@ -127,10 +127,10 @@ def test_joined_data_keep_the_splits_of_each(tmp_path):
     spec = f"embedded:digits,folder:{tmp_path}"
     before = data.load(spec, train_size=8)
     record = kept.describe(before)
+    fingerprints = [data.fingerprint(getattr(before, split)) for split in kept.SPLITS]
     rename_in_reverse(tmp_path)
     after = data.load(spec, train_size=8, kept=record)
-    for split in kept.SPLITS:
-        assert data.fingerprint(getattr(after, split)) == data.fingerprint(getattr(before, split))
+    assert [data.fingerprint(getattr(after, split)) for split in kept.SPLITS] == fingerprints
 
 
 def test_other_images_than_in_a_folder_are_refused(tmp_path):

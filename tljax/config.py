@@ -85,6 +85,12 @@ class ExperimentFields:
     """Of Pillow, e.g. `bilinear` or `bicubic`."""
     crop_ratio: float | None = None
     """In evaluation: the share of the side that the centre crop covers."""
+    deep_images: str = "full_range"
+    """How grey images of `folder:` and `tfds:` with more than 8 bits are reduced to 8.
+
+    `full_range`: 0 to 65,535 becomes 0 to 255. `own_range`: each image's smallest pixel becomes 0,
+    its largest 255.
+    """
 
     # The plan: which groups move, and how fast.
     scenario: str = "fine_tune"

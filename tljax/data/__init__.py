@@ -1,11 +1,12 @@
 """Data sets, and batches of their images.
 
 `sources` defines what a data set is, and `datasets` loads one by its name, from `embedded` (data
-in Python packages, and `glyphs`, drawn letters), `folder` (images on disk) or `tfds`, and makes its
-`splits`. `joint` joins several. `images` decodes files, `transforms` (with `trivial_augment`)
-resizes, augments and normalises, `views` augments a fixed number of times, `balance` handles
-imbalanced classes, `pipeline` makes batches, and `remote` copies files from a bucket. `kept`
-remembers which image a run had in which split, by the `digests` of their contents.
+in Python packages, and `glyphs`, drawn letters), `folder` (images on disk, with `layout` and
+`listing`) or `tfds`, and makes its `splits`. `joint` joins several. `kept` remembers which image a
+run had in which split, by the `digests` of their contents. `images` decodes files, `transforms`
+(with `trivial_augment`) resizes, augments and normalises, `views` augments a fixed number of times,
+`balance` handles imbalanced classes, `pipeline` makes batches, `parallel` calls a function in
+threads, and `remote` copies files from a bucket.
 """
 
 from tljax.data.balance import balanced_weights

@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 
 from tljax.data import embedded, folder
+from tljax.data.images import DEEP
 from tljax.data.joint import Task, join, joint_class_names
 from tljax.data.kept import Kept, restore
 from tljax.data.sources import Dataset, Subset
 from tljax.data.splits import random_ranks, stratified_order, stratified_split
 from tljax.data.tfds import source as tfds
 from tljax.data.tfds.spec import is_path
-from tljax.errors import InputError, did_you_mean
+from tljax.errors import InputError, check_known, did_you_mean
 
 # The module of each scheme. It offers load(rest) -> Dataset and read_class_names(rest), where
 # `rest` is what follows the colon; those of tfds take a data_dir too.
@@ -39,6 +40,7 @@ def load(
     data_dir: str | None = None,
     kept: Sequence[Kept] | None = None,
     test_only: bool = False,
+    deep_images: str = "full_range",
 ) -> Dataset:
     """Loads a data set with its train, val and test splits.
 
@@ -62,6 +64,7 @@ def load(
       kept: Of a run that has begun with this data, what `tljax.data.kept.describe` returned for it:
         the splits are those of the run, whatever the other arguments are.
       test_only: Whether data of test images alone is accepted; its `train` is then empty.
+      deep_images: As `deep` of `images.decode`, for `folder:` and `tfds:`.
 
     Returns:
       A `Dataset`. Its splits are `Source`s with `labels`, int (n,), and elements {"image": uint8
@@ -83,17 +86,18 @@ def load(
         raise InputError(f"val_fraction is {val_fraction}; set it between 0 and 1, both excluded")
     if seed < 0:
         raise InputError(f"seed is {seed}; set it to 0 or more")
+    check_known("deep_images", deep_images, DEEP)
     names = split_spec(spec)
     _check_data_dir(names, data_dir)
 
     def load_one(name: str) -> Dataset:
-        dataset = _load_whole(name, data_dir)
+        dataset = _load_whole(name, data_dir, deep_images)
         if not len(dataset.train):
             if test_only:
                 return dataset
             raise InputError(
-                f"{name} has test images alone, to be given to `tljax evaluate --data`; add"
-                " training images"
+                f"{name} has test images alone; add training images, in a split or folder called"
+                " train, or give it to `tljax evaluate --data`"
             )
         val_rng, subset_rng = (np.random.default_rng((seed, purpose)) for purpose in range(2))
         if dataset.val is None:
@@ -110,7 +114,7 @@ def load(
         raise InputError(f"the data '{spec}' is not that of a run on {len(kept)} data sets")
     else:
         datasets = [
-            restore(name, one, functools.partial(load_one, name))
+            restore(name, one, functools.partial(load_one, name), deep_images)
             for name, one in zip(names, kept, strict=True)
         ]
     if len(datasets) == 1:
@@ -203,9 +207,11 @@ def _resolve(name: str, data_dir: str | None) -> tuple[ModuleType, str, dict[str
     return _MODULES[scheme], rest, options
 
 
-def _load_whole(name: str, data_dir: str | None) -> Dataset:
+def _load_whole(name: str, data_dir: str | None, deep_images: str) -> Dataset:
     """A data set with the splits that it comes with."""
     module, rest, options = _resolve(name, data_dir)
+    if module in (folder, tfds):
+        options["deep_images"] = deep_images
     dataset: Dataset = module.load(rest, **options)
     return dataset
 

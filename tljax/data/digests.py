@@ -8,28 +8,38 @@ the path, size, inode or either date of any of the files.
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from tljax.console import progress_bar
+from tljax.data.parallel import map_in_threads
 from tljax.files import replacing
 
 UNREADABLE = ""  # digest of a file that cannot be read: `on_error` decides whether that matters
 _KEPT_FROM = 2**28  # bytes of data
-_FILES_PER_TASK = 256  # of a thread: with one file per task, the pool's overhead would dominate
+_SETTLED = 2 * 10**9  # ns: a file that is younger may change again without a new date
 
-_T = TypeVar("_T")
+FileState = tuple[int, ...]  # size, dates of the last write and the last change, inode; or (-1,)
+
+
+def file_states(files: Sequence[Path]) -> list[FileState]:
+    """Returns what changes with the content of each file, unless two changes follow at once."""
+    return map_in_threads(_state, files)
+
+
+def is_settled(state: FileState, now: int) -> bool:
+    """Whether a later change of a file with this state would change its state (now: ns)."""
+    return len(state) == 1 or max(state[1:3]) < now - _SETTLED
 
 
 def content_digests(files: Sequence[Path]) -> list[str]:
     """Returns the SHA-256 of each file's content, in hex digits; `UNREADABLE` if it has none."""
-    states = _in_threads(files, _state, "")
-    if sum(size for size, *_ in states) < _KEPT_FROM:
-        return _in_threads(files, _digest, "")
+    asked, states = time.time_ns(), file_states(files)
+    is_large = sum(state[0] for state in states) >= _KEPT_FROM
+    if not is_large or not all(is_settled(state, asked) for state in states):
+        return map_in_threads(_digest, files, "reading all images" if is_large else None)
     paths = [os.path.abspath(file) for file in files]
     key = hashlib.sha256(repr([*zip(paths, states, strict=True)]).encode()).hexdigest()
     kept = _cache_folder() / f"{key}.npy"
@@ -37,7 +47,7 @@ def content_digests(files: Sequence[Path]) -> list[str]:
         digests = np.load(kept, allow_pickle=False)
         if digests.shape == (len(files),) and digests.dtype == np.dtype("S64"):
             return [digest.decode() for digest in digests]
-    found = _in_threads(files, _digest, "reading the images to identify them")
+    found = map_in_threads(_digest, files, "reading all images")
     with contextlib.suppress(OSError):  # a full disk or a read-only home: read again next time
         kept.parent.mkdir(parents=True, exist_ok=True)
         with replacing(kept) as temporary, temporary.open("wb") as content:
@@ -45,12 +55,11 @@ def content_digests(files: Sequence[Path]) -> list[str]:
     return found
 
 
-def _state(file: Path) -> tuple[int, ...]:
+def _state(file: Path) -> FileState:
     try:
         state = file.stat()
     except OSError:
         return (-1,)
-    # A copy may keep the date of its modification, but not that of its last change of any kind.
     return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
 
 
@@ -65,15 +74,3 @@ def _digest(file: Path) -> str:
 def _cache_folder() -> Path:
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return caches / "tljax" / "digests"
-
-
-def _in_threads(files: Sequence[Path], function: Callable[[Path], _T], title: str) -> list[_T]:
-    """Applies the function to each file, in order; shows progress under the title, if any."""
-    chunks = [files[i : i + _FILES_PER_TASK] for i in range(0, len(files), _FILES_PER_TASK)]
-    results: list[_T] = []
-    with ThreadPoolExecutor() as pool, progress_bar() as bar:
-        task = bar.add_task(title, total=len(files), visible=bool(title))
-        for some in pool.map(lambda chunk: [function(file) for file in chunk], chunks):
-            results += some
-            bar.advance(task, len(some))
-    return results

@@ -17,7 +17,6 @@ from tljax.data.sources import (
     Subset,
     digest,
     fingerprint,
-    subset_fingerprint,
     unwrap_subset,
 )
 from tljax.errors import InputError
@@ -55,7 +54,7 @@ class Joint(Source):
     def subset_fingerprint(self, rows: np.ndarray) -> str:
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
         parts = [
-            subset_fingerprint(source, rows[numbers == i] - self._starts[i])
+            Subset(source, rows[numbers == i] - self._starts[i]).fingerprint()
             for i, source in enumerate(self._sources)
         ]
         return digest(repr(self._offsets), numbers, *parts)

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 
 from tljax.data.digests import content_digests
-from tljax.data.folder import FolderSource, find_images, find_root
+from tljax.data.folder import FolderSource
+from tljax.data.layout import find_root
+from tljax.data.listing import find_images
 from tljax.data.sources import Dataset, Source, Subset, fingerprint, unwrap_subset
 from tljax.errors import InputError, printable
 
@@ -43,13 +45,16 @@ def describe(dataset: Dataset) -> list[Kept]:
     return [_describe_one(part) for part in dataset.parts or (dataset,)]
 
 
-def restore(name: str, kept: Kept, load: Callable[[], Dataset]) -> Dataset:
+def restore(
+    name: str, kept: Kept, load: Callable[[], Dataset], deep_images: str = "full_range"
+) -> Dataset:
     """Returns a data set with the splits that a run began with.
 
     Args:
       name: Of the data set, as in a config's `data`.
       kept: What `describe` returned when the run began.
       load: Returns the data set as it would be split today.
+      deep_images: As `deep` of `images.decode`.
 
     Returns:
       The data set of today if nothing has changed. Otherwise the images that are kept, in their
@@ -72,7 +77,7 @@ def restore(name: str, kept: Kept, load: Callable[[], Dataset]) -> Dataset:
         unchanged = _describe_one(dataset) == kept
     except InputError:  # e.g. a class is gone
         unchanged = False
-    return dataset if unchanged else _find_again(name, kept, root)
+    return dataset if unchanged else _find_again(name, kept, root, deep_images)
 
 
 def is_kept(content: Any) -> bool:
@@ -138,7 +143,7 @@ def without_missing(source: Source) -> Source:
     return source if all(there) else Subset(base, rows[there])
 
 
-def _find_again(name: str, kept: Kept, root: Path) -> Dataset:
+def _find_again(name: str, kept: Kept, root: Path, deep_images: str) -> Dataset:
     """The kept images, wherever they are in the folder by now, and whatever they are called."""
     files = find_images(root)
     by_content: dict[str, list[Path]] = defaultdict(list)
@@ -165,7 +170,7 @@ def _find_again(name: str, kept: Kept, root: Path) -> Dataset:
             paths.append(path or root / f"{image} (as it was when the run began)")
         found += len(images) - len(missing.get(split, ()))
         names, _, labels = zip(*images, strict=True)
-        sources[split] = FolderSource(paths, labels, names)
+        sources[split] = FolderSource(paths, labels, names, deep_images)
     _report(name, kept, missing, len(files) - found)
     train, val, test = (sources[split] for split in SPLITS)
     assert train is not None

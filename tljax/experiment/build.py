@@ -249,6 +249,7 @@ def load_data(config: ml_collections.ConfigDict, splits: Sequence[Kept] | None =
         seed=data_seed(config),
         data_dir=config.data_dir,
         kept=splits,
+        deep_images=config.deep_images,
     )
 
 

@@ -141,6 +141,7 @@ def same_classes(trained: Trained, data: str | None, data_dir: str | None = None
             seed=data_seed(config),
             data_dir=config.data_dir,
             test_only=True,
+            deep_images=config.deep_images,
         )
         dataset = leave_out_seen(dataset, trained.splits or ())
     known = trained.experiment.class_names

@@ -17,6 +17,7 @@ from tljax.runs.workdir import write_atomically
 
 _FILE = "config.json"
 _SPLITS = "splits.json"
+_ADDED = {"deep_images": "full_range"}  # fields that older runs lack, as these runs had them
 
 
 def is_begun(workdir: Path) -> bool:
@@ -32,7 +33,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """
     path = workdir / _FILE
     try:
-        config = ml_collections.ConfigDict(parse_json(path.read_bytes()))
+        config = ml_collections.ConfigDict({**_ADDED, **parse_json(path.read_bytes())})
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"'{workdir}' is not a workdir of tljax: it holds no config.json; give the folder that"

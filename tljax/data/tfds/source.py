@@ -51,11 +51,12 @@ class TfdsSource(Source):
         labels: np.ndarray,
         read_image: FeatureReader,
         fingerprint: str,
+        deep_images: str,
     ):
         self.labels = labels
         self._name, self._selection, self._records = name, selection, records
         self._read_image = read_image
-        self._fingerprint = fingerprint
+        self._fingerprint, self._deep_images = fingerprint, deep_images
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,7 +68,8 @@ class TfdsSource(Source):
             image = self._read_image(self._records[index])
         except Exception as error:  # raised by protobuf or array_record
             raise Unreadable(name, "its record is damaged; copy or prepare it again") from error
-        pixels = decode(image, name) if isinstance(image, bytes) else as_rgb(image)
+        is_file = isinstance(image, bytes)
+        pixels = decode(image, name, self._deep_images) if is_file else as_rgb(image)
         return {"image": pixels, "label": int(self.labels[index])}
 
     def fingerprint(self) -> str:
@@ -75,10 +77,12 @@ class TfdsSource(Source):
 
         The path of the data and file dates are not hashed, so a copy has the same fingerprint.
         """
-        return self._fingerprint
+        if self._deep_images == "full_range":
+            return self._fingerprint
+        return digest(self._fingerprint, self._deep_images)
 
 
-def load(text: str, data_dir: str | None = None) -> Dataset:
+def load(text: str, data_dir: str | None = None, deep_images: str = "full_range") -> Dataset:
     """Loads the splits of a prepared data set; decodes no image.
 
     Splits that the spec does not choose have defaults: `train` is the split `train`, `val` is
@@ -90,6 +94,7 @@ def load(text: str, data_dir: str | None = None) -> Dataset:
     Args:
       text: The spec after `tfds:`; see `tljax.data.tfds.spec`.
       data_dir: The folder of prepared data sets; None: TFDS's default.
+      deep_images: As `deep` of `images.decode`.
 
     Raises:
       InputError: The data set is not prepared or cannot be read, a split or a feature does not
@@ -112,7 +117,8 @@ def load(text: str, data_dir: str | None = None) -> Dataset:
             selections[role] = prepared.select(default, role)
     _refuse_overlap(prepared.spec, selections)
     sources: dict[str, Source] = {
-        role: _open_source(prepared, selection) for role, selection in selections.items()
+        role: _open_source(prepared, selection, deep_images)
+        for role, selection in selections.items()
     }
     if "train" not in sources:  # e.g. ImageNet-V2, to be evaluated on
         sources["train"] = Subset(sources["test"], [])
@@ -133,7 +139,7 @@ def read_class_names(text: str, data_dir: str | None = None) -> tuple[str, ...]:
     return open_prepared(parse_spec(text), data_dir).class_names
 
 
-def _open_source(prepared: Prepared, selection: Selection) -> TfdsSource:
+def _open_source(prepared: Prepared, selection: Selection, deep_images: str) -> TfdsSource:
     """The source of a selection. Labels and the places of TFRecords are cached for later runs."""
     shards = selection.shards
     prepared.fetch(shards)
@@ -159,7 +165,9 @@ def _open_source(prepared: Prepared, selection: Selection) -> TfdsSource:
             " splits that are labelled, e.g. ?test=validation"
         )
     read_image = FeatureReader(prepared.builder.info.features, prepared.image)
-    return TfdsSource(str(prepared.spec), selection, records, labels, read_image, fingerprint)
+    return TfdsSource(
+        str(prepared.spec), selection, records, labels, read_image, fingerprint, deep_images
+    )
 
 
 def _scan(folder: Path, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
