@@ -43,7 +43,9 @@ def print_any_character() -> None:
     Everything that a command prints goes through them: text, tables, help, warnings, bars.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # None if closed; a notebook has streams of its own
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # None if closed; a notebook has streams of its own
             stream.reconfigure(errors="tljax")
 
 
