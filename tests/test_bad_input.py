@@ -53,6 +53,10 @@ CONFIG_PAGES = {
         b"from tljax.config import base\n"
         b"def get_config(arg):\n    c = base()\n    c.lr = 'fast'\n    return c\n"
     ),
+    "unset.py": (
+        b"from tljax.config import base\n"
+        b"def get_config(arg):\n    c = base()\n    c.lr = None\n    return c\n"
+    ),
     "latin.py": b"# caf\xe9\n",
     "nul.py": b"x = 1\0\n",
     "imports.py": b"import a_module_that_is_not_there\n",
@@ -271,6 +275,13 @@ ROWS = {
     "a config that lacks fields": (page("lacks.py"), "lacks the field"),
     "a config that sets a field that is none": (page("typo.py"), "lrr"),
     "a config that sets a wrong type": (page("type.py"), "TypeError"),
+    "a config that sets a field to nothing": (page("unset.py"), "sets lr to None"),
+    "a mistyped name of a config": (
+        [*page("x")[:2], "fine_tunes", *page("x")[3:]],
+        "did you mean 'fine_tune'?); give the path of one, or one of the names cats_vs_dogs, ",
+    ),
+    "a config that only a checkout has": (page("fine_tune.py"), "did you mean 'fine_tune'?"),
+    "a config without a name": (["plan", "--config", ""], "there is no config file"),
     "a config in Latin-1": (page("latin.py"), "fix the file"),
     "a config with a NUL": (page("nul.py"), "fix the file"),
     "a config that imports what is not there": (page("imports.py"), "a_module_that_is_not_there"),
@@ -279,6 +290,11 @@ ROWS = {
     "a number in words": (field("lr=fast"), "config.lr=fast"),
     "a float for a whole number": (field("batch_size=1.5"), "config.batch_size"),
     "no value": (field("lr"), "lr"),
+    "nothing for a field that has a value": (
+        field("augment=None"),
+        "--config.augment is None, but this field always has a value; leave it out, or give one,"
+        " such as its default 'none'",
+    ),
     "a mistyped flag": ([*DIGITS, "--confg.lr=1"], "unknown argument '--confg.lr=1'"),
     "a flag file": ([*DIGITS, "--flagfile=/nope"], "unknown argument"),
     "a process without others": ([*DIGITS, "--num_processes", "2"], "belong together"),
@@ -602,6 +618,11 @@ ROWS = {
     "a workdir below a file": ([*DIGITS[:4], "runs/file/run", *DIGITS[5:]], "cannot write"),
     "a name that is too long": ([*DIGITS[:4], "x" * 300, *DIGITS[5:]], "name too long"),
     "another learning rate": (rerun("good", "lr=0.5"), "lr was"),
+    "more epochs": (
+        rerun("good", "epochs=20"),
+        "set init_from=runs/good and head_init=pretrained (and, if scenario is from_scratch,"
+        " scenario=fine_tune) in a new workdir",
+    ),
     "another data set": (rerun("good", "data=embedded:textures"), "data was embedded:digits"),
     "a run whose config is no JSON": (rerun("text config"), "config.json"),
     "a run whose result is no JSON": (rerun("text result"), "result.json"),
