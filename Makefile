@@ -28,8 +28,9 @@ install: $(VENV)/.run  ## create the virtual environment
 demo: $(VENV)/.run  ## the four scenarios on embedded data, offline, on a CPU
 	$(BIN)/tljax demo --workdir runs/demo
 
+# One process more than the two cores: some tests wait for processes that they start.
 test: $(VENV)/.test  ## the test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test  ## formatter, linter and type checker; changes nothing
 	$(BIN)/ruff format --check .

@@ -10,10 +10,12 @@ from PIL import Image
 
 from tljax import config as config_lib
 
-# XLA compiles the small programs of the tests twice as fast with less optimization. The laws do
-# not depend on it; `XLA_FLAGS= make test` tests with full optimization.
+# XLA compiles the small programs of the tests several times as fast without optimization. The laws
+# do not depend on it; `XLA_FLAGS= make test` tests with full optimization.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false"
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1",
 )
 
 # As the command does, see tljax/devices/startup.py: tracing networks makes many objects that stay.
