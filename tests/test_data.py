@@ -517,6 +517,14 @@ def test_folders_in_a_circle_are_entered_once(tmp_path):
         data.load(f"folder:{tmp_path}")
 
 
+def test_a_folder_with_nothing_but_test_images(tmp_path):
+    spec = fill(tmp_path / "set", {"Testing/a": 2, "Testing/b/x": 1})
+    for place in (spec, f"folder:{tmp_path}"):
+        dataset = data.load(place, test_only=True)
+        assert dataset.class_names == data.read_class_names(place) == ("a", "b")
+        assert (len(dataset.train), dataset.val, len(dataset.test)) == (0, None, 3)
+
+
 def test_folder_says_which_images_are_unused(tmp_path, caplog):
     spec = fill(tmp_path, {"train/a": 5, "train/b": 5, "seg_pred": 2, "train/c": 3, "test/a": 1})
     Image.new("RGB", (8, 8)).save(tmp_path / "test" / "stray.png")

@@ -21,7 +21,7 @@ import numpy as np
 from tljax.data.digests import content_digests
 from tljax.data.folder import FolderSource
 from tljax.data.layout import find_root
-from tljax.data.listing import find_images
+from tljax.data.listing import find_files
 from tljax.data.sources import Dataset, Source, Subset, fingerprint, unwrap_subset
 from tljax.errors import InputError, printable
 
@@ -145,7 +145,7 @@ def without_missing(source: Source) -> Source:
 
 def _find_again(name: str, kept: Kept, root: Path, deep_images: str) -> Dataset:
     """The kept images, wherever they are in the folder by now, and whatever they are called."""
-    files = find_images(root)
+    files = find_files(root).images
     by_content: dict[str, list[Path]] = defaultdict(list)
     for file, digest in zip(files, content_digests(files), strict=True):
         by_content[digest[:_DIGITS]].append(file)

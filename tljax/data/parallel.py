@@ -22,16 +22,20 @@ def map_in_threads(
       items: its arguments.
       description: of the progress bar; None: there is no bar.
     """
-    starts = range(0, len(items), _ITEMS_PER_TASK)
-    results: list[_Result] = []
 
     def call(start: int) -> list[_Result]:
         return [function(item) for item in items[start : start + _ITEMS_PER_TASK]]
 
-    with ThreadPoolExecutor() as pool, progress_bar() as bar:
-        task = None if description is None else bar.add_task(description, total=len(items))
-        for some in pool.map(call, starts):
-            results += some
-            if task is not None:
+    if not items:
+        return []
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(call, range(0, len(items), _ITEMS_PER_TASK))
+        if description is None:
+            return [result for some in found for result in some]
+        results: list[_Result] = []
+        with progress_bar() as bar:
+            task = bar.add_task(description, total=len(items))
+            for some in found:
+                results += some
                 bar.advance(task, len(some))
-    return results
+        return results
