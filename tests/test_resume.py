@@ -147,10 +147,7 @@ def test_evaluations_that_are_dense_at_the_start_resume_as_well(train, tmp_path)
     assert compare(tmp_path / "straight", tmp_path / "killed") == []
 
 
-@pytest.mark.parametrize(
-    ("number", "raised"), [(signal.SIGTERM, Preempted), (signal.SIGINT, Interrupted)]
-)
-def test_a_signal_saves_at_once_and_in_the_middle_of_an_interval(number, raised, digits, tmp_path):
+def test_sigterm_saves_at_once_and_in_the_middle_of_an_interval(digits, tmp_path):
     """The current step is finished and saved, although no checkpoint is due."""
 
     count = itertools.count()  # shared by threads
@@ -158,14 +155,14 @@ def test_a_signal_saves_at_once_and_in_the_middle_of_an_interval(number, raised,
     class Preempting(Watched):
         def __getitem__(self, index):
             if next(count) == 16 * 4:
-                os.kill(os.getpid(), number)
+                os.kill(os.getpid(), signal.SIGTERM)
             return super().__getitem__(index)
 
     model = tljax.create("resnet10_32", 10)
     source = Preempting(digits.train)
     plan = tljax.from_scratch(model.groups)
     options = {**OPTIONS, "checkpoint_every": 100, "eval_every": 100, "steps": 90}
-    with pytest.raises(raised, match="resumes from what was saved"):
+    with pytest.raises(Preempted, match="resumes from what was saved"):
         tljax.fit(model, None, plan, source, digits.val, workdir=tmp_path / "run", **options)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert 0 < checkpoints.steps()[0] < 90
@@ -187,26 +184,35 @@ class CtrlC(logging.Handler):
             signal.raise_signal(signal.SIGINT)
 
 
-def test_ctrl_c_saves_and_the_same_command_resumes(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("tljax"), "level", logging.DEBUG)
-    argv = [
-        *("train", "--config", str(ROOT / "configs/from_scratch.py")),
-        *("--config.model=resnet10_32", "--config.data=embedded:digits", "--config.train_size=50"),
-        *("--config.steps=12", "--config.eval_every=12", "--config.batch_size=16", "--workdir"),
-    ]
-    assert cli.main([*argv, str(tmp_path / "straight")]) == 0
+@pytest.fixture
+def ctrl_c_in_step_5(caplog):
+    caplog.set_level(logging.DEBUG, "tljax")
     press, logger = CtrlC(), logging.getLogger("tljax")
     logger.addHandler(press)
-    capsys.readouterr()
-    try:
-        assert cli.main([*argv, str(tmp_path / "killed")]) == 130
-    finally:
-        logger.removeHandler(press)
+    yield
+    logger.removeHandler(press)
+
+
+@pytest.mark.usefixtures("ctrl_c_in_step_5")
+def test_ctrl_c_ends_the_step_and_saves(straight, train, tmp_path):
+    with pytest.raises(Interrupted, match="resumes from what was saved"):
+        train(tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints").steps()[0] == 5
+    train(tmp_path)
+    assert compare(straight, tmp_path) == []
+
+
+@pytest.mark.usefixtures("ctrl_c_in_step_5")
+def test_ctrl_c_in_the_command_says_how_to_resume(tmp_path, capsys):
+    argv = [
+        *("train", "--config", str(ROOT / "configs/from_scratch.py"), "--config.steps=12"),
+        *("--config.model=resnet10_32", "--config.data=embedded:digits", "--config.train_size=50"),
+        *("--config.eval_every=12", "--config.batch_size=16", "--workdir", str(tmp_path)),
+    ]
+    assert cli.main(argv) == 130
     said = capsys.readouterr().err.splitlines()
     assert said[-1] == "tljax: stopped by Ctrl-C; the same command resumes from what was saved"
-    assert Checkpoints(tmp_path / "killed" / "checkpoints").steps() == [5, 0]
-    assert cli.main([*argv, str(tmp_path / "killed")]) == 0
-    assert compare(tmp_path / "straight", tmp_path / "killed") == []
+    assert Checkpoints(tmp_path / "checkpoints").steps()[0] == 5
 
 
 # --- damaged ----------------------------------------------------------------------------------
@@ -480,8 +486,7 @@ def test_a_run_of_a_version_that_kept_no_settings_resumes_and_says_so(
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=SSE4_2")  # nobody can know what it was
     train(killed)
     assert "did not keep XLA_FLAGS and JAX's settings, so they are not compared" in caplog.text
-    result = json.loads((killed / "result.json").read_text())
-    assert result["changes"] == []
+    assert "changes" not in json.loads((killed / "result.json").read_text())
 
 
 def test_other_code_and_devices_are_refused_unless_accepted(tiny_config, tmp_path):
