@@ -60,6 +60,7 @@ LAWS := plan_laws resume stages mesh step feature_cache training average sweep
 soak: $(VENV)/.test  ## kill runs in every phase, and test the laws with fully optimized programs (45 minutes)
 	$(BIN)/python -m tests.soak
 	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "soak or not soak" $(LAWS:%=tests/test_%.py)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m soak $(LAWS:%=--ignore=tests/test_%.py)
 
 fuzz: $(VENV)/.test  ## feed the readers of images, weights and JSON 100,000 damaged files each
 	$(PIP_INSTALL) -e '.[fuzz]'

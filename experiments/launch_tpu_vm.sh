@@ -25,6 +25,7 @@ usage: launch_tpu_vm.sh --name NAME --zone ZONE --type TYPE --runtime VERSION
   --dry-run         print the commands, run none
 
 The command finds configs/ and experiments/ of this checkout, as they are now, and data/.
+What git ignores stays here, and so do new files whose name begins with a dot.
 The same command again resumes.
 END
 }
@@ -77,8 +78,9 @@ cd "$(dirname "$0")/.."
 
 poll=${TLJAX_POLL:-60} # seconds between looks at a VM
 place=("--zone=$zone" ${project:+"--project=$project"} --quiet)
-code_archive=$(mktemp -d)/tljax.tar.gz
-trap 'rm -rf "$(dirname "$code_archive")"' EXIT
+temporary=$(mktemp -d)
+code_archive=$temporary/tljax.tar.gz code_files=$temporary/files
+trap 'rm -rf "$temporary"' EXIT
 
 # Prints a command, and runs it unless the run is a dry one.
 run() {
@@ -207,8 +209,25 @@ see_through() { # NAME ADDRESS COMMAND...
   return "$code"
 }
 
-run tar --exclude=__pycache__ -czf "$code_archive" \
-  pyproject.toml constraints.txt LICENSE README.md tljax configs experiments
+# Lists the files that the VMs get, each ended by NUL: those that git tracks, as they are now, and
+# new ones, without what git ignores and without hidden ones, as these may hold keys.
+list_code() {
+  local look=(git ls-files --exclude-standard '--exclude=.*') file new
+  local where=(-- pyproject.toml setup.py constraints.txt LICENSE README.md)
+  where+=(tljax configs experiments)
+  "${look[@]}" -z --cached --others "${where[@]}" 2> /dev/null |
+    while IFS= read -r -d '' file; do
+      [ ! -e "$file" ] || printf '%s\0' "$file" # git lists what was deleted, too
+    done > "$code_files" || true
+  grep -zqx pyproject.toml "$code_files" ||
+    fail "git does not list the files of $PWD, and not all in it are for a VM; \`git init\` there"
+  new=$("${look[@]}" --others "${where[@]}" | wc -l)
+  [ "$new" -eq 0 ] ||
+    echo "launch_tpu_vm.sh: files that git does not track and the VMs get, too: $((new))" >&2
+}
+
+list_code
+run tar --null --no-recursion --files-from="$code_files" -czf "$code_archive"
 if [ "$vms" = 1 ]; then
   see_through "$name" "${workdir%/}" "$@"
   exit

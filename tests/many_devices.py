@@ -27,7 +27,6 @@ MESHES = ("data:8", "data:4,fsdp:2")
 PLAIN, MIXED = Objective(), Objective(label_smoothing=0.1, mixup=0.8, cutmix=1.0)
 CASES = {  # network, plan, parts of a batch, loss
     "resnet, all of it": ("resnet", from_scratch, 1, PLAIN),  # BatchNorm sees the whole batch
-    "resnet, first group frozen": ("resnet", lambda groups: freeze_first(groups, 1), 1, PLAIN),
     "vit, first group frozen, images mixed, in two parts": (
         "vit",
         lambda groups: freeze_first(groups, 1),

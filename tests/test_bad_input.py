@@ -53,6 +53,10 @@ CONFIG_PAGES = {
         b"from tljax.config import base\n"
         b"def get_config(arg):\n    c = base()\n    c.lr = 'fast'\n    return c\n"
     ),
+    "unset.py": (
+        b"from tljax.config import base\n"
+        b"def get_config(arg):\n    c = base()\n    c.lr = None\n    return c\n"
+    ),
     "latin.py": b"# caf\xe9\n",
     "nul.py": b"x = 1\0\n",
     "imports.py": b"import a_module_that_is_not_there\n",
@@ -100,6 +104,21 @@ def make_data(root):
     for split in ("train", "val", "valid"):
         photos(root / "twice" / split / "cats")
         photos(root / "twice" / split / "dogs")
+    for split in ("train", "Test", "eval"):
+        photos(root / "tested" / split / "cats", count=3)
+        photos(root / "tested" / split / "dogs", count=3)
+    shutil.copytree(root / "tested" / "train", root / "unused" / "train")
+    shutil.copytree(root / "tested" / "train", root / "unused" / "holdout")
+    shutil.copytree(root / "tested" / "train", root / "parts" / "my_train")
+    shutil.copytree(root / "tested" / "train", root / "parts" / "my_test")
+    shutil.copytree(root / "tested" / "train", root / "below" / "cats" / "train")
+    photos(root / "below" / "dogs")
+    photos(root / "phones" / "cats")
+    (root / "phones" / "dogs").mkdir()
+    (root / "phones" / "dogs" / "0.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    photos(root / "floats" / "cats")
+    photos(root / "floats" / "dogs")
+    Image.new("F", (40, 40)).save(root / "floats" / "dogs" / "7.tif")
     photos(root / "single" / "cats", count=1)
     photos(root / "single" / "dogs", count=1)
     strange = root / "strange" / "<b>\x1b[31m\nclass"
@@ -256,6 +275,13 @@ ROWS = {
     "a config that lacks fields": (page("lacks.py"), "lacks the field"),
     "a config that sets a field that is none": (page("typo.py"), "lrr"),
     "a config that sets a wrong type": (page("type.py"), "TypeError"),
+    "a config that sets a field to nothing": (page("unset.py"), "sets lr to None"),
+    "a mistyped name of a config": (
+        [*page("x")[:2], "fine_tunes", *page("x")[3:]],
+        "did you mean 'fine_tune'?); give the path of one, or one of the names cats_vs_dogs, ",
+    ),
+    "a config that only a checkout has": (page("fine_tune.py"), "did you mean 'fine_tune'?"),
+    "a config without a name": (["plan", "--config", ""], "there is no config file"),
     "a config in Latin-1": (page("latin.py"), "fix the file"),
     "a config with a NUL": (page("nul.py"), "fix the file"),
     "a config that imports what is not there": (page("imports.py"), "a_module_that_is_not_there"),
@@ -264,6 +290,11 @@ ROWS = {
     "a number in words": (field("lr=fast"), "config.lr=fast"),
     "a float for a whole number": (field("batch_size=1.5"), "config.batch_size"),
     "no value": (field("lr"), "lr"),
+    "nothing for a field that has a value": (
+        field("augment=None"),
+        "--config.augment is None, but this field always has a value; leave it out, or give one,"
+        " such as its default 'none'",
+    ),
     "a mistyped flag": ([*DIGITS, "--confg.lr=1"], "unknown argument '--confg.lr=1'"),
     "a flag file": ([*DIGITS, "--flagfile=/nope"], "unknown argument"),
     "a process without others": ([*DIGITS, "--num_processes", "2"], "belong together"),
@@ -456,6 +487,11 @@ ROWS = {
     "a class without images": (data("hollow"), "dogs"),
     "a test class that training lacks": (data("odd"), "wolves"),
     "two validation folders": (data("twice"), "both val and valid"),
+    "two test folders": (data("tested"), "both Test and eval"),
+    "a folder beside train that is not used": (data("unused"), "unused/holdout holds folders"),
+    "splits of other names": (data("parts"), "no folder called train, but my_test, my_train"),
+    "splits below the classes": (data("below"), "below/cats/train lies in"),
+    "a class of images that are not read": (data("phones"), "can be read, but e.g. 0.heic"),
     "one image a class": (data("single"), "one image per class"),
     "a pipe named like an image": (data("fifo"), "only one class folder"),
     "more images than there are": (field("train_size=100000"), "train_size is 100000"),
@@ -467,6 +503,11 @@ ROWS = {
     "an image of no bytes": (data("zero"), "7.png"),
     "a pickle named .png": (data("pickle"), "7.png"),
     "a link to nowhere": (data("link"), "No such file"),
+    "an image of floats": (data("floats"), "set deep_images to own_range"),
+    "a mistyped scaling of deep images": (
+        field("deep_images=own_rnge"),
+        "did you mean 'own_range'",
+    ),
     "names with newlines, tags and escapes": (data("strange"), r"<b>\x1b[31m\nclass/a\nb.png"),
     # --- TensorFlow Datasets
     "tfds: no name": (records(""), "names no data set"),
@@ -577,6 +618,11 @@ ROWS = {
     "a workdir below a file": ([*DIGITS[:4], "runs/file/run", *DIGITS[5:]], "cannot write"),
     "a name that is too long": ([*DIGITS[:4], "x" * 300, *DIGITS[5:]], "name too long"),
     "another learning rate": (rerun("good", "lr=0.5"), "lr was"),
+    "more epochs": (
+        rerun("good", "epochs=20"),
+        "set init_from=runs/good and head_init=pretrained (and, if scenario is from_scratch,"
+        " scenario=fine_tune) in a new workdir",
+    ),
     "another data set": (rerun("good", "data=embedded:textures"), "data was embedded:digits"),
     "a run whose config is no JSON": (rerun("text config"), "config.json"),
     "a run whose result is no JSON": (rerun("text result"), "result.json"),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import pickle
 import re
 import runpy
@@ -16,6 +17,7 @@ from PIL import Image
 from tljax import data
 from tljax.data import embedded, glyphs, transforms
 from tljax.data.folder import packaged_folder_spec
+from tljax.data.listing import find_images
 from tljax.data.pipeline import TrainBatches
 from tljax.data.sources import Source
 from tljax.data.splits import stratified_order, stratified_split
@@ -76,6 +78,11 @@ class DictDataset:
         ((np.arange(72, dtype=np.uint8).reshape(3, 4, 6), [2, 0, 1]), [2, 0, 1]),
         ([np.zeros((3, 4, 6, 3), np.uint8), np.array([0, 0, 1])], [0, 0, 1]),
         ([(np.zeros((4, 6), np.uint8), 1), (np.zeros((4, 6), np.uint8), 0)], [1, 0]),
+        ([[np.zeros((4, 6), np.uint8), 0], [np.zeros((4, 6), np.uint8), 1]], [0, 1]),
+        ([[Image.new("L", (6, 4)), np.int8(1)], [Image.new("P", (6, 4)), np.array(0)]], [1, 0]),
+        (([np.zeros((4, 6), np.uint8), np.zeros((4, 6), np.uint8)], [0, 1]), [0, 1]),
+        (([Image.new("L", (6, 4)), Image.new("RGBA", (6, 4))], np.array([0, 1])), [0, 1]),
+        (([np.zeros((4, 6), np.uint8), np.zeros((4, 6, 3), np.uint8)], (1, 0)), [1, 0]),
     ],
 )
 def test_as_source_adapts_what_users_have(given, labels):
@@ -106,12 +113,43 @@ def test_a_users_data_set_can_be_batched():
         ((np.zeros((0, 4, 4), np.uint8), []), "no images"),
         ((np.zeros(2, np.uint8), [0, 1]), r"the images have shape \(2,\)"),
         ([(np.zeros((4, 4), np.uint8), "cat")], "a label is a str"),
+        ([[np.zeros((4, 4), np.uint8), "cat"], [np.zeros((4, 4), np.uint8), "dog"]], "is a str"),
+        (([Image.new("L", (4, 4))], [0, 1]), r"1 images, but the labels have shape \(2,\)"),
         ([5, 6, 7], "an element of the data is a int"),
     ],
 )
 def test_as_source_says_what_is_wrong(given, sentence):
     with pytest.raises(InputError, match=sentence):
         data.as_source(given)
+
+
+class Photographs:
+    """A user's data set without `fingerprint`; image `wrong` cannot be read."""
+
+    def __init__(self, images, wrong=None):
+        self.images, self.labels, self.wrong = images, [0] * len(images), wrong
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        if index == self.wrong:
+            raise data.Unreadable(str(index), "it is damaged")
+        return self.images[index], 0
+
+
+def test_every_image_of_a_users_data_is_part_of_its_fingerprint():
+    images = np.zeros((200, 2, 3), np.uint8)
+    rgb = np.repeat(images[..., None], 3, axis=3)
+    first = data.fingerprint(data.as_source(Photographs(images)))
+    assert first == data.fingerprint(data.as_source(Photographs(rgb)))
+    seen = {first, data.fingerprint(data.as_source(Photographs(images.swapaxes(1, 2))))}
+    for row in (1, 100, 198):
+        changed = images.copy()
+        changed[row, 1, 1] = 1
+        seen.add(data.fingerprint(data.as_source(Photographs(changed))))
+        seen.add(data.fingerprint(data.as_source(Photographs(images, wrong=row))))
+    assert len(seen) == 8
 
 
 # -------------------------------------------------------------------------------- splits
@@ -305,7 +343,7 @@ def test_importing_data_imports_no_heavy_package():
 def fill(root, layout: dict[str, int], extension: str = ".png"):
     """Write `layout[folder]` images into each folder; the blue value is the image's number."""
     for folder, count in layout.items():
-        (root / folder).mkdir(parents=True)
+        (root / folder).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             image = Image.new("RGB", (8, 8), (0, 0, i))
             image.save(root / folder / f"{i:03}{extension}")
@@ -349,14 +387,196 @@ def test_a_class_may_be_called_train(tmp_path):
     assert data.read_class_names(fill(tmp_path, {"train": 4, "bus": 4})) == ("bus", "train")
 
 
-def test_folder_ignores_hidden_and_other_files(tmp_path):
+def test_folder_names_what_it_leaves_out(tmp_path, caplog):
     spec = fill(tmp_path, {"a": 5, "b": 5, ".cache": 3}, ".JPeG")
-    (tmp_path / "a" / "notes.txt").write_text("no image")
-    (tmp_path / "a" / ".hidden.jpg").write_text("no image")
+    for name in (".hidden.jpg", "Thumbs.db", "desktop.ini"):
+        (tmp_path / "a" / name).write_text("no image")
+    (tmp_path / "__MACOSX").mkdir()
     (tmp_path / "README.md").write_text("no folder")
+    for _ in range(2):
+        dataset = data.load(spec)
+        assert dataset.class_names == ("a", "b")
+        assert len(dataset.train) + len(dataset.val) + len(dataset.test) == 10
+    assert not caplog.messages
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "b" / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(99))
+    (tmp_path / "b" / "link").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "b" / "pipe.png")
+    (tmp_path / "logo.png").write_bytes(b"")
+    for _ in range(2):
+        assert len(files(data.load(spec).test)) == 2
+    assert sorted(caplog.messages) == [
+        f"left out 1 images in {tmp_path} that lie in no class folder: logo.png",
+        f"left out 4 files in {tmp_path} that are not JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, JPEG"
+        " 2000 or AVIF images: a/notes.txt, b/link, b/photo.heic, b/pipe.png",
+    ]
+
+
+def test_folder_takes_an_image_for_one_by_its_name_or_content(tmp_path, caplog):
+    suffixes = [
+        *(".tif", ".tiff", ".gif", ".jfif", ".jpe", ".jp2", ".avif", ".ppm", ".pgm", ".dib"),
+        *(".TIF", ".webp", "", ".dat", ".image", ".1"),
+    ]
+    kinds = {".tif": "TIFF", ".jp2": "JPEG2000", ".avif": "AVIF", ".ppm": "PPM", ".dib": "DIB"}
+    for label, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        for i, suffix in enumerate(suffixes):
+            image = Image.new("RGB", (8, 8), (100 * label, 0, 10 * i))
+            image.save(tmp_path / name / f"{i:02}{suffix}", kinds.get(suffix, "BMP"))
+    (tmp_path / "a" / "wrong.png").write_text("no image")
+    found = data.load(f"folder:{tmp_path}").test.source
+    assert found.labels.tolist() == [0] * 17 + [1] * 16
+    pixels = [found[i]["image"][0, 0].tolist() for i in range(16)]
+    assert np.abs(np.array(pixels) - [[0, 0, 10 * i] for i in range(16)]).max() <= 3
+    assert not caplog.messages
+    with pytest.raises(data.Unreadable, match=r"wrong\.png"):
+        found[16]
+
+
+def test_images_in_sub_folders_belong_to_the_class(tmp_path, caplog):
+    layout = {"a/x/deep": 2, "a": 0, "a/.hidden": 1, "a/@eaDir/1.png": 1, "b/y": 3, "b/z": 0}
+    spec = fill(tmp_path, layout)
+    for name, into in {"a": ["1.png", "zz.png"], "b": ["one.png", "y2.png"]}.items():
+        for file in into:
+            Image.new("RGB", (8, 8)).save(tmp_path / name / file)
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "round").symlink_to(tmp_path / "a")
+    (tmp_path / "b" / "y3").symlink_to(tmp_path / "b" / "y")
+    source = data.load(spec).test.source
+    names = [file.relative_to(tmp_path).as_posix() for file in source.files]
+    assert names == [
+        *("a/1.png", "a/x/deep/000.png", "a/x/deep/001.png", "a/zz.png", "b/one.png"),
+        *("b/y/000.png", "b/y/001.png", "b/y/002.png", "b/y2.png"),
+    ]
+    assert source.labels.tolist() == [0] * 4 + [1] * 5
+    assert find_images(tmp_path / "a") == source.files[:4]
+    assert find_images(tmp_path) == source.files
+    assert caplog.messages == [
+        f"5 images in {tmp_path} lie in sub-folders of their class folders: a/x/deep/000.png,"
+        " a/x/deep/001.png, b/y/000.png, b/y/001.png, b/y/002.png"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test"),
+    [
+        ("Training", None, "Testing"),
+        ("train", "Val", "Test"),
+        ("TRAIN", "dev", "tests"),
+        ("train_set", "valid", "test_set"),
+        ("Train Images", "validation-set", "eval"),
+        ("training-data", "val", "Evaluation"),
+        ("train", "valid", None),
+    ],
+)
+def test_folder_knows_the_usual_names_of_splits(tmp_path, train, val, test, caplog):
+    spec = fill(
+        tmp_path,
+        {f"{train}/a": 5, f"{train}/b": 5, ".git/x": 1, "docs": 0, "empty/x/y": 0}
+        | ({f"{val}/a": 1, f"{val}/b": 1} if val else {})
+        | ({f"{test}/a": 3, f"{test}/b": 4} if test else {}),
+    )
     dataset = data.load(spec)
-    assert dataset.class_names == ("a", "b")
-    assert len(dataset.train) + len(dataset.val) + len(dataset.test) == 10
+    assert dataset.class_names == data.read_class_names(spec) == ("a", "b")
+    assert len(dataset.test) == (7 if test else 2)
+    assert len(dataset.val) == 2
+    assert len(dataset.train) == (10 if val and test else 8)
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("name", ["test", "eval", "Val", "training", "dev"])
+def test_a_class_may_be_called_like_a_split(tmp_path, name):
+    spec = fill(tmp_path, {name: 4, "bus": 4, "car": 4})
+    assert set(data.read_class_names(spec)) == {name, "bus", "car"}
+    assert len(files(data.load(spec).test)) == 3
+
+
+@pytest.mark.parametrize(
+    ("inside", "within"),
+    [
+        ("set", {"train/a": 2, "train/b": 2, "test/a": 1}),
+        ("set", {"a": 3, "b": 3}),
+        ("one/two", {"a": 3, "b/c": 3}),
+        ("data", {"train/train/a": 2, "train/train/b": 2, "test/test/b": 1}),
+    ],
+)
+def test_a_data_set_one_folder_down_is_entered(tmp_path, inside, within, caplog):
+    spec = fill(tmp_path, {f"{inside}/{folder}": count for folder, count in within.items()})
+    fill(tmp_path, {"__MACOSX/set/a": 1})
+    (tmp_path / "README.txt").write_text("what this is")
+    assert data.read_class_names(spec) == ("a", "b")
+    assert not caplog.messages
+    assert len(data.load(spec).test) == (1 if "test" in str(within) else 2)
+    data.load(spec)
+    message = f"{tmp_path / inside} is read, the only folder in {tmp_path}"
+    assert [told for told in caplog.messages if "is read" in told] == [message]
+
+
+def test_folders_in_a_circle_are_entered_once(tmp_path):
+    (tmp_path / "round").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="holds only one class folder, 'round'"):
+        data.load(f"folder:{tmp_path}")
+
+
+def test_folder_says_which_images_are_unused(tmp_path, caplog):
+    spec = fill(tmp_path, {"train/a": 5, "train/b": 5, "seg_pred": 2, "train/c": 3, "test/a": 1})
+    Image.new("RGB", (8, 8)).save(tmp_path / "test" / "stray.png")
+    data.load(spec)
+    assert caplog.messages == [
+        f"the images in seg_pred, beside the training images in {tmp_path}, are not used",
+        f"left out 1 images in {tmp_path} that lie in no class folder: test/stray.png",
+    ]
+
+
+def test_the_fingerprint_is_that_of_every_files_content_and_class(tmp_path):
+    spec = fill(tmp_path / "data", {"a": 4, "b": 4, "c/x": 1})
+    root = tmp_path / "data"
+
+    def load(**options):
+        return data.load(spec, **options).test.source
+
+    source = load()
+    seen = [data.fingerprint(source)]
+    assert data.fingerprint(pickle.loads(pickle.dumps(source))) == data.fingerprint(load())
+    for name in ("a/001.png", "b/002.png"):
+        content = bytearray((root / name).read_bytes())
+        content[-20] ^= 1
+        (root / name).write_bytes(content)
+        seen.append(data.fingerprint(source))
+        assert data.fingerprint(load()) == seen[-1]
+    (root / "a" / "000.png").unlink()
+    seen.append(data.fingerprint(source))
+    (root / "c" / "x").rename(root / "c" / "y")
+    seen.append(data.fingerprint(load()))
+    (root / "c" / "y" / "000.png").rename(root / "c" / "000.png")
+    seen.append(data.fingerprint(load()))
+    seen.append(data.fingerprint(load(deep_images="own_range")))
+    assert len(set(seen)) == 7
+
+
+def test_the_fingerprint_of_a_large_folder_is_that_of_every_file_too(tmp_path):
+    spec = fill(tmp_path, {"a": 3, "b": 3})
+    with (tmp_path / "a" / "000.png").open("ab") as large:
+        large.truncate(2**28)
+    first = data.fingerprint(data.load(spec).test.source)
+    content = bytearray((tmp_path / "a" / "001.png").read_bytes())
+    content[-20] ^= 1
+    (tmp_path / "a" / "001.png").write_bytes(content)
+    assert data.fingerprint(data.load(spec).test.source) != first
+
+
+def test_the_fingerprint_of_a_split_is_that_of_its_images_alone(tmp_path):
+    spec = fill(tmp_path, {"cat": 3, "dog": 1})
+    base = data.load(spec).test.source
+    found = data.fingerprint(data.Subset(data.Subset(base, [3, 1, 0]), [1, 0]))
+    (tmp_path / "cat" / "000.png").unlink()
+    assert data.fingerprint(data.Subset(base, [1, 3])) == found
+    assert data.fingerprint(data.Subset(base, [3, 1])) != found
+
+
+def test_deep_images_is_one_of_two():
+    with pytest.raises(InputError, match=r"no deep_images 'own_rnge' \(did you mean"):
+        data.load("embedded:digits", deep_images="own_rnge")
 
 
 @pytest.mark.parametrize(
@@ -366,8 +586,41 @@ def test_folder_ignores_hidden_and_other_files(tmp_path):
         ({"a": 3}, "{} holds only one class folder, 'a'; add at least one more class"),
         (
             {"a": 3, "b": 0},
-            "the class folder {}/b holds no .jpg, .jpeg, .png, .webp, .bmp image; add some or "
-            "remove it",
+            "the class folder {}/b holds no image; add JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, JPEG "
+            "2000 or AVIF images or remove it",
+        ),
+        (
+            {"train/a": 2, "train/b": 2, "Test/a": 1, "eval/a": 1},
+            "{} holds both Test and eval; keep one of them",
+        ),
+        (
+            {"train/a": 2, "train/b": 2, "Training/a": 1},
+            "{} holds both Training and train; keep one of them",
+        ),
+        (
+            {"train/a": 2, "train/b": 2, "holdout/a": 1, "holdout/b": 0},
+            "{}/holdout holds folders of images, but lies beside the training images and is "
+            "neither test nor val; rename it to one of them, or move it away",
+        ),
+        (
+            {"seg_test/a": 2, "seg_train/a": 2, "seg_train/b": 1},
+            "{} holds no folder called train, but seg_test, seg_train with folders of images "
+            "inside; call the folders of the splits train, test and val",
+        ),
+        (
+            {"Test/a": 2, "Test/b": 2},
+            "folder:{} has test images alone; add training images, in a split or folder called "
+            "train, or give it to `tljax evaluate --data`",
+        ),
+        (
+            {"train": 3, "test": 3},
+            "{}/train holds no class folders; put the images of each class into a folder of its "
+            "own",
+        ),
+        (
+            {"cat/train": 2, "cat/test": 2, "dog/train": 2},
+            "{}/cat/train lies in what would be a class folder; give the path of {}/cat if that is "
+            "the data set, else put the folders of the classes into train",
         ),
         (
             {"a": 1, "b": 1},
@@ -382,6 +635,11 @@ def test_folder_ignores_hidden_and_other_files(tmp_path):
         (
             {"train/a": 2, "train/b": 2, "test": 0},
             "{}/test holds no class folders; fill it or remove it",
+        ),
+        (
+            {"train/a": 2, "train/b": 2, "test": 3},
+            "{}/test holds images, but no class folders; put those of each class into a folder of "
+            "its own, or move it away",
         ),
         (
             {"train/a": 2, "train/b": 2, "test/a": 1, "test/c": 1, "test/d": 1},
@@ -400,7 +658,7 @@ def test_folder_ignores_hidden_and_other_files(tmp_path):
 )
 def test_folder_says_what_is_wrong(tmp_path, layout, sentence):
     spec = fill(tmp_path, layout)
-    with says(sentence.format(tmp_path)):
+    with says(sentence.replace("{}", str(tmp_path))):
         data.load(spec)
 
 

@@ -14,11 +14,18 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
-from tljax.data import Unreadable, decode
-from tljax.data.images import as_rgb
+from tljax import data as data_lib
+from tljax.data import Unreadable, decode, images
+from tljax.data.images import as_rgb, find_format
 from tljax.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said(monkeypatch):
+    """As in a new process: what is said once has not been said."""
+    monkeypatch.setattr(images, "_said", set())
 
 
 @pytest.fixture
@@ -26,6 +33,9 @@ def gradient() -> np.ndarray:
     """A smooth image without symmetry: uint8 (24, 32, 3)."""
     rows, columns = np.mgrid[0:24, 0:32]
     return np.stack([rows * 10, columns * 7, 120 + rows], axis=2).astype(np.uint8)
+
+
+KINDS = ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "DIB", "JPEG2000", "AVIF"]
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -51,6 +61,18 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+def tiff(width: int, bits: int, pixels: bytes, white_is_zero=False, is_thumbnail=False) -> bytes:
+    """A grey TIFF of one row; Pillow does not write all kinds."""
+    tags = {
+        **{254: int(is_thumbnail), 256: width, 257: 1, 258: bits, 259: 1},
+        **{262: int(not white_is_zero), 273: 8, 277: 1, 278: 1, 279: len(pixels)},
+    }
+    pixels += b"\0" * (len(pixels) % 2)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + len(pixels))
+    return head + pixels + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "tolerance"),
     [
@@ -58,6 +80,13 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
         ("BMP", {}, 0),
         ("WEBP", {"lossless": True}, 0),
         ("JPEG", {"quality": 95, "subsampling": 0}, 4),
+        ("TIFF", {}, 0),
+        ("TIFF", {"compression": "tiff_lzw"}, 0),
+        ("PPM", {}, 0),
+        ("DIB", {}, 0),
+        ("JPEG2000", {"irreversible": False}, 0),
+        ("JPEG2000", {"no_jp2": True}, 0),
+        ("AVIF", {"quality": 100, "subsampling": "4:4:4"}, 4),
     ],
 )
 def test_every_format_from_a_path_and_from_bytes(tmp_path, gradient, kind, options, tolerance):
@@ -70,6 +99,28 @@ def test_every_format_from_a_path_and_from_bytes(tmp_path, gradient, kind, optio
     assert np.abs(pixels.astype(int) - gradient).max() <= tolerance
     np.testing.assert_array_equal(decode(data), pixels)
     np.testing.assert_array_equal(decode(str(path)), pixels)
+
+
+@pytest.mark.parametrize("save_all", [False, True])
+def test_gif(gradient, save_all):
+    """A GIF has at most 256 colours; of an animation the first frame is taken."""
+    image = Image.fromarray(gradient).quantize(256)
+    frames = {"save_all": True, "append_images": [image.rotate(90)]} if save_all else {}
+    pixels = decode(encoded(image, "GIF", **frames))
+    np.testing.assert_array_equal(pixels, np.asarray(image.convert("RGB")))
+
+
+def test_a_gif_that_is_transparent_is_blended_over_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    pixels = decode(encoded(image, "GIF", transparency=1))
+    np.testing.assert_array_equal(pixels[0], [[10, 20, 30], [255, 255, 255]])
+
+
+def test_portable_maps_as_text_and_with_comments():
+    np.testing.assert_array_equal(decode(b"P2\n# by hand\n2 1\n10\n0 10\n")[0, :, 0], [0, 255])
+    np.testing.assert_array_equal(decode(b"P1 2 1 0 1")[0, :, 0], [255, 0])
 
 
 def test_grey_is_repeated(gradient):
@@ -108,9 +159,72 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
     np.testing.assert_array_equal(pixels[0, :, 1], [0, 1, 128, 255])
 
 
-def test_sixteen_bit_colour_keeps_the_high_byte():
+def test_sixteen_bit_colour_keeps_the_high_byte(caplog):
     rows = b"\0" + struct.pack(">6H", 0, 0x1234, 0xFFFF, 0x8000, 0x00FF, 0x0100)
-    np.testing.assert_array_equal(decode(png(2, 1, 16, 2, rows)), [[[0, 0x12, 0xFF], [0x80, 0, 1]]])
+    for deep in images.DEEP:
+        pixels = decode(png(2, 1, 16, 2, rows), "x.png", deep)
+        np.testing.assert_array_equal(pixels, [[[0, 0x12, 0xFF], [0x80, 0, 1]]])
+    assert caplog.messages == [
+        "of colour images with 16 bits a channel, e.g. x.png, the upper 8 bits are used"
+    ]
+
+
+DEEP = np.array([[100, 1000, 4000]], np.uint16)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM", "JPEG2000"])
+def test_deep_grey_is_scaled_by_its_own_range_on_request_and_else_it_is_said(kind, caplog):
+    data = encoded(Image.fromarray(DEEP), kind)
+    np.testing.assert_array_equal(decode(data, deep="own_range")[0, :, 0], [0, 59, 255])
+    assert not caplog.messages
+    for name in ("one.x", "two.x"):
+        np.testing.assert_array_equal(decode(data, name)[0, :, 2], [0, 4, 16])
+    assert caplog.messages == [
+        "of grey images with more than 8 bits, e.g. one.x, the range from 0 to 65,535 is scaled to"
+        " 8 bits; set deep_images to own_range to scale each image by its own smallest and largest"
+        " pixel"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "full", "own"),
+    [
+        (tiff(2, 12, b"\x40\x0f\xff"), [64, 255], [0, 255]),  # 1024, 4095
+        (tiff(2, 16, b"\0\x40\xff\xff"), [64, 255], [0, 255]),  # 16384, 65535
+        (tiff(2, 16, b"\0\x40\xff\xff", white_is_zero=True), [191, 0], [255, 0]),
+        (tiff(2, 16, b"\0\x40\0\x40"), [64, 64], [0, 0]),
+    ],
+)
+def test_tiffs_of_other_depths(data, full, own):
+    np.testing.assert_array_equal(decode(data)[0, :, 0], full)
+    np.testing.assert_array_equal(decode(data, deep="own_range")[0, :, 0], own)
+
+
+@pytest.mark.parametrize(
+    ("values", "what", "own"),
+    [
+        (np.float32([[-1, 0, 1]]), "floats", [0, 128, 255]),
+        (np.float32([[np.nan, -np.inf, 1, 3, np.inf]]), "floats", [0, 0, 0, 255, 255]),
+        (np.float32([[np.nan]]), "floats", [0]),
+        (np.int32([[0, 35_000, 70_000]]), "numbers beyond 16 bits", [0, 128, 255]),
+        (np.int32([[-1, 0]]), "numbers beyond 16 bits", [0, 255]),
+    ],
+)
+def test_pixels_without_a_fixed_range_are_refused_unless_scaled_by_their_own(values, what, own):
+    data = encoded(Image.fromarray(values), "TIFF")
+    with says(
+        f"cannot read image x.tif: its pixels are {what}; convert it to 8 bits, or set deep_images"
+        " to own_range"
+    ):
+        decode(data, "x.tif")
+    np.testing.assert_array_equal(decode(data, deep="own_range")[0, :, 0], own)
+
+
+def test_a_cameras_raw_file_is_not_its_thumbnail():
+    with says(
+        "cannot read image x.dng: its first image is a thumbnail; convert it to a JPEG or PNG file"
+    ):
+        decode(tiff(2, 8, b"\0\1", is_thumbnail=True), "x.dng")
 
 
 def test_cmyk(gradient):
@@ -123,23 +237,33 @@ def test_cmyk(gradient):
         assert np.abs(decode(jpeg).astype(int) - gradient).mean() < 4
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_of_an_animation_the_first_frame_is_taken(gradient, kind):
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_of_several_frames_the_first_is_taken_and_it_is_said(gradient, kind, caplog):
     frames = [Image.fromarray(np.roll(gradient, i, axis=1)) for i in range(3)]
     options = {"lossless": True} if kind == "WEBP" else {}
     animated = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
     with Image.open(io.BytesIO(animated)) as image:
         assert image.n_frames == 3
-    np.testing.assert_array_equal(decode(animated), gradient)
+    for name in ("one", "two"):
+        np.testing.assert_array_equal(decode(animated, name), gradient)
+    assert caplog.messages == [
+        "of images with several frames or pages, e.g. one, the first is used"
+    ]
+
+
+def test_the_preview_in_a_jpeg_is_not_worth_a_word(gradient, caplog):
+    image = Image.fromarray(gradient)
+    decode(encoded(image, "MPO", save_all=True, append_images=[image.resize((8, 6))]))
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 20_000), (20_000, 1)])
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "GIF", "PPM", "JPEG2000"])
 def test_extreme_shapes(shape, kind):
     assert decode(encoded(Image.new("RGB", shape[::-1]), kind)).shape == (*shape, 3)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_follows_an_image_does_not_matter(gradient, kind):
     data = encoded(Image.fromarray(gradient), kind)
     np.testing.assert_array_equal(decode(data + b"\0garbage" * 99), decode(data))
@@ -158,12 +282,40 @@ STORED = {
 }
 
 
-@pytest.mark.parametrize("orientation", STORED)
-def test_exif_orientation_is_applied(gradient, orientation):
-    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](gradient)))
+def photograph(upright: np.ndarray, orientation: int, kind: str) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    np.testing.assert_array_equal(decode(encoded(stored, "PNG", exif=exif)), gradient)
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    return encoded(stored, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+def test_exif_orientation_is_applied(gradient, orientation, kind):
+    np.testing.assert_array_equal(decode(photograph(gradient, orientation, kind)), gradient)
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_exif_orientation_is_applied_to_pillow_images(gradient, orientation, kind):
+    image = Image.open(io.BytesIO(photograph(gradient, orientation, kind)))
+    upright = ImageOps.exif_transpose(image)
+    forms = [[(image, 0)] * 3, [[image, 0], [image, 0]], ([image] * 3, [0] * 3), [(upright, 0)] * 2]
+    for given in forms:
+        np.testing.assert_array_equal(data_lib.as_source(given)[1]["image"], gradient)
+
+
+def test_deep_and_damaged_pillow_images(gradient, caplog):
+    np.testing.assert_array_equal(as_rgb(Image.fromarray(DEEP))[0, :, 1], [0, 4, 16])
+    assert "e.g. 3x1, from Pillow, the range from 0 to 65,535" in caplog.text
+    assert "convert them to 8 bits beforehand" in caplog.text
+    with pytest.raises(
+        Unreadable, match=r"3x1, from Pillow: its pixels are floats; convert it to 8 bits$"
+    ):
+        as_rgb(Image.fromarray(DEEP.astype(np.float32)))
+    cut = io.BytesIO(encoded(Image.fromarray(gradient), "PNG")[:-30])
+    with pytest.raises(Unreadable, match="32x24, from Pillow: its file is damaged; replace"):
+        as_rgb(Image.open(cut))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -190,12 +342,13 @@ def says(sentence: str):
 
 def damage(path) -> str:
     return (
-        f"cannot read image {path}: it is truncated or not a JPEG, PNG, WebP or BMP file; "
-        "replace or delete it"
+        f"cannot read image {path}: it is truncated or not a JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, "
+        "JPEG 2000 or AVIF file; replace or delete it"
     )
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of a TIFF's tags
+@pytest.mark.parametrize("kind", KINDS)
 def test_truncated(tmp_path, gradient, kind):
     path = tmp_path / f"cut.{kind.lower()}"
     data = encoded(Image.fromarray(gradient), kind)
@@ -211,7 +364,7 @@ def test_truncated(tmp_path, gradient, kind):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_changed_bytes_give_an_image_or_one_error(gradient, kind):
     data = encoded(Image.fromarray(gradient), kind)
     rng = np.random.default_rng(0)
@@ -233,8 +386,15 @@ NO_IMAGES = {
     "empty": lambda _: b"",
     "zeros": lambda _: bytes(1000),
     "zip": lambda _: b"PK\x03\x04" + bytes(500),
-    "gif": lambda image: encoded(image, "GIF"),
-    "float tiff": lambda image: encoded(image.convert("F"), "TIFF"),
+    "text that begins like a map": lambda _: b"P1 and P2 were ill",
+    "text that begins like a bitmap": lambda _: b"BMW and other makers of cars",
+    "program of PostScript": lambda image: encoded(image, "EPS"),
+    "pdf": lambda image: encoded(image, "PDF"),
+    "heic": lambda _: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99),
+    "heic that begins like avif": lambda _: b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99),
+    "a camera's raw file": lambda _: b"II*\0\x10\0\0\0CR\2\0" + bytes(99),
+    "ico": lambda image: encoded(image, "ICO"),
+    "tga": lambda image: encoded(image, "TGA"),
     "no columns": lambda _: png(0, 5, 8, 2, b"\0" * 5),
     "no rows": lambda _: png(5, 0, 8, 2, b""),
     "bitmap without columns": lambda image: encoded(image, "BMP").replace(
@@ -245,9 +405,11 @@ NO_IMAGES = {
 
 @pytest.mark.parametrize("kind", NO_IMAGES)
 def test_not_an_image(tmp_path, gradient, kind):
-    """The format is detected from the content, not from the name; a GIF is refused too."""
+    """The format is detected from the content, not from the name."""
     path = tmp_path / "diary.png"
     path.write_bytes(NO_IMAGES[kind](Image.fromarray(gradient)))
+    is_damaged = kind in ("no columns", "no rows", "bitmap without columns")
+    assert (find_format(path.read_bytes()[:64]) is not None) == is_damaged
     with says(damage(path)):
         decode(path)
 

@@ -165,7 +165,13 @@ def test_mean_pooling_leaves_the_class_token_out():
     np.testing.assert_allclose(pooled(tokens), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("fields", [{}, {"remat": True}, {"registers": 2, "layer_scale": 0.1}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"registers": 2, "layer_scale": 0.1},
+        *(pytest.param(fields, marks=pytest.mark.soak) for fields in ({}, {"remat": True})),
+    ],
+)
 def test_where_the_class_token_is_pooled_the_rest_of_the_last_block_makes_no_difference(fields):
     model = create("vit_micro_patch4_32", 0, depth=2, **fields)
     variables = init(model, jax.random.key(0), 32)

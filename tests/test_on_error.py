@@ -12,7 +12,7 @@ from tests.test_cli import run
 from tljax import data as data_lib
 from tljax import experiment
 from tljax.data import Preprocessing
-from tljax.data.folder import find_images
+from tljax.data.listing import find_images
 from tljax.errors import InputError
 
 PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)

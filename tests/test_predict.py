@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tests.test_export import torch_tensors
 from tljax import config as config_lib
 from tljax import data as data_lib
 from tljax import experiment
-from tljax.data.folder import find_images
+from tljax.data.listing import find_images
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +86,44 @@ def test_folders_are_searched_to_the_bottom_and_no_image_is_answered_twice(
     image = Image.new("RGB", (50, 30), (9, 99, 9))
     for name in ("b.png", "deep/er/a.JPG", "deep/c.webp", ".hidden/x.png", ".y.png"):
         image.save(root / name)
+    image.save(root / "deep" / "er" / "d", "TIFF")
     (root / "notes.txt").write_text("no image")
-    assert find_images(root) == [root / "b.png", root / "deep/c.webp", root / "deep/er/a.JPG"]
+    (root / "deep" / "drawing.svg").write_text("<svg/>")
+    (root / "Thumbs.db").write_text("no image")
     output = tmp_path / "p.csv"
     argv = ["predict", "--workdir", trained / "run", root / "deep/c.webp", root]
-    assert run(capsys, *argv, "--output", output)[0] == 0
-    order = ["deep/c.webp", "b.png", "deep/er/a.JPG"]
+    code, _, err = run(capsys, *argv, "--output", output)
+    assert code == 0
+    assert err == (
+        f"tljax: warning: left out 2 files in {root} that are not JPEG, PNG, WebP, BMP, TIFF, GIF,"
+        " PPM, JPEG 2000 or AVIF images: deep/drawing.svg, notes.txt\n"
+    )
+    order = ["deep/c.webp", "b.png", "deep/er/a.JPG", "deep/er/d"]
+    assert find_images(root) == sorted(root / name for name in order)
     assert [row["file"] for row in read(output)] == [str(root / name) for name in order]
     code, out, err = run(capsys, *argv)
     assert (code, err) == (0, "")
-    assert [str(root / name) in out for name in order] == [True] * 3
+    assert [str(root / name) in out for name in order] == [True] * 4
     assert f"{float(read(output)[0]['probability']):.4f}" in out
+
+
+def test_deep_images_are_scaled_as_in_training(trained, tmp_path, capsys):
+    pixels = np.random.default_rng(1).integers(0, 256, (36, 44))
+    pixels[0, :2] = 0, 255
+    files = [tmp_path / name for name in ("plain.png", "deep.png")]
+    Image.fromarray(pixels.astype(np.uint8)).save(files[0])
+    Image.fromarray((1000 + pixels).astype(np.uint16)).save(files[1])
+    workdir = shutil.copytree(trained / "run", tmp_path / "run")
+    config = json.loads((workdir / "config.json").read_text())
+    assert config.pop("deep_images") == "full_range"  # and so it is in older runs, which lack it
+    answers = []
+    for field in ({"deep_images": "own_range"}, {}):
+        (workdir / "config.json").write_text(json.dumps({**config, **field}))
+        argv = ["predict", "--workdir", workdir, *files, "--output", tmp_path / "p.csv"]
+        assert run(capsys, *argv)[0] == 0
+        plain, deep = ({**row, "file": ""} for row in read(tmp_path / "p.csv"))
+        answers.append(plain == deep)
+    assert answers == [True, False]
 
 
 def test_the_training_images_are_not_needed(trained, tmp_path, capsys):

@@ -385,8 +385,14 @@ MOVES = {
 STATISTICS = {"bitfit": r"nothing", "surgical": r"layer1_0/.*"}
 
 
-@pytest.mark.parametrize("name", CUT)
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [  # every recipe with one of the networks; a soak tests the others
+        pytest.param(recipe, name, marks=[] if (i + j) % len(CUT) == 0 else pytest.mark.soak)
+        for i, recipe in enumerate(RECIPES)
+        for j, name in enumerate(CUT)
+    ],
+)
 def test_every_page_meets_every_model_and_data_set(recipe, name, sources, tmp_path, capsys):
     """The run changes the parameters of the recipe, and not a bit of the others."""
     argv = page(recipe, name, sources, tmp_path)

@@ -109,9 +109,9 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
         *("--config.steps=12", "--config.eval_every=4", "--config.checkpoint_every=2"),
         *("--config.batch_size=16", "--config.log_every=3"),
     ]
-    blows = [("evaluation", "SIGTERM"), ("save", "SIGKILL"), ("write", "SIGKILL")]
+    blows = [("evaluation", "SIGTERM"), ("save", "SIGKILL")]
     campaign = run_campaign(argv, tmp_path, blows, random.Random(0))
-    assert campaign.kills.total() == 3
+    assert campaign.kills.total() == 2
     assert campaign.differences == []
 
 
@@ -259,11 +259,12 @@ def replace_it_by_a_file(folder):
     [
         remove_a_file,
         truncate_a_file,
-        empty_it,
-        copy_half,
         flip_a_bit,
-        lose_the_metadata,
         replace_it_by_a_file,
+        *(
+            pytest.param(damage, marks=pytest.mark.soak)
+            for damage in (empty_it, copy_half, lose_the_metadata)
+        ),
     ],
 )
 def test_a_damaged_checkpoint_falls_back_to_the_newest_whole_one(
@@ -544,10 +545,10 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-MORE_SIZES = [pytest.param(size, marks=pytest.mark.soak) for size in ("16k", "3200k")]
+MORE_SIZES = [pytest.param(size, marks=pytest.mark.soak) for size in ("16k", "2m", "3200k")]
 
 
-@pytest.mark.parametrize("size", ["4k", "2m", "64m,nr_inodes=30", *MORE_SIZES])
+@pytest.mark.parametrize("size", ["4k", "64m,nr_inodes=30", *MORE_SIZES])
 def test_a_full_disk_stops_the_run_and_room_lets_it_go_on(size, small_disk, straight, train, capfd):
     """30 inodes refuse files in the middle of a background save, while steps continue."""
     place, resize = small_disk

@@ -57,7 +57,7 @@ def gradient_of_a_batch(name, accumulate):
 
 
 @each_model
-@pytest.mark.parametrize("parts", [3, 12])  # of several images, and of one
+@pytest.mark.parametrize("parts", [3, pytest.param(12, marks=pytest.mark.soak)])  # 12: of one image
 def test_accumulated_gradients_are_the_batch_s(name, parts):
     assert_same(gradient_of_a_batch(name, 1), gradient_of_a_batch(name, parts))
 

@@ -223,6 +223,7 @@ def test_text_is_data_in_the_table(tmp_path):
     [
         ("yield {'lrr': 1}", "did you mean 'lr'?"),
         ("yield {'lr': 'fast'}", "sets lr to 'fast'"),
+        ("yield {'lr': None}", "sets lr to None"),
         ("yield {3: 1}", "'3', which is no config field"),
         ("yield 'lr'", "run 1 of sweep() in"),
         ("return", "NoneType"),

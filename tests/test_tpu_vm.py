@@ -112,6 +112,8 @@ esac
 @pytest.fixture
 def cloud(tmp_path, monkeypatch):
     """Puts fake `gcloud`, `curl` (VM number 0) and `python3` first in PATH; data in `tmp_path`."""
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("launch_tpu_vm.sh needs a git checkout, and this is none")
     tools = tmp_path / "tools"
     tools.mkdir()
     programs = {
@@ -146,6 +148,7 @@ def counted(cloud, what):
 # --- on a cloud of folders ---------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_a_run_whose_vm_is_taken_away_goes_on_in_another_to_the_same_bits(cloud, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     fields = ["--config.steps=40", "--config.eval_every=8", "--config.batch_size=8"]
@@ -222,6 +225,45 @@ def test_a_vm_that_cannot_be_made_ends_the_launch(cloud):
     done = launch("train", "--config", "p.py")
     assert done.returncode == 2
     assert "no more capacity" in done.stderr
+
+
+def test_what_git_ignores_and_new_hidden_files_stay_on_this_machine(cloud):
+    """A checkout of a user: the archive has the tracked files as they are, and new ones."""
+    checkout, there = cloud / "checkout", cloud / "vms" / "pets" / "home" / "tljax"
+    tracked = ["pyproject.toml", "configs/mine.py", "configs/gone.py", "experiments/.tracked"]
+    tracked += ["experiments/launch_tpu_vm.sh", "experiments/tpu_vm_worker.sh"]
+    ignored = ["experiments/key.json", "tljax/__pycache__/x.pyc", "configs/runs/big.npz"]
+    hidden = ["experiments/.env", "configs/.keys/mine"]
+    new = ["configs/new one.py", "tljax/new\nline.py"]
+    elsewhere = ["runs/w/config.json", "notes.txt"]
+    for name in [*tracked, *ignored, *hidden, *new, *elsewhere]:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_text("as committed")
+    for script in (LAUNCH, WORKER):
+        shutil.copy(script, checkout / "experiments")
+    (checkout / ".gitignore").write_text("__pycache__/\n*.npz\nkey.json\n")
+    subprocess.run(["git", "init", "--quiet", checkout], check=True)
+    subprocess.run(["git", "-C", checkout, "add", *tracked], check=True)
+    (checkout / "configs" / "mine.py").write_text("as it is now")
+    (checkout / "configs" / "gone.py").unlink()
+    tljax_on_the_vm(cloud, "true")
+    script = str(checkout / "experiments" / "launch_tpu_vm.sh")
+    command = [script, *WHERE, "--every", "1", "--keep", "--", "train", "--config", "c"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    sent = {str(p.relative_to(there)) for p in there.rglob("*") if p.is_file()}
+    sent -= {".venv/bin/tljax"}
+    assert sent == {*tracked, *new} - {"configs/gone.py"}
+    assert (there / "configs" / "mine.py").read_text() == "as it is now"
+    assert "git does not track and the VMs get, too: 2" in done.stderr
+
+
+def test_without_a_list_of_git_nothing_is_sent(cloud, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", str(cloud / "nowhere"))
+    done = launch("train", "--config", "p.py")
+    assert done.returncode == 2
+    assert "`git init` there" in done.stderr
+    assert not (cloud / "log").exists(), "gcloud was not called"
 
 
 @pytest.mark.parametrize("interrupted", range(4))

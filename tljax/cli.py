@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
+from tljax.console import print_any_character
 from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.devices.preemption import EXIT_CODE as PREEMPTED
 from tljax.devices.preemption import INTERRUPTED, LostProcess, Preempted, sigterm_raises
@@ -75,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: its name and arguments; None: those of this process.
     """
+    print_any_character()
     args, overrides = build_parser().parse_known_args(argv)
     code = _run(args, overrides)
     if code and args.command == "train":

@@ -1,7 +1,8 @@
 """The fields of every config, with their defaults, and how a config file is read.
 
-A config file, like those in `configs/`, sets what it changes. How a run is trained is described by
-`tljax.training.TrainingOptions`, whose fields are config fields too.
+A config file, like those in `configs/`, sets what it changes. It is a Python program, and reading
+it runs it. How a run is trained is described by `tljax.training.TrainingOptions`, whose fields are
+config fields too.
 """
 
 import importlib.machinery
@@ -85,6 +86,12 @@ class ExperimentFields:
     """Of Pillow, e.g. `bilinear` or `bicubic`."""
     crop_ratio: float | None = None
     """In evaluation: the share of the side that the centre crop covers."""
+    deep_images: str = "full_range"
+    """How grey images of `folder:` and `tfds:` with more than 8 bits are reduced to 8.
+
+    `full_range`: 0 to 65,535 becomes 0 to 255. `own_range`: each image's smallest pixel becomes 0,
+    its largest 255.
+    """
 
     # The plan: which groups move, and how fast.
     scenario: str = "fine_tune"
@@ -129,6 +136,14 @@ class ExperimentFields:
     """Further fields that the rule leaves as they are; overrides are added to it."""
 
 
+_SCHEMAS = (ExperimentFields, TrainingOptions)
+_FIELDS = {field.name: field for schema in _SCHEMAS for field in fields(schema)}
+
+
+def _may_be_none(name: str) -> bool:
+    return name not in _FIELDS or _FIELDS[name].default is None
+
+
 def base() -> ml_collections.ConfigDict:
     """A new config: the fields of `ExperimentFields` and `TrainingOptions`, with their defaults.
 
@@ -136,7 +151,7 @@ def base() -> ml_collections.ConfigDict:
     typed, so that `--config.x=v` is checked.
     """
     config = ml_collections.ConfigDict()
-    for schema in (ExperimentFields, TrainingOptions):
+    for schema in _SCHEMAS:
         hints = get_type_hints(schema)
         for field in fields(schema):
             if field.default is None:  # of type `t | None`
@@ -148,16 +163,17 @@ def base() -> ml_collections.ConfigDict:
 
 
 def load(path: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """Reads a config file and applies overrides.
+    """Reads a config file and applies overrides. The file is a program, which is run.
 
     Args:
-      path: a Python file with `get_config(arg)`; `FILE:ARG` passes an argument to it.
-      overrides: `--config.FIELD=VALUE`, as on a command line.
+      path: a Python file with `get_config(arg)`, or a name of `config_files`; `FILE:ARG` passes an
+        argument to it.
+      overrides: `--config.FIELD=VALUE`, as on a command line; `None` unsets a field.
 
     Raises:
       InputError: if the file is missing or broken, a field does not exist, or a value does not fit.
     """
-    file, argument = _split(path)
+    file, argument = _find(path)
     return _config(_module(file), file, argument, overrides)
 
 
@@ -168,7 +184,8 @@ def load_sweep(
 
     Args:
       path: a Python file with `get_config(arg)` and `sweep(arg)`, which yields a dict
-        {field: value} for each run. `FILE:ARG` passes an argument to both.
+        {field: value} for each run, or a name of `config_files`. `FILE:ARG` passes an argument to
+        both.
       overrides: for every run.
 
     Returns:
@@ -179,7 +196,7 @@ def load_sweep(
         unknown fields, values of the wrong type, no run, the same run twice, or a field that is
         overridden as well.
     """
-    file, argument = _split(path)
+    file, argument = _find(path)
     module = _module(file)
     config = _config(module, file, argument, overrides)
     if not hasattr(module, "sweep"):
@@ -222,6 +239,8 @@ def _values(config: ml_collections.ConfigDict, values: object, where: str) -> di
                 " listed in tljax.config"
             )
         try:
+            if value is None and not _may_be_none(name):
+                raise TypeError
             set_[name] = value.item() if isinstance(value, np.generic) else value
         except (TypeError, ValueError, OverflowError):
             raise InputError(
@@ -231,24 +250,28 @@ def _values(config: ml_collections.ConfigDict, values: object, where: str) -> di
     return {name: set_[name] for name in base() if name in values}
 
 
+def config_files() -> dict[str, Path]:
+    """Returns the config files that come with tljax, by name: `fine_tune`, `recipes/lora`, ..."""
+    folder = Path(__file__).parent / "configs"  # in a wheel, see setup.py
+    if not folder.is_dir():
+        folder = Path(__file__).parents[1] / "configs"  # in a checkout
+    files = sorted(folder.rglob("*.py"))
+    return {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+
+
 _OVERRIDE = re.compile(r"--?config\.([^=]+)")
+_UNSET = re.compile(r"--?config\.([^=]+)=None")
 
 
 def _config(
     module: Any, file: Path, argument: str | None, overrides: Sequence[str]
 ) -> ml_collections.ConfigDict:
     config = complete(_call(file, lambda: module.get_config(argument)), str(file))
-    for word in overrides:
-        match = _OVERRIDE.match(word)
-        if word.startswith("-") and not match and not re.match(r"-[\d.]", word):  # a number
-            raise InputError(f"unknown argument '{word}'; overrides look like --config.lr=0.03")
-        if match and match[1] not in config:
-            raise InputError(
-                f"there is no config field '{match[1]}'{did_you_mean(match[1], config.keys())};"
-                f" the fields are listed in {file} and in tljax.config"
-            )
+    words = _join_none(overrides)
+    for word in words:
+        _check_override(word, config, file)
     values = flags.FlagValues()
-    argv = ["tljax", *overrides]
+    argv = ["tljax", *(word for word in words if not _UNSET.fullmatch(word))]
     config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
     try:
         rest = values(argv)[1:]
@@ -256,7 +279,39 @@ def _config(
         raise InputError(f"cannot set a config field: {error}; give a value of its type") from None
     if rest:
         raise InputError(f"unknown argument '{rest[0]}'; overrides look like --config.lr=0.03")
-    return kept_by_rule(values.config, [m[1] for m in map(_OVERRIDE.match, overrides) if m])
+    last = {match[1]: word for word in words if (match := _OVERRIDE.match(word))}
+    for name, word in last.items():
+        if _UNSET.fullmatch(word):
+            values.config[name] = None
+    return kept_by_rule(values.config, last)
+
+
+def _join_none(overrides: Sequence[str]) -> list[str]:
+    """The overrides with `--config.FIELD None`, in two words, as `--config.FIELD=None`."""
+    words: list[str] = []
+    for word in overrides:
+        if word == "None" and words and _OVERRIDE.fullmatch(words[-1]):
+            words[-1] += "=None"
+        else:
+            words.append(word)
+    return words
+
+
+def _check_override(word: str, config: ml_collections.ConfigDict, file: Path) -> None:
+    """Raises InputError if a word names no field, or unsets a field that always has a value."""
+    match = _OVERRIDE.match(word)
+    if word.startswith("-") and not match and not re.match(r"-[\d.]", word):  # a number
+        raise InputError(f"unknown argument '{word}'; overrides look like --config.lr=0.03")
+    if match and match[1] not in config:
+        raise InputError(
+            f"there is no config field '{match[1]}'{did_you_mean(match[1], config.keys())};"
+            f" the fields are listed in {file} and in tljax.config"
+        )
+    if match and _UNSET.fullmatch(word) and not _may_be_none(match[1]):
+        raise InputError(
+            f"--config.{match[1]} is None, but this field always has a value; leave it out, or give"
+            f" one, such as its default {_FIELDS[match[1]].default!r}"
+        )
 
 
 def kept_by_rule(
@@ -275,17 +330,27 @@ class _Loader(importlib.machinery.SourceFileLoader):
         pass
 
 
-def _split(path: str) -> tuple[Path, str | None]:
-    file, _, argument = path.partition(":")
-    return Path(file), argument or None
+def _find(path: str) -> tuple[Path, str | None]:
+    """The file and the argument of `FILE`, `NAME`, `FILE:ARG` or `NAME:ARG`."""
+    name, _, argument = path.partition(":")
+    file = Path(name)
+    if not (file.is_file() and file.suffix in importlib.machinery.SOURCE_SUFFIXES):
+        named = config_files()
+        if name in named:
+            file = named[name]
+        elif file.is_file():
+            raise InputError(f"'{file}' is not a Python file; give a config file, see configs/")
+        else:
+            hint = did_you_mean(name.removeprefix("configs/").removesuffix(".py"), named)
+            raise InputError(
+                f"there is no config file '{file}'{hint}; give the path of one, or one of the names"
+                f" {', '.join(named)}"
+            )
+    return file, argument or None
 
 
 def _module(file: Path) -> Any:
-    """The module that a config file defines."""
-    if not file.is_file():
-        raise InputError(f"there is no config file '{file}'; give the path of one, see configs/")
-    if file.suffix not in importlib.machinery.SOURCE_SUFFIXES:
-        raise InputError(f"'{file}' is not a Python file; give a config file, see configs/")
+    """Runs a config file and returns the module that it defines."""
     loader = _Loader("tljax_config_file", str(file))
     module = types.ModuleType(loader.name)
     _call(file, lambda: loader.exec_module(module))
@@ -314,6 +379,8 @@ def complete(config: object, where: str) -> ml_collections.ConfigDict:
     typed = base()
     for name in typed:
         try:
+            if config[name] is None and not _may_be_none(name):
+                raise TypeError
             typed[name] = config[name]
         except (TypeError, OverflowError):
             value = printable(repr(config[name]))

@@ -1,12 +1,13 @@
 """Mutations that get past the first check of a format.
 
 Half of them split a file into parts, change one part and join the parts again with correct lengths
-and checksums: chunks of PNG (inflated) and WebP, segments of JPEG, members of an .npz, the header
-of safetensors, values of JSON. The other half change the raw bytes; PNG checksums are corrected
-even then.
+and checksums: chunks of PNG (inflated) and WebP, segments of JPEG, blocks of GIF, entries of TIFF,
+boxes of JPEG 2000 and AVIF, members of an .npz, the header of safetensors, values of JSON. The
+other half change the raw bytes; PNG checksums are corrected even then.
 """
 
 import io
+import itertools
 import json
 import re
 import struct
@@ -203,6 +204,73 @@ class _Jpeg(_Form):
         return b"".join([b"\xff\xd8", *segments])
 
 
+class _Gif(_Form):
+    """The head with the colours, then each block."""
+
+    def split(self, data: bytes) -> list[tuple[bytes, bytes]]:
+        colours = 3 * 2 ** (data[10] % 8 + 1) if len(data) > 10 and data[10] & 0x80 else 0
+        parts, at = [(b"", data[: 13 + colours])], 13 + colours
+        while at < len(data):
+            start, kind = at, data[at]
+            if kind == 0x2C and at + 9 < len(data):  # an image: its own colours, then a byte
+                at += 11 + (3 * 2 ** (data[at + 9] % 8 + 1) if data[at + 9] & 0x80 else 0)
+            else:
+                at += 2 if kind == 0x21 else len(data)
+            while at < len(data) and data[at]:  # blocks of data, the last of which is empty
+                at += 1 + data[at]
+            at += 1
+            parts.append((b"", data[start:at]))
+        return parts
+
+    def join(self, parts: list[tuple[bytes, bytes]]) -> bytes:
+        return b"".join(body for _, body in parts)
+
+
+class _Tiff(_Form):
+    """The entries of the first directory, and all the rest."""
+
+    def split(self, data: bytes) -> list[tuple[bytes, bytes]]:
+        order: Any = "little" if data[:2] == b"II" else "big"
+        at = int.from_bytes(data[4:8], order)
+        count = int.from_bytes(data[at : at + 2], order)
+        ends = [at + 2 + 12 * number for number in range(min(count, 64) + 1)]
+        entries = [(b"entry", data[a:b]) for a, b in itertools.pairwise(ends)]
+        return [(b"", data[: at + 2]), *entries, (b"", data[ends[-1] :])]
+
+    def join(self, parts: list[tuple[bytes, bytes]]) -> bytes:
+        return b"".join(body for _, body in parts)  # damage to lengths is part of the matter
+
+
+class _Boxes(_Form):
+    """JPEG 2000 and AVIF: boxes, some of which hold boxes."""
+
+    _NESTS = (b"jp2h", b"meta", b"iprp", b"ipco", b"moov", b"trak", b"mdia", b"minf", b"stbl")
+
+    def split(self, data: bytes) -> list[tuple[bytes, bytes]]:
+        parts, at = [], 0
+        while at + 8 <= len(data):
+            length = int.from_bytes(data[at : at + 4], "big")
+            length = length if 8 <= length <= len(data) - at else len(data) - at
+            parts.append((data[at + 4 : at + 8], data[at + 8 : at + length]))
+            at += length
+        return parts
+
+    def join(self, parts: list[tuple[bytes, bytes]]) -> bytes:
+        return b"".join((len(body) + 8).to_bytes(4, "big") + name + body for name, body in parts)
+
+    def change(self, parts: list, others: list, rng: np.random.Generator) -> list:
+        nests = [at for at, (name, _) in enumerate(parts) if name in self._NESTS]
+        if not nests or rng.random() < 0.3:
+            return super().change(parts, others, rng)
+        at = int(rng.choice(nests))
+        name, body = parts[at]
+        skipped = 4 if name == b"meta" else 0  # version and flags
+        strange = [part for part in others if part[0] == name]
+        further = self.split((strange or parts[at : at + 1])[0][1][skipped:])
+        inner = self.change(self.split(body[skipped:]), further, rng)
+        return [*parts[:at], (name, body[:skipped] + self.join(inner)), *parts[at + 1 :]]
+
+
 class _Zip(_Form):
     def split(self, data: bytes) -> list[tuple[bytes, bytes]]:
         try:
@@ -292,7 +360,10 @@ def _value_changed(value: Any, rng: np.random.Generator) -> Any:
 
 
 _JSON = _Json()
-_FORMS = {"png": _Png(), "riff": _Riff(), "jpeg": _Jpeg(), "zip": _Zip(), "st": _Safetensors()}
+_FORMS: dict[str, _Form] = {
+    **{"png": _Png(), "riff": _Riff(), "jpeg": _Jpeg(), "gif": _Gif(), "tiff": _Tiff()},
+    **{"boxes": _Boxes(), "zip": _Zip(), "st": _Safetensors()},
+}
 
 
 def _form(data: bytes) -> _Form | None:
@@ -303,6 +374,12 @@ def _form(data: bytes) -> _Form | None:
         return _FORMS["riff"]
     if data.startswith(b"\xff\xd8"):
         return _FORMS["jpeg"]
+    if data.startswith(b"GIF8"):
+        return _FORMS["gif"]
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return _FORMS["tiff"]
+    if data[4:8] in (b"jP  ", b"ftyp"):
+        return _FORMS["boxes"]
     if data.startswith(b"PK"):
         return _FORMS["zip"]
     if data[8:9] == b"{" and data[4:8] == bytes(4):

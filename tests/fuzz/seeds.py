@@ -22,7 +22,7 @@ def of(target: str) -> list[bytes]:
 
 
 def images() -> list[bytes]:
-    """PNG, JPEG, WebP and BMP in all their modes."""
+    """All formats in all their modes."""
     noise = np.random.default_rng(0).integers(0, 256, (_HEIGHT, _WIDTH, 4), np.uint8)
     rgba = Image.fromarray(noise, "RGBA")
     rgb, grey = rgba.convert("RGB"), rgba.convert("L")
@@ -60,6 +60,36 @@ def images() -> list[bytes]:
         _encoded(rgb, "WEBP", **moving),
         *(_encoded(image, "BMP") for image in (rgb, grey, palette, rgb.convert("1"), rgba)),
         *_bitmaps(),
+        *_others(rgba, deep, exif),
+    ]
+
+
+def _others(rgba: Image.Image, deep: Image.Image, exif: Image.Exif) -> list[bytes]:
+    """TIFF, GIF, PPM, JPEG 2000, AVIF, and bitmaps without the file's header."""
+    rgb, grey = rgba.convert("RGB"), rgba.convert("L")
+    palette = rgb.quantize(16)
+    moving = {"save_all": True, "append_images": [rgb.rotate(90)]}
+    packings = ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")
+    return [
+        *(_encoded(image, "TIFF") for image in (rgba, rgb, grey, palette, deep)),
+        *(_encoded(rgb.convert(mode), "TIFF") for mode in ("1", "CMYK", "LA", "YCbCr", "LAB")),
+        *(_encoded(grey.convert(mode), "TIFF") for mode in ("I", "F")),
+        *(_encoded(rgb, "TIFF", compression=packing, exif=exif) for packing in packings),
+        _encoded(rgb.convert("1"), "TIFF", compression="group4"),
+        _encoded(rgb, "TIFF", big_tiff=True, **moving),
+        *(_encoded(image, "GIF") for image in (palette, grey, rgba)),
+        _encoded(palette, "GIF", transparency=3, interlace=1),
+        _encoded(palette, "GIF", **moving, duration=50, disposal=2, comment=b"comment"),
+        *(_encoded(image, "PPM") for image in (rgb, grey, deep, rgb.convert("1"))),
+        *(b"P3 # text\n2 1\n255\n1 2 3 4 5 6\n", b"P2\n2 1 1000 0 999\n", b"P1\n3 1\n101\n"),
+        b"P6 2 1 1023 " + bytes(range(12)),
+        *(_encoded(image, "DIB") for image in (rgb, palette)),
+        *(_encoded(image, "JPEG2000") for image in (rgba, rgb, grey, deep)),
+        _encoded(rgb, "JPEG2000", no_jp2=True, irreversible=True, num_resolutions=2),
+        _encoded(rgb, "JPEG2000", tile_size=(8, 8), quality_layers=[20, 10]),
+        *(_encoded(image, "AVIF", speed=10) for image in (rgba, rgb, grey)),
+        _encoded(rgb, "AVIF", speed=10, quality=30, exif=exif),
+        _encoded(rgb, "AVIF", speed=10, **moving),
     ]
 
 

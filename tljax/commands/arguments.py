@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     import ml_collections
 
 _CONFIG_HELP = (
-    "a config file, e.g. configs/fine_tune.py; --config.FIELD=VALUE overrides any of its fields,"
-    " e.g. --config.lr=0.03 --config.data=folder:PETS; --config.data takes embedded:NAME,"
-    " folder:PATH, or tfds:NAME[/CONFIG][:VERSION] (TensorFlow Datasets), optionally with splits:"
+    "a config file, e.g. configs/fine_tune.py, or the name of one that comes with tljax, e.g."
+    " fine_tune or recipes/lora; it is a Python program, which is run, so use only files that you"
+    " trust; --config.FIELD=VALUE overrides any of its fields, e.g. --config.lr=0.03"
+    " --config.data=folder:PETS, and --config.FIELD=None unsets one; --config.data takes"
+    " embedded:NAME, folder:PATH, or tfds:NAME[/CONFIG][:VERSION] (TensorFlow Datasets), optionally"
+    " with splits:"
     " '--config.data=tfds:cifar10?train=train[:80%%],val=train[80%%:]'"
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import fnmatch
-import sys
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
@@ -108,13 +108,15 @@ def _print_csv(entries: Sequence[ZooEntry]) -> None:
     names = [field.name for field in fields(entries[0])]
     inner = ["image_size", "mean", "std", "interpolation", "crop_ratio"]
     at = names.index("preprocessing")
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*names[:at], *inner, *names[at + 1 :]])
     for entry in entries:
         row = [getattr(entry, name) for name in names]
         own = [getattr(entry.preprocessing, name) for name in inner]
         own = [" ".join(map(str, v)) if isinstance(v, tuple) else v for v in own]
         writer.writerow(["" if v is None else v for v in (*row[:at], *own, *row[at + 1 :])])
+    print(text.getvalue(), end="")
 
 
 def _format_numbers(values: tuple[float, ...]) -> str:

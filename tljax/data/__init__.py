@@ -1,16 +1,19 @@
 """Data sets, and batches of their images.
 
 `sources` defines what a data set is, and `datasets` loads one by its name, from `embedded` (data
-in Python packages, and `glyphs`, drawn letters), `folder` (images on disk) or `tfds`, and makes its
-`splits`. `joint` joins several. `images` decodes files, `transforms` (with `trivial_augment`)
-resizes, augments and normalises, `views` augments a fixed number of times, `balance` handles
-imbalanced classes, `pipeline` makes batches, and `remote` copies files from a bucket.
+in Python packages, and `glyphs`, drawn letters), `folder` (images on disk, with `layout` and
+`listing`) or `tfds`, and makes its `splits`. `joint` joins several. `kept` remembers which image a
+run had in which split, by the `digests` of their contents. `images` decodes files, `transforms`
+(with `trivial_augment`) resizes, augments and normalises, `views` augments a fixed number of times,
+`balance` handles imbalanced classes, `pipeline` makes batches, `parallel` calls a function in
+threads, and `remote` copies files from a bucket.
 """
 
 from tljax.data.balance import balanced_weights
-from tljax.data.datasets import load, read_class_names, read_tasks
+from tljax.data.datasets import absolute, load, may_have_moved, read_class_names, read_tasks
 from tljax.data.images import Unreadable, decode, skipped_message
 from tljax.data.joint import Task, joint_class_names
+from tljax.data.kept import Kept
 from tljax.data.pipeline import ON_ERROR, eval_batches, train_batches
 from tljax.data.sources import (
     ArraySource,
@@ -28,11 +31,13 @@ __all__ = [
     "ON_ERROR",
     "ArraySource",
     "Dataset",
+    "Kept",
     "Preprocessing",
     "Source",
     "Subset",
     "Task",
     "Unreadable",
+    "absolute",
     "as_source",
     "balanced_weights",
     "decode",
@@ -41,6 +46,7 @@ __all__ = [
     "fixed_views",
     "joint_class_names",
     "load",
+    "may_have_moved",
     "normalise",
     "read_class_names",
     "read_tasks",

@@ -3,19 +3,26 @@
 Several specs, separated by commas, are the tasks of one trunk: `embedded:digits,folder:PATH`.
 """
 
+import functools
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from tljax.data import embedded, folder
+from tljax.data.images import DEEP
 from tljax.data.joint import Task, join, joint_class_names
+from tljax.data.kept import Kept, restore
 from tljax.data.sources import Dataset, Subset
 from tljax.data.splits import random_ranks, stratified_order, stratified_split
 from tljax.data.tfds import source as tfds
-from tljax.errors import InputError, did_you_mean
+from tljax.data.tfds.spec import is_path
+from tljax.errors import InputError, check_known, did_you_mean
 
 # The module of each scheme. It offers load(rest) -> Dataset and read_class_names(rest), where
 # `rest` is what follows the colon; those of tfds take a data_dir too.
@@ -31,6 +38,9 @@ def load(
     val_fraction: float = 0.2,
     seed: int = 0,
     data_dir: str | None = None,
+    kept: Sequence[Kept] | None = None,
+    test_only: bool = False,
+    deep_images: str = "full_range",
 ) -> Dataset:
     """Loads a data set with its train, val and test splits.
 
@@ -51,6 +61,10 @@ def load(
       val_fraction: Between 0 and 1, both excluded; unused if the data has validation images.
       seed: Of the validation split and the subsample; not negative.
       data_dir: The folder of prepared data sets, for `tfds:` only; None: TFDS's default.
+      kept: Of a run that has begun with this data, what `tljax.data.kept.describe` returned for it:
+        the splits are those of the run, whatever the other arguments are.
+      test_only: Whether data of test images alone is accepted; its `train` is then empty.
+      deep_images: As `deep` of `images.decode`, for `folder:` and `tfds:`.
 
     Returns:
       A `Dataset`. Its splits are `Source`s with `labels`, int (n,), and elements {"image": uint8
@@ -72,12 +86,19 @@ def load(
         raise InputError(f"val_fraction is {val_fraction}; set it between 0 and 1, both excluded")
     if seed < 0:
         raise InputError(f"seed is {seed}; set it to 0 or more")
+    check_known("deep_images", deep_images, DEEP)
     names = split_spec(spec)
     _check_data_dir(names, data_dir)
-    datasets = []
-    for name in names:
-        module, rest, options = _resolve(name, data_dir)
-        dataset = module.load(rest, **options)
+
+    def load_one(name: str) -> Dataset:
+        dataset = _load_whole(name, data_dir, deep_images)
+        if not len(dataset.train):
+            if test_only:
+                return dataset
+            raise InputError(
+                f"{name} has test images alone; add training images, in a split or folder called"
+                " train, or give it to `tljax evaluate --data`"
+            )
         val_rng, subset_rng = (np.random.default_rng((seed, purpose)) for purpose in range(2))
         if dataset.val is None:
             dataset = _split_off_val(dataset, name, val_fraction, val_rng)
@@ -85,10 +106,50 @@ def load(
             dataset = _subsample(dataset, name, train_size, subset_rng)
         if train_per_class is not None:
             dataset = _subsample_per_class(dataset, name, train_per_class, subset_rng)
-        datasets.append(dataset)
+        return dataset
+
+    if kept is None:
+        datasets = [load_one(name) for name in names]
+    elif len(kept) != len(names):
+        raise InputError(f"the data '{spec}' is not that of a run on {len(kept)} data sets")
+    else:
+        datasets = [
+            restore(name, one, functools.partial(load_one, name), deep_images)
+            for name, one in zip(names, kept, strict=True)
+        ]
     if len(datasets) == 1:
         return datasets[0]
     return join([replace(d, name=name) for d, name in zip(datasets, names, strict=True)])
+
+
+def absolute(spec: str) -> str:
+    """Returns the spec with absolute paths, so that it means the same in any folder."""
+    names = []
+    for name in split_spec(spec):
+        scheme, _, rest = name.partition(":")
+        path, question, choices = rest.partition("?") if scheme == "tfds" else (rest, "", "")
+        if path and (scheme == "folder" or (scheme == "tfds" and is_path(path))):
+            name = f"{scheme}:{os.path.abspath(os.path.expanduser(path))}{question}{choices}"
+        names.append(name)
+    return ",".join(names)
+
+
+def folders(spec: str) -> list[Path]:
+    """Returns the folders of the `folder:` data sets of a spec; they need not exist."""
+    names = [name for name in split_spec(spec) if name.startswith("folder:")]
+    return [Path(os.path.expanduser(name.partition(":")[2])) for name in names]
+
+
+def may_have_moved(before: str, now: str) -> bool:
+    """Whether two specs differ in nothing but paths."""
+
+    def without_paths(spec: str) -> list[tuple[str, ...]]:
+        parts = [name.partition("?") for name in split_spec(absolute(spec))]
+        return [
+            (re.sub("^(folder|tfds):/.*", r"\1:/", path), choices) for path, _, choices in parts
+        ]
+
+    return without_paths(before) == without_paths(now)
 
 
 def read_class_names(spec: str, data_dir: str | None = None) -> tuple[str, ...]:
@@ -144,6 +205,15 @@ def _resolve(name: str, data_dir: str | None) -> tuple[ModuleType, str, dict[str
         raise InputError(f"unknown data '{name}'{hint}: {_SYNTAX}")
     options = {"data_dir": data_dir} if scheme == "tfds" else {}
     return _MODULES[scheme], rest, options
+
+
+def _load_whole(name: str, data_dir: str | None, deep_images: str) -> Dataset:
+    """A data set with the splits that it comes with."""
+    module, rest, options = _resolve(name, data_dir)
+    if module in (folder, tfds):
+        options["deep_images"] = deep_images
+    dataset: Dataset = module.load(rest, **options)
+    return dataset
 
 
 def _split_off_val(

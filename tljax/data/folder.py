@@ -1,91 +1,138 @@
 """`folder:PATH`: images on disk, one folder per class.
 
-Either PATH contains train/, and optionally test/ and val/ (or valid/ or validation/), each with
-class folders; or PATH contains the class folders itself. Labels number the training classes in the
-order of their names. Files are sorted too, so that their order is the same on every file system.
-Hidden files, files that are not images, pipes, sockets and devices are ignored.
+Either PATH contains train/, and optionally test/ and val/, each with class folders; or PATH
+contains the class folders itself. `layout` tells which, and knows other names of the splits. Images
+in the sub-folders of a class belong to the class. Labels number the training classes in the order
+of their names. Files are sorted too, so that their order is the same on every file system.
 
-Symbolic links are followed, as many data sets consist of them. A broken link named like an image
-is an unreadable image. Any other broken link in PATH or in train/, test/ and val/ is an error, as a
-whole class could be missing.
+Symbolic links are followed, as many data sets consist of them. A broken link named like an image is
+an unreadable image. Any other broken link among the class folders is an error, as a whole class
+could be missing.
 """
 
-import functools
 import hashlib
 import importlib.util
-import math
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from tljax.data.images import EXTENSIONS, decode
+from tljax.data.digests import FileState, content_digests, file_states, is_settled
+from tljax.data.images import FORMATS, decode
+from tljax.data.layout import Layout, find_layout, list_class_folders, split_of
+from tljax.data.listing import find_files, holds_images, shortened, warn_of_left_out, warn_once
 from tljax.data.sources import Dataset, Example, Source
 from tljax.data.splits import split_off_test
-from tljax.errors import InputError
-
-_FINGERPRINT_BYTES = 2**28  # how much of the images a fingerprint reads, about
-_FILES_PER_TASK = 256  # of a thread: with one file per task, the pool's overhead would dominate
-_VAL_NAMES = ("val", "valid", "validation")
-
-_T = TypeVar("_T")
+from tljax.errors import InputError, printable
 
 
 class FolderSource(Source):
-    """Image files and their labels; a file is decoded at each access."""
+    """Image files and their labels; a file is decoded at each access.
 
-    def __init__(self, files: list[Path], labels: list[int]):
-        self.files = files
+    Args:
+      files: The image files.
+      labels: int (n,).
+      names: What the files are called within the data, e.g. `cat/1.png`, so that moving the data
+        changes no name; None: the name of the file and of its folder.
+      deep_images: As `deep` of `images.decode`.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        labels: Sequence[int] | np.ndarray,
+        names: Sequence[str] | None = None,
+        deep_images: str = "full_range",
+    ):
+        self.files = list(files)
         self.labels = np.asarray(labels, dtype=np.int64)
+        self.names = [f"{f.parent.name}/{f.name}" for f in files] if names is None else list(names)
+        self._deep_images = deep_images
+        self._read: dict[
+            int, tuple[FileState | None, str]
+        ] = {}  # by row, the state when it was read
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int, /) -> Example:
-        return {"image": decode(self.files[index]), "label": int(self.labels[index])}
+        image = decode(self.files[index], deep=self._deep_images)
+        return {"image": image, "label": int(self.labels[index])}
+
+    def __reduce__(self):
+        return FolderSource, (self.files, self.labels, self.names, self._deep_images)
+
+    def digests(self, rows: np.ndarray) -> list[str]:
+        """Returns the digest of the content of each file at `rows`.
+
+        When it is asked again, only files that were touched since are read again.
+        """
+        asked, wanted = time.time_ns(), rows.tolist()
+        states = file_states([self.files[row] for row in wanted])
+        touched = {
+            row: state
+            for row, state in zip(wanted, states, strict=True)
+            if row not in self._read or self._read[row][0] != state
+        }
+        found = content_digests([self.files[row] for row in touched])
+        for (row, state), digest in zip(touched.items(), found, strict=True):
+            self._read[row] = (state if is_settled(state, asked) else None, digest)
+        return [self._read[row][1] for row in wanted]
 
     def fingerprint(self) -> str:
-        """Hashes the class folder, name, label and size of every file, and contents.
+        """Hashes the name, label and whole content of every file.
 
-        Of data of more than 256 MiB the contents of every n-th file are read: a change of another
-        file is not noticed if its size stays the same. The path of the data and file dates are not
-        hashed, so a copy has the same fingerprint.
+        The path of the data and file dates are not hashed, so a copy has the same fingerprint.
         """
-        return self._fingerprint
+        return self.subset_fingerprint(np.arange(len(self)))
 
-    @functools.cached_property
-    def _fingerprint(self) -> str:
-        sizes = _map_in_threads(_size, self.files)
-        stride = max(1, math.ceil(sum(sizes) / _FINGERPRINT_BYTES))
-        contents = _map_in_threads(_content_digest, self.files[::stride])
-        digest = hashlib.sha256(repr((sizes, contents)).encode())
-        for file, label in zip(self.files, self.labels, strict=True):
-            digest.update(os.fsencode(f"{file.parent.name}/{file.name}\0{label}\0"))
-        return digest.hexdigest()
+    def subset_fingerprint(self, rows: np.ndarray) -> str:
+        """Hashes the same of the files at `rows` alone."""
+        sha = hashlib.sha256()
+        if self._deep_images != "full_range":
+            sha.update(self._deep_images.encode())
+        for row, content in zip(rows.tolist(), self.digests(rows), strict=True):
+            sha.update(os.fsencode(f"{self.names[row]}\0{self.labels[row]}\0{content}\0"))
+        return sha.hexdigest()
 
 
-def load(path: str) -> Dataset:
+def load(path: str, deep_images: str = "full_range") -> Dataset:
     """Lists the images below `path`; decodes none.
 
     If there is no test/, a fifth of each class is split off as test images, always the same ones.
+    If there is nothing but test/, there are no training images.
+    What is left out, or could be meant otherwise, is said in a warning.
+
+    Args:
+      path: The folder.
+      deep_images: As `deep` of `images.decode`.
 
     Raises:
       InputError: The folder is missing, empty or not readable, or has another layout.
     """
-    root = _expand(path)
-    train_root = _find_train(root)
-    classes = read_class_names(path)
-    train: Source = _list_split(train_root, classes)
-    val: Source | None = None
-    test: Source | None = None
-    if train_root != root:
-        val = _list_split_if_present(root, _VAL_NAMES, classes)
-        test = _list_split_if_present(root, ("test",), classes)
+    layout = find_layout(path)
+    classes = _class_names(layout)
+    for remark in layout.remarks:
+        warn_once(remark)
+    left_out: list[Path] = []
+    deeper: list[Path] = []
+
+    def list_split(root: Path) -> FolderSource:
+        return _list_split(root, classes, deep_images, left_out, deeper)
+
+    train: Source = FolderSource([], []) if layout.train is None else list_split(layout.train)
+    val = None if layout.val is None else list_split(layout.val)
+    test: Source | None = None if layout.test is None else list_split(layout.test)
+    warn_of_left_out(left_out, layout.root)
+    if deeper:
+        warn_once(
+            f"{len(deeper):,} images in {printable(layout.root)} lie in sub-folders of their class"
+            f" folders: {shortened([os.path.relpath(file, layout.root) for file in deeper])}"
+        )
     if test is None:
-        train, test = split_off_test(train, root, "a test folder")
+        train, test = split_off_test(train, layout.root, "a test folder")
     return Dataset(f"folder:{path}", classes, train, val, test)
 
 
@@ -95,16 +142,20 @@ def read_class_names(path: str) -> tuple[str, ...]:
     Raises:
       InputError: There is no such folder, or it has fewer than two class folders.
     """
-    train_root = _find_train(_expand(path))
-    names = _list_folders(train_root)
+    return _class_names(find_layout(path))
+
+
+def _class_names(layout: Layout) -> tuple[str, ...]:
+    root = layout.train or layout.test
+    assert root is not None
+    names = list_class_folders(root)
     if not names:
         raise InputError(
-            f"{train_root} holds no class folders; put the images of each class into a folder of "
-            "its own"
+            f"{root} holds no class folders; put the images of each class into a folder of its own"
         )
-    if len(names) == 1:
+    if len(names) == 1 and layout.train is not None:
         raise InputError(
-            f"{train_root} holds only one class folder, '{names[0]}'; add at least one more class"
+            f"{root} holds only one class folder, '{names[0]}'; add at least one more class"
         )
     return tuple(names)
 
@@ -134,54 +185,23 @@ def find_in_package(package: str, path: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / path
 
 
-def find_images(root: Path) -> list[Path]:
-    """Returns all image files below `root`, sorted; hidden files and folders are ignored.
+def _list_split(
+    root: Path,
+    classes: tuple[str, ...],
+    deep_images: str,
+    left_out: list[Path],
+    deeper: list[Path],
+) -> FolderSource:
+    """The images in the class folders of `root`, which must be among `classes`.
 
-    Links to folders are followed. Each folder is visited once, so circular links are no problem.
-
-    Raises:
-      InputError: A folder is not readable.
+    Adds the files that are no images to `left_out`, and images in sub-folders to `deeper`.
     """
-    found: list[Path] = []
-    visited: set[str] = set()
-    to_visit = [root]
-    while to_visit:
-        folder = to_visit.pop()
-        if (real := os.path.realpath(folder)) not in visited:
-            visited.add(real)
-            entries = _list_entries(folder)
-            found += [Path(entry.path) for entry in entries if _is_image(entry)]
-            to_visit += [Path(entry.path) for entry in reversed(entries) if _is_folder(entry)]
-    return sorted(found)
-
-
-def _expand(path: str) -> Path:
-    """Replaces `~` and `~user`; the name of an unknown user is kept, and not found later."""
-    return Path(os.path.expanduser(path))
-
-
-def _find_train(root: Path) -> Path:
-    """The folder of the training classes. A train/ that contains images is a class itself."""
-    if not os.path.exists(root):
-        raise InputError(f"the data folder {root} does not exist; check the path")
-    if not os.path.isdir(root):
-        raise InputError(f"{root} is a file; give the folder that holds the class folders")
-    train = root / "train"
-    return train if os.path.isdir(train) and not _list_images(train) else root
-
-
-def _list_split_if_present(
-    root: Path, names: tuple[str, ...], classes: tuple[str, ...]
-) -> FolderSource | None:
-    present = [name for name in _list_folders(root) if name in names]
-    if len(present) > 1:
-        raise InputError(f"{root} holds both {present[0]} and {present[1]}; keep one of them")
-    return _list_split(root / present[0], classes) if present else None
-
-
-def _list_split(root: Path, classes: tuple[str, ...]) -> FolderSource:
-    """The images in the class folders of `root`, which must be among `classes`."""
-    present = _list_folders(root)
+    present = list_class_folders(root)
+    if not present and holds_images(root, below=False):
+        raise InputError(
+            f"{root} holds images, but no class folders; put those of each class into a folder of"
+            " its own, or move it away"
+        )
     if not present:
         raise InputError(f"{root} holds no class folders; fill it or remove it")
     unknown = [name for name in present if name not in classes]
@@ -193,81 +213,26 @@ def _list_split(root: Path, classes: tuple[str, ...]) -> FolderSource:
     files: list[Path] = []
     labels: list[int] = []
     for name in present:
-        found = _list_images(root / name)
-        if not found:
-            raise InputError(
-                f"the class folder {root / name} holds no {', '.join(EXTENSIONS)} image; add some "
-                "or remove it"
+        found = find_files(root / name)
+        for folder in found.folders:
+            if split_of(folder.name) == "train":
+                raise InputError(
+                    f"{folder} lies in what would be a class folder; give the path of"
+                    f" {folder.parent} if that is the data set, else put the folders of the classes"
+                    " into train"
+                )
+        if not found.images:
+            others = (
+                f" that can be read, but e.g. {found.left_out[0].name}" if found.left_out else ""
             )
-        files += found
-        labels += [classes.index(name)] * len(found)
-    return FolderSource(files, labels)
-
-
-def _list_folders(root: Path) -> list[str]:
-    """Names of the folders in `root`, sorted."""
-    entries = _list_entries(root)
-    for entry in entries:
-        if _is_broken_link(entry) and not _is_image(entry):
-            raise InputError(f"the link {entry.path} leads nowhere; fix it or remove it")
-    return [entry.name for entry in entries if _is_folder(entry)]
-
-
-def _list_images(folder: Path) -> list[Path]:
-    """The image files in a class folder, sorted."""
-    return [Path(entry.path) for entry in _list_entries(folder) if _is_image(entry)]
-
-
-def _list_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """The files and folders in a folder, sorted by name, without hidden ones."""
-    try:
-        with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise InputError(
-            f"cannot read the folder {folder}: {error.strerror or error}; check its permissions"
-        ) from error
-    return sorted(visible, key=lambda entry: entry.name)
-
-
-# Of a link `os.path` is asked, because an entry raises an error for one that leads to itself.
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    if not entry.name.lower().endswith(EXTENSIONS):
-        return False
-    if entry.is_symlink():
-        return os.path.isfile(entry.path) or _is_broken_link(entry)
-    return entry.is_file()
-
-
-def _is_broken_link(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not os.path.exists(entry.path)
-
-
-def _map_in_threads(function: Callable[[Path], _T], files: Sequence[Path]) -> list[_T]:
-    """Applies the function to each file; returns the results in order."""
-    starts = range(0, len(files), _FILES_PER_TASK)
-    chunks = [files[start : start + _FILES_PER_TASK] for start in starts]
-    with ThreadPoolExecutor() as pool:
-        results = pool.map(lambda chunk: [function(file) for file in chunk], chunks)
-        return [result for chunk in results for result in chunk]
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:  # unreadable: `on_error` decides elsewhere whether that matters
-        return -1
-
-
-def _content_digest(file: Path) -> str:
-    try:
-        with file.open("rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError:
-        return ""
+            raise InputError(
+                f"the class folder {root / name} holds no image{others}; add {FORMATS} images or"
+                " remove it"
+            )
+        files += found.images
+        labels += [classes.index(name)] * len(found.images)
+        left_out += found.left_out
+        if found.folders:
+            deeper += [file for file in found.images if file.parent != root / name]
+    names = [file.relative_to(root).as_posix() for file in files]
+    return FolderSource(files, labels, names, deep_images)

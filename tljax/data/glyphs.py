@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from tljax.data.sources import Example, Source
+from tljax.data.sources import Example, Source, sample_digest
 
 # Capitals, and the small letters that are not just smaller capitals: the classes of EMNIST
 # "balanced" (Cohen et al. 2017) without its digits.
@@ -88,6 +88,9 @@ class GlyphSource(Source):
             self._images[index] = draw(self._letters[label], rng)
             self._is_drawn[index] = True
         return {"image": np.repeat(self._images[index][:, :, None], 3, axis=2), "label": label}
+
+    def fingerprint(self) -> str:
+        return sample_digest(self)
 
     def __reduce__(self):
         # Worker processes draw the images again, instead of copying them.

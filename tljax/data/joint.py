@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from tljax.data.sources import Dataset, Example, Source, Subset, digest, fingerprint, unwrap_subset
+from tljax.data.sources import (
+    Dataset,
+    Example,
+    Source,
+    Subset,
+    digest,
+    fingerprint,
+    unwrap_subset,
+)
 from tljax.errors import InputError
 
 
@@ -42,6 +50,14 @@ class Joint(Source):
 
     def fingerprint(self) -> str:
         return digest(repr(self._offsets), *(fingerprint(source) for source in self._sources))
+
+    def subset_fingerprint(self, rows: np.ndarray) -> str:
+        numbers = np.searchsorted(self._starts, rows, side="right") - 1
+        parts = [
+            Subset(source, rows[numbers == i] - self._starts[i]).fingerprint()
+            for i, source in enumerate(self._sources)
+        ]
+        return digest(repr(self._offsets), numbers, *parts)
 
 
 def joint_class_names(tasks: Sequence[Task]) -> tuple[str, ...]:

@@ -3,16 +3,17 @@
 import hashlib
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypedDict
 
 import numpy as np
 from PIL import Image
 
 from tljax.data.images import Unreadable, as_rgb
+from tljax.data.parallel import map_in_threads
 from tljax.errors import InputError
 
-_SAMPLE_SIZE = 64  # images that are hashed if a source has no `fingerprint` method
+_SAMPLE_SIZE = 64  # images that are hashed of a source that draws its images
 
 
 class Example(TypedDict):
@@ -25,7 +26,9 @@ class Example(TypedDict):
 class Source(Protocol):
     """Random access to labelled images; several threads may read at once.
 
-    It may have a method `fingerprint() -> str`; see the function `fingerprint`.
+    It may have a method `fingerprint() -> str`; see the function `fingerprint`. If it also has
+    `subset_fingerprint(rows) -> str`, with rows int (m,), then a `Subset` of it is identified by
+    the images at these rows alone, whatever other images the source holds.
     """
 
     labels: np.ndarray  # int (n,); available without decoding an image
@@ -42,7 +45,8 @@ class Dataset:
     Attributes:
       name: As in a config's `data`, e.g. `embedded:digits`.
       class_names: Of all splits, in the order of the labels.
-      train, val, test: The images; `val` and `test` may be None.
+      train, val, test: The images; `val` and `test` may be None. Data that can only be evaluated
+        on has no training images, i.e. an empty `train`.
       parts: The data sets that were joined to make this one, see `tljax.data.joint`; else empty.
     """
 
@@ -104,6 +108,10 @@ class Subset(Source):
         return self.source[int(self.indices[index])]
 
     def fingerprint(self) -> str:
+        base, rows = unwrap_subset(self)
+        method = getattr(base, "subset_fingerprint", None)
+        if callable(method):
+            return str(method(rows))
         return digest(fingerprint(self.source), self.indices)
 
 
@@ -116,6 +124,35 @@ def unwrap_subset(source: Source) -> tuple[Source, np.ndarray]:
     while isinstance(source, Subset):
         rows, source = source.indices[rows], source.source
     return source, rows
+
+
+class Relabelled(Source):
+    """The images of `source` with other labels, int (n,)."""
+
+    def __init__(self, source: Source, labels: np.ndarray):
+        self._source, self.labels = source, labels
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int, /) -> Example:
+        return {"image": self._source[index]["image"], "label": int(self.labels[index])}
+
+    def fingerprint(self) -> str:
+        return digest(fingerprint(self._source), self.labels)
+
+
+def relabel(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
+    """Returns the data set with the labels of `class_names`, which must include its own classes."""
+    labels = np.array([class_names.index(name) for name in dataset.class_names])
+
+    def numbered(source: Source | None) -> Source | None:
+        return None if source is None else Relabelled(source, labels[source.labels])
+
+    train = numbered(dataset.train)
+    assert train is not None
+    val, test = numbered(dataset.val), numbered(dataset.test)
+    return replace(dataset, class_names=class_names, train=train, val=val, test=test)
 
 
 class _UserSource(Source):
@@ -139,7 +176,7 @@ class _UserSource(Source):
 
     def fingerprint(self) -> str:
         method = getattr(self._data, "fingerprint", None)
-        return method() if callable(method) else _sample_digest(self)
+        return method() if callable(method) else _content_digest(self)
 
 
 def as_source(data: Any) -> Source:
@@ -148,11 +185,14 @@ def as_source(data: Any) -> Source:
     Args:
       data: One of
         - an object whose class inherits from `Source`, which is returned unchanged;
-        - a pair (images, labels) of arrays, as `ArraySource` takes them;
+        - a pair (images, labels) of arrays, as `ArraySource` takes them; `images` may also be a
+          list of images, which may differ in size;
         - an object with `__len__` and `__getitem__` whose elements are dicts with "image" and
-          "label", or pairs (image, label). An image is a Pillow image or a uint8 array (h, w, 3),
-          (h, w, 1) or (h, w). Labels are read from the object's attribute `labels` or `targets`;
-          if it has neither, every element is read once.
+          "label", or pairs (image, label), which may be lists. Labels are read from the object's
+          attribute `labels` or `targets`; if it has neither, every element is read once.
+
+        An image is a uint8 array (h, w, 3), (h, w, 1) or (h, w), or a Pillow image of any mode,
+        which is turned as its EXIF orientation says.
 
     Returns:
       A source; source[i] is {"image": uint8 (h, w, 3), "label": int}.
@@ -166,8 +206,8 @@ def as_source(data: Any) -> Source:
     """
     if Source in type(data).__mro__:
         return data
-    if _is_pair_of_arrays(data):
-        return ArraySource(*data)
+    if _is_pair(data):
+        return _source_of_pair(*data)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         return _UserSource(data)
     raise InputError(
@@ -180,8 +220,9 @@ def fingerprint(source: Source) -> str:
     """Identifies the data, so that a resumed run can tell whether its data has changed.
 
     If the source, or the user's object it was made from, has a method `fingerprint`, its answer is
-    returned. Otherwise the labels and 64 images spread over the data are hashed. Data that returns
-    a different image at each access, e.g. because it augments, therefore needs such a method.
+    returned. Otherwise the labels and all images are hashed: every image is read once, in several
+    threads. Data that returns a different image at each access, e.g. because it augments, therefore
+    needs such a method, and data that is slow to read is better off with one.
 
     Args:
       source: As returned by `as_source`, or a split of a `Dataset`.
@@ -197,11 +238,26 @@ def fingerprint(source: Source) -> str:
       assert fingerprint(train) == fingerprint(tljax.data.load("embedded:digits").train)
     """
     method = getattr(source, "fingerprint", None)
-    return method() if callable(method) else _sample_digest(source)
+    return method() if callable(method) else _content_digest(source)
 
 
-def _sample_digest(source: Source) -> str:
-    """A digest for any source: over its labels and a sample of its images."""
+def _content_digest(source: Source) -> str:
+    """A digest for any source: over its labels and all its images."""
+
+    def image_digest(index: int) -> str:
+        image = _image_or_empty(source, index)
+        return digest(str(image.shape), image)
+
+    images = map_in_threads(image_digest, range(len(source)), "reading all images")
+    return digest(source.labels, *images)
+
+
+def sample_digest(source: Source) -> str:
+    """Returns a digest over the labels and 64 images, for data that code draws.
+
+    Drawing all of them would take long, and environment and labels say which they are. The 64 show
+    whether a library draws differently.
+    """
     sample = np.unique(np.linspace(0, len(source) - 1, _SAMPLE_SIZE).astype(int))
     images = [_image_or_empty(source, int(i)) for i in sample]
     return digest(str([image.shape for image in images]), source.labels, *images)
@@ -224,11 +280,25 @@ def digest(*parts: str | np.ndarray) -> str:
     return sha.hexdigest()
 
 
-def _is_pair_of_arrays(data: Any) -> bool:
+def _is_pair(data: Any) -> bool:
     """Distinguishes (images, labels) from a data set of two elements."""
     if not isinstance(data, tuple | list) or len(data) != 2:
         return False
-    return not isinstance(data[0], tuple | dict | Image.Image)
+    first = data[0]
+    if isinstance(first, list) and len(first) == 2:  # [image, label], or two images
+        return not (np.isscalar(first[1]) or getattr(first[1], "shape", None) == ())
+    return not isinstance(first, tuple | dict | Image.Image)
+
+
+def _source_of_pair(images: Any, labels: Any) -> Source:
+    """The source of (images, labels); images in a list may be Pillow's, or differ in size."""
+    if isinstance(images, list) and (
+        any(isinstance(image, Image.Image) for image in images)
+        or len({np.shape(image) for image in images}) > 1
+    ):
+        labels = _checked_labels(labels, len(images)).tolist()
+        return _UserSource(list(zip(images, labels, strict=True)))
+    return ArraySource(images, labels)
 
 
 def _image_and_label(element: Any) -> tuple[Any, int]:

@@ -1,6 +1,14 @@
 """From a config to a run, and from a workdir back to a trained network."""
 
-from tljax.experiment.build import Experiment, build, load_data, resolve, resolve_in
+from tljax.experiment.build import (
+    Experiment,
+    build,
+    kept_splits,
+    kept_tasks,
+    load_data,
+    resolve,
+    resolve_in,
+)
 from tljax.experiment.loading import load
 from tljax.experiment.source import (
     preprocessing_of,
@@ -17,7 +25,14 @@ from tljax.experiment.trained import (
     read_workdir,
     same_classes,
 )
-from tljax.experiment.workdir import is_begun, keep_config, read_config, task_for, tasks_of
+from tljax.experiment.workdir import (
+    is_begun,
+    keep_config,
+    read_config,
+    refuse_inside_data,
+    task_for,
+    tasks_of,
+)
 
 __all__ = [
     "Evaluated",
@@ -29,6 +44,8 @@ __all__ = [
     "fit_config",
     "is_begun",
     "keep_config",
+    "kept_splits",
+    "kept_tasks",
     "load",
     "load_data",
     "preprocessing_of",
@@ -36,6 +53,7 @@ __all__ = [
     "read_config",
     "read_source",
     "read_workdir",
+    "refuse_inside_data",
     "resolve",
     "resolve_in",
     "run",

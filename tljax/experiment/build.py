@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from tljax import data, weights
-from tljax.data import Dataset, Task, joint_class_names
+from tljax.data import Dataset, Kept, Task, joint_class_names, kept
 from tljax.devices import processes
 from tljax.errors import InputError, check_known
 from tljax.experiment import hyperrules, lora
@@ -23,9 +25,9 @@ from tljax.experiment.source import (
     source_preprocessing,
     source_workdir,
 )
-from tljax.experiment.workdir import is_begun, read_config
+from tljax.experiment.workdir import is_begun, read_config, read_splits
 from tljax.models import Model, Preprocessing, registry, tracing
-from tljax.runs.record import check_classes, read_result, read_tasks
+from tljax.runs.record import check_classes, has_begun, read_result, read_tasks
 from tljax.runs.workdir import differences, refuse_changes
 from tljax.training.options import HARMLESS, HEAD_INITS, OPTION_NAMES, TrainingOptions
 from tljax.training.setup import Setup
@@ -68,6 +70,11 @@ class Experiment:
         return joint_class_names(self.tasks)
 
     @property
+    def starts_from_weights(self) -> bool:
+        """Whether the run starts from the weights of `init_from`."""
+        return _starts_from_weights(self.config)
+
+    @property
     def task_sizes(self) -> dict[str, int]:
         """Number of classes of each task by its name."""
         return {task.name: len(task.class_names) for task in self.tasks}
@@ -100,7 +107,7 @@ class Experiment:
           InputError: if they do not fit the model or, with a head that is kept, its classes.
         """
         variables = None
-        if _starts_from_weights(self.config):
+        if self.starts_from_weights:
             size = self.preprocessing.image_size
             variables = pretrained_variables(self.config, self.model, size)
             for warning in self.warnings:
@@ -132,7 +139,7 @@ def build(
     Raises:
       InputError: for whatever is wrong in the config.
     """
-    config = _apply_hyperrule(config)
+    config = _settle(config)
     tasks = tasks or data.read_tasks(config.data, config.data_dir)
     model = _model(config, tasks)
     plan, stages = _plan(config, model)
@@ -150,12 +157,12 @@ def build(
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The config without anything that depends on where and when it is read.
 
-    A hyperrule is replaced by its numbers, `init_from` becomes absolute, and preprocessing that
-    the config leaves open follows the source of the weights, else the model. A workdir keeps the
-    resolved config, and can then be moved, and used without its source. Resolving twice changes
-    nothing.
+    A hyperrule is replaced by its numbers, `init_from` and the folders of `data` become absolute,
+    and preprocessing that the config leaves open follows the source of the weights, else the model.
+    A workdir keeps the resolved config, and can then be moved, and used without its source.
+    Resolving twice changes nothing.
     """
-    resolved = _apply_hyperrule(config).copy_and_resolve_references()
+    resolved = _settle(config)
     if resolved.init_from is not None:
         resolved.init_from = weights.absolute(resolved.init_from)
     silent = [field for field in PREPROCESSING_FIELDS if resolved[field] is None]
@@ -182,20 +189,58 @@ def resolve_in(
     before = processes.call_in_first(lambda: _config_of_run(workdir))
     if before is None:
         return config, False
-    config = _apply_hyperrule(config).copy_and_resolve_references()
+    splits = kept_splits(workdir)
+    config = _settle(config, splits)
     for field in PREPROCESSING_FIELDS:
         config[field] = before[field] if config[field] is None else config[field]
     resolved = resolve(config)
     now = json.loads(resolved.to_json())
     for field in (*HARMLESS, "mesh"):
         before[field] = now[field]  # if it differs, `fit` says so
+    if (
+        splits is not None
+        and _has_moved(before, now)
+        and kept.same_images(load_data(resolved, splits), splits)
+    ):
+        _log.warning("the data was '%s'; it is '%s' now", before["data"], now["data"])
+        before["data"] = now["data"]
     remedy = "use a new workdir, or the config it was made with"
     refuse_changes("config", differences(before, now), workdir, remedy)
     return resolved, True
 
 
-def load_data(config: ml_collections.ConfigDict) -> Dataset:
-    """The config's data set, split and subsampled by its seed; no image is read."""
+def kept_splits(workdir: Path | None) -> list[Kept] | None:
+    """Which image a run that has begun in the workdir has in which split; None if none has."""
+    if workdir is None:
+        return None
+    return processes.call_in_first(lambda: read_splits(workdir) if has_begun(workdir) else None)
+
+
+def kept_tasks(config: ml_collections.ConfigDict, workdir: Path | None) -> tuple[Task, ...] | None:
+    """The tasks of a run that has begun in the workdir, which may have classes less than the data.
+
+    None if none has begun.
+    """
+    names = processes.call_in_first(
+        lambda: (
+            [(task.name, task.class_names) for task in read_tasks(workdir, config.data) or ()]
+            if workdir is not None and has_begun(workdir)
+            else []
+        )
+    )
+    return tuple(Task(name, tuple(classes)) for name, classes in names) or None
+
+
+def load_data(config: ml_collections.ConfigDict, splits: Sequence[Kept] | None = None) -> Dataset:
+    """The config's data set, split and subsampled by its seed; no image is decoded.
+
+    Args:
+      config: of the run.
+      splits: of a run that has begun, `kept_splits`: its images are in the splits they were in.
+
+    Raises:
+      InputError: if the data cannot be found, or, with splits, is no longer that of the run.
+    """
     return data.load(
         config.data,
         train_size=config.train_size,
@@ -203,6 +248,8 @@ def load_data(config: ml_collections.ConfigDict) -> Dataset:
         val_fraction=config.val_fraction,
         seed=data_seed(config),
         data_dir=config.data_dir,
+        kept=splits,
+        deep_images=config.deep_images,
     )
 
 
@@ -215,11 +262,25 @@ def data_seed(config: ml_collections.ConfigDict) -> int:
     return int(config.data_seed)
 
 
-def _apply_hyperrule(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config with the numbers of its hyperrule, if it has one, for which its data is read."""
+def _settle(
+    config: ml_collections.ConfigDict, splits: Sequence[Kept] | None = None
+) -> ml_collections.ConfigDict:
+    """The config with absolute paths of its data, and the numbers of its hyperrule, if it has one.
+
+    A hyperrule needs the number of training images: the data is then read.
+    """
+    config = config.copy_and_resolve_references()
+    config.data = data.absolute(config.data)
+    if config.data_dir is not None and "://" not in config.data_dir:
+        config.data_dir = os.path.abspath(os.path.expanduser(config.data_dir))
     if config.hyperrule is None:
         return config
-    return hyperrules.apply(config, load_data(config).train)
+    return hyperrules.apply(config, load_data(config, splits).train)
+
+
+def _has_moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the data is somewhere else than when the run began, and may be the same."""
+    return before["data"] != now["data"] and data.may_have_moved(before["data"], now["data"])
 
 
 def _config_of_run(workdir: Path) -> dict[str, Any] | None:

@@ -6,9 +6,19 @@ from typing import Any
 
 import ml_collections
 
+from tljax.data import Dataset
+from tljax.data.kept import seen_images
 from tljax.devices import processes
-from tljax.experiment.build import Experiment, build, load_data, resolve_in
-from tljax.experiment.workdir import keep_config
+from tljax.experiment.build import (
+    Experiment,
+    build,
+    kept_splits,
+    kept_tasks,
+    load_data,
+    resolve_in,
+)
+from tljax.experiment.source import source_workdir
+from tljax.experiment.workdir import keep_config, read_splits, refuse_inside_data
 from tljax.runs.record import all_rows, has_begun, read_result
 from tljax.runs.resume import best_variables
 from tljax.runs.workdir import locked
@@ -55,8 +65,13 @@ def fit_config(
 ) -> Result:
     """Trains what the config says, in memory, or in a workdir: a new or the same config's."""
     begun = processes.call_in_first(lambda: has_begun(workdir))
-    experiment = build(config, fetch_weights=not begun)
-    setups = experiment.setups(load_data(experiment.config))
+    experiment = build(config, kept_tasks(config, workdir), fetch_weights=not begun)
+    if workdir is not None and not begun:
+        refuse_inside_data(workdir, experiment.config.data)
+    dataset = load_data(experiment.config, kept_splits(workdir))
+    if not begun:
+        _warn_of_seen_images(experiment, dataset)
+    setups = experiment.setups(dataset)
     pretrained: Any = experiment.read_pretrained
     if not begun:  # a slip is found before anything is written
         held = [experiment.read_pretrained()]
@@ -69,11 +84,25 @@ def fit_config(
     }
     with locked(workdir):
         if workdir is not None:
-            kept = (workdir, experiment.tasks, experiment.config)
+            kept = (workdir, experiment.tasks, experiment.config, None if begun else dataset)
             processes.call_in_first(lambda: keep_config(*kept))
         if experiment.stages:
             return fit_stage_setups(setups, experiment.stages, pretrained, workdir, **how)
         return fit_setup(setups[0], pretrained, workdir, **how)
+
+
+def _warn_of_seen_images(experiment: Experiment, dataset: Dataset) -> None:
+    """Warns of test and validation images that the source of the weights was fitted on."""
+    source = experiment.config.init_from
+    workdir = source_workdir(source) if experiment.starts_from_weights else None
+    splits = None if workdir is None else processes.call_in_first(lambda: read_splits(workdir))
+    for part in dataset.parts or (dataset,):
+        for split, seen in seen_images(part, splits or ()).items():
+            _log.warning(
+                "%d of the %d %s images of '%s' are images that '%s', where the weights come from,"
+                " was fitted on: accuracy on them is not accuracy on new images",
+                *(seen.sum(), len(seen), split, part.name, source),
+            )
 
 
 def _about(experiment: Experiment) -> dict[str, Any]:

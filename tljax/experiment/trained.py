@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+import numpy as np
 
-from tljax.data import Dataset, load, skipped_message
+from tljax.data import Dataset, Kept, absolute, load, skipped_message
+from tljax.data.datasets import folders, split_spec
+from tljax.data.kept import leave_out_seen, without_missing
+from tljax.data.sources import relabel
 from tljax.errors import InputError, check_known
-from tljax.experiment.build import Experiment, build, data_seed, load_data
+from tljax.experiment.build import Experiment, build, data_seed, kept_splits, load_data
 from tljax.experiment.workdir import read_config, tasks_of
 from tljax.runs.record import check_classes, read_result
 from tljax.runs.resume import best_variables
@@ -29,12 +33,15 @@ class Trained:
       experiment: what its config describes.
       variables: the best weights.
       result: the fields of `result.json`; empty while the run is not done.
+      splits: which image it has in which split, one item for each data set; None if the workdir
+        was made before tljax kept that.
     """
 
     workdir: Path
     experiment: Experiment
     variables: Tree
     result: dict[str, Any]
+    splits: list[Kept] | None = None
 
     @property
     def config(self) -> ml_collections.ConfigDict:
@@ -81,7 +88,8 @@ def evaluate_trained(
     config, experiment = trained.config, trained.experiment
     dataset = same_classes(trained, data, data_dir)
     source = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]
-    if source is None:
+    source = source and without_missing(source)
+    if not source:
         raise InputError(f"'{data or config.data}' has no {split} images; choose another --split")
     evaluation = evaluate(
         experiment.model,
@@ -93,26 +101,52 @@ def evaluate_trained(
     )
     if evaluation.skipped:
         _log.warning(skipped_message(evaluation.skipped))
-    naive = naive_accuracy(dataset.train, evaluation)
+    naive = naive_accuracy(_training_labels(trained, dataset), evaluation)
     return Evaluated(evaluation, naive, data or config.data, split)
 
 
+def _training_labels(trained: Trained, dataset: Dataset) -> np.ndarray:
+    """Labels of the data's training images; of the run's own if the data has test images alone."""
+    if len(dataset.train):
+        return dataset.train.labels
+    if trained.splits is None:
+        return load_data(trained.config).train.labels
+    (own,) = trained.splits
+    return np.repeat(np.arange(len(own["classes"])), own["train_counts"])
+
+
 def same_classes(trained: Trained, data: str | None, data_dir: str | None = None) -> Dataset:
-    """The data of a run of one task, or other data; InputError unless it has the same classes."""
+    """The data of a run of one task, or other data; InputError unless it has the same classes.
+
+    The run's own data has the splits that the run began with. Other data has its own, without the
+    images that the run was fitted on. It may have test images alone, of some of the classes.
+    """
     config = trained.config.copy_and_resolve_references()
-    data = data or config.data
+    data = absolute(data or config.data)
     if data_dir is not None or not data.startswith("tfds:"):
         config.data_dir = data_dir
     if data == config.data:
-        dataset = load_data(config)
+        if trained.splits is None and folders(data):
+            _log.warning(
+                "'%s' does not keep which image was in which split: '%s' is split again, which"
+                " gives other splits if images were added, removed or renamed since",
+                trained.workdir,
+                data,
+            )
+        dataset = load_data(config, trained.splits)
     else:
         dataset = load(
             data,
             val_fraction=config.val_fraction,
             seed=data_seed(config),
             data_dir=config.data_dir,
+            test_only=True,
+            deep_images=config.deep_images,
         )
+        dataset = leave_out_seen(dataset, trained.splits or ())
     known = trained.experiment.class_names
+    if not len(dataset.train) and set(dataset.class_names) <= set(known):
+        dataset = relabel(dataset, known)
     check_classes(dataset.class_names, known, data, trained.workdir)
     return dataset
 
@@ -131,7 +165,8 @@ def read_workdir(workdir: Path, task: str | None = None) -> Trained:
     tasks = tasks_of(workdir)
     experiment = build(read_config(workdir), tasks)
     result = read_result(workdir) or {}
-    whole = Trained(workdir, experiment, best_variables(workdir), result)
+    splits = kept_splits(workdir)
+    whole = Trained(workdir, experiment, best_variables(workdir), result, splits)
     if task is None and len(tasks) == 1:
         return whole
     names = [known.name for known in tasks]
@@ -139,6 +174,7 @@ def read_workdir(workdir: Path, task: str | None = None) -> Trained:
         raise InputError(
             f"'{workdir}' was trained on several tasks ({', '.join(names)}); choose one with --task"
         )
+    task = task if task in names else absolute(task)
     check_known("task", task, names)
     return _alone(whole, names.index(task)) if len(tasks) > 1 else whole
 
@@ -149,7 +185,7 @@ def _alone(whole: Trained, number: int) -> Trained:
     task = experiment.tasks[number]
     span = class_ranges(list(experiment.task_sizes.values()))[number]
     model, variables = select_task_head(experiment.model, whole.variables, *span)
-    config.data = task.name
+    config.data = split_spec(config.data)[number]
     result = {name: value for name, value in whole.result.items() if name != "tasks"}
     result |= whole.result.get("tasks", {}).get(task.name, {})
     return Trained(
@@ -157,4 +193,5 @@ def _alone(whole: Trained, number: int) -> Trained:
         replace(experiment, config=config, model=model, tasks=(task,)),
         variables,
         result | ({"data": task.name} if result else {}),
+        None if whole.splits is None else [whole.splits[number]],
     )

@@ -1,18 +1,23 @@
-"""The config of a workdir: kept when a run begins, and compared when it resumes."""
+"""What a workdir keeps when a run begins: its config, its classes, and which image is for what."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
 from tljax import config as configs
-from tljax.data import Task, read_class_names
+from tljax.data import Dataset, Kept, Task, kept, read_class_names
 from tljax.data import read_tasks as read_tasks_of_data
+from tljax.data.datasets import folders
 from tljax.errors import InputError
 from tljax.files import parse_json
 from tljax.runs.record import has_begun, read_tasks, shorten, write_tasks
 from tljax.runs.workdir import write_atomically
 
 _FILE = "config.json"
+_SPLITS = "splits.json"
+_ADDED = {"deep_images": "full_range"}  # fields that older runs lack, as these runs had them
 
 
 def is_begun(workdir: Path) -> bool:
@@ -28,7 +33,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     """
     path = workdir / _FILE
     try:
-        config = ml_collections.ConfigDict(parse_json(path.read_bytes()))
+        config = ml_collections.ConfigDict({**_ADDED, **parse_json(path.read_bytes())})
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"'{workdir}' is not a workdir of tljax: it holds no config.json; give the folder that"
@@ -39,14 +44,55 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
     return configs.complete(config, str(path))
 
 
-def keep_config(workdir: Path, tasks: tuple[Task, ...], config: ml_collections.ConfigDict) -> None:
-    """Writes the resolved config, and which logit is which class.
+def keep_config(
+    workdir: Path,
+    tasks: tuple[Task, ...],
+    config: ml_collections.ConfigDict,
+    dataset: Dataset | None,
+) -> None:
+    """Writes the resolved config, which logit is which class, and which image is in which split.
+
+    Args:
+      workdir: of the run.
+      tasks: of the run.
+      config: resolved.
+      dataset: of a run that begins; None: one resumes, and its splits are kept already.
 
     Raises:
       InputError: if the run in the workdir began with other classes.
     """
     write_tasks(workdir, tasks)
+    if dataset is not None:
+        write_atomically(workdir / _SPLITS, json.dumps(kept.describe(dataset)) + "\n")
     write_atomically(workdir / _FILE, config.to_json(indent=2) + "\n")
+
+
+def read_splits(workdir: Path) -> list[Kept] | None:
+    """What `tljax.data.kept` knows of each data set of a run; None if the workdir keeps none.
+
+    Raises:
+      InputError: if it cannot be read.
+    """
+    path = workdir / _SPLITS
+    try:
+        content: Any = parse_json(path.read_bytes())
+        if not isinstance(content, list) or not all(kept.is_kept(one) for one in content):
+            raise ValueError("it was not written by a run of tljax")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({error}); restore it, or train anew") from None
+    return content
+
+
+def refuse_inside_data(workdir: Path, data: str) -> None:
+    """Raises InputError if a new workdir would lie in a folder of images, as a class of them."""
+    for root in folders(data):
+        if workdir.resolve().is_relative_to(root.resolve()):
+            raise InputError(
+                f"the workdir '{workdir}' is inside the data folder '{root}', where it would be"
+                " taken for images; choose a --workdir outside it"
+            )
 
 
 def tasks_of(workdir: Path) -> tuple[Task, ...]:

@@ -10,6 +10,11 @@ from tljax.devices import processes
 from tljax.errors import InputError
 from tljax.files import replacing, temporary_files, temporary_path
 
+# Config fields on which the weights of a run depend: after a change these may not fit.
+_OTHER_WEIGHTS = frozenset(
+    ("data", "init_from", "last_group", "lora_alpha", "lora_rank", "lora_targets", "model", "tasks")
+)
+
 
 class InUse(InputError):
     """Another process has locked the workdir."""
@@ -86,10 +91,17 @@ def differences(before: Any, now: Any, name: str = "") -> dict[str, str]:
 
 def refuse_changes(what: str, changed: Mapping[str, str], workdir: Path, remedy: str) -> None:
     """Raises InputError if a run would resume with other settings than it began with."""
-    if changed:
-        raise InputError(
-            f"'{workdir}' holds a run with another {what} ({'; '.join(changed.values())}); {remedy}"
+    if not changed:
+        return
+    if what == "config" and _OTHER_WEIGHTS.isdisjoint(changed):
+        remedy += (
+            f"; to train its weights for longer or in another way, set init_from={workdir} and"
+            " head_init=pretrained (and, if scenario is from_scratch, scenario=fine_tune) in a new"
+            " workdir"
         )
+    raise InputError(
+        f"'{workdir}' holds a run with another {what} ({'; '.join(changed.values())}); {remedy}"
+    )
 
 
 def make_workdir(workdir: Path) -> Path:

@@ -200,17 +200,19 @@ def _answers(source: Source, answers: Sequence[dict[str, np.ndarray]]) -> Answer
     )
 
 
-def naive_accuracy(train: Source, evaluation: Evaluation, tasks: Sequence[int] = ()) -> float:
+def naive_accuracy(
+    train_labels: np.ndarray, evaluation: Evaluation, tasks: Sequence[int] = ()
+) -> float:
     """Accuracy on an evaluation's images of always predicting the commonest training class.
 
     Args:
-      train: the training images.
+      train_labels: int (n,), of the training images.
       evaluation: of the model to compare with.
       tasks: numbers of classes of several tasks; the commonest class of the image's own task is
         then predicted.
     """
     counts = evaluation.class_counts
-    trained_on = np.bincount(train.labels, minlength=len(counts))
+    trained_on = np.bincount(train_labels, minlength=len(counts))
     commonest = [first + int(trained_on[first:end].argmax()) for first, end in class_ranges(tasks)]
     commonest = commonest or [int(trained_on.argmax())]
     return sum(counts[label] for label in commonest) / evaluation.count

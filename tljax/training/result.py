@@ -114,7 +114,7 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
             "test_accuracy": tested.accuracy,
             "test_balanced_accuracy": tested.balanced_accuracy,
             "test_loss": tested.loss,
-            "naive_accuracy": naive_accuracy(setup.train, tested, setup.task_sizes),
+            "naive_accuracy": naive_accuracy(setup.train.labels, tested, setup.task_sizes),
         }
     if len(setup.tasks) > 1:
         summary["tasks"] = _by_task(setup, validated.get("tasks"), tested)

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from tljax import data
+from tljax import data, experiment
 from tljax.analysis.report.formatting import percent
 from tljax.analysis.report.labels import html_text, plain_text
 from tljax.analysis.report.task_answers import TaskAnswers
@@ -62,9 +62,10 @@ def _find_mistakes(answers: TaskAnswers) -> list[_Mistake]:
 
 def _load_test_images(answers: TaskAnswers) -> tuple[Source | None, str]:
     """The images that were answered, or None and the reason in HTML."""
-    config = answers.setting.first.config
+    workdir = answers.setting.first.workdir
     try:
-        source = data.load(config["data"], data_dir=config["data_dir"]).test
+        splits = experiment.kept_splits(workdir)
+        source = experiment.load_data(experiment.read_config(workdir), splits).test
     except InputError as error:
         return None, html_text(f"{error}"[:200])
     first_class = 0  # of the task, among the classes of all tasks

@@ -13,7 +13,8 @@ import numpy as np
 from tljax import experiment
 from tljax.console import progress_bar
 from tljax.data import Preprocessing, Source, eval_batches, skipped_message
-from tljax.data.folder import FolderSource, find_images
+from tljax.data.folder import FolderSource
+from tljax.data.listing import find_images
 from tljax.errors import InputError
 from tljax.files import replacing, writable_file
 from tljax.models import Model
@@ -106,7 +107,7 @@ def classify_files(
     predictions = classify(
         exp.model,
         trained.variables,
-        FolderSource(files, [0] * len(files)),
+        FolderSource(files, [0] * len(files), deep_images=trained.config.deep_images),
         exp.preprocessing,
         min(trained.config.batch_size, len(files)),
         on_error,

@@ -140,11 +140,14 @@ def run_probe(
         else.
     """
     began = time.monotonic()
-    config, _ = experiment.resolve_in(config, workdir)
+    config, begun = experiment.resolve_in(config, workdir)
     if done := _read_done(workdir, weight_decays):
         return done
-    exp = experiment.build(config, fetch_weights=True)
-    dataset, options = experiment.load_data(exp.config), exp.options
+    exp = experiment.build(config, experiment.kept_tasks(config, workdir), fetch_weights=True)
+    if not begun:
+        experiment.refuse_inside_data(workdir, exp.config.data)
+    dataset = experiment.load_data(exp.config, experiment.kept_splits(workdir))
+    options = exp.options
     _check(exp, dataset, weight_decays)
     model, size = exp.model, exp.preprocessing.image_size
     given = exp.read_pretrained()
@@ -153,7 +156,7 @@ def run_probe(
         compute_features, model, variables, exp.preprocessing, progress=progress
     )
     with locked(workdir):
-        experiment.keep_config(workdir, exp.tasks, exp.config)
+        experiment.keep_config(workdir, exp.tasks, exp.config, None if begun else dataset)
         settings = list_settings(model, options.batch_size, weight_decays)
         steps = options.total_steps(len(dataset.train))
         heads = train_heads(
@@ -185,7 +188,7 @@ def run_probe(
                 writer.write("test", steps, examples=examples, **values)
                 result |= {"test_size": tested.count}
                 result |= {f"test_{name}": values[name] for name in _TEST_FIELDS}
-                result["naive_accuracy"] = naive_accuracy(dataset.train, tested)
+                result["naive_accuracy"] = naive_accuracy(dataset.train.labels, tested)
                 assert tested.answers is not None
                 write_atomically(workdir / ANSWERS_FILE, pack_answers(tested.answers))
         result |= {

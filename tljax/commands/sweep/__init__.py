@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help="a config file with get_config() and sweep(), which yields a dict of fields for each"
-        " run; --config.FIELD=VALUE overrides a field in every run",
+        " run, or the name of one, e.g. sweep_lr_k; it is a Python program, which is run;"
+        " --config.FIELD=VALUE overrides a field in every run, --config.FIELD=None unsets one",
     )
     parser.add_argument(
         "--workdir",

@@ -121,8 +121,10 @@ def _check(runs: Sequence[SweepRun], workdir: Path) -> None:
     tasks: dict[str, tuple[Task, ...]] = {}
     for run in runs:
         try:
-            config, _ = experiment.resolve_in(run.config, workdir / "runs" / run.name)
+            config, begun = experiment.resolve_in(run.config, workdir / "runs" / run.name)
             data = str(config.data)
+            if not begun:
+                experiment.refuse_inside_data(workdir, data)
             # Finding the classes may take long, so each data set is asked once.
             tasks[data] = experiment.build(config, tasks.get(data)).tasks
         except InputError as error:

@@ -7,10 +7,7 @@ label are read. `images.decode` decodes the images, as it does for `folder:PATH`
 """
 
 import contextlib
-import functools
-import hashlib
 import itertools
-import math
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,8 +18,9 @@ from typing import Protocol
 import numpy as np
 
 from tljax.console import progress_bar
+from tljax.data.digests import content_digests
 from tljax.data.images import Unreadable, as_rgb, decode
-from tljax.data.sources import Dataset, Example, Source, digest
+from tljax.data.sources import Dataset, Example, Source, Subset, digest
 from tljax.data.splits import split_off_test
 from tljax.data.tfds import tfrecord
 from tljax.data.tfds.prepared import FeatureReader, Prepared, Selection, Shard, open_prepared
@@ -31,8 +29,6 @@ from tljax.errors import InputError
 from tljax.files import replacing
 
 _VAL_NAMES = ("validation", "val", "valid")
-_FINGERPRINT_BYTES = 2**28  # how much of the shards a fingerprint reads, about
-_BLOCK = 2**20  # bytes that it reads at a time
 _RECORDS_PER_TASK = 256  # of a thread that reads labels
 
 
@@ -55,11 +51,12 @@ class TfdsSource(Source):
         labels: np.ndarray,
         read_image: FeatureReader,
         fingerprint: str,
+        deep_images: str,
     ):
         self.labels = labels
         self._name, self._selection, self._records = name, selection, records
         self._read_image = read_image
-        self._fingerprint = fingerprint
+        self._fingerprint, self._deep_images = fingerprint, deep_images
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,29 +68,33 @@ class TfdsSource(Source):
             image = self._read_image(self._records[index])
         except Exception as error:  # raised by protobuf or array_record
             raise Unreadable(name, "its record is damaged; copy or prepare it again") from error
-        pixels = decode(image, name) if isinstance(image, bytes) else as_rgb(image)
+        is_file = isinstance(image, bytes)
+        pixels = decode(image, name, self._deep_images) if is_file else as_rgb(image)
         return {"image": pixels, "label": int(self.labels[index])}
 
     def fingerprint(self) -> str:
-        """Hashes the names of the features, the selection, and the sizes and contents of shards.
+        """Hashes the names of the features, the selection, and the contents of the shards.
 
-        If the shards have more than 256 MiB together, every n-th MiB is read. The path of the data
-        and file dates are not hashed, so a copy has the same fingerprint.
+        The path of the data and file dates are not hashed, so a copy has the same fingerprint.
         """
-        return self._fingerprint
+        if self._deep_images == "full_range":
+            return self._fingerprint
+        return digest(self._fingerprint, self._deep_images)
 
 
-def load(text: str, data_dir: str | None = None) -> Dataset:
+def load(text: str, data_dir: str | None = None, deep_images: str = "full_range") -> Dataset:
     """Loads the splits of a prepared data set; decodes no image.
 
     Splits that the spec does not choose have defaults: `train` is the split `train`, `val` is
     `validation`, `val` or `valid`, and `test` is `test`. A default for `val` or `test` is used only
     if it exists and no choice mentions it. If there is no test split, a fifth of each class of
-    `train` is split off as test images, always the same ones.
+    `train` is split off as test images, always the same ones. Data that has a split `test` and no
+    `train` can be evaluated on: it has no training images.
 
     Args:
       text: The spec after `tfds:`; see `tljax.data.tfds.spec`.
       data_dir: The folder of prepared data sets; None: TFDS's default.
+      deep_images: As `deep` of `images.decode`.
 
     Raises:
       InputError: The data set is not prepared or cannot be read, a split or a feature does not
@@ -107,7 +108,8 @@ def load(text: str, data_dir: str | None = None) -> Dataset:
     }
     mentioned = {shard.split for selection in selections.values() for shard in selection.shards}
     unmentioned = set(prepared.builder.info.splits) - mentioned
-    if "train" not in selections:
+    test_only = "train" not in prepared.builder.info.splits and "test" in unmentioned
+    if "train" not in selections and not test_only:
         selections["train"] = prepared.select("train", "train")
     for role, names in (("val", _VAL_NAMES), ("test", ("test",))):
         default = next((name for name in names if name in unmentioned), None)
@@ -115,8 +117,11 @@ def load(text: str, data_dir: str | None = None) -> Dataset:
             selections[role] = prepared.select(default, role)
     _refuse_overlap(prepared.spec, selections)
     sources: dict[str, Source] = {
-        role: _open_source(prepared, selection) for role, selection in selections.items()
+        role: _open_source(prepared, selection, deep_images)
+        for role, selection in selections.items()
     }
+    if "train" not in sources:  # e.g. ImageNet-V2, to be evaluated on
+        sources["train"] = Subset(sources["test"], [])
     if "test" not in sources:
         remedy = "name a split, as in ?test=validation"
         sources["train"], sources["test"] = split_off_test(sources["train"], prepared.spec, remedy)
@@ -134,13 +139,13 @@ def read_class_names(text: str, data_dir: str | None = None) -> tuple[str, ...]:
     return open_prepared(parse_spec(text), data_dir).class_names
 
 
-def _open_source(prepared: Prepared, selection: Selection) -> TfdsSource:
+def _open_source(prepared: Prepared, selection: Selection, deep_images: str) -> TfdsSource:
     """The source of a selection. Labels and the places of TFRecords are cached for later runs."""
     shards = selection.shards
     prepared.fetch(shards)
     files = [prepared.folder / shard.file for shard in shards]
     features = [prepared.image, prepared.label, prepared.class_names]
-    fingerprint = digest(repr((features, shards)), *_file_digests(list(dict.fromkeys(files))))
+    fingerprint = digest(repr((features, shards)), *content_digests(list(dict.fromkeys(files))))
     cached = _read_cache(fingerprint)
     places = np.empty((0, 2), np.int64)
     if prepared.is_tfrecord:
@@ -160,7 +165,9 @@ def _open_source(prepared: Prepared, selection: Selection) -> TfdsSource:
             " splits that are labelled, e.g. ?test=validation"
         )
     read_image = FeatureReader(prepared.builder.info.features, prepared.image)
-    return TfdsSource(str(prepared.spec), selection, records, labels, read_image, fingerprint)
+    return TfdsSource(
+        str(prepared.spec), selection, records, labels, read_image, fingerprint, deep_images
+    )
 
 
 def _scan(folder: Path, shards: Sequence[Shard]) -> Iterator[np.ndarray]:
@@ -230,30 +237,6 @@ def _refuse_overlap(spec: Spec, selections: Mapping[str, Selection]) -> None:
                 f"{spec} {split}[{start}] is in {role}={selections[role].split} and in"
                 f" {other_role}={selections[other_role].split}; choose splits that share no image"
             )
-
-
-def _file_digests(files: Sequence[Path]) -> list[str]:
-    states = [file.stat() for file in files]
-    stride = max(1, math.ceil(sum(state.st_size for state in states) / _FINGERPRINT_BYTES))
-    with ThreadPoolExecutor() as pool:
-        return list(
-            pool.map(
-                lambda file, state: _file_digest(file, stride, state.st_size, state.st_mtime_ns),
-                files,
-                states,
-            )
-        )
-
-
-@functools.cache
-def _file_digest(file: Path, stride: int, size: int, modified: int) -> str:
-    """Hashes the size and every n-th MiB of a file; cached until size or date changes."""
-    sha = hashlib.sha256(str(size).encode())
-    with file.open("rb") as content:
-        for start in range(0, size, stride * _BLOCK):
-            content.seek(start)
-            sha.update(content.read(_BLOCK))
-    return sha.hexdigest()
 
 
 # A cache of labels and places, keyed by the fingerprint of the data that they were read from.

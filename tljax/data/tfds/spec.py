@@ -69,12 +69,17 @@ def parse_spec(text: str) -> Spec:
         if key in choices:
             raise InputError(f"tfds:{text} chooses {key} twice; keep one of them")
         choices[key] = value
-    if remote.is_address(target) or target.startswith(("/", "~", ".")):
+    if remote.is_address(target) or is_path(target):
         return Spec(target, None, None, None, choices)
     match = _TARGET.fullmatch(target)
     if match is None:
         raise InputError(f"'tfds:{text}' names no data set; {_SYNTAX}")
     return Spec(target, match["name"], match["config"], match["version"], choices)
+
+
+def is_path(target: str) -> bool:
+    """Whether the text after `tfds:` is the path of a prepared folder, not a name or an address."""
+    return target.startswith(("/", "~", "."))
 
 
 def data_folder(data_dir: str | None) -> str:

@@ -1,0 +1,242 @@
+"""Which image belongs to which split, kept with a run, so that the split stays what it was.
+
+The split of a folder without test images follows from the number and order of its images. Adding,
+removing or renaming images would move others from one split to another, e.g. from training to
+test. A run therefore keeps, for every image it uses, its name, the digest of its content and its
+split. Whatever reads the data of the run later finds the images again by their content. Images
+that were added since are in no split. Other data than folders do not change image by image: of
+them one fingerprint for each split is kept, and other images are refused.
+"""
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tljax.data.digests import content_digests
+from tljax.data.folder import FolderSource
+from tljax.data.layout import find_root
+from tljax.data.listing import find_images
+from tljax.data.sources import Dataset, Source, Subset, fingerprint, unwrap_subset
+from tljax.errors import InputError, printable
+
+_log = logging.getLogger("tljax")
+
+SPLITS = ("train", "val", "test")
+_DIGITS = 32  # hex digits that are kept of a SHA-256
+
+Kept = Mapping[str, Any]  # JSON: what `describe` returns for one data set
+
+
+def describe(dataset: Dataset) -> list[Kept]:
+    """Returns what a run keeps of its data set, or of each of the data sets that were joined.
+
+    Returns:
+      For each data set JSON with `classes`, names in the order of the labels; `train_counts`,
+      training images of each class; `unused`, images of a folder that are in no split; and
+      `splits`. A split of a folder is a list of [name, digest, label]; of other data, the
+      fingerprint of its images. A split that the data lacks is None.
+    """
+    return [_describe_one(part) for part in dataset.parts or (dataset,)]
+
+
+def restore(
+    name: str, kept: Kept, load: Callable[[], Dataset], deep_images: str = "full_range"
+) -> Dataset:
+    """Returns a data set with the splits that a run began with.
+
+    Args:
+      name: Of the data set, as in a config's `data`.
+      kept: What `describe` returned when the run began.
+      load: Returns the data set as it would be split today.
+      deep_images: As `deep` of `images.decode`.
+
+    Returns:
+      The data set of today if nothing has changed. Otherwise the images that are kept, in their
+      order. One that is gone has a path that does not exist. A warning counts those, and the
+      images that are in no split.
+
+    Raises:
+      InputError: The folder is gone; or the data is no folder, and has other images by now.
+    """
+    if any(isinstance(split, str) for split in kept["splits"].values()):
+        dataset = load()
+        _refuse_other_images(name, kept, dataset)
+        return dataset
+    try:
+        root = find_root(name.partition(":")[2])
+    except InputError as error:
+        raise InputError(f"{error}; if the data has moved, name its new place") from None
+    try:
+        dataset = load()
+        unchanged = _describe_one(dataset) == kept
+    except InputError:  # e.g. a class is gone
+        unchanged = False
+    return dataset if unchanged else _find_again(name, kept, root, deep_images)
+
+
+def is_kept(content: Any) -> bool:
+    """Whether a JSON value is what `describe` returns for a data set."""
+    fields = ("classes", "train_counts", "unused", "splits")
+    if not isinstance(content, dict) or any(field not in content for field in fields):
+        return False
+    splits = content["splits"]
+    return isinstance(splits, dict) and set(splits) == set(SPLITS)
+
+
+def same_images(dataset: Dataset, kept: Sequence[Kept]) -> bool:
+    """Whether all splits hold the same images as when the run began."""
+    now = describe(dataset)
+    pairs = zip(now, kept, strict=False)
+    return len(now) == len(kept) and all(a["splits"] == b["splits"] for a, b in pairs)
+
+
+def leave_out_seen(dataset: Dataset, kept: Sequence[Kept]) -> Dataset:
+    """Returns a data set without the images that a run was fitted on; a warning counts them.
+
+    Of the test images those are left out that were among the run's training or validation images,
+    of the validation images those among its training images. Only folders can be compared.
+
+    Raises:
+      InputError: No image of a split would be left.
+    """
+    replaced: dict[str, Any] = {}
+    for split, seen in seen_images(dataset, kept).items():
+        count = f"{seen.sum()} of the {len(seen)} {split} images of '{dataset.name}'"
+        if seen.all():
+            raise InputError(f"{count} are images that the run was fitted on; give other data")
+        _log.warning("%s are images that the run was fitted on: they are left out", count)
+        replaced[split] = Subset(getattr(dataset, split), np.flatnonzero(~seen))
+    return replace(dataset, **replaced)
+
+
+def seen_images(dataset: Dataset, kept: Sequence[Kept]) -> dict[str, np.ndarray]:
+    """Finds the images of a data set that a run was fitted on, see `leave_out_seen`.
+
+    Returns:
+      For `val` and `test`, where they hold such images: bool (n,), whether each image is one.
+    """
+    trained_on = _digests(kept, "train")
+    fitted_on = {"val": trained_on, "test": trained_on | _digests(kept, "val")}
+    found = {}
+    for split, digests in fitted_on.items():
+        source = getattr(dataset, split)
+        base, rows = unwrap_subset(source) if source is not None else (None, np.empty(0, int))
+        if isinstance(base, FolderSource) and digests:
+            seen = np.array([digest[:_DIGITS] in digests for digest in base.digests(rows)], bool)
+            if seen.any():
+                found[split] = seen
+    return found
+
+
+def without_missing(source: Source) -> Source:
+    """Returns the images that are still there; `restore` has counted those that are not."""
+    base, rows = unwrap_subset(source)
+    if not isinstance(base, FolderSource):
+        return source
+    there = [os.path.lexists(base.files[row]) for row in rows]
+    return source if all(there) else Subset(base, rows[there])
+
+
+def _find_again(name: str, kept: Kept, root: Path, deep_images: str) -> Dataset:
+    """The kept images, wherever they are in the folder by now, and whatever they are called."""
+    files = find_images(root)
+    by_content: dict[str, list[Path]] = defaultdict(list)
+    for file, digest in zip(files, content_digests(files), strict=True):
+        by_content[digest[:_DIGITS]].append(file)
+    missing: dict[str, list[str]] = {}
+    sources: dict[str, Source | None] = {}
+    found = 0
+    for split, images in kept["splits"].items():
+        if images is None:
+            sources[split] = None
+            continue
+        paths = []
+        for image, digest, _ in images:
+            same = by_content.get(digest, [])
+            # Of several copies the one with the kept name is taken; their contents are the same.
+            path = next((p for p in same if p.as_posix().endswith(f"/{image}")), None)
+            path = path or next(iter(same), None)
+            if path is None:
+                missing.setdefault(split, []).append(image)
+            else:
+                same.remove(path)
+            # Never the kept path itself: another image may be there by now.
+            paths.append(path or root / f"{image} (as it was when the run began)")
+        found += len(images) - len(missing.get(split, ()))
+        names, _, labels = zip(*images, strict=True)
+        sources[split] = FolderSource(paths, labels, names, deep_images)
+    _report(name, kept, missing, len(files) - found)
+    train, val, test = (sources[split] for split in SPLITS)
+    assert train is not None
+    return Dataset(name, tuple(kept["classes"]), train, val, test)
+
+
+def _report(name: str, kept: Kept, missing: dict[str, list[str]], unused: int) -> None:
+    """Warns of images that are gone, and of images that are in no split."""
+    if missing:
+        counts = ", ".join(f"{len(images)} {split}" for split, images in missing.items())
+        first = printable(next(iter(missing.values()))[0])
+        _log.warning("'%s' lacks images of the run: %s, e.g. %s", name, counts, first)
+    if unused != kept["unused"]:
+        _log.warning(
+            "%d images of '%s' are in no split of the run (%d when it began); they are not used",
+            unused,
+            name,
+            kept["unused"],
+        )
+
+
+def _refuse_other_images(name: str, kept: Kept, dataset: Dataset) -> None:
+    now = _describe_one(dataset)["splits"]
+    if changed := [split for split in SPLITS if now[split] != kept["splits"][split]]:
+        raise InputError(
+            f"the {' and '.join(changed)} images of '{name}' are not those that the run began"
+            " with; restore them, or name other data explicitly"
+        )
+
+
+def _digests(kept: Sequence[Kept], split: str) -> set[str]:
+    """The digests of the images of a split; none of data that is no folder."""
+    lists = [one["splits"][split] for one in kept]
+    return {digest for images in lists if isinstance(images, list) for _, digest, _ in images}
+
+
+def _describe_one(dataset: Dataset) -> Kept:
+    counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
+    return {
+        "classes": list(dataset.class_names),
+        "train_counts": counts.tolist(),
+        "unused": _count_unused(dataset),
+        "splits": {split: _describe_split(getattr(dataset, split)) for split in SPLITS},
+    }
+
+
+def _describe_split(source: Source | None) -> list[list[Any]] | str | None:
+    if source is None:
+        return None
+    base, rows = unwrap_subset(source)
+    if not isinstance(base, FolderSource):
+        return fingerprint(source)
+    return [
+        [base.names[row], digest[:_DIGITS], int(base.labels[row])]
+        for row, digest in zip(rows.tolist(), base.digests(rows), strict=True)
+    ]
+
+
+def _count_unused(dataset: Dataset) -> int:
+    """Number of images of a folder that are in no split, e.g. beyond `train_size`."""
+    bases: dict[int, int] = {}
+    used = 0
+    for split in SPLITS:
+        source = getattr(dataset, split)
+        if source is not None:
+            base, rows = unwrap_subset(source)
+            bases[id(base)] = len(base)
+            used += len(rows)
+    return sum(bases.values()) - used
