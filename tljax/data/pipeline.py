@@ -17,7 +17,7 @@ from tljax.data.balance import BalancedOrder
 from tljax.data.images import Unreadable
 from tljax.data.sources import Example, Source
 from tljax.data.transforms import Preprocessing, augmentation, resize_and_centre_crop
-from tljax.data.workers import check_main_guard, explain_dead_workers, ignore_ctrl_c
+from tljax.devices.workers import check_main_guard, explain_dead_workers, ignore_ctrl_c
 from tljax.errors import InputError, check_known
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax.data import Preprocessing, Source
-from tljax.data.workers import check_main_guard
 from tljax.devices import micro_batches, sharding
+from tljax.devices.workers import check_main_guard
 from tljax.errors import InputError
 from tljax.models import NORMALISATIONS, ImageSize, Model, initialisation, registry, tracing
 from tljax.training import feature_cache
