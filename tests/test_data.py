@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -843,6 +844,7 @@ def test_worker_processes_give_the_same_sequence_and_the_same_errors(tmp_path):
     script.write_text(
         textwrap.dedent(
             """
+            import multiprocessing
             import sys
             import numpy as np
             from tljax import data
@@ -859,6 +861,13 @@ def test_worker_processes_give_the_same_sequence_and_the_same_errors(tmp_path):
                 one = data.train_batches(source, size, num_workers=1, **options)
                 one.set_state(two.get_state())
                 got += [next(one) for _ in range(3)]
+                for child in multiprocessing.active_children():
+                    child.kill()
+                try:
+                    while True:
+                        next(two)
+                except InputError as error:
+                    print(error)
                 for batches in (alone, one, two):
                     batches.close()
                 for a, b in zip(expected, got, strict=True):
@@ -884,9 +893,48 @@ def test_worker_processes_give_the_same_sequence_and_the_same_errors(tmp_path):
         [sys.executable, script, tmp_path], capture_output=True, text=True, timeout=120
     )
     assert re.fullmatch(
-        r"cannot read image .*/a/00\d.png: it is truncated or not .*\n", done.stdout
+        r"a process that reads images has died \(exit code -9\); .*num_workers lower, or to 0\n"
+        r"cannot read image .*/a/00\d.png: it is truncated or not .*\n",
+        done.stdout,
     ), done.stderr
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("end", "line"),
+    [
+        ("batches(num_workers=2)", 6),
+        ("main()", 6),
+        ("if True:\n    main()", 7),
+        ("for _ in range(2):\n    batches(\n        num_workers=2,\n    )", 7),
+    ],
+)
+def test_workers_that_would_run_the_script_again_are_refused(end, line, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("\n\ndef main():\n    batches(num_workers=2)\n\n" + end + "\n")
+    sentence = rf"num_workers is 2, but line {line} of '.*/script.py' is not under `if __name__"
+    with pytest.raises(InputError, match=sentence):
+        runpy.run_path(str(script), {"batches": batches}, "__main__")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        'if __name__ == "__main__":\n    main()',
+        'if __name__ == "__main__":\n    for _ in range(2):\n        main()',
+        "import multiprocessing\nif multiprocessing.parent_process() is None:\n    main()",
+        "batches(num_workers=0)",
+    ],
+)
+def test_workers_of_a_guarded_script_are_allowed(end, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("def main():\n    batches(num_workers=2)\n\n" + end + "\n")
+    runpy.run_path(str(script), {"batches": batches}, "__main__")
+
+
+def batches(num_workers):
+    """Makes batches; workers would start with the first one."""
+    data.train_batches(numbered(6), SMALL, batch_size=2, seed=0, num_workers=num_workers).close()
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 9])

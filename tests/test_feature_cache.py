@@ -1,16 +1,19 @@
 """The cache of frozen groups' outputs: the same numbers as without it, and never stale."""
 
 import json
+import os
 import subprocess
 import threading
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import tljax
 from tests.soak.campaign import compare
 from tests.test_plan_laws import NETWORKS
+from tests.test_stored_rows import cut_the_rows, zero_4_kb
 from tests.watched import Watched
 from tljax import data as data_lib
 from tljax.data import Preprocessing, fixed_views
@@ -42,6 +45,9 @@ def digits():
 def start(request):
     model = NETWORKS[request.param].clone(drop_path=0.0)
     return model, init(model, jax.random.key(0), 32)
+
+
+one_network = pytest.mark.parametrize("start", ["resnet"], indirect=True)
 
 
 def cached(start, source, folder=None, k=2, preprocessing=PREPROCESSING):
@@ -122,7 +128,7 @@ def test_runs_share_what_was_computed(start, digits, tmp_path):
         )
 
 
-def test_whatever_decides_the_numbers_decides_the_entry(start, digits, tmp_path):
+def test_whatever_decides_the_numbers_decides_the_entry(start, digits, tmp_path, monkeypatch):
     model, variables = start
     source = data_lib.Subset(digits.test, range(3))
     cached(start, source, tmp_path)
@@ -138,6 +144,89 @@ def test_whatever_decides_the_numbers_decides_the_entry(start, digits, tmp_path)
     changed["params"][first] = jax.tree.map(lambda leaf: leaf + 1e-3, changed["params"][first])
     cached((model, changed), source, tmp_path)
     assert len(entries(tmp_path)) == 5
+    with jax.default_matmul_precision("highest"):
+        cached(start, source, tmp_path)
+    assert len(entries(tmp_path)) == 6
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=SSE4_2")
+    cached(start, source, tmp_path)
+    assert len(entries(tmp_path)) == 7
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=SSE4_2 --xla_dump_to=elsewhere")
+    cached(start, source, tmp_path)
+    assert len(entries(tmp_path)) == 7
+
+
+def assert_as_without(start, features, source):
+    """The features are those that a run without anything on the disk computes."""
+    fresh = cached(start, source)
+    scale = np.abs(fresh.features).max()
+    np.testing.assert_allclose(features.features[features.rows], fresh.features, atol=1e-5 * scale)
+
+
+@one_network
+def test_images_that_were_corrected_are_computed_again(start, tmp_path):
+    """136 of 200 images were wrong; a list says nothing about its content but the images."""
+    rng = np.random.default_rng(0)
+    right = rng.integers(0, 256, (200, 32, 32, 3), np.uint8)
+    wrong = right[::-1].copy()
+    spread = np.unique(np.linspace(0, 199, 64).astype(int))
+    wrong[spread] = right[spread]
+    assert (wrong != right).any((1, 2, 3)).sum() == 136
+    for images in (wrong, right):
+        source = data_lib.as_source([(image, i % 2) for i, image in enumerate(images)])
+        features = cached(start, source, tmp_path)
+    assert_as_without(start, features, source)
+
+
+@one_network
+def test_an_image_file_that_was_replaced_is_computed_again(start, tmp_path):
+    """In a folder of more than 256 MiB, by a file of the same size."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "data"
+
+    def write(number):
+        path = folder / "ab"[number // 4] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+        os.truncate(path, 40 * 2**20)  # sparse, and no part of the image
+
+    for number in range(8):
+        write(number)
+    cached(start, data_lib.load(f"folder:{folder}").train, tmp_path / "cache")
+    for number in range(1, 8, 2):
+        write(number)
+    train = data_lib.load(f"folder:{folder}").train
+    assert_as_without(start, cached(start, train, tmp_path / "cache"), train)
+
+
+@one_network
+@pytest.mark.parametrize("damage", [cut_the_rows, zero_4_kb])
+def test_damaged_rows_are_computed_again_and_counted(damage, start, digits, tmp_path, caplog):
+    source = Watched(data_lib.Subset(digits.test, range(40)))
+    expected = np.array(cached(start, source, tmp_path).features)
+    source.reads.clear()
+    lost = list(damage(tmp_path / entries(tmp_path)[0], expected[0].nbytes))
+    again = cached(start, source, tmp_path)
+    assert sorted(source.reads) == lost
+    assert f"{len(lost)} of 40 rows" in caplog.text
+    np.testing.assert_allclose(again.features, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@one_network
+def test_auto_uses_memory_where_nothing_can_be_written(
+    start, digits, tmp_path, monkeypatch, caplog
+):
+    model, variables = start
+    plan = tljax.feature_extraction(model.groups)
+    sources = (digits.train, digits.val)
+    on_disk = tljax.fit(model, variables, plan, *sources, workdir=tmp_path / "disk", **OPTIONS)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    disk = {**OPTIONS, "cache": "disk"}
+    with pytest.raises(InputError, match=r"cannot write to .*file/tljax/features .*cache to auto"):
+        tljax.fit(model, variables, plan, *sources, workdir=tmp_path / "refused", **disk)
+    result = tljax.fit(model, variables, plan, *sources, workdir=tmp_path / "memory", **OPTIONS)
+    assert caplog.text.count("so features are cached in memory, for this run alone") == 1
+    assert result.history == on_disk.history
 
 
 def test_what_a_killed_process_computed_is_kept(start, digits, tmp_path):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import logging
 import os
 import random
 import shutil
@@ -19,12 +20,13 @@ from PIL import Image
 import tljax
 from tests.soak.campaign import ROOT, compare, run_campaign
 from tests.watched import Watched
+from tljax import cli, experiment
 from tljax import data as data_lib
-from tljax import experiment
 from tljax.data import Preprocessing
 from tljax.devices.background import Background
-from tljax.devices.preemption import Preempted
+from tljax.devices.preemption import Interrupted, Preempted
 from tljax.errors import InputError
+from tljax.files import temporary_path
 from tljax.runs.checkpoints import Checkpoint, Checkpoints, DamagedCheckpoint
 from tljax.runs.resume import best_variables
 from tljax.runs.workdir import locked
@@ -172,6 +174,45 @@ def test_sigterm_saves_at_once_and_in_the_middle_of_an_interval(digits, tmp_path
     )
     assert rest.history == whole.history, "rows, though an interval was split"
     assert compare(tmp_path / "whole", tmp_path / "run") == []
+
+
+class CtrlC(logging.Handler):
+    """Presses Ctrl-C when a run enters its fifth step."""
+
+    def emit(self, record):
+        if record.getMessage() == "phase step, step 5":
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def ctrl_c_in_step_5(caplog):
+    caplog.set_level(logging.DEBUG, "tljax")
+    press, logger = CtrlC(), logging.getLogger("tljax")
+    logger.addHandler(press)
+    yield
+    logger.removeHandler(press)
+
+
+@pytest.mark.usefixtures("ctrl_c_in_step_5")
+def test_ctrl_c_ends_the_step_and_saves(straight, train, tmp_path):
+    with pytest.raises(Interrupted, match="resumes from what was saved"):
+        train(tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints").steps()[0] == 5
+    train(tmp_path)
+    assert compare(straight, tmp_path) == []
+
+
+@pytest.mark.usefixtures("ctrl_c_in_step_5")
+def test_ctrl_c_in_the_command_says_how_to_resume(tmp_path, capsys):
+    argv = [
+        *("train", "--config", str(ROOT / "configs/from_scratch.py"), "--config.steps=12"),
+        *("--config.model=resnet10_32", "--config.data=embedded:digits", "--config.train_size=50"),
+        *("--config.eval_every=12", "--config.batch_size=16", "--workdir", str(tmp_path)),
+    ]
+    assert cli.main(argv) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "tljax: stopped by Ctrl-C; the same command resumes from what was saved"
+    assert Checkpoints(tmp_path / "checkpoints").steps()[0] == 5
 
 
 # --- damaged ----------------------------------------------------------------------------------
@@ -346,6 +387,18 @@ def test_a_workdir_in_use_is_refused_and_left_alone(killed, straight, train):
     assert compare(straight, killed) == []
 
 
+def test_only_what_tljax_wrote_is_removed_from_a_new_workdir(tmp_path):
+    own = [tmp_path / name for name in (".notes.2024", ".keep.7", ".config.json.7", ".writable")]
+    for path in own:
+        path.write_text("mine\n")
+    left = [temporary_path(tmp_path / name) for name in ("result.json", "metrics.jsonl")]
+    for path in left:  # by a run that was killed
+        path.touch()
+    with locked(tmp_path):
+        assert not any(path.exists() for path in left)
+    assert [path.read_text() for path in own] == ["mine\n"] * len(own)
+
+
 # --- changed ----------------------------------------------------------------------------------
 
 
@@ -388,6 +441,53 @@ def test_another_data_set_is_refused_by_name(photo_folder, tiny_config, tmp_path
     with pytest.raises(InputError, match="train and val images are not those") as refused:
         experiment.run(config, tmp_path / "run")
     assert "restore them, or use a new workdir" in str(refused.value)
+
+
+def pairs(wrong=()):
+    """200 images of two classes, a Python list; the images with these numbers show the other."""
+    shown = np.zeros((200, 16, 16, 3), np.uint8)
+    labels = np.arange(200) % 2
+    shown[(labels == 1) ^ np.isin(np.arange(200), list(wrong))] = 255
+    return [(image, int(label)) for image, label in zip(shown, labels, strict=True)]
+
+
+def test_one_other_image_of_200_is_another_data_set(tmp_path):
+    """A data set that says nothing of its content, such as a list, is read in whole."""
+    model = tljax.create("resnet10_32", 2)
+    plan = tljax.from_scratch(model.groups)
+    options = {**OPTIONS, "preprocessing": Preprocessing(16, (0.5,) * 3, (0.5,) * 3), "steps": 1}
+    tljax.fit(model, None, plan, pairs(), None, workdir=tmp_path, **options)
+    with pytest.raises(InputError, match="train images are not those"):
+        tljax.fit(model, None, plan, pairs(wrong=[1]), None, workdir=tmp_path, **options)
+
+
+def test_other_settings_are_refused_unless_accepted(killed, straight, train, monkeypatch):
+    flags = os.environ.get("XLA_FLAGS", "")
+    named = r"settings\.jax_default_matmul_precision was None and is highest"
+    with jax.default_matmul_precision("highest"), pytest.raises(InputError, match=named):
+        train(killed)
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_max_isa=SSE4_2")
+    with pytest.raises(InputError, match=r"settings.XLA_FLAGS was .*SSE4_2.*--accept_changes"):
+        train(killed)
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_dump_to=elsewhere")
+    train(killed)
+    assert compare(straight, killed) == []
+
+
+def test_a_run_of_a_version_that_kept_no_settings_resumes_and_says_so(
+    killed, straight, train, caplog, monkeypatch
+):
+    checkpoints = Checkpoints(killed / "checkpoints")
+    for step in sorted(checkpoints.steps()):
+        saved = checkpoints.read(step)
+        del saved.bookkeeping.made_by["environment"]["settings"]
+        shutil.rmtree(checkpoints.folder(step))
+        checkpoints.save(saved, keep=9, best_step=None)
+    checkpoints.close()
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=SSE4_2")  # nobody can know what it was
+    train(killed)
+    assert "did not keep XLA_FLAGS and JAX's settings, so they are not compared" in caplog.text
+    assert "changes" not in json.loads((killed / "result.json").read_text())
 
 
 def test_other_code_and_devices_are_refused_unless_accepted(tiny_config, tmp_path):

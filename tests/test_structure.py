@@ -25,7 +25,7 @@ FLOORS = (
     ("devices", "data"),
     ("weights", "transfer"),
     ("models",),
-    ("console", "errors", "files"),
+    ("console", "errors", "files", "locks"),
 )
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
 FILES = {

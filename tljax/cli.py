@@ -1,7 +1,8 @@
 """The `tljax` command: parses the arguments, runs a command of `tljax.commands`, exits.
 
 Exit codes: 0 done; 2 an error that the user can fix, in one sentence on stderr; 75 stopped by
-SIGTERM, or because another process of the job ended: run the same command again; 130 Ctrl-C.
+SIGTERM, or because another process of the job ended: run the same command again; 130 Ctrl-C, after
+which a run has saved its state.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from tljax.console import print_any_character
 from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.devices.preemption import EXIT_CODE as PREEMPTED
-from tljax.devices.preemption import LostProcess, Preempted, sigterm_raises
+from tljax.devices.preemption import INTERRUPTED, LostProcess, Preempted, sigterm_raises
 from tljax.devices.startup import begin_command
 from tljax.errors import InputError, printable
 
@@ -61,7 +62,12 @@ def build_parser() -> argparse.ArgumentParser:
 def command() -> int:
     """The entry point of the `tljax` command: runs `main` in a process that is prepared for it."""
     begin_command()
-    return main()
+    code = main()
+    if code == INTERRUPTED:  # does not wait for threads, e.g. one that compiles
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        os._exit(code)
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -91,9 +97,9 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
     except (Preempted, LostProcess) as error:
         print(f"tljax: {error}", file=sys.stderr)
         return PREEMPTED
-    except KeyboardInterrupt:
-        print("tljax: stopped; run the same command again to resume", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"tljax: {error or _stopped_at_once(args.command)}", file=sys.stderr)
+        return INTERRUPTED
     except (InputError, OSError, RuntimeError) as error:
         message = _describe(error)
         if message is None or args.debug:
@@ -101,6 +107,12 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
         print(f"tljax: {message}", file=sys.stderr)
         return 2
     return 0
+
+
+def _stopped_at_once(command: str) -> str:
+    """What Ctrl-C has stopped before it could save its state."""
+    resumes = command in ("train", "sweep")
+    return "stopped" + ("; the same command resumes from what was saved" if resumes else "")
 
 
 def _describe(error: InputError | OSError | RuntimeError) -> str | None:

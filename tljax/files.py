@@ -9,6 +9,18 @@ from typing import Any
 
 from tljax.errors import InputError
 
+_TEMPORARY = "tljax-tmp"  # the suffix of temporary files, which no user gives a file
+
+
+def temporary_path(path: Path) -> Path:
+    """The path of a temporary file of this process in the folder of `path`."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{_TEMPORARY}")
+
+
+def temporary_files(folder: Path) -> list[Path]:
+    """The temporary files that processes left in a folder, or still write to."""
+    return [path for path in folder.glob(f".*.{_TEMPORARY}") if path.is_file()]
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -16,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     If the block fails, the temporary file is removed and `path` is left unchanged.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = temporary_path(path)
     try:
         yield temporary
         # Without fsync, `path` could be an empty file after a power cut.
@@ -40,7 +52,7 @@ def writable_file(path: Path, suffix: str) -> Path:
         raise InputError(f"the output '{path}' is a folder; give the name of a file")
     if not path.parent.is_dir():
         raise InputError(f"there is no folder '{path.parent}' for the output; make it first")
-    probe = path.with_name(f".{path.name}.{os.getpid()}")
+    probe = temporary_path(path)
     try:
         probe.touch()
         probe.unlink()

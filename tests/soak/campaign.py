@@ -91,7 +91,6 @@ def compare(straight: Path, killed: Path) -> list[str]:
             if not _same_bits(getattr(a, name), getattr(b, name)):
                 found.append(f"{name} of step {step}")
     leftovers = [path.name for path in killed.rglob("*tmp*")]
-    leftovers += [path.name for path in killed.glob(".*.[0-9]*")]
     if leftovers or (killed / "damaged").exists():
         found.append(f"left behind: {leftovers or 'damaged/'}")
     return found

@@ -17,6 +17,7 @@ from tljax.data.balance import BalancedOrder
 from tljax.data.images import Unreadable
 from tljax.data.sources import Example, Source
 from tljax.data.transforms import Preprocessing, augmentation, resize_and_centre_crop
+from tljax.devices.workers import check_main_guard, explain_dead_workers, ignore_ctrl_c
 from tljax.errors import InputError, check_known
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def train_batches(
       batch = next(train_batches(digits.train, preprocessing, batch_size=8, seed=0))
     """
     _check_batch_size(batch_size)
+    check_main_guard(num_workers)
     check_known("on_error", on_error, ON_ERROR)
     check_known("sampling", sampling, SAMPLINGS)
     if not 0 < crop_area[0] <= crop_area[1] <= 1:
@@ -192,7 +194,8 @@ class TrainBatches(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._reader is None:
             self._reader = iter(_read_ahead(self._batches[self._next :], self._num_workers))
-        batch: dict[str, Any] = next(self._reader)
+        with explain_dead_workers():
+            batch: dict[str, Any] = next(self._reader)
         self._next += 1
         self._skipped.update(batch.pop(SKIPPED))
         return batch
@@ -340,15 +343,16 @@ def _read_ahead(batches: "grain.MapDataset[Any]", num_workers: int = 0) -> "grai
     import grain
 
     threads = min(8, os.cpu_count() or 1)  # decoding releases the GIL; each thread holds a batch
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    dataset = batches.to_iter_dataset(options)
+    reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    dataset = batches.to_iter_dataset(reading)
     if num_workers == 0:
         return dataset
     from absl import flags
 
     if not flags.FLAGS.is_parsed():  # Grain passes its absl flags to the workers
         flags.FLAGS.mark_as_parsed()
-    workers = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    options = grain.MultiprocessingOptions(num_workers=num_workers)
+    workers = dataset.mp_prefetch(options, worker_init_fn=ignore_ctrl_c)
     return workers.map(_copy_from_shared_memory)
 
 

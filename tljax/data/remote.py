@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from filelock import FileLock
 
+from tljax import locks
 from tljax.console import progress_bar
 from tljax.errors import InputError
 from tljax.files import parse_json, replacing
@@ -95,7 +95,7 @@ class LocalCopy:
             raise InputError(f"{join(self.address, missing[0])} does not exist; prepare it again")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / ".lock"):
+            with locks.wait_for(self.folder / ".lock"):
                 self._fetch_locked(names)
         except OSError as error:
             raise InputError(

@@ -191,32 +191,33 @@ def _broadcast_bytes(content: bytes) -> bytes:
 
 
 class Agreement:
-    """Whether any process wants something, e.g. to stop; all processes get the same answer.
+    """The largest number that any process gives; all processes get the same answer.
 
-    Each call returns the answer to the call before. The devices have reduced that one meanwhile, so
-    no process waits. A job of one process gets its own answer at once.
+    Each call returns the answer to the call before, at first 0. The devices have reduced that one
+    meanwhile, so no process waits. A job of one process gets its own answer at once.
 
     Args:
-      wants: whether this process wants it.
+      number: returns this process's number, e.g. of a signal that asks it to stop; 0: none.
     """
 
-    def __init__(self, wants: Callable[[], bool]):
-        self._wants = wants
+    def __init__(self, number: Callable[[], int]):
+        self._number = number
         self._pending: jax.Array | None = None
         if count() > 1:
             mesh = Mesh(np.array(jax.devices()), "devices")
             self._sharding = NamedSharding(mesh, PartitionSpec("devices"))
-            self._any = jax.jit(
-                lambda flags: flags.max(), out_shardings=NamedSharding(mesh, PartitionSpec())
+            self._max = jax.jit(
+                lambda numbers: numbers.max(), out_shardings=NamedSharding(mesh, PartitionSpec())
             )
 
-    def __call__(self) -> bool:
+    def __call__(self) -> int:
         if count() == 1:
-            return self._wants()
-        mine = np.array([self._wants()], np.int32)
-        flags = jax.make_array_from_callback((jax.device_count(),), self._sharding, lambda _: mine)
-        before, self._pending = self._pending, self._any(flags)
-        return before is not None and bool(before)
+            return self._number()
+        mine = np.array([self._number()], np.int32)
+        shape = (jax.device_count(),)
+        numbers = jax.make_array_from_callback(shape, self._sharding, lambda _: mine)
+        before, self._pending = self._pending, self._max(numbers)
+        return 0 if before is None else int(before)
 
 
 def is_lost_process(error: Exception) -> bool:

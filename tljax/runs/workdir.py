@@ -1,18 +1,14 @@
 """The workdir of a run: its lock, safe writing, and checks that its settings have not changed."""
 
 import contextlib
-import json
-import os
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from tljax import locks
 from tljax.devices import processes
 from tljax.errors import InputError
-from tljax.files import parse_json, replacing
+from tljax.files import replacing, temporary_files, temporary_path
 
 # Config fields on which the weights of a run depend: after a change these may not fit.
 _OTHER_WEIGHTS = frozenset(
@@ -47,57 +43,39 @@ def explain_write_errors(path: Path) -> Iterator[None]:
 def locked(workdir: Path | None) -> Iterator[None]:
     """Locks a workdir against other runs, in the `with` block; creates it if missing.
 
-    The operating system releases the lock if the process dies. Blocks may be nested in one thread.
-    None locks nothing. In a job of several processes only the first one locks the workdir.
+    A process that dies holds no lock. Blocks may be nested in one thread. None locks nothing. In a
+    job of several processes only the first one locks the workdir.
 
     Raises:
       InUse: if a live run has locked it.
-      InputError: if it cannot be written to.
+      InputError: if it cannot be written to or locked.
     """
     if workdir is None:
         yield
         return
-    with contextlib.ExitStack() as locks:
-        processes.call_in_first(lambda: _lock(workdir, locks))
+    with contextlib.ExitStack() as held:
+        processes.call_in_first(lambda: _lock(workdir, held))
         yield
 
 
-def _lock(workdir: Path, locks: contextlib.ExitStack) -> None:
+def _lock(workdir: Path, held: contextlib.ExitStack) -> None:
     path = make_workdir(workdir) / ".lock"
-    lock = FileLock(path.absolute(), timeout=0, is_singleton=True)
     try:
-        locks.enter_context(lock)
-    except Timeout:
+        is_outermost = held.enter_context(locks.hold(path))
+    except locks.Held as other:
+        who = "another run" + (f" ({other.holder})" if other.holder else "")
         raise InUse(
-            f"'{workdir}' is in use by {_holder(path)}; wait for it to end, or choose another"
-            " --workdir"
+            f"'{workdir}' is in use by {who}; wait for it to end, or choose another"
+            f" --workdir{other.remedy}"
         ) from None
-    if lock.lock_counter == 1:
-        _write_holder(path)
-        _remove_temporary_files(workdir)
-
-
-def _write_holder(lock: Path) -> None:
-    """Writes this process's number and host to the lock file, for the error of other runs."""
-    with contextlib.suppress(OSError):  # the lock works on a full disk, too
-        me = {"pid": os.getpid(), "host": socket.gethostname()}
-        lock.write_text(json.dumps(me) + "\n")
-
-
-def _remove_temporary_files(workdir: Path) -> None:
-    """Removes the temporary files of `replacing` that killed runs left."""
-    for path in workdir.glob(".*.[0-9]*"):
-        if path.suffix[1:].isdecimal() and path.is_file():
-            path.unlink()
-
-
-def _holder(lock: Path) -> str:
-    """The run that holds the lock, for an error."""
-    try:
-        holder = parse_json(lock.read_bytes())
-        return f"another run (process {holder['pid']} on {holder['host']})"
-    except (OSError, ValueError, TypeError, KeyError):
-        return "another run"
+    except OSError as error:
+        raise InputError(
+            f"cannot lock '{path}' ({error.strerror or error}); choose a --workdir on a file system"
+            " that has locks"
+        ) from error
+    if is_outermost:
+        for left in temporary_files(workdir):  # by runs that were killed
+            left.unlink(missing_ok=True)
 
 
 def differences(before: Any, now: Any, name: str = "") -> dict[str, str]:
@@ -134,9 +112,9 @@ def make_workdir(workdir: Path) -> Path:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        with replacing(workdir / ".writable") as temporary:
-            temporary.touch()
-        (workdir / ".writable").unlink()
+        probe = temporary_path(workdir / "probe")
+        probe.touch()
+        probe.unlink(missing_ok=True)  # a run that begins here removes what others left
     except OSError as error:
         raise InputError(
             f"cannot write to the workdir '{workdir}' ({error.strerror}); choose another --workdir"

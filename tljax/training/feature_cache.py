@@ -4,14 +4,17 @@ Those groups are a fixed function of the image. A run whose images do not change
 (no augmentation, or a number of fixed views) can therefore begin every step at the first group that
 trains. An entry has one row for each image of a data set; rows are computed when a run needs them,
 and runs that differ in seed, split, size or learning rate share them. Entries are keyed by
-everything that affects their values, so a stale one cannot be read.
+everything that affects their values, so a stale one cannot be read. On the disk each row has a
+checksum, so a damaged one is computed again.
 """
 
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -21,8 +24,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from filelock import FileLock
 
+from tljax import locks
 from tljax.data import Preprocessing, Source, Subset, eval_batches, fingerprint, normalise
 from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, ordered_batches, sampled_batches
 from tljax.data.sources import unwrap_subset
@@ -33,12 +36,13 @@ from tljax.models import Model, tracing
 from tljax.models.flops import flops
 from tljax.models.groups import leaf_paths
 from tljax.runs.environment import environment
+from tljax.runs.stored_rows import StoredRows
 from tljax.training.progress import console, progress_bar
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
 
-_ROWS = "features.npy"
-_FILLED = "filled.npy"
+_log = logging.getLogger("tljax")
+
 _BATCH = 32  # images at once; the last batch is padded, so that one program serves all
 _DISK_SHARE = 0.5  # of the free disk space that an entry may take
 _MEMORY_SHARE = 0.25  # of the machine's memory
@@ -151,13 +155,14 @@ def choose(
       kind: `auto`, `memory`, `disk` or `off`.
       model, plan, preprocessing, sources: of the run.
       images_change: whether images differ from epoch to epoch, so that nothing can be cached.
-      on_disk: whether `auto` may write to the disk.
+      on_disk: whether `auto` may write to the disk, which it does where it can.
       cached_before: number of groups that were cached when the run began, which stays; None: the
         run begins.
       log: whether to say on stderr what is done.
 
     Raises:
-      InputError: if `memory` or `disk` is asked for and there is no room.
+      InputError: if `memory` or `disk` is asked for and there is no room, or the disk cannot be
+        written to.
     """
     variables = tracing.abstract_variables(model, preprocessing.image_size)
     groups = plan.frozen_prefix(variables["params"])
@@ -173,10 +178,9 @@ def choose(
                 " and cutmix, and with on_error=fail, their output would be computed once"
             )
         return Cache(0)
-    where = ("disk" if on_disk else "memory") if kind == "auto" else kind
+    folder = _folder(kind, on_disk)
     row = 4 * tracing.abstract_output(model, preprocessing.image_size, groups).size
     needed = row * sum(len(source) for source in sources)
-    folder = _home() if where == "disk" else None
     fits = needed <= _room(folder)
     fits = all(processes.gather_values(bool(fits)))  # each process has a cache of its own
     if not fits and kind != "auto" and cached_before is None:
@@ -209,6 +213,26 @@ def _share(
     try:
         return counted(groups) / counted(None)
     except InputError:
+        return None
+
+
+def _folder(kind: str, on_disk: bool) -> Path | None:
+    """Where the entries of `auto`, `memory` or `disk` are; None: in memory."""
+    if kind == "memory" or (kind == "auto" and not on_disk):
+        return None
+    folder = _home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as probe, locks.hold(Path(probe) / ".lock"):
+            return folder
+    except OSError as error:
+        why = f"cannot write to {folder} ({error.strerror or error})"
+        remedy = "set XDG_CACHE_HOME to a folder that can be written to"
+        if kind == "disk":
+            raise InputError(
+                f"cache is disk, but tljax {why}; {remedy}, or cache to auto"
+            ) from None
+        _log.warning("%s, so features are cached in memory, for this run alone; %s", why, remedy)
         return None
 
 
@@ -286,8 +310,8 @@ def cached(
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     entry = folder / name
-    _fill(entry, key, (len(base), *shape), base, rows, compute)
-    return CachedSource(groups, np.load(entry / _ROWS, mmap_mode="r"), rows, source.labels)
+    features = _fill(entry, key, (len(base), *shape), base, rows, compute, between_batches)
+    return CachedSource(groups, features, rows, source.labels)
 
 
 @functools.cache
@@ -316,39 +340,23 @@ def _fill(
     base: Source,
     rows: np.ndarray,
     compute: Callable[[Source, Callable[[int, np.ndarray], None]], None],
-) -> None:
-    """Computes the rows that an entry lacks; one process at a time."""
+    between_batches: Callable[[], None],
+) -> np.ndarray:
+    """Computes the rows that an entry lacks, one process at a time; returns all rows."""
     try:
         entry.mkdir(parents=True, exist_ok=True)
-        with FileLock(entry / ".lock"):
-            if not (entry / _FILLED).exists():  # written last
+        with locks.wait_for(entry / ".lock", between_batches):
+            if not (entry / "key.json").exists():  # for people
                 (entry / "key.json").write_text(json.dumps(key, indent=2) + "\n")
-                # sparse: rows that are never written take no room
-                np.lib.format.open_memmap(entry / _ROWS, "w+", np.float32, shape).flush()
-                np.save(entry / "new.npy", np.zeros(len(base), np.bool_))
-                os.replace(entry / "new.npy", entry / _FILLED)
-            filled = np.load(entry / _FILLED, mmap_mode="r+")
-            missing = np.unique(rows[~filled[rows]])
-            if not len(missing):
-                return
-            offset = np.load(entry / _ROWS, mmap_mode="r").offset
-            row_bytes = int(np.prod(shape[1:])) * 4
-
-            with (entry / _ROWS).open("r+b") as file:
+            stored = StoredRows(entry, shape)
+            missing = stored.missing(rows, between_batches)
+            if len(missing):
 
                 def keep(start: int, values: np.ndarray) -> None:
-                    # Written, not assigned to a memory map: on a full disk, that would end the
-                    # process with SIGBUS.
-                    place = missing[start : start + len(values)]
-                    for row, value in zip(place, values, strict=True):
-                        file.seek(offset + int(row) * row_bytes)
-                        file.write(value.tobytes())
-                    file.flush()
-                    os.fsync(file.fileno())  # before the rows are marked as filled
-                    filled[place] = True
-                    filled.flush()
+                    stored.write(missing[start : start + len(values)], values)
 
                 compute(Subset(base, missing), keep)
+            return stored.values()
     except OSError as error:
         raise InputError(
             f"cannot cache features in {entry} ({error.strerror or error}); make room, or set cache"

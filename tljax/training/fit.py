@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tljax.data import Preprocessing, as_source
-from tljax.devices.preemption import sigterm_waits
+from tljax.devices.preemption import stop_signals_wait
 from tljax.devices.startup import Startup
 from tljax.models import Model
 from tljax.runs.workdir import locked
@@ -68,6 +68,8 @@ def fit(
       InputError: for bad options or images, a workdir that cannot be written, is in use, or holds
         another run, or a loss that is not finite.
       Preempted: after SIGTERM; with a workdir, the run is saved.
+      Interrupted: after Ctrl-C in a run with a workdir; it is a KeyboardInterrupt, and the run is
+        saved. A second Ctrl-C raises KeyboardInterrupt at once.
     """
     setup = make_setup(
         model, plan, TrainingOptions(**options), preprocessing, tasks, train, val, test
@@ -117,12 +119,12 @@ def fit_setup(
     """
     with (
         locked(workdir),
-        sigterm_waits() as sigterm_came,
+        stop_signals_wait(ctrl_c=workdir is not None) as stop_signal,
         Startup() as startup,
         ExitStack() as opened,
     ):
         run = make_run(
-            setup, pretrained, workdir, startup, sigterm_came, opened, before=before, **how
+            setup, pretrained, workdir, startup, stop_signal, opened, before=before, **how
         )
         train_loop(run)
         return finish(run, about, before)

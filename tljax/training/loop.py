@@ -12,7 +12,7 @@ def train(run: Run) -> None:
 
     Raises:
       InputError: for a loss that is not finite, an image that cannot be read, or a full disk.
-      Preempted: after SIGTERM; with a workdir, the run is saved.
+      Preempted, Interrupted: after SIGTERM or Ctrl-C; with a workdir, the run is saved.
     """
     with run.tools.observer, run.saving_when_stopped():
         if run.validates_now() and not run.is_validated():

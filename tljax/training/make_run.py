@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from tljax.data import Preprocessing, Source, balanced_weights, fixed_views, train_batches
 from tljax.data.pipeline import TrainBatches
 from tljax.devices import processes, sharding
+from tljax.devices.preemption import stopped_by
 from tljax.devices.startup import Startup
 from tljax.runs.checkpoints import Checkpoints
 from tljax.runs.resume import Resumable, newest_usable
@@ -23,7 +24,7 @@ from tljax.training.feature_cache import Cache, CachedSource
 from tljax.training.observer import Observer
 from tljax.training.progress import TrainingProgress
 from tljax.training.provenance import accepted_changes, check_same, what_made
-from tljax.training.run import Inputs, Run, Tools, preempted
+from tljax.training.run import Inputs, Run, Tools
 from tljax.training.setup import Setup, new_variables
 from tljax.training.step import abstract_batch, step_arguments, step_of_run
 from tljax.transfer.partition import Tree
@@ -37,7 +38,7 @@ def make_run(
     pretrained: Pretrained,
     workdir: Path | None,
     startup: Startup,
-    sigterm_came: Callable[[], bool],
+    stop_signal: Callable[[], int],
     opened: ExitStack,
     *,
     before: Mapping[str, Any] | None = None,
@@ -52,7 +53,7 @@ def make_run(
       pretrained: variables for the groups that the plan starts from pretrained weights.
       workdir: which this process has locked; None: nothing is written.
       startup: of the run.
-      sigterm_came: whether SIGTERM was sent to this process.
+      stop_signal: returns the number of the signal that asks this process to stop; 0: none.
       opened: gets what has to be closed after the run.
       before, accept_changes, progress, profile: see `tljax.training.fit`.
     """
@@ -89,13 +90,13 @@ def make_run(
         step_program=programs.step,
         evaluate=programs.evaluate,
         open_inputs=functools.partial(
-            _open_inputs, setup, train_images, cache, mesh, workdir, sigterm_came, opened
+            _open_inputs, setup, train_images, cache, mesh, workdir, stop_signal, opened
         ),
         class_weights=_class_weights(setup),
         checkpoints=checkpoints,
         mesh=mesh,
         observer=_observer(setup, workdir, startup, step or 0, progress, profile),
-        sigterm_came=sigterm_came,
+        stop_signal=stop_signal,
         made_by=made_by,
         changes=changes,
         examples_before=before["examples_seen"] if before else 0,
@@ -205,7 +206,7 @@ def _open_inputs(
     cache: Cache,
     mesh: Mesh | None,
     workdir: Path | None,
-    sigterm_came: Callable[[], bool],
+    stop_signal: Callable[[], int],
     opened: ExitStack,
     frozen: Tree,
 ) -> Inputs:
@@ -213,16 +214,16 @@ def _open_inputs(
     if mesh is not None and cache.groups:
         frozen = jax.device_get(frozen)  # or one device would hold the whole of it and its shard
 
-    def stop_if_preempted() -> None:
+    def stop_if_asked() -> None:
         """There is nothing to save, so each process stops alone; the others notice."""
-        if sigterm_came():
-            raise preempted(workdir)
+        if number := stop_signal():
+            raise stopped_by(number, resumes=workdir is not None)
 
     def features(images: _Images) -> Source:
         if not cache.groups:
             return images.source
         return cache.through(
-            setup.model, frozen, images.preprocessing, images.source, stop_if_preempted
+            setup.model, frozen, images.preprocessing, images.source, stop_if_asked
         )
 
     def make_test() -> Source:

@@ -82,7 +82,7 @@ class TrainingOptions:
     """Where to cache the output of the leading frozen groups: `memory`, `disk`, `off` or `auto`.
 
     Possible if images stay the same. `auto`: on disk (~/.cache/tljax/features) for a run with a
-    workdir, else in memory, if there is room.
+    workdir, else or if nothing can be written there in memory, if there is room.
     """
 
     # What images go through in training.
@@ -107,7 +107,10 @@ class TrainingOptions:
     sampling: str = "shuffled"
     """`shuffled`: an epoch shows every image once; `balanced`: every class equally often."""
     num_workers: int = 0
-    """Processes that read images; 0: threads of this one."""
+    """Processes that read images; 0: threads of this one.
+
+    A script that sets it has to call tljax under `if __name__ == "__main__":`.
+    """
     on_error: str = "fail"
     """If an image cannot be read: `fail`, or `skip` it and name it in the result."""
 

@@ -95,7 +95,15 @@ def accepted_changes(
             f"the {' and '.join(changed_splits)} images are not those that the run in '{workdir}'"
             " began with; restore them, or use a new workdir"
         )
-    environment = differences(before["environment"], now["environment"])
+    begun_in = dict(before["environment"])
+    if "settings" not in begun_in:  # an older version of tljax saved this checkpoint
+        _log.warning(
+            "the run in '%s' began with a version that did not keep XLA_FLAGS and JAX's settings,"
+            " so they are not compared",
+            workdir,
+        )
+        begun_in["settings"] = now["environment"]["settings"]
+    environment = differences(begun_in, now["environment"])
     if not accept_environment:
         remedy = (
             "restore it, use a new workdir, or pass --accept_changes, and the result names them"

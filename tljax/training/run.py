@@ -23,7 +23,7 @@ from jax.sharding import Mesh
 from tljax.data import Source
 from tljax.data.pipeline import TrainBatches
 from tljax.devices import processes, sharding
-from tljax.devices.preemption import Preempted
+from tljax.devices.preemption import Interrupted, Preempted, stopped_by
 from tljax.runs.checkpoints import Bookkeeping, Checkpoint, Checkpoints, restore_like
 from tljax.runs.metrics import MetricsWriter, open_metrics
 from tljax.runs.resume import best_row, validation_rank
@@ -60,7 +60,7 @@ class Tools:
       checkpoints: of the workdir; None: nothing is saved.
       mesh: of the devices; None: there is one.
       observer: of the run.
-      sigterm_came: whether SIGTERM was sent to this process.
+      stop_signal: returns the number of the signal that asks this process to stop; 0: none.
       made_by, changes: see `tljax.runs.checkpoints.Bookkeeping`.
       examples_before: images seen in earlier stages.
     """
@@ -73,7 +73,7 @@ class Tools:
     checkpoints: Checkpoints | None
     mesh: Mesh | None
     observer: Observer
-    sigterm_came: Callable[[], bool]
+    stop_signal: Callable[[], int]
     made_by: dict[str, Any]
     changes: list[str]
     examples_before: int
@@ -125,7 +125,7 @@ class Run:
         self._validations_since_best = 0
         self._rates = learning_rates(setup.options, setup.total_steps)
         self._key = jax.random.key(setup.options.seed)
-        self._agree_to_leave = processes.Agreement(tools.sigterm_came)
+        self._agreed_signal = processes.Agreement(tools.stop_signal)
 
     # --- where it starts, and what a checkpoint holds
 
@@ -244,9 +244,15 @@ class Run:
     # --- what a run does
 
     def raise_if_stopped(self) -> None:
-        """Raises Preempted after SIGTERM, in all processes at once; InputError if a save failed."""
-        if self._agree_to_leave():
-            raise preempted(self.workdir)
+        """Raises an exception if the run has to end before it is over.
+
+        Raises:
+          Preempted: after SIGTERM to any process of the job, in all of them at the same step.
+          Interrupted: after Ctrl-C, likewise.
+          InputError: if a save failed.
+        """
+        if number := self._agreed_signal():
+            raise stopped_by(number, resumes=self.workdir is not None)
         if self.tools.checkpoints is not None:
             self.tools.checkpoints.raise_if_failed()
 
@@ -315,18 +321,18 @@ class Run:
 
     @contextmanager
     def saving_when_stopped(self) -> Iterator[None]:
-        """Inside, a run that is preempted saves what it has before it ends."""
+        """Inside, a run that a signal stops saves what it has before it ends."""
         try:
             yield
-        except Preempted:
+        except (Preempted, Interrupted):
             self._save_and_wait()
             raise
         except Exception:
-            # SIGTERM may have reached a process that reads images first
-            if self.tools.sigterm_came():
+            # the signal may have reached a process that reads images first
+            if number := self.tools.stop_signal():
                 if processes.count() == 1:  # a save takes all processes of a job
                     self._save_and_wait()
-                raise preempted(self.workdir) from None
+                raise stopped_by(number, resumes=self.workdir is not None) from None
             raise
 
     def close(self) -> None:
@@ -358,9 +364,3 @@ class Run:
 
     def _check_finite(self, which: str, step: int, loss: float) -> None:
         check_finite(which, step, loss, rates=self._rates, in_workdir=self.workdir is not None)
-
-
-def preempted(workdir: Path | None) -> Preempted:
-    """The exception of a run that SIGTERM ends."""
-    resumes = "; the same command resumes from what was saved" if workdir else ""
-    return Preempted(f"stopped by SIGTERM{resumes}")

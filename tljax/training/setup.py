@@ -10,6 +10,7 @@ import numpy as np
 
 from tljax.data import Preprocessing, Source
 from tljax.devices import micro_batches, sharding
+from tljax.devices.workers import check_main_guard
 from tljax.errors import InputError
 from tljax.models import NORMALISATIONS, ImageSize, Model, initialisation, registry, tracing
 from tljax.training import feature_cache
@@ -69,6 +70,8 @@ class Setup:
         sharding.check_batch(sharding.build(options.mesh), options.batch_size, options.accumulate)
         frozen_groups = plan.frozen_prefix(variables["params"])
         feature_cache.check(options.cache, frozen_groups, options.images_change)
+        if options.cache == "off" or options.images_change or not frozen_groups:
+            check_main_guard(options.num_workers)  # workers read the images
         learning_rates(options, self.total_steps)
         if options.patience is not None and self.val is None:
             raise InputError(

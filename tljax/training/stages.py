@@ -71,7 +71,7 @@ def fit_stages(
       `plan` says where the groups started in the first one and what moved in the last.
 
     Raises:
-      InputError, Preempted: as `fit`; or for stages that cannot share the steps.
+      InputError, Preempted, Interrupted: as `fit`; or for stages that cannot share the steps.
     """
     if not stages:
         raise InputError("stages is empty; pass at least one stage")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from filelock import FileLock
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -27,6 +26,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from tljax import locks
 from tljax.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def download(address: str, sha256: str | None = None, md5: str | None = None) ->
         raise offline_error(address, variable, f"put the file at '{target}'")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):  # another process may fetch the file while we wait
+        with locks.wait_for(target.with_name(f"{target.name}.lock")):
+            # another process may have fetched the file while this one waited
             if not target.exists():
                 _download(address, url, target, sha256, md5)
     except OSError as error:
