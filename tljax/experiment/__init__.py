@@ -7,6 +7,7 @@ from tljax.experiment.source import (
     pretrained_variables,
     read_source,
     source_preprocessing,
+    source_workdir,
 )
 from tljax.experiment.train import fit_config, run
 from tljax.experiment.trained import (
@@ -41,6 +42,7 @@ __all__ = [
     "run",
     "same_classes",
     "source_preprocessing",
+    "source_workdir",
     "task_for",
     "tasks_of",
 ]
