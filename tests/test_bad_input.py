@@ -570,7 +570,7 @@ ROWS = {
         [*from_file("other.safetensors"), "--config.init_key=student"],
         "begins with init_key=student; leave it out",
     ),
-    "the init_key of a workdir": (tuned("init_key=ema"), "'runs/good' is a workdir; leave it out"),
+    "the init_key of a workdir": (tuned("init_key=ema"), "runs/good' is a workdir; leave it out"),
     "an address without its query": (
         [*TUNE, "--config.model=resnet18", "--config.init_from=https://***@localhost:9/a.npz?***"],
         "give the whole address",

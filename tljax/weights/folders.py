@@ -67,10 +67,14 @@ def fetch_weights(
 
 
 def find_cached(address: str) -> Path | None:
-    """Returns the file with the weights if it is on this disk; never uses the network."""
+    """Returns the file with the weights if it is on this disk; never uses the network.
+
+    Raises:
+      InputError: for a folder that holds no weights.
+    """
     path = Path(os.path.expanduser(address))
     if not addresses.is_address(address) and path.is_dir():
-        return _choose_in_folder(path) if holds_weights(path) else None
+        return _choose_in_folder(path)
     if addresses.is_repository(address):
         cached = (addresses.find_cached(f"{address}/{name}") for name in _USUAL)
         return next(filter(None, cached), None)

@@ -22,7 +22,7 @@ def find_preprocessing(init_from: str) -> Preprocessing | None:
       init_from: a zoo name, the path of a file or folder, or an address.
 
     Raises:
-      InputError: if the header or JSON file cannot be understood.
+      InputError: if a folder holds no weights, or the header or JSON file cannot be understood.
     """
     entry = zoo.entries().get(init_from)
     if entry is not None:
