@@ -5,7 +5,7 @@ import logging
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import tljax
 from tests.test_unwrapping import RESNET, assert_same, expected, named, tensors_of, two
@@ -231,12 +231,9 @@ def test_a_nested_student_and_teacher(tmp_path):
 
 
 def test_shards_of_pytorch(tmp_path):
-    torch = pytest.importorskip("torch")
     index = save_cut(tmp_path, tensors_of(TORCH_RESNET), suffix=".bin")
     for shard in set(json.loads(index.read_text())["weight_map"].values()):
-        from safetensors.torch import load_file
-
-        torch.save(load_file(tmp_path / shard), tmp_path / shard)
+        checkpoint(tmp_path / shard, torch_state(load_file(tmp_path / shard)))
     assert_same(load(index), expected())
 
 
