@@ -55,19 +55,17 @@ def saved(tmp_path):
 # --- folders ------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_save_pretrained_is_a_source(saved, tiny_config, caplog):
+def test_a_folder_of_save_pretrained_is_a_source(saved, tiny_config):
     save_file(tensors_of(HF_RESNET), saved / "model.safetensors")
     (saved / "training_args.bin").write_bytes(b"")
     assert_same(load(saved), expected())
     assert weights.find_preprocessing(str(saved)).normalisation == "0.1 0.1 0.1 0.2 0.2 0.2"
-    config = tiny_config(scenario="feature_extraction", model=RESNET, steps=1)
+    config = tiny_config(scenario="feature_extraction", model=RESNET)
     config.init_from = str(saved)
-    with caplog.at_level(logging.WARNING, "tljax"):
-        result = experiment.fit_config(config, saved.parent / "run")
-    assert not caplog.messages
-    kept = experiment.read_config(saved.parent / "run")
-    assert (kept.normalisation, kept.init_from) == ("0.1 0.1 0.1 0.2 0.2 0.2", str(saved))
-    found = rules.flatten(result.variables)
+    built = experiment.build(config, fetch_weights=True)
+    assert not built.warnings
+    assert built.config.normalisation == "0.1 0.1 0.1 0.2 0.2 0.2"
+    found = rules.flatten(built.read_pretrained())
     assert np.array_equal(found["stem/conv/kernel"], expected()["stem/conv/kernel"])
 
 
@@ -97,10 +95,12 @@ def test_a_folder_of_weights_is_no_workdir_and_a_workdir_no_folder_of_weights(
     assert not (saved / ".lock").exists()
 
     run = tmp_path / "run"
-    trained = experiment.fit_config(tiny_config(model=RESNET, steps=1), run)
+    run.mkdir()
+    (run / "config.json").write_text(base().to_json())
     save_file(tensors_of(TORCH_RESNET), run / "model.safetensors")  # e.g. exported into it
-    found = load(run)
-    assert_same(found, rules.flatten(trained.variables))
+    assert experiment.source_workdir(str(run)) == run
+    with pytest.raises(InputError, match="is a workdir of tljax, but holds no weights"):
+        load(run)
 
 
 @pytest.mark.parametrize("files", [(), ("config.json",), ("config.json", "notes.txt")])
@@ -114,10 +114,8 @@ def test_a_folder_without_weights_is_named_as_that(tmp_path, files):
     assert "save_pretrained" in message
 
 
-def test_a_workdir_without_weights_is_named_as_that(tmp_path):
+def test_a_workdir_is_one_network(tmp_path):
     (tmp_path / "config.json").write_text(base().to_json())
-    with pytest.raises(InputError, match="is a workdir of tljax, but holds no weights"):
-        load(tmp_path)
     with pytest.raises(InputError, match="chooses a network of a weights file"):
         load(tmp_path, init_key="ema")
 

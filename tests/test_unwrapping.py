@@ -194,10 +194,10 @@ def test_a_field_chooses_another(key, tmp_path, log, tiny_config):
         f"left out of '{tmp_path / 'w.safetensors'}': teacher.* ({count} tensors); the network was"
         " read from student.module.backbone.*"
     ]
-    config = tiny_config(scenario="feature_extraction", model=RESNET, steps=1)
+    config = tiny_config(scenario="feature_extraction", model=RESNET)
     config.update({"init_from": str(tmp_path / "w.safetensors"), "init_key": key})
-    result = experiment.fit_config(config)
-    assert_same(body(rules.flatten(result.variables)), body(expected()))
+    variables = experiment.pretrained_variables(config, create(RESNET, 5), 32)
+    assert_same(rules.flatten(variables), expected())
 
 
 def test_names_without_a_prefix_can_be_chosen(tmp_path):
