@@ -2,6 +2,7 @@
 
 import json
 import logging
+import zipfile
 
 import numpy as np
 import pytest
@@ -254,6 +255,14 @@ def test_a_tensor_that_is_larger_than_its_file_is_refused(tmp_path):
         assert path.stat().st_size < 4000
         with pytest.raises(InputError, match=r"it describes [\d,]+ bytes of tensors"):
             load(path)
+
+
+def test_a_packed_checkpoint_that_would_fill_the_memory_is_refused(tmp_path):
+    pytest.importorskip("torch")
+    with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(10**8))
+    with pytest.raises(InputError, match=r"it describes 100,000,000 bytes of tensors"):
+        load(tmp_path / "bomb.pth")
 
 
 def test_tensors_that_are_no_numbers_in_memory_are_refused(tmp_path):

@@ -62,7 +62,7 @@ def download(address: str, sha256: str | None = None, md5: str | None = None) ->
     target = cache_path(url)
     if target.exists():
         return target
-    if shown == address and "***" in address:
+    if "://***@" in address or address.endswith(("?***", "#***")):
         raise InputError(
             f"'{address}' lacks the user name, password or query that tljax hid when it kept this"
             " address; give the whole address"

@@ -87,7 +87,7 @@ def holds_weights(folder: Path) -> bool:
 
 
 def _weights_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if is_weights_name(path.name))
+    return sorted(p for p in folder.iterdir() if is_weights_name(p.name) and p.is_file())
 
 
 def _choose_in_folder(folder: Path) -> Path:
