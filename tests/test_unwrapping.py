@@ -84,6 +84,24 @@ def test_a_prefix_of_all_names_is_found_whatever_its_words(prefix, tmp_path, log
     assert not log.messages
 
 
+def test_wrappers_of_single_modules_are_found_too(tmp_path, log):
+    """torch.compile and FSDP can wrap each block; FSDP, the whole as well."""
+    tensors = tensors_of(TORCH_RESNET)
+    for prefix, inner in (
+        ("", "._orig_mod."),
+        ("model._fsdp_wrapped_module.", "._fsdp_wrapped_module._checkpoint_wrapped_module."),
+    ):
+        wrapped = {
+            name.replace("layer2.0.", f"layer2.0{inner}"): array for name, array in tensors.items()
+        }
+        flat = loaded(tmp_path / "w.safetensors", named(prefix, wrapped), num_classes=None)
+        assert_same(flat, expected())
+    assert not log.messages
+    both = wrapped | tensors
+    with pytest.raises(InputError):
+        loaded(tmp_path / "w.safetensors", both)
+
+
 @pytest.mark.parametrize(
     ("family", "name", "fields"),
     [

@@ -20,6 +20,9 @@ from tljax.weights.rules import Assignment, Family, spelled
 Tensors = Mapping[str, np.ndarray]
 
 _SEPARATOR = re.compile(r"[./]")
+# A part within a name that begins with _: PyTorch wraps single modules in such, e.g. torch.compile
+# in `_orig_mod` and FSDP in `_fsdp_wrapped_module`.
+_INNER_WRAPPER = re.compile(r"(?<=[./])_[^./]+[./]")
 # A part of a name that says that the weights are averaged over training.
 _AVERAGED = re.compile(r"(^|_)(ema|teacher|swa|averaged)($|_)", re.IGNORECASE)
 _DEEPEST = 12  # parts of a prefix
@@ -164,12 +167,21 @@ class _Candidate:
 
 
 def _names_by_prefix(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """{prefix: {name behind it: whole name}} for all prefixes, "" included, the shortest first."""
-    below: dict[str, dict[str, str]] = {}
+    """{prefix: {name behind it: whole name}} for all prefixes, "" included, the shortest first.
+
+    The names behind the prefix are without the wrappers of single modules, unless two names would
+    then be the same.
+    """
+    wholes: dict[str, list[str]] = {}
     for name in names:
         for end in (0, *_ends(name)):
-            below.setdefault(name[:end], {})[name[end:]] = name
-    return dict(sorted(below.items(), key=lambda item: len(item[0])))
+            wholes.setdefault(name[:end], []).append(name)
+    below: dict[str, dict[str, str]] = {}
+    for prefix in sorted(wholes, key=len):
+        behind = {name[len(prefix) :]: name for name in wholes[prefix]}
+        plain = {_INNER_WRAPPER.sub("", name): whole for name, whole in behind.items()}
+        below[prefix] = plain if len(plain) == len(behind) else behind
+    return below
 
 
 def _with_key(
@@ -271,10 +283,11 @@ def _split(
     attached = _attached(best.plan, unknown) | replaced
     attached |= {name for name in unknown if _matches(family.before_head, name)}
     network, left_out = {}, {}
+    behind = [{whole: name for name, whole in below[level].items()} for level in levels]
     for name, tensor in tensors.items():
         if name in head.values():
             continue
-        ways = [name[len(level) :] for level in levels if name.startswith(level)]
+        ways = [names[name] for names in behind if name in names]
         if any(_matches(family.ignored, spelled(family, way)) for way in ways):
             continue
         if name.startswith(prefix) and spelled(family, ways[0]) not in attached:
