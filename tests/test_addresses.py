@@ -1,23 +1,28 @@
 """Downloads from local servers: one that misbehaves on demand, and one like the hub."""
 
+import email.utils
 import hashlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from tljax.errors import InputError
 from tljax.weights import addresses, download
 
 BODY = np.random.default_rng(0).bytes(1_000_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()
+COMMIT = "0123456789" * 4  # of the repositories on the hub
 
 
 class Server(ThreadingHTTPServer):
@@ -32,8 +37,11 @@ class Server(ThreadingHTTPServer):
         self.version = '"one"'
         self.status = 200
         self.knows_ranges = self.heeds_if_range = True
+        self.modified = ""
+        self.repeats_version = True  # with a part of the file
         self.start_instead: int | None = None  # instead of the requested one
         self.says_length: int | None = len(BODY)
+        self.chunked = False
         self.drops: list[int] = []  # bytes after which each of the next responses ends
         self.ranges: list[str | None] = []
         self.sent = 0
@@ -55,25 +63,36 @@ class Handler(BaseHTTPRequestHandler):
         server, asked = self.server, self.headers.get("Range")
         server.ranges.append(asked)
         start = 0
-        same = self.headers.get("If-Range") == server.version or not server.heeds_if_range
+        versions = (server.version, server.modified)
+        same = self.headers.get("If-Range") in versions or not server.heeds_if_range
         if asked and same and server.knows_ranges:
             start = server.start_instead or int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
         if start >= len(server.body):
             self.send_error(416)
             return
         self.send_response(206 if start else server.status)
-        self.send_header("ETag", server.version)
-        if server.says_length is not None:
+        if server.repeats_version or not start:
+            self.send_header("ETag", server.version)
+            self.send_header("Last-Modified", server.modified)
+        if server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif server.says_length is not None:
             self.send_header("Content-Length", str(server.says_length - start))
         if start:
             size = len(server.body)
             self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
         self.end_headers()
-        part = server.body[start:]
+        part, is_whole = server.body[start:], not server.drops
         if server.drops:
             part = part[: server.drops.pop(0)]
             server.in_the_middle()
-        self.wfile.write(part)
+        if server.chunked:
+            for at in range(0, len(part), 1000):
+                chunk = part[at : at + 1000]
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+            self.wfile.write(b"0\r\n\r\n" if is_whole else b"")
+        else:
+            self.wfile.write(part)
         server.sent += len(part)
 
     def log_message(self, *args):
@@ -256,6 +275,49 @@ def test_a_file_that_changes_between_attempts_is_not_glued_together(server, cach
     assert names(cache) == ["weights.npz"]
 
 
+def test_a_part_of_a_file_of_another_length_is_not_taken(server, cache):
+    """A server whose ETag and If-Range mean nothing."""
+    changed = BODY[::-1] + b"more"
+
+    def change():
+        server.body, server.says_length = changed, len(changed)
+
+    server.heeds_if_range = False
+    server.drops, server.in_the_middle = [300_000], change
+    assert addresses.fetch_file(f"{server.url}/weights.npz").read_bytes() == changed
+    assert server.ranges[1] is not None
+    assert names(cache) == ["weights.npz"]
+
+
+def test_a_part_of_a_later_call_is_compared_with_the_length_of_the_first(server, cache):
+    server.drops = [600_000, 0, 0, 0, 0]
+    refusal(f"{server.url}/weights.npz")
+    server.body = BODY[::-1] + b"more"
+    server.says_length, server.heeds_if_range = len(server.body), False
+    assert addresses.fetch_file(f"{server.url}/weights.npz").read_bytes() == server.body
+
+
+def test_a_part_whose_version_is_not_said_is_not_taken(server, cache):
+    changed = BODY[::-1]
+
+    def change():
+        server.body = changed
+
+    server.heeds_if_range = server.repeats_version = False
+    server.drops, server.in_the_middle = [300_000], change
+    assert addresses.fetch_file(f"{server.url}/weights.npz").read_bytes() == changed
+    assert server.ranges[1] is not None
+
+
+@pytest.mark.parametrize(("age", "resumes"), [(0, False), (30, False), (3600, True)])
+def test_a_date_counts_as_a_version_once_it_is_old(server, age, resumes):
+    """A file that changes twice in a second has one date for two versions."""
+    server.version, server.drops = "", [300_000]
+    server.modified = email.utils.formatdate(time.time() - age, usegmt=True)
+    assert addresses.fetch_file(f"{server.url}/weights.npz").read_bytes() == BODY
+    assert (server.ranges[1] is not None) == resumes
+
+
 def test_a_file_that_shrank_under_the_same_version_is_fetched_anew(server, cache):
     address = f"{server.url}/weights.npz"
     server.drops = [600_000, 0, 0, 0, 0]
@@ -274,6 +336,36 @@ def test_a_part_that_was_not_asked_for_is_not_taken(server, cache):
 def test_a_length_that_is_not_known_is_no_hindrance(server):
     server.says_length = None
     assert addresses.fetch_file(f"{server.url}/weights.npz", sha256=DIGEST).read_bytes() == BODY
+
+
+def test_a_chunked_answer_that_ends_early_is_not_taken_for_the_whole(server, cache):
+    server.chunked, server.version = True, ""
+    server.drops = [300_000] * 5
+    assert "failed 5 times" in refusal(f"{server.url}/weights.npz")
+    assert names(cache) == []
+    server.drops = [300_000, 0]
+    assert addresses.fetch_file(f"{server.url}/weights.npz").read_bytes() == BODY
+
+
+def test_without_a_length_a_file_is_whole_if_it_can_be_read(server, cache):
+    """The end of the connection may be the end of the file, or a fault."""
+    whole = io.BytesIO()
+    np.savez(whole, a=np.arange(100_000))
+    for name, body in (
+        ("w.npz", whole.getvalue()),
+        ("w.safetensors", save({"a": np.arange(100_000)})),
+        ("w.safetensors.index.json", b'{"weight_map": {"a": "b.safetensors"}}'),
+    ):
+        server.body, server.says_length = body, None
+        server.drops = [len(body) // 2]
+        sentence = refusal(f"{server.url}/{name}")
+        assert "does not say how long the file is" in sentence
+        assert "cut off" in sentence
+        assert not [kept for kept in names(cache) if kept == name or "partial" in kept]
+        assert addresses.fetch_file(f"{server.url}/{name}").read_bytes() == body
+    server.drops = [10]
+    digest = hashlib.sha256(body).hexdigest()
+    assert digest in refusal(f"{server.url}/other.npz", sha256=digest)
 
 
 @pytest.mark.parametrize(
@@ -408,23 +500,27 @@ class HubHandler(BaseHTTPRequestHandler):
         "/timm/vit/resolve/main/weights.npz": BODY,
         "/timm/vit/resolve/main/config.json": b"{}",
         "/timm/vit/resolve/v2/deep/weights.npz": BODY[:10],
+        "/timm/cut/resolve/main/model.safetensors.index.json": json.dumps(
+            {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+        ).encode(),
+        **{f"/timm/cut/resolve/{COMMIT}/model-{n}.safetensors": b"cut%d" % n for n in (1, 2)},
     }
 
     def do_HEAD(self):
         body = self.FILES.get(self.path, b"")
         if body:
             self.send_response(200)
-            self.send_header("X-Repo-Commit", "0123456789" * 4)
+            self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
         elif self.path.startswith("/timm/gated/"):
             self.send_response(403)
             self.send_header("X-Error-Code", "GatedRepo")
-        elif self.path.startswith("/timm/vit/"):
-            known = self.path.startswith("/timm/vit/resolve/main/")
+        elif self.path.startswith(("/timm/vit/", "/timm/cut/")):
+            known = "/resolve/main/" in self.path
             self.send_response(404)
             self.send_header("X-Error-Code", "EntryNotFound" if known else "RevisionNotFound")
             if known:
-                self.send_header("X-Repo-Commit", "0123456789" * 4)
+                self.send_header("X-Repo-Commit", COMMIT)
         else:
             self.send_response(401)
             self.send_header("X-Error-Code", "RepoNotFound")
@@ -511,3 +607,52 @@ def test_files_of_the_hub_and_its_refusals(tmp_path):
         assert no_sidecar == "None"
         assert (f"{variable} forbids" if variable else "Connection refused") in missing
         assert "init_from" in missing
+
+
+def test_whole_repositories_of_the_hub(tmp_path):
+    """The weights of the usual name, or the files of one version that an index lists."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), HubHandler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+    script = """
+from tljax.weights import folders
+
+def tried(address):
+    try:
+        files = folders.fetch_weights(address)
+    except InputError as error:
+        return "refused: " + str(error)
+    return [[str(path) for path in files.paths], str(folders.find_cached(address))]
+
+print(json.dumps([tried(address) for address in json.load(sys.stdin)]))
+"""
+    environment = {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_address[1]}",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+
+    def outcomes(*tried: str) -> list:
+        process = python(script, **environment)
+        out, err = process.communicate(json.dumps(tried))
+        assert process.returncode == 0, err
+        return json.loads(out)
+
+    (files, index), private, other = outcomes(
+        "hf://timm/cut", "hf://timm/private", "hf://timm/vit@main"
+    )
+    server.shutdown()
+    server.server_close()
+    assert [Path(file).read_bytes() for file in files] == [b"cut1", b"cut2"]
+    assert {Path(file).parent.name for file in (*files, index)} == {COMMIT}
+    assert index.endswith("/model.safetensors.index.json")
+    assert "no repository 'timm/private' on the Hugging Face hub" in private
+    assert "holds none of model.safetensors, model.safetensors.index.json, pytorch_mod" in other
+    assert "hf://timm/vit@main/PATH" in other
+    (again,) = outcomes("hf://timm/cut@main")  # the hub is gone
+    assert again == [files, index]
+    environment["TLJAX_OFFLINE"] = "1"
+    again, missing = outcomes("hf://timm/cut", "hf://timm/vit")
+    assert again == [files, index]
+    assert (
+        "hf://timm/vit/model.safetensors is not in the cache and TLJAX_OFFLINE forbids" in missing
+    )

@@ -136,6 +136,11 @@ def make_files(root):
     whole = (root / "other.safetensors").read_bytes()
     (root / "cut.safetensors").write_bytes(whole[:-4])
     (root / "weights.txt").write_text("")
+    (root / "saved").mkdir()  # as `save_pretrained` does
+    (root / "saved" / "config.json").write_text('{"model_type": "resnet"}')
+    shutil.copy(root / "other.safetensors", root / "saved" / "model.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "../other.safetensors"}}
+    (root / "torn.safetensors.index.json").write_text(json.dumps(index))
     with zipfile.ZipFile(root / "evil.pth", "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(Evil()))
         archive.writestr("archive/version", "3")
@@ -588,7 +593,29 @@ ROWS = {
     "a header of 2^62 bytes": (from_file("huge.safetensors"), "huge.safetensors"),
     "a file that was cut off": (from_file("cut.safetensors"), "truncated"),
     "weights of something else": (from_file("other.safetensors"), "none of the tensors"),
-    "an unknown kind of file": (from_file("weights.txt"), "weights.txt"),
+    "an unknown kind of file": (from_file("weights.txt"), "save_pretrained wrote"),
+    "a folder of other weights": (from_file("saved"), "none of the tensors"),
+    "a folder of weights as workdir": (
+        ["evaluate", "--workdir", "files/saved"],
+        "can be used with init_from",
+    ),
+    "a run in a folder of weights": (
+        [*DIGITS[:4], "files/saved", *DIGITS[5:]],
+        "a config.json that tljax did not write",
+    ),
+    "an index that leads elsewhere": (
+        from_file("torn.safetensors.index.json"),
+        "does not say which files hold the weights",
+    ),
+    "an init_key that no name has": (
+        [*from_file("other.safetensors"), "--config.init_key=student"],
+        "begins with init_key=student; leave it out",
+    ),
+    "the init_key of a workdir": (tuned("init_key=ema"), "runs/good' is a workdir; leave it out"),
+    "an address without its query": (
+        [*TUNE, "--config.model=resnet18", "--config.init_from=https://***@localhost:9/a.npz?***"],
+        "give the whole address",
+    ),
     "a pickle in a .pth": (from_file("evil.pth"), "evil.pth"),
     "a pickle in a .npz": (from_file("evil.npz"), "evil.npz"),
     "a text file as .npz": (from_file("text.npz"), "text.npz"),

@@ -270,8 +270,13 @@ BAD = {
     "no workdir": ([*EXPORT, "--workdir", "{tmp}"], "not a workdir"),
     "folder as file": (
         [*EXPORT, "--init_from", "{tmp}", "--model", "resnet10_32"],
-        "export a run with --workdir",
+        "holds 2 weights files (bad.safetensors, torch.safetensors)",
     ),
+    "workdir as file": (
+        [*EXPORT, "--init_from", "{tmp}/run", "--model", "resnet10_32"],
+        "export its run with --workdir",
+    ),
+    "a network of a workdir": ([*EXPORT, "--workdir", "{tmp}", "--init_key", "ema"], "give both"),
     "no such format": (
         [*EXPORT, *FILE, "--model", "resnet10_32", "--format", "tim"],
         "did you mean 'timm'?",
@@ -314,6 +319,8 @@ def test_bad_input_is_one_sentence_and_leaves_no_file(case, tmp_path, capsys):
     save_file(torch_tensors("resnet10_32"), tmp_path / "torch.safetensors")
     whole = (tmp_path / "torch.safetensors").read_bytes()
     (tmp_path / "bad.safetensors").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(config_lib.base().to_json())
     code, out, err = run(capsys, *(word.format(tmp=tmp_path) for word in words))
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1

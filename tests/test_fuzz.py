@@ -18,6 +18,7 @@ from tljax.config import base
 from tljax.data import decode
 from tljax.errors import InputError
 from tljax.experiment import read_config
+from tljax.runs.answers import Answers, pack_answers, read_answers
 from tljax.runs.metrics import read_rows
 from tljax.weights import find_preprocessing
 from tljax.weights.read import read
@@ -31,7 +32,9 @@ def test_the_valid_files_are_read(target):
         assert targets.outcome(target, content) == "read"
 
 
-@pytest.mark.parametrize(("target", "count"), [*((target, 300) for target in _OFTEN), (".h5", 6)])
+@pytest.mark.parametrize(
+    ("target", "count"), [*((target, 300) for target in _OFTEN), ("names", 60), (".h5", 6)]
+)
 def test_mutated_files_are_right_or_refused(target, count):
     files, rng = seeds.of(target), np.random.default_rng(1)
     for _ in range(count):
@@ -72,6 +75,23 @@ def test_archives_that_would_fill_the_memory(tmp_path):
         file.create_dataset("a", (2**20, 2**20), np.float32, chunks=(1024, 1024))
     with pytest.raises(InputError, match="times its size"):
         read(tmp_path / "a.h5")
+
+
+def test_predictions_that_would_fill_the_memory(tmp_path):
+    arrays = {"images": 1, "labels": 1, "predicted": 1, "confidences": 1, "probabilities": 10**8}
+    zeros = {name: np.zeros(size, np.uint8) for name, size in arrays.items()}
+    np.savez_compressed(tmp_path / "predictions.npz", **zeros)
+    with pytest.raises(InputError, match=r"100,000,\d+ bytes of arrays in a file of"):
+        read_answers(tmp_path)
+
+
+def test_predictions_that_are_all_the_same_are_read_back(tmp_path):
+    """They compress as well as a bomb does."""
+    zeros = np.zeros(20_000, np.int32)
+    probabilities = np.zeros((20_000, 1000), np.float16)
+    content = pack_answers(Answers(zeros, zeros, zeros, probabilities, zeros.astype(np.float32)))
+    (tmp_path / "predictions.npz").write_bytes(content)
+    assert read_answers(tmp_path).probabilities.shape == (20_000, 1000)
 
 
 def test_hdf5_may_not_lead_to_other_files(tmp_path):

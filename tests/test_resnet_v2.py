@@ -18,6 +18,7 @@ from tljax.weights.families.bit import GOOGLE_BIT, TIMM_BIT
 from tljax.weights.families.keras import KERAS, KERAS_3
 from tljax.weights.families.resnet import TORCH_RESNET
 from tljax.weights.read import read
+from tljax.weights.unwrapping import find_network
 
 TINY = {
     "resnetv2_50x1_bit": {"stage_sizes": (2, 1), "widths": (32, 64)},
@@ -256,7 +257,9 @@ def test_keras_files_in_all_their_spellings(name, tmp_path):
     tensors["optimizer_weights/Adam/conv1_conv/kernel/m:0"] = np.zeros(3, np.float32)
     write(tmp_path / "model.h5", tensors)
     tensors = read(tmp_path / "model.h5").tensors
-    found = rules.convert(KERAS, model, shapes_of(model), tensors, "file")
+    network = find_network([KERAS], model, shapes_of(model), tensors, "file", name)
+    found = rules.convert(KERAS, model, shapes_of(model), network.tensors, "file")
+    assert not network.notes
     assert found.keys() == flat.keys()
     assert all(np.array_equal(found[path], flat[path]) for path in flat)
 

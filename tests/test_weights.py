@@ -336,8 +336,8 @@ def test_names_that_do_not_exist(tmp_path):
         "vit_small_patch14_dinov2.lvd142"
     )
     assert "vit_base_patch16_224" in refused("vit_base_patch16_224.mae")
-    assert "ends in none of" in refused(_file(tmp_path / "weights.ckpt"))
-    assert "ends in none of" in refused("https://localhost:9/weights.ckpt")
+    assert "ends in none of" in refused(_file(tmp_path / "weights.onnx"))
+    assert "ends in none of" in refused("https://localhost:9/weights.onnx")
     assert "not a workdir" in refused(tmp_path)
 
 

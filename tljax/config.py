@@ -53,9 +53,16 @@ class ExperimentFields:
     model: str = "resnet10_32"
     """A name of timm's that `tljax models` lists, or one of tljax's small networks."""
     init_from: str | None = None
-    """Pretrained weights: a name that `tljax models` lists, a file, an address or a workdir.
+    """Pretrained weights: a name that `tljax models` lists, a file, a folder or an address.
 
-    Addresses are hf://, https:// and gs://; a workdir is one of `tljax train`.
+    A folder is a workdir of `tljax train`, or what `save_pretrained` wrote. Addresses are hf://,
+    https:// and gs://; `hf://OWNER/REPO` is a whole repository.
+    """
+    init_key: str | None = None
+    """Of a weights file that holds several networks, the one to read: what its names begin with.
+
+    For example `student`, `model_ema` or `state_dict.encoder_q`; '': names without a prefix. None:
+    the network that fits the model best and, of several, the averaged weights (`ema`, `teacher`).
     """
     last_group: str | None = None
     """The block after which the network ends; None: its last one."""
@@ -370,12 +377,14 @@ def _call(file: Path, function: Callable[[], _T]) -> _T:
         ) from error
 
 
-def complete(config: object, where: str) -> ml_collections.ConfigDict:
+def complete(
+    config: object, where: str, remedy: str = "begin with tljax.config.base()"
+) -> ml_collections.ConfigDict:
     """The config itself; InputError unless it has every field of `base`, of its type."""
     if not isinstance(config, ml_collections.ConfigDict):
         raise InputError(f"{where} gives a {type(config).__name__}, not a config; see configs/")
     if missing := sorted(set(base()) - set(config)):
-        raise InputError(f"{where} lacks the field {missing[0]}; begin with tljax.config.base()")
+        raise InputError(f"{where} lacks the field {missing[0]}; {remedy}")
     typed = base()
     for name in typed:
         try:

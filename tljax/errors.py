@@ -5,11 +5,53 @@ and what to do. The command line prints that sentence and exits with code 2.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
 class InputError(Exception):
-    """A wrong path, corrupt file, mistyped name or invalid value: one sentence, no traceback."""
+    """A wrong path, corrupt file, mistyped name or invalid value: one sentence, no traceback.
+
+    Its sentence is shown and logged, so secrets in the web addresses that it quotes are hidden.
+    """
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*map(hide_secrets, parts))
+
+
+# A web address in a text; one in quotes may hold spaces.
+_ADDRESS = re.compile(
+    r"(?<=')[a-z][a-z0-9+.-]*://[^']*(?=')|[a-z][a-z0-9+.-]*://[^\s'\"<>|]+", re.I
+)
+
+
+def hide_secrets(text: object) -> str:
+    """Returns the text; its web addresses are `redacted`."""
+
+    def hidden(match: re.Match[str]) -> str:
+        address = match[0].rstrip(").,;:")
+        return redacted(address) + match[0][len(address) :]
+
+    return _ADDRESS.sub(hidden, str(text))
+
+
+def redacted(address: str) -> str:
+    """Returns a web address with *** for its user name and password, and for its query.
+
+    `https://ann:pw@host/x?sig=KEY` becomes `https://***@host/x?***`. Other texts are unchanged.
+    """
+    scheme, separator, rest = address.partition("://")
+    if not separator or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme, re.I):
+        return address
+    host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    user = ""
+    if "@" in host:
+        user, rest = "***@", rest[host.rindex("@") + 1 :]
+    elif "@" in rest and re.search(r":(?!\d*$)", host):  # a password with an unescaped / ? or #
+        user, rest = "***@", rest[rest.rindex("@") + 1 :]
+    query = re.search(r"[?#]", rest)
+    shown = rest if query is None else f"{rest[: query.end()]}***"
+    return f"{scheme}://{user}{shown}"
 
 
 def printable(text: object) -> str:

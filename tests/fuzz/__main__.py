@@ -2,11 +2,12 @@
 
     python -m tests.fuzz TARGET [--inputs N] [--minutes M] [--found DIR]
 
-TARGET is image, .safetensors, .npz or .h5, or a JSON file in the folder of weights or in a
-workdir: preprocessing, metrics, config. Prints libFuzzer's progress, then how many inputs were
-read and refused. Any other outcome is an error: it ends the campaign, and the input is saved in
-DIR. .h5 is fuzzed without coverage, since HDF5 is a C library. Each .h5 input is read in its own
-process, as weights files are; the output counts the processes that crashed.
+TARGET is image, .safetensors, .npz or .h5; a JSON file in the folder of weights or in a workdir:
+preprocessing, index, metrics, config; or names, those of the tensors of a file. Prints libFuzzer's
+progress, then how many inputs were read and refused. Any other outcome is an error: it ends the
+campaign, and the input is saved in DIR. .h5 is fuzzed without coverage, since HDF5 is a C library.
+Each .h5 input is read in its own process, as weights files are; the output counts the processes
+that crashed.
 """
 
 import argparse
@@ -29,7 +30,7 @@ with atheris.instrument_imports(include=["PIL", "tljax.data.images", "tljax.weig
 
 from tljax.training.progress import progress_bar
 
-_LARGEST = 4096  # bytes of an input
+_LARGEST = {"names": 16_384}  # bytes of an input; others: 4096
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
     options = [
         f"-atheris_runs={args.inputs}",
         f"-max_total_time={60 * args.minutes:.0f}",
-        f"-max_len={_LARGEST}",
+        f"-max_len={_LARGEST.get(args.target, 4096)}",
         f"-seed={args.seed}",
         f"-artifact_prefix={args.found}/",
         *("-timeout=20", "-rss_limit_mb=3000"),

@@ -10,7 +10,11 @@ import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin
 from safetensors.numpy import save
 
+from tests.reference_weights import draw_all
 from tljax.config import base
+from tljax.models import create
+from tljax.weights.families import TORCH_RESNET
+from tljax.weights.rules import unconvert
 
 _ROTATED = '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 _WIDTH, _HEIGHT = 7, 9
@@ -129,6 +133,11 @@ def json_files() -> dict[str, list[bytes]]:
     config = base().to_dict()
     return {
         "preprocessing": [json.dumps(value).encode() for value in (_OURS, _TIMM, _TRANSFORMERS)],
+        "names": [json.dumps(value).encode() for value in _names()],
+        "index": [
+            json.dumps({"weight_map": {"a": "model-1.safetensors", "b": last}}).encode()
+            for last in ("model-1.safetensors", "model-2.safetensors")
+        ],
         "metrics": ["".join(json.dumps(row) + "\n" for row in rows).encode()],
         "config": [json.dumps(config, indent=2).encode(), json.dumps(config).encode()],
     }
@@ -152,6 +161,19 @@ _TRANSFORMERS = {
     **{"crop_size": {"height": 32, "width": 32}, "do_center_crop": True, "resample": 2},
     "crop_pct": 0.9,
 }
+
+
+def _names() -> list[dict[str, list[int]]]:
+    """{name: shape} of files with a small ResNet, wrapped, with another network and old heads."""
+    model = create("resnet10_32", 5)
+    shapes = {
+        name: list(tensor.shape)
+        for name, tensor in unconvert(TORCH_RESNET, model, draw_all(model, 32)).items()
+    }
+    wrapped = {f"module.{name}": shape for name, shape in shapes.items() if name[:3] != "fc."}
+    one_of_two = {f"ema.{name}": shape for name, shape in shapes.items() if "layer4" not in name}
+    heads = {"module.fc.0.weight": [9, 128], "head.weight": [5, 9], "t": [], "queue": [4, 128]}
+    return [shapes, wrapped | heads, wrapped | one_of_two]
 
 
 def _encoded(image: Image.Image, kind: str, **options) -> bytes:

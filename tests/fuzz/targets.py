@@ -17,7 +17,9 @@ from tljax.errors import InputError
 from tljax.models import Preprocessing
 from tljax.runs.metrics import read_rows
 from tljax.weights import find_preprocessing
-from tljax.weights.read import read, read_metadata
+from tljax.weights.folders import fetch_weights
+from tljax.weights.loading import convert
+from tljax.weights.read import Contents, read, read_metadata
 
 
 def outcome(target: str, data: bytes) -> str:
@@ -76,6 +78,36 @@ def preprocessing(data: bytes) -> str:
     return "read" if "read" in outcomes else "refused"
 
 
+def names(data: bytes) -> str:
+    """Finds a network among tensors of these names and shapes, JSON {name: shape}."""
+    try:
+        shapes = json.loads(data)
+        tensors = {
+            name: np.broadcast_to(np.float32(0), shape)
+            for name, shape in shapes.items()
+            if isinstance(shape, list)
+        }
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise InputError("no names and shapes") from None
+    found = convert(Contents(tensors, {}), "resnet10_32", "names")
+    assert found.num_classes >= 0
+    assert all(array.dtype == np.float32 for array in found.arrays.values())
+    return "read"
+
+
+def index(data: bytes) -> str:
+    """Reads an index of shards."""
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
+        for name in ("model-1.safetensors", "model-2.safetensors"):
+            (Path(folder) / name).write_bytes(save({name: np.zeros(1, np.float32)}))
+        path = Path(folder) / "model.safetensors.index.json"
+        path.write_bytes(data)
+        files = fetch_weights(str(path))
+        assert files.names
+        assert all(file.parent == Path(folder) for file in files.paths)
+    return "read"
+
+
 def metrics(data: bytes) -> str:
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
         path = Path(folder) / "metrics.jsonl"
@@ -127,6 +159,8 @@ TARGETS: dict[str, Callable[[bytes], str]] = {
     ".npz": lambda data: weights_file(data, ".npz"),
     ".h5": lambda data: weights_file(data, ".h5"),
     "preprocessing": preprocessing,
+    "names": names,
+    "index": index,
     "metrics": metrics,
     "config": config,
 }

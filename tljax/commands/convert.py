@@ -18,13 +18,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="the weights: a name that `tljax models` lists, a file, an address, or a workdir",
+        help="the weights: a name that `tljax models` lists, a file, an address, a folder that"
+        " save_pretrained wrote, or a workdir",
     )
+    add_init_key(parser)
     parser.add_argument(
         "--model", required=True, metavar="NAME", help="the model of these weights, e.g. resnet50"
     )
     parser.add_argument(
         "--output", required=True, metavar="FILE.safetensors", help="the file to write"
+    )
+
+
+def add_init_key(parser: argparse.ArgumentParser) -> None:
+    """Adds --init_key, which chooses a network of a weights file."""
+    parser.add_argument(
+        "--init_key",
+        metavar="KEY",
+        help="of a file that holds several networks the one to read: what its names begin with,"
+        " e.g. student or model_ema; default: the one that fits the model best and, of several,"
+        " the averaged weights",
     )
 
 
@@ -38,7 +51,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     output = Path(args.output)
     spec = registry.spec(args.model)
     writable_file(output, ".safetensors")
-    weights = experiment.read_source(args.source, args.model)
+    weights = experiment.read_source(args.source, args.model, args.init_key)
     preprocessing = experiment.source_preprocessing(args.source) or spec.preprocessing
     save_converted(weights, args.model, preprocessing, output)
     print_written(Written(output, len(weights.arrays), weights.family.name))

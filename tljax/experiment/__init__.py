@@ -15,6 +15,7 @@ from tljax.experiment.source import (
     pretrained_variables,
     read_source,
     source_preprocessing,
+    source_workdir,
 )
 from tljax.experiment.train import fit_config, run
 from tljax.experiment.trained import (
@@ -59,6 +60,7 @@ __all__ = [
     "run",
     "same_classes",
     "source_preprocessing",
+    "source_workdir",
     "task_for",
     "tasks_of",
 ]

@@ -14,7 +14,7 @@ import ml_collections
 from tljax import data, weights
 from tljax.data import Dataset, Kept, Task, joint_class_names, kept
 from tljax.devices import processes
-from tljax.errors import InputError, check_known
+from tljax.errors import InputError, check_known, redacted
 from tljax.experiment import hyperrules, lora
 from tljax.experiment.source import (
     PREPROCESSING_FIELDS,
@@ -25,7 +25,7 @@ from tljax.experiment.source import (
     source_preprocessing,
     source_workdir,
 )
-from tljax.experiment.workdir import is_begun, read_config, read_splits
+from tljax.experiment.workdir import check_not_foreign, is_begun, read_config, read_splits
 from tljax.models import Model, Preprocessing, registry, tracing
 from tljax.runs.record import check_classes, has_begun, read_result, read_tasks
 from tljax.runs.workdir import differences, refuse_changes
@@ -195,6 +195,8 @@ def resolve_in(
         config[field] = before[field] if config[field] is None else config[field]
     resolved = resolve(config)
     now = json.loads(resolved.to_json())
+    if resolved.init_from is not None:
+        now["init_from"] = redacted(resolved.init_from)  # as it is kept; a new key is no change
     for field in (*HARMLESS, "mesh"):
         before[field] = now[field]  # if it differs, `fit` says so
     if (
@@ -285,6 +287,7 @@ def _has_moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 def _config_of_run(workdir: Path) -> dict[str, Any] | None:
     """The config of the run that a workdir holds, JSON, if it holds one."""
+    check_not_foreign(workdir)
     if not is_begun(workdir) and read_result(workdir) is None:
         return None
     config: dict[str, Any] = json.loads(read_config(workdir).to_json())

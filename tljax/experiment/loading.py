@@ -19,6 +19,7 @@ def load(
     init_from: str | Path | None = None,
     *,
     num_classes: int | None,
+    init_key: str | None = None,
     image_size: ImageSize | None = None,
     in_channels: int = 3,
     last_group: str | None = None,
@@ -33,10 +34,14 @@ def load(
 
     Args:
       name: of the model, as timm names it, e.g. `resnet50`.
-      init_from: a name that `tljax models` lists, a weights file, an address (`hf://`, `https://`,
-        `gs://`), or the workdir of a run of that model; None: random weights.
+      init_from: a name that `tljax models` lists, a weights file, a folder that `save_pretrained`
+        wrote, an address (`hf://`, `https://`, `gs://`), or the workdir of a run of that model;
+        None: random weights.
       num_classes: size of the head, which is new (zero); 0: no head, the model returns features;
         None: the source's own head is kept, e.g. to evaluate the source task.
+      init_key: of a file that holds several networks, e.g. a student and its teacher, the one to
+        read: what its names begin with; None: the one that fits best and, of several, the averaged
+        weights.
       image_size: side in pixels, or (height, width); None: the source's, else the model's own.
       in_channels: of the images.
       last_group: the block after which the network ends, before its head; None: its last one.
@@ -52,17 +57,17 @@ def load(
     Raises:
       InputError: for an unknown model or source, or weights of another model.
     """
-    source = None if init_from is None else read_source(str(init_from), name)
+    source = None if init_from is None else read_source(str(init_from), name, init_key)
     keeps_head = num_classes is None
     if in_channels < 1:
         raise InputError(f"in_channels is {in_channels}; set it to 1 or more")
     if isinstance(image_size, list):
         image_size = tuple(image_size)
     if num_classes is None:
-        num_classes = source.num_classes if source else 0
-        if not num_classes:
-            what = f"'{init_from}'" if init_from else "a network of random weights"
-            raise InputError(f"{what} has no head to keep; pass num_classes")
+        if source is None:
+            raise InputError("a network of random weights has no head to keep; pass num_classes")
+        source.check_head("pass num_classes for a new head")
+        num_classes = source.num_classes
     model = registry.create(name, num_classes, **fields)
     if last_group is not None:
         model = registry.truncate(name, model, last_group)

@@ -7,9 +7,9 @@ import ml_collections
 import numpy as np
 
 from tljax import weights
-from tljax.errors import InputError
+from tljax.errors import InputError, redacted
 from tljax.experiment.lora import lora_of
-from tljax.experiment.workdir import read_config
+from tljax.experiment.workdir import is_workdir, read_config
 from tljax.models import ImageSize, Model, Preprocessing, lora, registry
 from tljax.models.preprocessing import parse_normalisation
 from tljax.runs.resume import best_variables
@@ -25,35 +25,49 @@ def pretrained_variables(
     """The weights of a config's `init_from`, fitted to model and image size; None without it.
 
     Raises:
-      InputError: if it holds another model, or no weights.
+      InputError: if it holds another model, no weights, or no head where the head is to be kept.
     """
     if config.init_from is None:
         return None
-    source = read_source(config.init_from, config.model)
+    source = read_source(config.init_from, config.model, config.init_key)
+    if config.head_init == "pretrained":
+        source.check_head("leave head_init out for a new head")
     return weights.variables_for(
         source, model, image_size, position_resampling=config.position_resampling
     )
 
 
 def source_workdir(init_from: str) -> Path | None:
-    """The folder that `init_from` names, if it names one."""
+    """The workdir that `init_from` names, if it names one."""
     path = weights.as_path(init_from)
-    return path if path is not None and path.is_dir() else None
+    return path if path is not None and path.is_dir() and is_workdir(path) else None
 
 
-def read_source(init_from: str, model_name: str) -> weights.PretrainedWeights:
-    """The weights of a workdir, with LoRA merged, or of a weights file, under tljax's names.
+def read_source(
+    init_from: str, model_name: str, key: str | None = None
+) -> weights.PretrainedWeights:
+    """The weights of a workdir, with LoRA merged, or of other software, under tljax's names.
+
+    Args:
+      init_from: a workdir, or what `weights.load` takes.
+      model_name: of the network.
+      key: of a file with several networks the one to read.
 
     Raises:
       InputError: if there are none, or of another model.
     """
     workdir = source_workdir(init_from)
     if workdir is None:
-        return weights.load(init_from, model_name)
+        return weights.load(init_from, model_name, key)
+    if key is not None:
+        raise InputError(
+            f"init_key={key} chooses a network of a weights file, but '{init_from}' is a workdir;"
+            " leave it out"
+        )
     if not (workdir / "checkpoints").is_dir():
         raise InputError(
-            f"the folder '{init_from}' is not a workdir of tljax that holds weights; give one that"
-            " does, or a weights file itself"
+            f"the folder '{init_from}' is a workdir of tljax, but holds no weights; give one whose"
+            " run has saved some, or a weights file itself"
         )
     config = read_config(workdir)
     weights.check_model(init_from, config.model, model_name)
@@ -90,17 +104,17 @@ def preprocessing_warnings(config: ml_collections.ConfigDict) -> tuple[str, ...]
 
     Another image size is left out: that is a choice, not a slip.
     """
-    source = source_preprocessing(config.init_from)
+    source, name = source_preprocessing(config.init_from), redacted(config.init_from)
     if source is None:
         if config.normalisation is not None:
             return ()
         usual = registry.spec(config.model).preprocessing.normalisation
         return (
-            f"'{config.init_from}' does not say how its images were normalised; taking {usual}, as"
+            f"'{name}' does not say how its images were normalised; taking {usual}, as"
             f" {config.model} does",
         )
     return tuple(
-        f"the config sets {field}={config[field]}, but '{config.init_from}' was trained with"
+        f"the config sets {field}={config[field]}, but '{name}' was trained with"
         f" {getattr(source, field)}; leave the field out to follow the weights"
         for field in PREPROCESSING_FIELDS[1:]
         if config[field] is not None and not _agree(config[field], getattr(source, field))

@@ -7,17 +7,20 @@ from typing import Any
 import ml_collections
 
 from tljax import config as configs
+from tljax import weights
 from tljax.data import Dataset, Kept, Task, kept, read_class_names
 from tljax.data import read_tasks as read_tasks_of_data
 from tljax.data.datasets import folders
-from tljax.errors import InputError
+from tljax.errors import InputError, redacted
 from tljax.files import parse_json
 from tljax.runs.record import has_begun, read_tasks, shorten, write_tasks
 from tljax.runs.workdir import write_atomically
 
 _FILE = "config.json"
 _SPLITS = "splits.json"
-_ADDED = {"deep_images": "full_range"}  # fields that older runs lack, as these runs had them
+_MARKS = {"init_from", "scenario", "statistics"}  # fields that other software's config.json lacks
+# Fields that older workdirs lack, as their runs had them.
+_NEW_FIELDS = {"deep_images": "full_range", "init_key": None}
 
 
 def is_begun(workdir: Path) -> bool:
@@ -25,15 +28,40 @@ def is_begun(workdir: Path) -> bool:
     return has_begun(workdir) and (workdir / _FILE).exists()
 
 
+def is_workdir(folder: Path) -> bool:
+    """Whether a folder is a run's, perhaps a damaged one, and no folder of other software."""
+    try:
+        config = parse_json((folder / _FILE).read_bytes())
+    except (OSError, ValueError):
+        return (folder / "classes.json").is_file()
+    return isinstance(config, dict) and config.keys() >= _MARKS
+
+
+def check_not_foreign(workdir: Path) -> None:
+    """Raises InputError if a run in this folder would overwrite another program's config.json."""
+    if (workdir / _FILE).is_file() and not is_workdir(workdir):
+        raise InputError(
+            f"'{workdir}' holds a config.json that tljax did not write; choose another --workdir"
+        )
+
+
 def read_config(workdir: Path) -> ml_collections.ConfigDict:
-    """The resolved config of a workdir.
+    """The resolved config of a workdir; secrets in `init_from` are hidden.
 
     Raises:
       InputError: if it is not a workdir.
     """
     path = workdir / _FILE
     try:
-        config = ml_collections.ConfigDict({**_ADDED, **parse_json(path.read_bytes())})
+        content = parse_json(path.read_bytes())
+        if isinstance(content, dict) and not content.keys() >= _MARKS:
+            use = " (its weights can be used with init_from)"
+            raise InputError(
+                f"'{workdir}' is not a workdir of tljax: its config.json is another program's"
+                f"{use if weights.holds_weights(workdir) else ''}; give the folder that"
+                " `tljax train --workdir` wrote"
+            )
+        config = ml_collections.ConfigDict(_NEW_FIELDS | content)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(
             f"'{workdir}' is not a workdir of tljax: it holds no config.json; give the folder that"
@@ -41,7 +69,15 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
         ) from None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"cannot read {path} ({error}); restore it, or train anew") from None
-    return configs.complete(config, str(path))
+    remedy = "restore it, or train anew: another version of tljax may have written it"
+    return _without_secrets(configs.complete(config, str(path), remedy))
+
+
+def _without_secrets(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    config = config.copy_and_resolve_references()
+    if config.init_from is not None:
+        config.init_from = redacted(config.init_from)
+    return config
 
 
 def keep_config(
@@ -50,7 +86,7 @@ def keep_config(
     config: ml_collections.ConfigDict,
     dataset: Dataset | None,
 ) -> None:
-    """Writes the resolved config, which logit is which class, and which image is in which split.
+    """Writes the resolved config without secrets, which logit is which class, and which image is in which split.
 
     Args:
       workdir: of the run.
@@ -64,7 +100,7 @@ def keep_config(
     write_tasks(workdir, tasks)
     if dataset is not None:
         write_atomically(workdir / _SPLITS, json.dumps(kept.describe(dataset)) + "\n")
-    write_atomically(workdir / _FILE, config.to_json(indent=2) + "\n")
+    write_atomically(workdir / _FILE, _without_secrets(config).to_json(indent=2) + "\n")
 
 
 def read_splits(workdir: Path) -> list[Kept] | None:

@@ -5,15 +5,17 @@ not use the test images again.
 """
 
 import io
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from tljax.errors import InputError
+from tljax.weights.hdf5 import max_tensor_bytes
+from tljax.weights.read import NPZ_DAMAGE
 
 ANSWERS_FILE = "predictions.npz"
+_HEADERS = 4096  # bytes, more than those of all arrays together
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,19 @@ class Answers:
 
 
 def pack_answers(answers: Answers) -> bytes:
-    """Returns the content of `predictions.npz`; the same answers give the same bytes."""
-    content = io.BytesIO()
+    """Returns the content of `predictions.npz`; the same answers give the same bytes.
+
+    It is compressed, unless it gets so small, e.g. of a network that always says the same, that
+    `read_answers` would take it for a decompression bomb.
+    """
     arrays = {field.name: getattr(answers, field.name) for field in fields(Answers)}
-    np.savez_compressed(content, **arrays)
-    return content.getvalue()
+    compressed, plain = io.BytesIO(), io.BytesIO()
+    np.savez_compressed(compressed, **arrays)
+    content = compressed.getvalue()
+    if sum(array.nbytes for array in arrays.values()) + _HEADERS <= max_tensor_bytes(len(content)):
+        return content
+    np.savez(plain, **arrays)
+    return plain.getvalue()
 
 
 def read_answers(workdir: Path) -> Answers | None:
@@ -67,6 +77,10 @@ def read_answers(workdir: Path) -> Answers | None:
     path = workdir / ANSWERS_FILE
     try:
         with np.load(path, allow_pickle=False) as content:
+            size = path.stat().st_size
+            unpacked = sum(member.file_size for member in content.zip.infolist())
+            if unpacked > max_tensor_bytes(size):
+                raise ValueError(f"{unpacked:,} bytes of arrays in a file of {size:,}")
             answers = Answers(**{field.name: content[field.name] for field in fields(Answers)})
         sizes = {len(getattr(answers, field.name)) for field in fields(Answers)}
         classes = answers.probabilities.shape[1]
@@ -76,7 +90,7 @@ def read_answers(workdir: Path) -> Answers | None:
             raise ValueError("its arrays do not fit together")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
+    except (*NPZ_DAMAGE, IndexError) as error:
         raise InputError(
             f"cannot read {path} ({error}); delete it: a report can be written without it"
         ) from None

@@ -1,10 +1,12 @@
 """Pretrained weights: find, read, rename, fit and export them.
 
-`zoo` lists the weights known by name. `addresses` and `download` find a file, `read` reads its
-tensors, `rules` and `families` rename them, `fitting` adapts them to a model, `export` writes them.
-`loading` connects these steps. `preprocessing` finds how their images are prepared.
+`zoo` lists the weights known by name. `addresses`, `folders` and `download` find the files, `read`
+reads their tensors, `unwrapping` finds the network among them, `rules` and `families` rename them,
+`fitting` adapts them to a model, `export` writes them. `loading` connects these steps.
+`preprocessing` finds how their images are prepared.
 """
 
+from tljax.weights.folders import holds_weights
 from tljax.weights.loading import (
     PretrainedWeights,
     absolute,
@@ -25,6 +27,7 @@ __all__ = [
     "fetch",
     "find_preprocessing",
     "from_variables",
+    "holds_weights",
     "load",
     "variables_for",
 ]

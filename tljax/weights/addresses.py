@@ -1,7 +1,7 @@
 """From an address or path to a file on this disk, and from the Hugging Face hub to its cache.
 
 `huggingface_hub` fetches and caches `hf://OWNER/REPO[@REVISION]/PATH`; `download` fetches
-`https://`, `http://` and `gs://BUCKET/OBJECT`.
+`https://`, `http://` and `gs://BUCKET/OBJECT`. `folders` chooses the files of a repository.
 """
 
 import errno
@@ -24,8 +24,13 @@ from tljax.weights.download import (
     offline_variable,
     web_url,
 )
+from tljax.weights.read import is_weights_name
 
 _log = logging.getLogger("tljax")
+
+
+class NoSuchFile(InputError):
+    """The repository has no file of this name."""
 
 
 def is_address(text: str) -> bool:
@@ -82,12 +87,13 @@ def fetch_sidecar(address: str, filename: str) -> Path | None:
       filename: without a folder.
 
     Returns:
-      For `hf://`, the file in the same folder of the repository; None if there is none or it cannot
-      be fetched. For a path, the file in the same folder (or in the directory at that path) or
-      None. For other addresses None: web servers do not list folders.
+      For `hf://`, the file in the same folder of the repository (or in that repository); None if
+      there is none or it cannot be fetched. For a path, the file in the same folder (or in the
+      directory at that path) or None. For other addresses None: web servers do not list folders.
     """
     if address.startswith("hf://"):
-        neighbour = f"{address.rpartition('/')[0]}/{filename}"
+        folder = address if is_repository(address) else address.rpartition("/")[0]
+        neighbour = f"{folder}/{filename}"
         try:
             missing = _is_known_missing(_parse_hub_address(neighbour))
             return None if missing else fetch_file(neighbour)
@@ -101,7 +107,28 @@ def fetch_sidecar(address: str, filename: str) -> Path | None:
     return found if found.is_file() else None
 
 
+def address_beside(address: str, file: Path, filename: str) -> str:
+    """Returns the address of another file in the folder of a fetched file, of the same version.
+
+    Args:
+      address: of the fetched file, as for `fetch_file`.
+      file: where it lies on this disk.
+      filename: of the other file, without a folder.
+    """
+    if not is_address(address):
+        return str(file.with_name(filename))
+    place, mark, query = address.partition("?")
+    beside = f"{place.rpartition('/')[0]}/{filename}{mark}{query}"
+    if not address.startswith("hf://"):
+        return beside
+    hub = _parse_hub_address(beside)
+    commit = file.parts[-1 - len(hub.path.split("/"))]  # as the hub's cache names folders
+    return f"hf://{hub.repo}@{commit}/{hub.path}"
+
+
 # Hugging Face hub -------------------------------------------------------------------------------
+
+_REPOSITORY = r"hf://([^/@]+/[^/@]+)(?:@(refs/(?:pr|convert)/[^/]+|[^/]+))?"
 
 
 class _HubFile(NamedTuple):
@@ -110,14 +137,18 @@ class _HubFile(NamedTuple):
     path: str
 
 
+def is_repository(address: str) -> bool:
+    """Returns whether an address names a whole repository: `hf://OWNER/REPO[@REVISION]`."""
+    match = re.fullmatch(_REPOSITORY, address)
+    return match is not None and not is_weights_name(match[1])
+
+
 def _parse_hub_address(address: str) -> _HubFile:
-    match = re.fullmatch(
-        r"hf://([^/@]+/[^/@]+)(?:@(refs/(?:pr|convert)/[^/]+|[^/]+))?/(.*[^/])", address
-    )
+    match = re.fullmatch(rf"{_REPOSITORY}/(.*[^/])", address)
     if match is None:
         raise InputError(
-            f"'{address}' does not name a file of a repository; write hf://OWNER/REPO/PATH or "
-            "hf://OWNER/REPO@REVISION/PATH"
+            f"'{address}' does not name a repository or a file of one; write hf://OWNER/REPO/PATH,"
+            " hf://OWNER/REPO@REVISION/PATH, or either without the PATH"
         )
     repo, revision, path = match.groups()
     return _HubFile(repo, unquote(revision or "main"), path)
@@ -141,6 +172,19 @@ def _is_known_missing(file: _HubFile) -> bool:
     return found is not None and not isinstance(found, str)
 
 
+def has_file(address: str) -> bool:
+    """Returns whether a repository has the file at an `hf://` address; asks the hub if need be."""
+    file = _parse_hub_address(address)
+    found = _look_up_in_hub_cache(file)
+    if found is not None:
+        return isinstance(found, str)
+    try:
+        _request_metadata(address, file)
+    except NoSuchFile:
+        return False
+    return True
+
+
 def _fetch_from_hub(address: str, sha256: str | None, md5: str | None) -> Path:
     """Returns the file in the hub's own cache; downloads it if it is not there.
 
@@ -151,22 +195,33 @@ def _fetch_from_hub(address: str, sha256: str | None, md5: str | None) -> Path:
     found = _look_up_in_hub_cache(file)
     if isinstance(found, str):
         return Path(found)
+    # Without a network or permission, hf_hub_download retries for half a minute and logs each
+    # attempt. This request fails at once.
+    _request_metadata(address, file)
+
+    import huggingface_hub
+
+    try:
+        path = huggingface_hub.hf_hub_download(file.repo, file.path, revision=file.revision)
+    except Exception as error:  # the hub's transports raise errors of their own, of no common kind
+        raise _hub_error(error, address, file) from error
+    check_digests(address, Path(path), sha256, md5)
+    return Path(path)
+
+
+def _request_metadata(address: str, file: _HubFile) -> None:
+    """Asks the hub for a file's length and version; InputError if it may not or cannot be read."""
     if variable := offline_variable():
         raise offline_error(address, variable, "give init_from the path of a copy")
 
     import huggingface_hub
 
     try:
-        # Without a network or permission, hf_hub_download retries for half a minute and logs each
-        # attempt. This request fails at once.
         huggingface_hub.get_hf_file_metadata(
             huggingface_hub.hf_hub_url(file.repo, file.path, revision=file.revision)
         )
-        path = huggingface_hub.hf_hub_download(file.repo, file.path, revision=file.revision)
     except Exception as error:  # the hub's transports raise errors of their own, of no common kind
         raise _hub_error(error, address, file) from error
-    check_digests(address, Path(path), sha256, md5)
-    return Path(path)
 
 
 def _hub_error(error: Exception, address: str, file: _HubFile) -> InputError:
@@ -191,7 +246,7 @@ def _hub_error(error: Exception, address: str, file: _HubFile) -> InputError:
             "that it has"
         )
     if isinstance(error, errors.RemoteEntryNotFoundError):
-        return InputError(
+        return NoSuchFile(
             f"the {repository} has no file '{file.path}' at revision '{file.revision}'; check the "
             "path"
         )

@@ -4,6 +4,8 @@ Files are kept in `~/.cache/tljax/checkpoints`, where a file is either complete 
 download has another name, and the next attempt resumes it.
 """
 
+import datetime
+import email.utils
 import errno
 import hashlib
 import logging
@@ -27,7 +29,8 @@ from rich.progress import (
 )
 
 from tljax import locks
-from tljax.errors import InputError
+from tljax.errors import InputError, hide_secrets, redacted
+from tljax.weights.read import INDEX_SUFFIX, read, read_json
 
 if TYPE_CHECKING:
     import requests  # takes a tenth of a second to import, so only downloads import it
@@ -55,23 +58,31 @@ def download(address: str, sha256: str | None = None, md5: str | None = None) ->
     Raises:
       InputError: if the file cannot be fetched or stored, or a digest differs.
     """
-    url = web_url(address)
+    url, shown = web_url(address), redacted(address)
     target = cache_path(url)
     if target.exists():
         return target
+    if "://***@" in address or address.endswith(("?***", "#***")):
+        raise InputError(
+            f"'{address}' lacks the user name, password or query that tljax hid when it kept this"
+            " address; give the whole address"
+        )
     if variable := offline_variable():
-        raise offline_error(address, variable, f"put the file at '{target}'")
+        raise offline_error(shown, variable, f"put the file at '{target}'")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with locks.wait_for(target.with_name(f"{target.name}.lock")):
             # another process may have fetched the file while this one waited
             if not target.exists():
-                _download(address, url, target, sha256, md5)
+                _download(shown, url, target, sha256, md5)
     except OSError as error:
         raise InputError(
-            f"cannot store {address} in '{target.parent}' ({describe_error(error)}); set "
+            f"cannot store {shown} in '{target.parent}' ({describe_error(error)}); set "
             "XDG_CACHE_HOME to a folder that can hold it"
         ) from error
+    except InputError as error:
+        # The errors that caused it quote the whole address, and a traceback would show them.
+        raise error from (error.__cause__ if shown == address else None)
     return target
 
 
@@ -114,17 +125,32 @@ class _PartialFile:
     Attributes:
       path: of these bytes.
       total: length of the whole file; None until a server says it.
+      has_known_end: whether the server said where the file ends; else it may have been cut off.
     """
 
     def __init__(self, target: Path):
         self.path = target.with_name(f"{target.name}.partial")
         self._version = target.with_name(f"{target.name}.version")
         self.total: int | None = None
+        self.has_known_end = True
 
     @property
     def version(self) -> str:
         """The ETag or date to send as If-Range; empty if the download cannot be resumed."""
-        return self._version.read_text() if self._version.exists() and self.path.exists() else ""
+        return self._kept()[0]
+
+    @property
+    def kept_total(self) -> int | None:
+        """The length that the server said when it sent the first bytes."""
+        total = self._kept()[1]
+        return int(total) if total.isdecimal() else None
+
+    def _kept(self) -> tuple[str, str]:
+        """The version, and the length or an empty string."""
+        if not self._version.exists() or not self.path.exists():
+            return "", ""
+        version, _, total = self._version.read_text().partition("\n")
+        return version, total
 
     @property
     def size(self) -> int:
@@ -137,7 +163,7 @@ class _PartialFile:
 
     def restart(self, version: str) -> None:
         self.path.write_bytes(b"")  # first, so that old bytes never have the new version
-        self._version.write_text(version)
+        self._version.write_text(f"{version}\n{self.total or ''}")
 
     def delete(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -154,6 +180,8 @@ def _download(address: str, url: str, target: Path, sha256: str | None, md5: str
     try:
         _fetch(address, url, partial)
         check_digests(address, partial.path, sha256, md5)
+        if not (partial.has_known_end or sha256 or md5):
+            _check_whole(address, partial, target.name)
         os.replace(partial.path, target)
     except OSError as error:
         partial.delete()
@@ -164,6 +192,21 @@ def _download(address: str, url: str, target: Path, sha256: str | None, md5: str
         raise
     finally:
         partial.delete_if_useless()
+
+
+def _check_whole(address: str, partial: _PartialFile, name: str) -> None:
+    """Refuses a file that may have been cut off, unless all that it says it holds can be read."""
+    try:
+        is_index = name.endswith(INDEX_SUFFIX)
+        is_whole = bool(read_json(partial.path) if is_index else read(partial.path, name))
+    except InputError:
+        is_whole = False
+    if not is_whole:
+        partial.delete()
+        raise InputError(
+            f"the server of {address} does not say how long the file is, and what came is damaged"
+            f" or was cut off; try again, or {OTHER_WAY}"
+        )
 
 
 def _fetch(address: str, url: str, partial: _PartialFile) -> None:
@@ -231,20 +274,28 @@ def _prepare_for(response: "requests.Response", partial: _PartialFile) -> int:
     """Empties `partial` if the server sends the whole file; returns the first byte that it sends.
 
     Raises:
-      _TransferError: if the server sends another range, or one of another version.
+      _TransferError: if the server sends another range, or one that may be of another version.
     """
     version, length = _version_and_length(response)
+    headers = response.headers
+    chunked = "chunked" in headers.get("Transfer-Encoding", "").lower()
     if response.status_code == HTTPStatus.OK:
         partial.total = length
+        partial.has_known_end = chunked or headers.get("Content-Length", "").isdecimal()
         partial.restart(version)
         return 0
-    kept = partial.resumable_size
-    span = re.match(r"bytes (\d+)-\d+/(\d*)", response.headers.get("Content-Range", ""))
-    same_version = version in ("", partial.version)
-    if not kept or span is None or int(span[1]) != kept or not same_version:
+    kept, total = partial.resumable_size, partial.kept_total
+    span = re.match(r"bytes (\d+)-\d+/(\d*)", headers.get("Content-Range", ""))
+    # A server may ignore If-Range, so it has to repeat the version, and the length if it said one.
+    is_same_version = partial.version in (headers.get("ETag"), headers.get("Last-Modified"))
+    if not kept or span is None or int(span[1]) != kept or not is_same_version:
         partial.delete()
         raise _TransferError("the server sent another range of the file than requested")
-    partial.total = int(span[2]) if span[2] else None
+    partial.total = int(span[2]) if span[2] else total
+    if total is not None and partial.total != total:
+        partial.delete()
+        raise _TransferError("the server sent a part of a file of another length")
+    partial.has_known_end = partial.total is not None or chunked
     return kept
 
 
@@ -288,9 +339,21 @@ def _version_and_length(response: "requests.Response") -> tuple[str, int | None]
         return "", None
     version = headers.get("ETag", "")
     if not version or version.startswith("W/"):  # different bytes may share a weak ETag
-        version = headers.get("Last-Modified", "")
+        version = _strong_date(headers.get("Last-Modified", ""), headers.get("Date", ""))
     length = headers.get("Content-Length", "")
-    return version, int(length) if length.isdigit() else None
+    return version, int(length) if length.isdecimal() else None
+
+
+def _strong_date(modified: str, now: str) -> str:
+    """The date of a file's version, or "" if a later version may have the same date.
+
+    Dates count whole seconds, and RFC 9110 trusts one only a while later: here a minute.
+    """
+    try:
+        age = email.utils.parsedate_to_datetime(now) - email.utils.parsedate_to_datetime(modified)
+    except (ValueError, TypeError):  # TypeError: only one has a time zone
+        return ""
+    return modified if age >= datetime.timedelta(minutes=1) else ""
 
 
 def _progress_bar(address: str) -> Progress:
@@ -355,10 +418,14 @@ def disk_full_error(address: str, folder: Path, total: int | None, variable: str
 
 
 def describe_error(error: BaseException) -> str:
-    """The operating system's message if one caused `error`, else the first line of `error`."""
+    """The operating system's message if one caused `error`, else the first line of `error`.
+
+    Queries of addresses are hidden: they may hold keys.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror.rstrip(".")
         cause = cause.__cause__ or cause.__context__
-    return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
+    line = next(iter(str(error).splitlines()), "").rstrip(".")
+    return hide_secrets(re.sub(r"\?[^\s'\"()]+", "?***", line)) or type(error).__name__

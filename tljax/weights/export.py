@@ -5,13 +5,15 @@
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from tljax.errors import InputError, check_known
+from tljax.errors import InputError, check_known, hide_secrets, redacted
 from tljax.files import replacing, writable_file
 from tljax.models import Model, Preprocessing, ResNet, ResNetV2, ViT, registry, tracing
 from tljax.weights import rules
@@ -53,7 +55,7 @@ def save_converted(
         "format": FORMAT,
         "model": model_name,
         "preprocessing": preprocessing_to_json(preprocessing),
-        "origin": weights.origin,
+        "origin": redacted(weights.origin),
         "family": weights.family.name,
         "resampling": weights.resampling or weights.family.resampling,
     }
@@ -77,7 +79,9 @@ def save_exported(export: Export, format: str, path: Path) -> Path:
     """
     family = family_of(format, export.name, export.model)
     tensors = rules.unconvert(family, export.model, export.weights.arrays)
-    export = replace(export, preprocessing=_as_stored(export))
+    export = replace(
+        export, preprocessing=_as_stored(export), tables=_without_secrets(export.tables)
+    )
     header = {
         "format": "pt",
         "producer": FORMAT,
@@ -92,6 +96,17 @@ def save_exported(export: Export, format: str, path: Path) -> Path:
         temporary_card.write_text(model_card(export, format, path.name), encoding="utf-8")
         _save(tensors, temporary, header)
     return card
+
+
+def _without_secrets(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The facts about a network; secrets in the addresses among them are hidden."""
+    return {
+        heading: {
+            name: hide_secrets(value) if isinstance(value, str) else value
+            for name, value in rows.items()
+        }
+        for heading, rows in tables.items()
+    }
 
 
 def family_of(format: str, name: str, model: Model) -> rules.Family:

@@ -1,18 +1,21 @@
-"""From the name, path or address of a weights file to the parameters of one of our models."""
+"""From the name, path or address of weights to the parameters of one of our models."""
 
+import logging
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tljax.errors import InputError, did_you_mean
+from tljax.errors import InputError, did_you_mean, redacted
 from tljax.models import ImageSize, Model, registry, tracing
-from tljax.weights import addresses, fitting, rules, zoo
+from tljax.weights import addresses, fitting, folders, rules, unwrapping, zoo
 from tljax.weights.families import FAMILIES, TLJAX
-from tljax.weights.read import FORMAT, Contents, check_readable, read
+from tljax.weights.folders import WeightsFiles
+from tljax.weights.read import FORMAT, Contents, read
+
+_log = logging.getLogger("tljax")
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,11 @@ class PretrainedWeights:
       arrays: by path without the collection; with those of the head if the file has one.
       num_classes: of that head; 0 for none.
       family: the naming scheme of the file.
-      origin: the name, path or address that was asked for.
+      origin: the name, path or address that was asked for, without secrets.
       resampling: a key of `fitting.RESAMPLINGS`, how the original code resamples position
         embeddings; None: as the family does.
+      why_headless: a sentence part that says which head there should be, and what the file holds
+        instead, for a source without a head.
     """
 
     arrays: dict[str, np.ndarray]
@@ -33,6 +38,13 @@ class PretrainedWeights:
     family: rules.Family
     origin: str
     resampling: str | None = None
+    why_headless: str = ""
+
+    def check_head(self, remedy: str) -> None:
+        """Raises InputError, which ends in `remedy`, if there is no head to keep."""
+        if not self.num_classes:
+            why = f" ({self.why_headless})" if self.why_headless else ""
+            raise InputError(f"'{self.origin}' has no head to keep{why}; {remedy}")
 
 
 def as_path(init_from: str) -> Path | None:
@@ -48,8 +60,8 @@ def absolute(init_from: str) -> str:
     return init_from if path is None else str(path.absolute())
 
 
-def fetch(init_from: str, model_name: str) -> Path:
-    """Returns the file of a zoo name, path or address; downloads it if it is not in a cache.
+def fetch(init_from: str, model_name: str) -> WeightsFiles:
+    """Returns the files of a zoo name, path or address; downloads what is not in a cache.
 
     Raises:
       InputError: if there is no such file, it cannot be fetched, or it is known to hold weights of
@@ -58,44 +70,45 @@ def fetch(init_from: str, model_name: str) -> Path:
     entry = zoo.entries().get(init_from)
     if entry is not None:
         check_model(init_from, entry.model, model_name)
-        check_readable(entry.address)
-        return addresses.fetch_file(
+        return folders.fetch_weights(
             entry.address, sha256=entry.sha256 or None, md5=entry.md5 or None
         )
     path = as_path(init_from)
-    if path is None:
-        check_readable(init_from)
-    elif not path.exists():
+    if path is not None and not path.exists():
         raise InputError(
             f"there are no weights '{init_from}'{did_you_mean(init_from, zoo.entries())}: it is"
-            " neither a file, nor a workdir, nor a name that `tljax models` lists"
+            " neither a file, nor a folder, nor a name that `tljax models` lists"
         )
-    return addresses.fetch_file(init_from)
+    return folders.fetch_weights(init_from)
 
 
-def load(init_from: str, model_name: str) -> PretrainedWeights:
+def load(init_from: str, model_name: str, key: str | None = None) -> PretrainedWeights:
     """Reads the pretrained weights of a model.
 
         pretrained = weights.load("resnet50.tv_in1k", "resnet50")
         variables = weights.variables_for(pretrained, tljax.create("resnet50", 1000), 224)
 
     Args:
-      init_from: a zoo name, path or address.
+      init_from: a zoo name, a file, a folder that `save_pretrained` wrote, or an address.
       model_name: a key of `tljax.models.MODELS`.
+      key: of a file with several networks the one to read, see `unwrapping.find_network`.
 
     Raises:
       InputError: if they cannot be fetched or read, or are of another model.
     """
-    contents = read(fetch(init_from, model_name))
+    contents = _read_files(fetch(init_from, model_name), redacted(init_from))
     if contents.metadata.get("format") == FORMAT:
         check_model(init_from, contents.metadata.get("model", ""), model_name)
-    return convert(contents, model_name, init_from)
+    return convert(contents, model_name, redacted(init_from), key)
 
 
-def convert(contents: Contents, model_name: str, origin: str) -> PretrainedWeights:
+def convert(
+    contents: Contents, model_name: str, origin: str, key: str | None = None
+) -> PretrainedWeights:
     """Renames the tensors of a file to the parameters of a model.
 
-    Every tensor must have a place in the model, and every parameter its tensors.
+    Every parameter must have its tensors, and every tensor of the network a place in the model.
+    What is no part of the network is left out and logged.
 
     Raises:
       InputError: with all mismatches together.
@@ -104,16 +117,43 @@ def convert(contents: Contents, model_name: str, origin: str) -> PretrainedWeigh
     spec = registry.spec(model_name)
     abstract = tracing.abstract_variables(model, spec.preprocessing.image_size)
     shapes = {path: leaf.shape for path, leaf in rules.flatten(abstract).items()}
-    family = _detect_family(model, list(shapes), list(contents.tensors), model_name, origin)
-    arrays = rules.convert(family, model, shapes, contents.tensors, origin)
-    resampling = contents.metadata.get("resampling")
-    return PretrainedWeights(arrays, _head_size(arrays), family, origin, resampling)
+    families = [family for family in FAMILIES if family.accepts(model)]
+    found = unwrapping.find_network(
+        families, model, shapes, contents.tensors, origin, model_name, key
+    )
+    arrays = rules.convert(found.family, model, shapes, found.tensors, origin)
+    for note in found.notes:
+        _log.warning("%s", note)
+    return PretrainedWeights(
+        arrays,
+        _head_size(arrays),
+        found.family,
+        origin,
+        contents.metadata.get("resampling"),
+        found.why_headless,
+    )
+
+
+def _read_files(files: WeightsFiles, origin: str) -> Contents:
+    """The tensors of one file, or of all parts of a file that was cut into several."""
+    parts = [read(path) for path in files.paths]
+    tensors: dict[str, np.ndarray] = {}
+    for part in parts:
+        if twice := tensors.keys() & part.tensors.keys():
+            raise InputError(f"two files of '{origin}' hold {min(twice)}; fetch them again")
+        tensors |= part.tensors
+    if missing := files.names - tensors.keys():
+        raise InputError(
+            f"the files of '{origin}' lack {min(missing)} and {len(missing) - 1} more tensors that"
+            " its index names; fetch them again"
+        )
+    return Contents(tensors, parts[0].metadata)
 
 
 def from_variables(variables: dict[str, Any], origin: str) -> PretrainedWeights:
     """Makes pretrained weights of a model's variables, e.g. the best ones of a workdir."""
     arrays = {path: np.asarray(leaf) for path, leaf in rules.flatten(variables).items()}
-    return PretrainedWeights(arrays, _head_size(arrays), TLJAX, origin)
+    return PretrainedWeights(arrays, _head_size(arrays), TLJAX, redacted(origin))
 
 
 def variables_for(
@@ -159,22 +199,6 @@ def check_model(init_from: str, stored: str, wanted: str) -> None:
             f"'{init_from}' holds a {stored}, but model is {wanted}; set --config.model={stored},"
             " or another init_from"
         )
-
-
-def _detect_family(
-    model: Model, paths: Sequence[str], names: Sequence[str], model_name: str, origin: str
-) -> rules.Family:
-    """Returns the family that knows most of the tensors' names."""
-    candidates = [family for family in FAMILIES if family.accepts(model)]
-    known = [rules.count_known(family, model, paths, names) for family in candidates]
-    if max(known) == 0:
-        first = ", ".join(sorted(names)[:3])
-        ways = ", ".join(family.name for family in candidates)
-        raise InputError(
-            f"'{origin}' holds none of the tensors of a {model_name} (under the names of {ways});"
-            f" its first are {first}; set model to the network that these weights are of"
-        )
-    return candidates[known.index(max(known))]
 
 
 def _head_size(arrays: dict[str, np.ndarray]) -> int:

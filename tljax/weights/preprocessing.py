@@ -7,7 +7,7 @@ from typing import Any
 from tljax.errors import InputError
 from tljax.files import parse_json
 from tljax.models import Preprocessing
-from tljax.weights import addresses, zoo
+from tljax.weights import addresses, folders, zoo
 from tljax.weights.read import FORMAT, read_json, read_metadata
 
 
@@ -19,15 +19,15 @@ def find_preprocessing(init_from: str) -> Preprocessing | None:
     weights. Downloads no weights.
 
     Args:
-      init_from: a zoo name, path or address.
+      init_from: a zoo name, the path of a file or folder, or an address.
 
     Raises:
-      InputError: if the header or JSON file cannot be understood.
+      InputError: if a folder holds no weights, or the header or JSON file cannot be understood.
     """
     entry = zoo.entries().get(init_from)
     if entry is not None:
         return entry.preprocessing
-    file = addresses.find_cached(init_from)
+    file = folders.find_cached(init_from)
     metadata = read_metadata(file) if file else {}
     if FORMAT in (metadata.get("format"), metadata.get("producer")):
         try:

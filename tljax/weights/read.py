@@ -1,6 +1,5 @@
 """Reads the tensors of a weights file of any supported format; never runs code from a file."""
 
-import argparse
 import importlib.util
 import lzma
 import re
@@ -17,7 +16,7 @@ import numpy as np
 
 from tljax.errors import InputError
 from tljax.files import parse_json
-from tljax.weights import hdf5
+from tljax.weights import hdf5, torch_files
 
 Tensors = dict[str, np.ndarray]
 
@@ -25,8 +24,8 @@ Tensors = dict[str, np.ndarray]
 # export`.
 FORMAT = "tljax"
 
-# The keys under which training scripts store weights in a .pth file; averaged weights last.
-_WRAPPERS = ("state_dict", "model", "teacher", "model_ema", "state_dict_ema")
+# Ends the name of a file that lists the files of cut weights, e.g. `model.safetensors.index.json`.
+INDEX_SUFFIX = ".index.json"
 
 
 @dataclass(frozen=True)
@@ -37,38 +36,48 @@ class Contents:
     metadata: dict[str, str]
 
 
-def read(path: Path) -> Contents:
-    """Reads a .safetensors, .npz, .h5 (Keras) or, if PyTorch is installed, .pth file.
+def read(path: Path, name: str | None = None) -> Contents:
+    """Reads a .safetensors, .npz, .h5 (Keras) or, if PyTorch is installed, .pth or .ckpt file.
+
+    Args:
+      path: of the file.
+      name: whose suffix says which format it has; None: that of the path.
 
     Raises:
       InputError: if the file is missing, damaged, of another format, or needs code to be run.
     """
     if not path.is_file():
         raise InputError(f"there is no weights file '{path}'; check the path")
-    contents = _READERS[check_readable(str(path))](path)
+    contents = _READERS[check_readable(name or str(path))](path)
     if not contents.tensors:
         raise InputError(f"'{path}' holds no tensors; give the file that holds the weights")
-    for name, tensor in contents.tensors.items():
+    for tensor_name, tensor in contents.tensors.items():
         kind = getattr(tensor, "dtype", np.dtype(object)).kind  # an .npz may hold any file
-        if kind not in _NUMBERS or not isinstance(name, str):
+        if kind not in _NUMBERS or not isinstance(tensor_name, str):
             raise InputError(
-                f"'{path}' holds {name!r}, which is not a tensor of numbers; give the file that"
-                " holds the weights"
+                f"'{path}' holds {tensor_name!r}, which is not a tensor of numbers; give the file"
+                " that holds the weights"
             )
     return contents
 
 
+def is_weights_name(name: str) -> bool:
+    """Returns whether a file's name or address is that of weights, or of their index."""
+    return _suffix(name) in _READERS
+
+
 def check_readable(name: str) -> str:
-    """Returns the suffix of a file's name or address.
+    """Returns the suffix of a file's name or address; of an index that of the files it lists.
 
     Raises:
       InputError: if files with this suffix cannot be read here.
     """
-    suffix = Path(re.split(r"[?#]", name)[0]).suffix.lower()
+    suffix = _suffix(name)
     if suffix not in _READERS:
         raise InputError(
             f"'{name}' is not a weights file that can be read: its name ends in none of"
-            f" {', '.join(_READERS)}; convert it to safetensors"
+            f" {', '.join(_READERS)}; give such a file, a folder that save_pretrained wrote, or"
+            " hf://OWNER/REPO"
         )
     if _READERS[suffix] is _read_torch and importlib.util.find_spec("torch") is None:
         raise InputError(
@@ -77,6 +86,12 @@ def check_readable(name: str) -> str:
             "resnet50.tv_in1k), or pip install torch"
         )
     return suffix
+
+
+def _suffix(name: str) -> str:
+    """The suffix of a file's name or address, without that of an index."""
+    place = re.split(r"[?#]", name)[0].lower()
+    return Path(place.removesuffix(INDEX_SUFFIX)).suffix
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -107,7 +122,7 @@ def _read_safetensors(path: Path) -> Contents:
 _NUMBERS = "biufV"
 
 # What NumPy raises for damaged archives, and for a single array in a file named .npz.
-_NPZ_DAMAGE = (
+NPZ_DAMAGE = (
     *(OSError, ValueError, EOFError, KeyError, AttributeError, TypeError, RuntimeError),
     *(NotImplementedError, MemoryError, SyntaxError, tokenize.TokenError),
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
@@ -122,37 +137,17 @@ def _read_npz(path: Path) -> Contents:
             if unpacked > hdf5.max_tensor_bytes(size):
                 raise ValueError(f"{unpacked:,} bytes of tensors in a file of {size:,}")
             return Contents({name: file[name] for name in file.files}, {})
-    except _NPZ_DAMAGE as error:
+    except NPZ_DAMAGE as error:
         raise _damaged(path, error) from None
 
 
 def _read_torch(path: Path) -> Contents:
-    import torch
-
     try:
-        # Training scripts often store their arguments, which are plain data, with the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for damage and for code
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
-            raise InputError(
-                f"'{path}' holds more than tensors, and loading it could run code, so it is"
-                " refused; save only its state_dict, or give it as .safetensors"
-            ) from None
+        return Contents(torch_files.read(path, hdf5.max_tensor_bytes(path.stat().st_size)), {})
+    except InputError:
+        raise
+    except Exception as error:  # torch raises many types for damage
         raise _damaged(path, error) from None
-    for wrapper in _WRAPPERS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    if not isinstance(loaded, dict):
-        raise InputError(f"'{path}' holds no state_dict of tensors; save a model's state_dict")
-    return Contents(
-        {
-            str(name): (value.float() if value.is_floating_point() else value).detach().numpy()
-            for name, value in loaded.items()
-            if isinstance(value, torch.Tensor) and value.layout == torch.strided
-        },
-        {},
-    )
 
 
 def _read_hdf5(path: Path) -> Contents:
@@ -173,6 +168,8 @@ _READERS: dict[str, Callable[[Path], Contents]] = {
     ".pth": _read_torch,
     ".pt": _read_torch,
     ".bin": _read_torch,
+    ".ckpt": _read_torch,
+    ".tar": _read_torch,  # .pth.tar
 }
 
 

@@ -79,7 +79,8 @@ class Family:
       rules: its table; a function of the model, since some tables depend on its heads or options.
         None: the name of every tensor is the path of its parameter.
       ignored: regexes on whole source names of tensors that are left out on purpose.
-      prefixes: removed from every name; wrappers put them there.
+      before_head: regexes on whole source names of layers between the network and its old head,
+        which our model lacks: without them the head cannot be kept.
       spellings: (regex, replacement) pairs, applied in order to the names in a file and in the
         rules before they are compared, so that different names of one tensor agree.
       resampling: how the family's own code resamples position embeddings, see `fitting`.
@@ -89,7 +90,7 @@ class Family:
     accepts: Callable[[Any], bool]
     rules: Callable[[Any], Sequence[Rule]] | None
     ignored: tuple[str, ...] = ()
-    prefixes: tuple[str, ...] = ("module.",)
+    before_head: tuple[str, ...] = ()
     spellings: tuple[tuple[str, str], ...] = ()
     resampling: str = "antialiased_bicubic"
 
@@ -104,9 +105,7 @@ class Assignment:
 
 
 def spelled(family: Family, name: str) -> str:
-    """Returns a name without the wrappers' prefixes, in the family's one spelling."""
-    for prefix in family.prefixes:
-        name = name.removeprefix(prefix)
+    """Returns a name in the family's one spelling."""
     for regex, replacement in family.spellings:
         name = re.sub(regex, replacement, name)
     return name
@@ -147,9 +146,17 @@ def assignments(family: Family, model: Any, paths: Sequence[str]) -> list[Assign
     return list(dict.fromkeys(found.values()))
 
 
+def spelled_assignments(family: Family, model: Any, paths: Sequence[str]) -> list[Assignment]:
+    """Returns the assignments with the sources' names in the family's one spelling."""
+    return [
+        replace(a, sources=tuple(spelled(family, source) for source in a.sources))
+        for a in assignments(family, model, paths)
+    ]
+
+
 def count_known(family: Family, model: Any, paths: Sequence[str], names: Sequence[str]) -> int:
-    """Returns how many of the source names the family knows in this model."""
-    expected = {spelled(family, s) for a in assignments(family, model, paths) for s in a.sources}
+    """Returns how many of the source names, without wrappers, the family knows in this model."""
+    expected = {s for a in spelled_assignments(family, model, paths) for s in a.sources}
     return len(expected & {spelled(family, name) for name in names})
 
 
@@ -169,19 +176,16 @@ def convert(
       family: the naming scheme of the tensors.
       model: the whole model, with a head.
       shapes: of its variables, by path without the collection.
-      tensors: of the file, by source name.
+      tensors: of the file, by source name, without the prefix of wrappers (`unwrapping` finds it).
       origin: of the file, for error messages.
 
     Raises:
       InputError: with all mismatches together.
     """
     named = {spelled(family, name): array for name, array in tensors.items()}
-    planned = [
-        replace(a, sources=tuple(spelled(family, source) for source in a.sources))
-        for a in assignments(family, model, list(shapes))
-    ]
-    if not any(source in named for a in planned if _is_head(a) for source in a.sources):
-        planned = [a for a in planned if not _is_head(a)]
+    planned = spelled_assignments(family, model, list(shapes))
+    if not any(source in named for a in planned if is_head(a) for source in a.sources):
+        planned = [a for a in planned if not is_head(a)]
     filled: dict[str, np.ndarray] = {}
     counts = Counter(spelled(family, name) for name in tensors)
     faults = [f"{name} is there {n} times" for name, n in counts.items() if n > 1]
@@ -192,13 +196,9 @@ def convert(
         given = [np.asarray(named[source]) for source in a.sources]
         wanted = [shapes[target] for target in a.targets]
         try:
-            made = [_float32(x) for x in a.transform.forward(given)]
-            fits = all(map(_fits, a.targets, (array.shape for array in made), wanted))
-        except (ValueError, IndexError, TypeError):  # TypeError: text, complex numbers
-            fits = False
-        if fits:
+            made = [_float32(x) for x in _make(a, given, wanted)]
             filled |= zip(a.targets, made, strict=True)
-        else:
+        except (ValueError, IndexError, TypeError):  # TypeError: text, complex numbers
             faults.append(_shape_fault(a, given, wanted))
     used = {source for a in planned for source in a.sources}
     faults += [
@@ -218,6 +218,33 @@ def convert(
             " of, or fetch the file again"
         )
     return filled
+
+
+def fits(a: Assignment, given: Sequence[tuple[int, ...]], shapes: Mapping[str, Any]) -> bool:
+    """Returns whether tensors of these shapes make parameters of the model's `shapes`."""
+    empty = [np.broadcast_to(np.float32(0), shape) for shape in given]
+    try:
+        _make(a, empty, [shapes[target] for target in a.targets])
+    except (ValueError, IndexError, TypeError):
+        return False
+    return True
+
+
+def source_shapes(a: Assignment, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Returns the shapes, by source name, of the tensors that make parameters of these shapes."""
+    targets = [np.broadcast_to(np.float32(0), shapes[target]) for target in a.targets]
+    return {
+        name: array.shape
+        for name, array in zip(a.sources, a.transform.backward(targets), strict=True)
+    }
+
+
+def _make(a: Assignment, given: Arrays, wanted: Sequence[tuple[int, ...]]) -> Arrays:
+    """The parameters that tensors make; ValueError, IndexError or TypeError if they do not fit."""
+    made = a.transform.forward(given)
+    if not all(map(_fits, a.targets, (array.shape for array in made), wanted)):
+        raise ValueError("other shapes")
+    return made
 
 
 def _float32(array: np.ndarray) -> np.ndarray:
@@ -297,7 +324,8 @@ def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else names
 
 
-def _is_head(assignment: Assignment) -> bool:
+def is_head(assignment: Assignment) -> bool:
+    """Returns whether an assignment makes the head."""
     return any(target.startswith("head/") for target in assignment.targets)
 
 
@@ -313,11 +341,11 @@ def _fits(path: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 
 def _shape_fault(a: Assignment, given: Arrays, wanted: Sequence[tuple[int, ...]]) -> str:
     """Describes the shapes as in the file, which the user sees."""
-    expected = a.transform.backward([np.broadcast_to(np.float32(0), shape) for shape in wanted])
+    expected = source_shapes(a, dict(zip(a.targets, wanted, strict=True)))
     wrong = [
-        f"{name} has shape {has.shape} instead of {should.shape}"
-        for name, has, should in zip(a.sources, given, expected, strict=True)
-        if has.shape != should.shape
+        f"{name} has shape {has.shape} instead of {expected[name]}"
+        for name, has in zip(a.sources, given, strict=True)
+        if has.shape != expected[name]
     ]
     kinds = [f"{name} holds {has.dtype}" for name, has in zip(a.sources, given, strict=True)]
     return "; ".join(wrong or kinds)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from tljax.commands.arguments import add_task, refuse_overrides
-from tljax.commands.convert import print_written
+from tljax.commands.convert import add_init_key, print_written
 from tljax.errors import InputError
 
 
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="NAME", help="the model of the weights in --init_from, e.g. resnet50"
     )
+    add_init_key(parser)
     parser.add_argument(
         "--format", required=True, metavar="LIBRARY", help="whose names to use: timm or torchvision"
     )
@@ -42,11 +43,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         raise InputError("--task names a task of a run; give the run with --workdir")
     if (args.model is None) != (args.init_from is None):
         raise InputError("--model names the model of the weights in --init_from; give both")
+    if args.init_key is not None and args.init_from is None:
+        raise InputError("--init_key chooses a network of the file in --init_from; give both")
     from tljax.commands.export.weights_and_card import export_run, export_source
 
     output = Path(args.output)
     if args.workdir is not None:
         written = export_run(Path(args.workdir), args.format, output, args.task)
     else:
-        written = export_source(args.init_from, args.model, args.format, output)
+        written = export_source(args.init_from, args.model, args.format, output, args.init_key)
     print_written(written)

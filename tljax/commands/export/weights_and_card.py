@@ -71,14 +71,18 @@ def export_run(workdir: Path, format: str, output: Path, task: str | None = None
     return _save(described, format, output)
 
 
-def export_source(init_from: str, model_name: str, format: str, output: Path) -> Written:
+def export_source(
+    init_from: str, model_name: str, format: str, output: Path, key: str | None = None
+) -> Written:
     """Exports weights from any source but a workdir.
 
     Args:
-      init_from: a name that `tljax models` lists, a file, or an address.
+      init_from: a name that `tljax models` lists, a file, an address, or a folder that
+        `save_pretrained` wrote.
       model_name: the model of these weights.
       format: the library, `timm` or `torchvision`.
       output: the file to write; its name ends in `.safetensors`.
+      key: of a file with several networks the one to export.
 
     Raises:
       InputError: if the source cannot be read or holds another model, the library has no such
@@ -87,9 +91,9 @@ def export_source(init_from: str, model_name: str, format: str, output: Path) ->
     model = registry.create(model_name, num_classes=0)
     writable_file(output, _SUFFIX)
     family_of(format, model_name, model)
-    if Path(init_from).is_dir():
-        raise InputError(f"'{init_from}' is a folder; export a run with --workdir {init_from}")
-    loaded = weights.load(init_from, model_name)
+    if experiment.source_workdir(init_from) is not None:
+        raise InputError(f"'{init_from}' is a workdir; export its run with --workdir {init_from}")
+    loaded = weights.load(init_from, model_name, key)
     preprocessing = weights.find_preprocessing(init_from) or registry.spec(model_name).preprocessing
     source = {"Source of the weights": _provenance(init_from)}
     described = Export(model_name, model, loaded, preprocessing, tables=source)

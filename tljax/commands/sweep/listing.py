@@ -11,6 +11,7 @@ from typing import Any
 import ml_collections
 
 from tljax.config import kept_by_rule, load_sweep
+from tljax.errors import redacted
 
 _LONGEST_NAME = 120
 _PLAIN = re.compile(r"[a-z0-9._-]*")  # what may stand in a folder's name unchanged
@@ -60,7 +61,10 @@ def run_name(overrides: dict[str, Any]) -> str:
     """
     if not overrides:
         return "default"
-    texts = {name: _value_text(value) for name, value in overrides.items()}
+    texts = {
+        name: _value_text(redacted(value) if isinstance(value, str) else value)
+        for name, value in overrides.items()
+    }
     name = ",".join(f"{field}={text}" for field, (text, _) in texts.items())
     if all(unique for _, unique in texts.values()) and len(name) <= _LONGEST_NAME:
         return name

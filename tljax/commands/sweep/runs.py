@@ -32,7 +32,7 @@ from tljax.console import progress_bar
 from tljax.data import Task
 from tljax.devices.compilations import Compilations, count_compilations
 from tljax.devices.preemption import Preempted
-from tljax.errors import InputError, check_known, printable
+from tljax.errors import InputError, check_known, hide_secrets, printable
 from tljax.runs import record
 from tljax.runs.workdir import InUse, locked, make_workdir, write_atomically
 
@@ -177,7 +177,8 @@ def _run_one(
         if record.read_result(folder) is not None:  # by the process that held the lock
             outcomes.skipped.append(run.name)
             return ""
-        write_atomically(folder / OVERRIDES, json.dumps(run.overrides, indent=2) + "\n")
+        overrides = hide_secrets(json.dumps(run.overrides, indent=2))
+        write_atomically(folder / OVERRIDES, overrides + "\n")
         (folder / FAILED).unlink(missing_ok=True)
         try:
             result = experiment.run(
@@ -204,7 +205,7 @@ def _describe(error: Exception) -> str:
     if isinstance(error, InputError):
         return printable(error)
     first = (str(error).strip() or "no reason given").splitlines()[0]
-    return printable(f"{type(error).__name__}: {first}")
+    return printable(hide_secrets(f"{type(error).__name__}: {first}"))
 
 
 def _write_results(workdir: Path, by: Sequence[str]) -> list[Selection]:

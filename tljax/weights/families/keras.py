@@ -114,7 +114,6 @@ KERAS = Family(
     accepts=_is_keras,
     rules=_named_rules,
     ignored=(r"(optimizer|top_level_model)_weights/.*",),
-    prefixes=("model_weights/",),
     spellings=(
         # The group of a layer has its name; the scope of its variables may have another one.
         (r"^(?!optimizer_weights/)([^/]+)/[^/]+/(\w+)(:0)?$", r"\1/\1/\2"),
@@ -127,5 +126,4 @@ KERAS_3 = Family(
     accepts=_is_keras,
     rules=_numbered_rules,
     ignored=(r"(optimizer|metrics|loss_tracker)/.*", r"seed_generator/.*"),
-    prefixes=(),
 )

@@ -61,5 +61,4 @@ HF_RESNET = Family(
     accepts=TORCH_RESNET.accepts,
     rules=_hf_rules,
     ignored=TORCH_RESNET.ignored,
-    prefixes=("module.", "resnet."),
 )

@@ -96,17 +96,13 @@ def _dinov2_rules(model: Any) -> tuple[Rule, ...]:
 
 
 # The names of ViT, AugReg, DeiT, MAE, DINO and DINOv2 in timm, and of the last four in their
-# authors' files, which also hold the decoder of MAE and the projection heads of DINO: ignored.
+# authors' files, which also hold the decoder of MAE: ignored.
 TIMM_VIT = Family(
     "timm ViT",
     accepts=lambda model: isinstance(model, ViT),
     rules=_timm_rules,
-    ignored=(
-        "mask_token",
-        r"decoder_.*",
-        r"(head\.(mlp|last_layer)|dino_head|ibot_head|pre_logits)\..*",
-    ),
-    prefixes=("module.", "backbone."),
+    ignored=("mask_token", r"decoder_.*"),
+    before_head=(r"pre_logits\..*",),
     spellings=((r"^fc_norm\.", "norm."),),
 )
 
@@ -116,7 +112,6 @@ DINOV2 = Family(
     accepts=lambda model: isinstance(model, ViT) and model.registers > 0 and model.class_token,
     rules=_dinov2_rules,
     ignored=TIMM_VIT.ignored,
-    prefixes=TIMM_VIT.prefixes,
     spellings=TIMM_VIT.spellings,
 )
 
@@ -190,7 +185,6 @@ HF_VIT = Family(
     accepts=_is_plain,
     rules=_hf_vit_rules,
     ignored=(r"embeddings\.mask_token", r"(pooler|decoder)\..*"),
-    prefixes=("module.", "vit."),
     spellings=(
         *_SINCE_5,
         (r"\.mlp\.fc1\.", ".intermediate.dense."),
@@ -220,8 +214,7 @@ HF_DINOV2 = Family(
     "Hugging Face Dinov2",
     accepts=lambda model: isinstance(model, ViT) and model.layer_scale is not None,
     rules=_hf_dinov2_rules,
-    ignored=(r"embeddings\.mask_token", r"classifier\..*"),
-    prefixes=("module.", "dinov2.", "dinov2_with_registers."),
+    ignored=(r"embeddings\.mask_token",),
     spellings=_SINCE_5,
     # transformers resamples with antialiasing if there are registers, else without. The network is
     # timm's, and timm's way gives the same weights one result under either naming. The other way
@@ -310,15 +303,13 @@ def _big_vision_rules(model: Any) -> tuple[Rule, ...]:
     )
 
 
-# https://github.com/google-research/vision_transformer: ViT and AugReg. `pre_logits` is a layer
-# before the old head and is dropped with it. Google's own code approximates GELU by tanh; timm,
-# which publishes the same weights, does not, and neither do we.
+# https://github.com/google-research/vision_transformer: ViT and AugReg. Google's own code
+# approximates GELU by tanh; timm, which publishes the same weights, does not, and neither do we.
 GOOGLE_VIT = Family(
     "Google ViT",
     accepts=_is_plain,
     rules=_google_rules,
-    ignored=(r"pre_logits/.*",),
-    prefixes=("opt/target/", "params/"),
+    before_head=(r"pre_logits/.*",),
     resampling="zoom",
 )
 
@@ -327,7 +318,6 @@ BIG_VISION = Family(
     "big_vision",
     accepts=_is_plain,
     rules=_big_vision_rules,
-    ignored=GOOGLE_VIT.ignored,
-    prefixes=("opt/target/", "params/", "img/"),
+    before_head=GOOGLE_VIT.before_head,
     resampling="zoom",
 )
