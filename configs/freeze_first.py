@@ -5,7 +5,7 @@ r"""Small target, unlike the source: freeze the first k groups, retrain the rest
 
 `tljax plan --config configs/freeze_first.py` lists the groups. k counts them from the input.
 
-Expected: test accuracy 0.582 [0.512-0.628], the mean [lowest-highest] of seeds 0, 1 and 2
+Expected: test accuracy 0.553 [0.551-0.557], the mean [lowest-highest] of seeds 0, 1 and 2
 (--config.seed) from one source model (configs/from_scratch.py, seed 0); naive baseline 0.108;
 about 25 s on two CPU cores.
 """

@@ -5,8 +5,8 @@ r"""Small target, unlike the source: how many groups to freeze, and how fast to 
 
 runs/glyphs is the source model of configs/from_scratch.py.
 
-Expected: 36 runs. Of 12 configurations k=2, lr=0.1 has the highest mean validation accuracy, 0.606
-+-0.059; its test accuracy is 0.558 +-0.065 (95 % t intervals over three seeds). Naive baseline
+Expected: 36 runs. Of 12 configurations k=1, lr=0.1 has the highest mean validation accuracy, 0.575
++-0.031; its test accuracy is 0.577 +-0.021 (95 % t intervals over three seeds). Naive baseline
 0.108; two to five minutes on two CPU cores.
 """
 

@@ -89,7 +89,7 @@ def test_paired_benefits_cover_what_they_say():
         seeds = rng.integers(2**32, size=(2, 5))
         scratch = {i: approach(400, 0.7 + luck[i], noise=0.02, seed=seeds[0, i]) for i in range(5)}
         transfer = {i: approach(100, 0.8 + luck[i], noise=0.02, seed=seeds[1, i]) for i in range(5)}
-        gains = [b.higher_asymptote(transfer[i], scratch[i], window=1) for i in range(5)]
+        gains = [b.higher_asymptote(transfer[i], scratch[i], window=0) for i in range(5)]
         interval = mean_interval(gains)
         held += interval.low <= 0.1 + 0.6 * math.exp(-3200 / 400) <= interval.high
     assert 0.91 < held / 300 < 0.99
@@ -101,10 +101,10 @@ def test_paired_benefits_cover_what_they_say():
 def test_benefits_of_straight_lines():
     scratch, transfer = line(0.08), line(0.16)
     assert b.higher_start(transfer, scratch) == pytest.approx(0.08)
-    # last three values of each: .64 .72 .80 against 1 1 1
-    assert b.higher_asymptote(transfer, scratch) == pytest.approx(1 - 0.72)
-    # theta = .9 * .72 = .648: at 500 images against 900
-    assert b.threshold(scratch) == pytest.approx(0.648)
+    # the last tenth of each: .72 .80 against 1 1
+    assert b.higher_asymptote(transfer, scratch) == pytest.approx(1 - 0.76)
+    # theta = .9 * .76 = .684: at 500 images against 900
+    assert b.threshold(scratch) == pytest.approx(0.684)
     assert b.time_ratio(transfer, scratch) == Ratio(900 / 500)
     # areas: .4 * 1000; .48 * 600 (to .96) + .98 * 100 + 300
     assert b.area(scratch, 1000) == pytest.approx(400)
@@ -133,7 +133,26 @@ def test_start_ignores_step_0_and_compares_equal_numbers_of_images():
 
 
 def test_a_short_curve_does_not_end_where_it_began():
-    assert b.asymptote([(0, 0.1), (100, 0.8), (200, 0.9)]) == pytest.approx(0.85)
+    assert b.asymptote([(0, 0.1), (100, 0.8), (200, 0.9)]) == 0.9
+    assert b.asymptote([(0, 0.1), (100, 0.8)], window=0.999) == 0.8
+    assert b.asymptote([(0, 0.1)]) == 0.1
+
+
+def test_the_end_of_a_curve_is_a_share_of_its_images_however_often_it_is_evaluated():
+    """A run of 40 steps evaluated as `eval_dense` does: steps 0, 1, 2, 4, 8, 16, 20, 40."""
+    steps = [0, 1, 2, 4, 8, 16, 20, 40]
+    fast = [(32 * step, 0.9 if step >= 10 else 0.1) for step in steps]
+    slow = [(32 * step, 0.9 if step >= 30 else 0.1) for step in steps]
+    assert b.asymptote(slow) == b.asymptote(fast) == 0.9
+    assert b.higher_asymptote(fast, slow) == 0
+    assert b.threshold(slow) == pytest.approx(0.81)
+    assert b.time_ratio(fast, slow).value == 40 / 16
+    # Evaluated ten times, evenly, the last tenth begins at the last evaluation but one.
+    for images in (1, 7, 32, 64, 1000):
+        even = [(images * 6 * i, i / 10) for i in range(11)]
+        assert b.asymptote(even) == pytest.approx(0.95)
+    often = [(i, i / 1000) for i in range(1001)]
+    assert b.asymptote(often) == pytest.approx(0.95)
 
 
 # ------------------------------------------------------------------------ exponential approaches
@@ -215,6 +234,25 @@ def test_thresholds_reached_before_training():
     learns_nothing = [(0, 0.1), (100, 0.1)]
     assert math.isnan(b.time_ratio(line(0.1), learns_nothing).value)
     assert b.time_ratio(line(0, start=0.95), line(0.1)) == Ratio(9, "at least")
+
+
+def test_a_time_before_which_nothing_was_seen_is_a_bound():
+    steep = [(0, 0.1), (32, 0.8), (64, 0.9), (320, 0.9)]
+    scratch = [(0, 0.1), (32, 0.1), (64, 0.3), (160, 0.5), (320, 0.9)]
+    assert b.time_ratio(steep, scratch, 0.7) == Ratio(320 / 32, "at least")
+    assert b.time_ratio(scratch, steep, 0.7) == Ratio(32 / 320, "at most")
+    assert math.isnan(b.time_ratio(steep, steep, 0.7).value)
+    # At a rate of 0 the first step changes nothing, so the second evaluation is the first to show.
+    warm = [(0, 0.1), (32, 0.1), (64, 0.8), (320, 0.9)]
+    assert b.time_ratio(warm, scratch, 0.7) == Ratio(320 / 64, "at least")
+    stuck = [(0, 0.1), (32, 0.1), (64, 0.1), (160, 0.8), (320, 0.9)]  # after 64 for certain
+    assert b.time_ratio(stuck, scratch, 0.7) == Ratio(320 / 160)
+    # Once a lower accuracy was seen, the time is known to lie between two evaluations.
+    assert b.time_ratio(steep, scratch, 0.85) == Ratio(320 / 64)
+    # Scratch never gets there, and transfer did at once: still a lower bound.
+    assert b.time_ratio(steep, scratch[:-1], 0.7) == Ratio(160 / 32, "at least")
+    # Scratch was there at once, and transfer never gets there: still an upper bound.
+    assert b.time_ratio(scratch[:-1], steep, 0.7) == Ratio(32 / 160, "at most")
 
 
 def test_a_mean_of_bounds_is_a_bound_and_claims_no_interval():

@@ -17,9 +17,10 @@ from PIL import Image
 from tljax import data
 from tljax.data import embedded, glyphs, transforms
 from tljax.data.folder import packaged_folder_spec
+from tljax.data.images import decode
 from tljax.data.listing import find_images
 from tljax.data.pipeline import TrainBatches
-from tljax.data.sources import Source
+from tljax.data.sources import Source, unwrap_subset
 from tljax.data.splits import stratified_order, stratified_split
 from tljax.errors import InputError
 
@@ -187,7 +188,7 @@ def test_validation_is_seeded_and_does_not_depend_on_the_training_size():
 
 def originals(dataset: data.Dataset) -> set[int]:
     """Indices in the whole training split of a subsampled one."""
-    return set(dataset.train.source.indices[dataset.train.indices].tolist())
+    return set(unwrap_subset(dataset.train)[1].tolist())
 
 
 def test_smaller_training_sets_are_contained_in_larger_ones():
@@ -266,7 +267,8 @@ def test_embedded_data_sets(name):
     assert dataset.name == f"embedded:{name}"
     assert dataset.class_names == data.read_class_names(dataset.name)
     assert len(dataset.train) >= 1000
-    assert indices(dataset.train).isdisjoint(indices(dataset.val))
+    if name != "textures":  # it has validation images of its own
+        assert indices(dataset.train).isdisjoint(indices(dataset.val))
     for source in (dataset.train, dataset.val, dataset.test):
         assert set(source.labels) == set(range(dataset.num_classes))
         assert source[0]["image"].shape == (32, 32, 3)
@@ -294,6 +296,22 @@ def test_texture_tiles_share_no_pixel():
     tiles = low + 256 * high.astype(int)
     assert tiles.shape == (2, 3, 32, 32)
     assert len(np.unique(tiles)) == tiles.size
+
+
+def test_textures_are_validated_on_a_strip_of_their_own():
+    """The left quarter of each photograph is for validation, the right one for testing."""
+    first, second = (data.load("embedded:textures", seed=seed, val_fraction=0.1) for seed in (0, 1))
+    assert first.val is second.val
+    assert [len(split) for split in (first.train, first.val, first.test)] == [1166, 592, 592]
+    assert data.load("embedded:textures", train_size=1000).val is first.val
+    folder = embedded.find_in_package("skimage", "data")
+    for label, columns in ((first.class_names.index("cat"), 14), (0, 16)):
+        tiles = embedded._tiles(decode(folder / list(embedded._PHOTOGRAPHS.values())[label]))
+        assert tiles.shape[1] == columns
+        strips = tiles[:, :4], tiles[:, 4 : columns - 4], tiles[:, columns - 4 :]
+        for split, strip in zip((first.val, first.train, first.test), strips, strict=True):
+            own = [split[int(i)]["image"][..., 0] for i in np.flatnonzero(split.labels == label)]
+            np.testing.assert_array_equal(own, strip.reshape(-1, 32, 32))
 
 
 def test_every_font_draws_every_letter():

@@ -54,7 +54,7 @@ def test_several_runs_have_one_over_seeds_and_a_new_head_recovers(runs, capsys):
     for _, own, shifted, drop, new_head in rows:
         assert float(own) - float(shifted) == pytest.approx(float(drop), abs=2e-4)
         assert float(new_head) > float(shifted)
-    assert "95 % t interval over seeds" in out
+    assert "95 % t interval over seeds only" in out
     assert "chosen among 3 on validation images" in out
 
 

@@ -495,9 +495,18 @@ def test_the_table_of_yosinski_is_paired_by_division(tmp_path, monkeypatch):
     write_csv(tmp_path / "results.csv", rows)
     study = run.Study(tmp_path / "results.csv")
     table = run.table(study)
-    assert "| 3 | layer2_0 | AnB | 0.765 ±0.020 | -0.060 ±0.000 |" in table
+    below = "| 3 | layer2_0 | AnB | 0.765 ±0.020 | -0.060 ±0.000"
+    assert f"{below} (over divisions only) |" in table
     assert "| 3 | layer2_0 | BnB+ | 0.825 ±0.020 | +0.000 ±0.000 (includes 0) |" in table
     assert len(run.figure(study).axes) == 2
+    for row in rows:  # of 100 images the first ones are right
+        right = np.arange(100) < round(100 * row["test_accuracy"])
+        row["right"] = f"100:{np.packbits(right).tobytes().hex()}"
+    write_csv(tmp_path / "results.csv", rows)
+    # 6 of 100 images are lost in each division, others in each: .06 +- 1.98 sqrt(.06 .94 / 99)
+    table = run.table(run.Study(tmp_path / "results.csv"))
+    assert f"{below}, ±0." in table
+    assert re.search(r"layer2_0 \| AnB \| \S+ ±\S+ \| -0.060 ±0.000, ±0.0\d+ with images", table)
 
 
 # --- documentation ------------------------------------------------------------------------------

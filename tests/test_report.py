@@ -18,7 +18,7 @@ PRESCRIBED = {
     ("textures", "large"): "from_scratch",
 }
 SIMILARITY = {"digits": "similar", "textures": "dissimilar"}
-MINUS = "\N{MINUS SIGN}"
+MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 HOSTILE = "</style><script src='https://example.org/x.js'>&\"{0}"
 
 
@@ -102,7 +102,9 @@ def cell(accuracies, prescribed="fine_tune"):
 
 def test_a_steady_lead_is_clear_however_much_seeds_differ():
     row = cell({"from_scratch": [0.5, 0.7, 0.9], "fine_tune": [0.55, 0.75, 0.951]})
-    assert (row.winner, row.runner_up, row.verdict) == ("fine_tune", "from_scratch", "clear")
+    assert (row.winner, row.runner_up) == ("fine_tune", "from_scratch")
+    assert row.verdict == "clear over seeds only", "the demo keeps no predictions"
+    assert "intervals are over seeds only" in finding([row])
     assert row.best == ["fine_tune"]
 
 
@@ -121,7 +123,7 @@ def test_equal_means_are_both_best():
 def test_shortfall_of_the_textbook():
     row = cell({"from_scratch": [0.5, 0.51], "fine_tune": [0.9, 0.91]}, prescribed="from_scratch")
     assert row.shortfall.mean == pytest.approx(0.4)
-    assert row.shortfall.half_width == pytest.approx(0)
+    assert row.shortfall.over_seeds.half_width == pytest.approx(0)
     assert "in 0 of 1 target and was clearly behind the best in 1;" in finding([row])
 
 
@@ -175,6 +177,48 @@ def test_benefits_carry_their_sign(tmp_path):
     assert "lower slope : it never reaches 72.0 %, from scratch after 300 images" in text
     assert f"lower asymptote : {MINUS}30.0 points" in text
     assert "at most 0.60\N{MULTIPLICATION SIGN} (a bound in 1 of 1 seed)" in text
+
+
+@pytest.mark.parametrize(
+    ("transfer", "scratch", "sentence"),
+    [
+        (  # at 80 % of .9 only after it was seen at .5
+            (0.1, 0.5, 0.75, 0.8),
+            (0.1, 0.2, 0.5, 0.8),
+            "higher slope : 72.0 % on the mean curves after 200 images, from scratch after 300"
+            f" (1.5{TIMES})",
+        ),
+        (
+            (0.1, 0.75, 0.8, 0.8),
+            (0.1, 0.2, 0.5, 0.8),
+            f"after at most 100 images, from scratch after 300 (at least 3.0{TIMES})",
+        ),
+        (
+            (0.8, 0.75, 0.8, 0.8),
+            (0.1, 0.2, 0.5, 0.8),
+            f"on the mean curves before it trains, from scratch after 300 (at least 3.0{TIMES})",
+        ),
+        (
+            (0.1, 0.2, 0.3, 0.75),
+            (0.1, 0.8, 0.8, 0.8),
+            "lower slope : 72.0 % on the mean curves after 300 images, from scratch after at most"
+            f" 100 (at most 0.33{TIMES})",
+        ),
+        ((0.1, 0.75, 0.8, 0.8), (0.1, 0.8, 0.8, 0.8), "no slope to compare : both jump to 72.0 %"),
+    ],
+)
+def test_a_bound_of_the_slope_is_called_one(transfer, scratch, sentence, tmp_path):
+    runs = [make_run("from_scratch", curve=scratch), make_run("fine_tune", curve=transfer)]
+    prescribed = {("digits", "small"): "fine_tune"}
+    page = Elements(make_page(tmp_path, runs, prescribed=prescribed))
+    assert sentence in page.text
+
+
+def test_the_page_says_what_its_intervals_and_its_asymptote_are(tmp_path):
+    text = Elements(make_page(tmp_path, make_grid())).text
+    assert "clear over seeds only : the 95 % interval" in text
+    assert "the evaluations in the last 10 % of the images, at least the last evaluation" in text
+    assert "The threshold is 90 % of the from-scratch asymptote." in text
 
 
 def test_one_seed_claims_no_interval(tmp_path):

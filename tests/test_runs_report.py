@@ -98,6 +98,20 @@ def test_validation_decides_and_it_is_said_among_how_many(world):
     assert sorted(len(setting.runs) for setting in rivals) == [1, 2]
 
 
+def test_a_lead_is_clear_over_images_too_where_predictions_are_kept(world, tmp_path):
+    workdirs = [world / "runs" / f"{name}{seed}" for name in ("scratch", "tune") for seed in (0, 1)]
+    write_report(workdirs, tmp_path / "r.html")
+    text = Elements((tmp_path / "r.html").read_text()).text
+    lead = r"± [\d.]+, ± [\d.]+ with images over (fine tune|from scratch): (clear|within noise) "
+    assert re.search(lead, text)
+    copies = [shutil.copytree(workdir, tmp_path / workdir.name) for workdir in workdirs]
+    (copies[-1] / "predictions.npz").unlink()
+    write_report(copies, tmp_path / "r.html")
+    text = Elements((tmp_path / "r.html").read_text()).text
+    assert "with images over" not in text
+    assert re.search(r"over (fine tune|from scratch): (within noise|clear over seeds only)", text)
+
+
 def test_the_same_workdir_given_twice_counts_once(world, tmp_path):
     output, figures = tmp_path / "r.html", tmp_path / "png"
     one = world / "runs" / "tune0"

@@ -41,10 +41,10 @@ RATES = {
         "fine_tune": 0.3,
     },
     "vit_micro_patch4_32": {
-        "feature_extraction": 1e-2,
-        "freeze_first": 1e-2,
+        "feature_extraction": 0.3,
+        "freeze_first": 3e-3,
         "from_scratch": 3e-3,
-        "fine_tune": 3e-2,
+        "fine_tune": 1e-2,
     },
 }
 

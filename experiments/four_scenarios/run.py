@@ -20,12 +20,14 @@ import numpy as np
 from tljax import experiment
 from tljax.analysis import tables
 from tljax.analysis.benefits import Benefits, RatioInterval, benefits
+from tljax.analysis.comparison import Comparison, compare, pack_right, unpack_right
 from tljax.analysis.results import best_value, read_runs
-from tljax.analysis.statistics import Interval, mean_interval, paired_difference
+from tljax.analysis.statistics import Interval, mean_interval
 from tljax.commands.sweep.runs import run_sweep
 from tljax.config import load as load_config
 from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.runs import record
+from tljax.runs.answers import read_answers
 from tljax.runs.metrics import read_rows
 from tljax.runs.workdir import write_atomically
 
@@ -75,6 +77,7 @@ class Study:
     def __init__(self, results: Path, curves: Path):
         self.validation: dict[Arm, dict[int, float]] = {}
         self.test: dict[Arm, dict[int, float]] = {}
+        self.right: dict[Arm, dict[int, np.ndarray]] = {}
         self.naive: dict[Cell, float] = {}
         self.curves: dict[Arm, dict[int, list[tuple[float, float]]]] = {}
         for row in tables.read_csv(results):
@@ -82,6 +85,8 @@ class Study:
             self.validation.setdefault(arm, {})[seed] = float(row["val_accuracy"])
             self.test.setdefault(arm, {})[seed] = float(row["test_accuracy"])
             self.naive[Cell(*arm[:3])] = float(row["naive_accuracy"])
+            if row["right"]:
+                self.right.setdefault(arm, {})[seed] = unpack_right(row["right"])
         for row in tables.read_csv(curves):
             points = self.curves.setdefault(_arm(row), {}).setdefault(int(row["seed"]), [])
             points.append((float(row["examples"]), float(row["val_accuracy"])))
@@ -113,14 +118,18 @@ class Study:
         """Mean test accuracy with its interval over seeds."""
         return mean_interval(_values(self.test[arm]))
 
-    def gain(self, a: Arm, b: Arm) -> Interval:
+    def gain(self, a: Arm, b: Arm) -> Comparison:
         """The gain of a over b in test accuracy, paired by seed."""
-        return paired_difference(_values(self.test[a]), _values(self.test[b]))
+        return compare(self.test[a], self.test[b], self.right.get(a), self.right.get(b))
 
     def benefits(self, arm: Arm) -> Benefits:
         """The benefits of transfer over the same runs from scratch."""
-        twin = arm._replace(scenario="from_scratch", k=None)
-        return benefits(self.curves[arm], self.curves[twin], self.test[arm], self.test[twin])
+        return benefits(self.curves[arm], self.curves[self.twin(arm)])
+
+    @staticmethod
+    def twin(arm: Arm) -> Arm:
+        """The arm that differs only in that it starts from random weights."""
+        return arm._replace(scenario="from_scratch", k=None)
 
 
 def main() -> None:
@@ -182,6 +191,8 @@ def _collect() -> None:
                 row = {**run.overrides, **run.summary, "target": target, "model": model}
                 row["size"] = run.overrides["train_size"]
                 rows.append({name: row.get(name) for name in COLUMNS})
+                if part == "study":
+                    rows[-1]["right"] = pack_right(read_answers(folder / run.name))
                 for evaluation in read_rows(folder / run.name / "metrics.jsonl"):
                     if evaluation["event"] == "val":
                         point = {name: row.get(name) for name in (*Arm._fields, "seed")}
@@ -230,7 +241,7 @@ def table(study: Study) -> str:
 
 
 def _gain(study: Study, a: Arm, b: Arm) -> str:
-    return tables.difference(study.gain(a, b))
+    return tables.compared(study.gain(a, b))
 
 
 def benefits_table(study: Study) -> str:
@@ -244,7 +255,8 @@ def benefits_table(study: Study) -> str:
                 continue
             gained = study.benefits(arm)
             k = f" (k={arm.k})" if arm.k is not None else ""
-            harm = " **negative transfer**" if gained.is_negative_transfer else ""
+            gap = study.gain(study.twin(arm), arm)
+            harm = " **negative transfer**" if gap.mean > 0 and gap.is_clear else ""
             rows.append(
                 [
                     *(cell.model, cell.target, f"{cell.size:,}", f"{_words(scenario)}{k}"),
@@ -252,7 +264,7 @@ def benefits_table(study: Study) -> str:
                     *map(_ratio, (gained.rate_ratio, gained.time_ratio)),
                     *map(tables.signed, (gained.higher_asymptote, gained.total_reward)),
                     tables.signed(gained.transfer_ratio),
-                    f"{tables.signed(gained.negative_transfer_gap)}{harm}",
+                    f"{tables.compared(gap)}{harm}",
                 ]
             )
     return tables.markdown(head, rows)

@@ -21,13 +21,15 @@ import numpy as np
 import tljax
 from tljax import data, experiment
 from tljax.analysis import tables
+from tljax.analysis.comparison import compare, pack_right, unpack_right
 from tljax.analysis.results import read_runs
-from tljax.analysis.statistics import mean_interval, paired_difference
+from tljax.analysis.statistics import mean_interval
 from tljax.commands.sweep.runs import run_tuned
 from tljax.config import load as load_config
 from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.files import parse_json
 from tljax.runs import record
+from tljax.runs.answers import read_answers
 from tljax.runs.workdir import write_atomically
 
 matplotlib.use("Agg")
@@ -42,6 +44,8 @@ PAIRS = (("ft", "lp"), ("lp_ft", "ft"), ("lp_ft", "lp"))
 PILOT_COLUMNS = ("method", "lr", "seed", "val_accuracy")
 COLUMNS = ("method", "lr", "seed", "steps", "best_step", "val_accuracy", "test_accuracy")
 COLUMNS += ("shifted_accuracy", "test_change", "shifted_change", "naive_accuracy", "wall_seconds")
+# Which test images were classified correctly; not kept for shifted ones.
+COLUMNS += ("right",)
 _BATCH = 250
 
 
@@ -84,8 +88,9 @@ def _collect(rates: dict[str, float]) -> None:
             row = {**run.overrides, **run.summary, "method": method}
             pilot.append({name: row.get(name) for name in PILOT_COLUMNS})
         for run in read_runs(ROOT / method / "study" / "runs"):
-            out = _out_of_distribution(ROOT / method / "study" / "runs" / run.name)
-            row = {**run.overrides, **run.summary, **out, "method": method, "lr": rate}
+            folder = ROOT / method / "study" / "runs" / run.name
+            row = {**run.overrides, **run.summary, **_out_of_distribution(folder)}
+            row |= {"method": method, "lr": rate, "right": pack_right(read_answers(folder))}
             study.append({name: row.get(name) for name in COLUMNS})
     tables.write_csv(HERE / "pilot.csv", pilot)
     tables.write_csv(HERE / "results.csv", study)
@@ -153,8 +158,26 @@ def _features_step(model: Any, preprocessing: data.Preprocessing) -> Any:
 
 def values(rows: list[dict[str, str]], method: str, column: str) -> list[float]:
     """A column of a method's runs, in the order of the seeds."""
-    by_seed = {int(row["seed"]): float(row[column]) for row in rows if row["method"] == method}
+    by_seed = values_by_seed(rows, method, column)
     return [by_seed[seed] for seed in settings.SEEDS]
+
+
+def values_by_seed(rows: list[dict[str, str]], method: str, column: str) -> dict[int, float]:
+    return {int(row["seed"]): float(row[column]) for row in rows if row["method"] == method}
+
+
+def gain(rows: list[dict[str, str]], a: str, b: str, column: str) -> str:
+    """The difference of two methods in an accuracy, as text."""
+    right = [
+        {
+            int(row["seed"]): unpack_right(row["right"])
+            for row in rows
+            if row["method"] == method and row["right"]
+        }
+        for method in (a, b)
+    ]
+    accuracies = [values_by_seed(rows, method, column) for method in (a, b)]
+    return tables.compared(compare(*accuracies, *(right if column == "test_accuracy" else ())))
 
 
 def table(rows: list[dict[str, str]]) -> str:
@@ -169,11 +192,8 @@ def table(rows: list[dict[str, str]]) -> str:
         method_rows.append([name, rate, *scores])
     pair_rows = []
     for a, b in PAIRS:
-        gains = [
-            paired_difference(values(rows, a, column), values(rows, b, column))
-            for column in columns[:2]
-        ]
-        pair_rows.append([f"{NAMES[a]} over {NAMES[b]}", *map(tables.difference, gains)])
+        gains = [gain(rows, a, b, column) for column in columns[:2]]
+        pair_rows.append([f"{NAMES[a]} over {NAMES[b]}", *gains])
     differences = tables.markdown(["difference", "digits", "shifted digits"], pair_rows)
     return f"{tables.markdown(head, method_rows)}\n{differences}"
 

@@ -16,17 +16,20 @@ from typing import NamedTuple
 
 import config as settings  # the config file in this folder
 import matplotlib
+import numpy as np
 
 from tljax import experiment
 from tljax.analysis import tables
+from tljax.analysis.comparison import Comparison, compare, pack_right, unpack_right
 from tljax.analysis.results import best_value, read_runs
-from tljax.analysis.statistics import Interval, mean_interval, paired_difference
+from tljax.analysis.statistics import Interval, mean_interval
 from tljax.commands.sweep import parse_shard
 from tljax.commands.sweep.listing import list_runs
 from tljax.commands.sweep.runs import run_sweep
 from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.models import create
 from tljax.runs import record
+from tljax.runs.answers import read_answers
 from tljax.runs.workdir import write_atomically
 
 matplotlib.use("Agg")
@@ -40,6 +43,7 @@ DEPTHS = range(1, settings.GROUPS["small"])
 SOURCES = ("source A", "source B")  # in results.csv's column `treatment`
 COLUMNS = ("treatment", "n", "division", "seed", "lr", "steps", "train_size", "val_accuracy")
 COLUMNS += ("test_accuracy", "naive_accuracy", "best_step", "trainable_parameters", "wall_seconds")
+COLUMNS += ("right",)
 
 
 class Arm(NamedTuple):
@@ -50,13 +54,16 @@ class Arm(NamedTuple):
 
 
 class Study:
-    """The test accuracies of all networks, by arm and division."""
+    """The test accuracies of all networks, by arm and division, and which images they got right."""
 
     def __init__(self, results: Path):
         self.test: dict[Arm, dict[int, float]] = {}
+        self.right: dict[Arm, dict[int, np.ndarray]] = {}
         for row in tables.read_csv(results):
             arm = Arm(row["treatment"], int(row["n"]))
             self.test.setdefault(arm, {})[int(row["division"])] = float(row["test_accuracy"])
+            if row.get("right"):
+                self.right.setdefault(arm, {})[int(row["division"])] = unpack_right(row["right"])
 
     def values(self, arm: Arm) -> list[float]:
         return [self.test[arm][division] for division in DIVISIONS]
@@ -64,12 +71,13 @@ class Study:
     def score(self, arm: Arm) -> Interval:
         return mean_interval(self.values(arm))
 
-    def over_base(self, arm: Arm) -> Interval:
+    def over_base(self, arm: Arm) -> Comparison:
         """The gain over the base network, paired by division.
 
         The two have the same images and, where weights are random, the same weights.
         """
-        return paired_difference(self.values(arm), self.values(Arm(settings.BASE, 0)))
+        base = Arm(settings.BASE, 0)
+        return compare(self.test[arm], self.test[base], self.right.get(arm), self.right.get(base))
 
 
 def main() -> None:
@@ -135,6 +143,7 @@ def _collect() -> bool:
             return False
         config = experiment.read_config(folder)
         row = {"lr": config.lr, **summary, **arm._asdict(), "division": division}
+        row["right"] = pack_right(read_answers(folder))
         rows.append({name: row[name] for name in COLUMNS})
     tables.write_csv(HERE / "results.csv", rows)
     return True
@@ -152,11 +161,15 @@ def table(study: Study) -> str:
     for n in DEPTHS:
         for treatment in settings.TREATMENTS:
             arm = Arm(treatment, n)
-            numbers = (tables.score(study.score(arm)), tables.difference(study.over_base(arm)))
+            numbers = (tables.score(study.score(arm)), _gain(study, arm))
             rows.append([str(n), groups[n - 1], treatment, *numbers])
     return tables.markdown(
         ["n", "last group copied", "network", "test accuracy", "above base"], rows
     )
+
+
+def _gain(study: Study, arm: Arm) -> str:
+    return tables.compared(study.over_base(arm), "divisions")
 
 
 COLOURS = {"BnB": "#08306b", "BnB+": "#6baed6", "AnB": "#99000d", "AnB+": "#fb6a4a"}

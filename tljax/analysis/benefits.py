@@ -7,12 +7,17 @@ seed. The other functions are its parts: first of one curve, then of a pair, the
 
 Let a_T(t) and a_S(t) be the accuracies of the transfer and of the scratch curve after t images.
 
+Curves need not be evaluated at equal intervals: with `eval_dense` half of the evaluations fall in
+the first tenth of a short run. So the end of a curve is the last tenth of its images, and not a
+number of evaluations.
+
 Sources: L. Torrey and J. Shavlik, "Transfer learning", 2009 (higher start, higher slope, higher
 asymptote); M. Taylor and P. Stone, "Transfer learning for reinforcement learning domains: a
 survey", 2009 (jumpstart, asymptotic performance, total reward, transfer ratio, time to threshold);
 Z. Wang et al., "Characterizing and avoiding negative transfer", 2019 (negative transfer gap).
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +31,7 @@ from tljax.analysis.statistics import Interval, mean_interval
 Curve = Sequence[tuple[float, float]]
 Bound = Literal["exact", "at least", "at most"]
 THRESHOLD_SHARE = 0.9  # of the scratch curve's asymptote
-WINDOW = 3  # last evaluations whose mean is the asymptote
+WINDOW = 0.1  # the asymptote is the mean of the evaluations in this last share of a curve's images
 
 
 class Ratio(NamedTuple):
@@ -75,7 +80,7 @@ class Benefits:
       higher_start: at the first evaluation after step 0.
       rate_ratio: of the rates of approach to the asymptote, T / S.
       time_ratio: of the images to the threshold, S / T.
-      higher_asymptote: of the last evaluations.
+      higher_asymptote: of the evaluations in the last tenth of the images.
       total_reward: of the mean accuracy over the budget, which is the area under the curve divided
         by its length.
       transfer_ratio: of the areas, (A_T - A_S) / A_S.
@@ -105,7 +110,7 @@ def benefits(
     scratch_accuracy: Mapping[int, float] | None = None,
     *,
     theta: float | None = None,
-    window: int = WINDOW,
+    window: float = WINDOW,
 ) -> Benefits:
     """Computes all benefits over the seeds that both sides have.
 
@@ -117,7 +122,7 @@ def benefits(
         None: the gap is computed from the curves' asymptotes.
       theta: threshold of accuracy for the time ratio; None: `threshold` of each seed's scratch
         curve.
-      window: number of last evaluations whose mean is the asymptote.
+      window: see `asymptote`.
 
     Raises:
       ValueError: if no seed has both curves, and both accuracies where they are given.
@@ -158,10 +163,19 @@ def accuracy_at(curve: Curve, examples: float) -> float:
     return float(np.interp(examples, [x for x, _ in curve], [accuracy for _, accuracy in curve]))
 
 
-def asymptote(curve: Curve, window: int = WINDOW) -> float:
-    """The asymptote: mean accuracy of the last `window` evaluations after step 0."""
+def asymptote(curve: Curve, window: float = WINDOW) -> float:
+    """The asymptote: mean accuracy of the evaluations at the end of the curve.
+
+    Args:
+      curve: the curve.
+      window: share of the curve's images that counts as its end, 0 <= window < 1. At least the last
+        evaluation counts, and never that of step 0 if there is another one.
+    """
+    end = curve[-1][0]
+    # A little more than the window, so that rounding cannot leave out an evaluation at its border.
+    start = end - window * end * (1 + 1e-9)
     trained = curve[1:] or curve
-    return float(np.mean([accuracy for _, accuracy in trained[-window:]]))
+    return float(np.mean([accuracy for examples, accuracy in trained if examples >= start]))
 
 
 def examples_to_threshold(curve: Curve, theta: float) -> float | None:
@@ -261,13 +275,13 @@ def higher_start(transfer: Curve, scratch: Curve) -> float:
     return accuracy_at(transfer, start) - accuracy_at(scratch, start)
 
 
-def higher_asymptote(transfer: Curve, scratch: Curve, window: int = WINDOW) -> float:
+def higher_asymptote(transfer: Curve, scratch: Curve, window: float = WINDOW) -> float:
     """Asymptotic performance: asymptote(a_T) - asymptote(a_S), in accuracy."""
     return asymptote(transfer, window) - asymptote(scratch, window)
 
 
 def threshold(scratch: Curve) -> float:
-    """The accuracy theta of the time to threshold: 90 % of scratch's asymptote.
+    """The accuracy theta of the time to threshold: 90 % of scratch's asymptote, its curve's end.
 
     Scratch reaches it by construction. At the asymptote itself noise would decide the time.
     """
@@ -277,27 +291,46 @@ def threshold(scratch: Curve) -> float:
 def time_ratio(transfer: Curve, scratch: Curve, theta: float | None = None) -> Ratio:
     """Higher slope, by time to threshold: t_S / t_T, both `examples_to_threshold`.
 
-    A curve that does not reach theta would need longer than its length. If it is scratch, the
-    ratio is "at least" that; if it is transfer, "at most". If transfer is at theta before training,
-    its time is at most that of the first evaluation after step 0.
+    A time is only a bound in two cases, and then so is the ratio. A curve that does not reach theta
+    would need longer than its length: the ratio is "at least" that if it is scratch, "at most" if
+    it is transfer. A curve that is at theta at its first evaluation after step 0 may have reached
+    it long before: the ratio is "at least" that if it is transfer, "at most" if it is scratch. If
+    transfer is at theta before training, its time is at most that of the first evaluation.
+
+    Any other time is that of an evaluation; the curve was below theta at the one before.
 
     Args:
       transfer, scratch: the curves.
       theta: the threshold; None: `threshold(scratch)`.
 
     Returns:
-      The ratio; undetermined if neither curve reaches theta, or if scratch is at theta before
-      training.
+      The ratio; undetermined if neither curve reaches theta, if both are there at their first
+      evaluation, or if scratch is at theta before training.
     """
     theta = threshold(scratch) if theta is None else theta
     early, late = (examples_to_threshold(curve, theta) for curve in (transfer, scratch))
     if late == 0 or (early is None and late is None):
         return Ratio(math.nan)
-    if early is None:
-        assert late is not None
-        return Ratio(late / transfer[-1][0], "at most")
-    bound: Bound = "exact" if early and late is not None else "at least"
-    return Ratio((late or scratch[-1][0]) / (early or transfer[1][0]), bound)
+    bounds: set[Bound] = set()
+    if late is None or (early is not None and _jumps_to(transfer, theta)):
+        bounds.add("at least")
+    if early is None or (late is not None and _jumps_to(scratch, theta)):
+        bounds.add("at most")
+    if len(bounds) == 2:
+        return Ratio(math.nan)
+    late = scratch[-1][0] if late is None else late
+    early = transfer[-1][0] if early is None else early or transfer[1][0]
+    return Ratio(late / early, next(iter(bounds), "exact"))
+
+
+def _jumps_to(curve: Curve, theta: float) -> bool:
+    """Whether the curve is at theta at its first evaluation after step 0, or at step 0.
+
+    An evaluation that repeats the accuracy of step 0 does not count as the first: a warm-up begins
+    at a rate of 0, so that one step changes nothing.
+    """
+    below = [accuracy for _, accuracy in itertools.takewhile(lambda at: at[1] < theta, curve)]
+    return len(below) < 2 or (len(below) == 2 and below[0] == below[1])
 
 
 def rate_ratio(transfer: Curve, scratch: Curve) -> Ratio:

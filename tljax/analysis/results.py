@@ -6,7 +6,6 @@ the run failed. The table is made from these files alone, so runs may come from 
 machine.
 """
 
-import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tljax.analysis.spreadsheet import write_rows
 from tljax.analysis.statistics import Interval, mean_interval
 from tljax.config import base
 from tljax.errors import InputError, printable
@@ -223,17 +223,13 @@ def write_results(path: Path, runs: Sequence[SweepRun], chosen: Sequence[Selecti
         )
     columns |= dict.fromkeys(["selected", "selected_among", "error"])
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
+    lines = [columns, *([row.get(name) for name in columns] for row in rows)]
+    write_rows(table, (map(_on_one_line, line) for line in lines))
     write_atomically(path, table.getvalue())
 
 
-def _cell(value: Any) -> Any:
-    """Makes a text safe for a spreadsheet: on one line, and never read as a formula."""
+def _on_one_line(value: Any) -> Any:
+    """Returns numbers as they are, and all else as text on one line."""
     if isinstance(value, list | tuple | Mapping):
         value = json.dumps(value)
-    if not isinstance(value, str):
-        return value
-    text = printable(value)
-    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
+    return printable(value) if isinstance(value, str) else value

@@ -6,23 +6,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tljax.analysis.comparison import Comparison
+from tljax.analysis.spreadsheet import from_cell, write_rows
 from tljax.analysis.statistics import Interval
 from tljax.runs.workdir import write_atomically
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes at least one row atomically; all rows have the keys of the first one."""
+    """Writes at least one row atomically; all rows have the keys of the first one.
+
+    Text that a spreadsheet would take for a formula is escaped, see `spreadsheet`.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write_rows(text, [list(rows[0]), *([row[name] for name in rows[0]] for row in rows)])
     write_atomically(path, text.getvalue())
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Reads the rows of a file that `write_csv` wrote; all values are strings."""
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        names, *rows = ([from_cell(cell) for cell in line] for line in csv.reader(file))
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -46,3 +50,20 @@ def signed(interval: Interval) -> str:
 def difference(interval: Interval) -> str:
     """Formats a difference as `signed` does, and says if its interval includes 0."""
     return signed(interval) + ("" if interval.excludes_zero else " (includes 0)")
+
+
+def compared(comparison: Comparison, repetitions: str = "seeds") -> str:
+    """Formats a difference with both of its intervals, and says if it is not clear.
+
+    E.g. `+0.021 ±0.013, ±0.019 with images`, or `+0.021 ±0.013 (over seeds only)`.
+
+    Args:
+      comparison: the difference.
+      repetitions: what the first interval is over.
+    """
+    text, both = signed(comparison.over_seeds), comparison.over_both
+    if both is not None:
+        text += f", ±{both.half_width:.3f} with images"
+    if not comparison.is_clear:
+        return f"{text} (includes 0)"
+    return text if both is not None else f"{text} (over {repetitions} only)"

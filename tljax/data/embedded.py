@@ -3,7 +3,8 @@
 All images are uint8 (32, 32, 3):
 - digits: scikit-learn's 1,797 handwritten digits, 500 of them for testing;
 - digits_shifted: the same digits, rotated, with less contrast and noise;
-- textures: tiles of ten of scikit-image's photographs;
+- textures: tiles of ten of scikit-image's photographs; its validation images are a part of each
+  photograph of their own, the others' are split off the training images (`datasets.load`);
 - glyphs: letters drawn from matplotlib's fonts;
 - glyphs_a, glyphs_b: glyphs of 13 capitals each, A, C, E, ... and B, D, F, ...: two similar tasks
   without a common class, with 200 test images per class.
@@ -40,7 +41,12 @@ _PHOTOGRAPHS = {
     "motorcycle": "motorcycle_left.png",
 }
 _CROP = 512  # pixels: photographs are cropped to this size, so that classes are of similar size
-_TEST_COLUMNS = 0.25
+# Shares of each photograph's columns. With equal shares on both sides of the training tiles,
+# validation tiles are as far from training tiles as test tiles are. Validation tiles among the
+# training tiles would be easier than test tiles: neighbouring tiles look alike.
+_VAL_COLUMNS, _TEST_COLUMNS = 0.25, 0.25
+
+_Splits = tuple[Source, Source | None, Source]  # train, val, test
 
 
 def load(name: str) -> Dataset:
@@ -74,11 +80,11 @@ def _check_name(name: str) -> None:
 @functools.lru_cache
 def _build(name: str) -> Dataset:
     classes, build = _REGISTRY[name]
-    train, test = build()
-    return Dataset(f"embedded:{name}", classes, train, test=test)
+    train, val, test = build()
+    return Dataset(f"embedded:{name}", classes, train, val, test)
 
 
-def _digits() -> tuple[Source, Source]:
+def _digits() -> _Splits:
     """White on black, upscaled from 8x8; the split into train and test is fixed."""
     # Each line is an image: 64 pixels from 0 to 16, and the label.
     table = np.loadtxt(find_in_package("sklearn", "datasets/data/digits.csv.gz"), delimiter=",")
@@ -87,22 +93,23 @@ def _digits() -> tuple[Source, Source]:
     images = np.stack([_upscale(image) for image in small])
     order = stratified_order(labels, np.random.default_rng(0))
     test, train = np.sort(order[:_TEST_DIGITS]), np.sort(order[_TEST_DIGITS:])
-    return ArraySource(images[train], labels[train]), ArraySource(images[test], labels[test])
+    return ArraySource(images[train], labels[train]), None, ArraySource(images[test], labels[test])
 
 
-def _digits_shifted() -> tuple[Source, Source]:
+def _digits_shifted() -> _Splits:
     """The digits, rotated by up to 25 degrees, on a grey background with less contrast and noise.
 
     The random numbers depend on the split and the index of the image alone.
     """
     shifted = []
-    for split, source in enumerate(_digits()):
+    train, _, test = _digits()
+    for split, source in enumerate((train, test)):
         images = [
             _shift(source[i]["image"][..., 0], np.random.default_rng((split, i)))
             for i in range(len(source))
         ]
         shifted.append(ArraySource(np.stack(images), source.labels))
-    return shifted[0], shifted[1]
+    return shifted[0], None, shifted[1]
 
 
 def _shift(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -118,19 +125,22 @@ def _upscale(image: np.ndarray) -> np.ndarray:
     return np.asarray(resized)
 
 
-def _textures() -> tuple[Source, Source]:
-    """Grey tiles that do not overlap; the right-most quarter of each photograph is for testing.
+def _textures() -> _Splits:
+    """Grey tiles that do not overlap: 1,166 for training, 592 for validation, 592 for testing.
 
-    Grey, because colour alone would distinguish most of these photographs.
+    The left quarter of each photograph is for validation, the right one for testing. Grey, because
+    colour alone would distinguish most of these photographs.
     """
     photographs = find_in_package("skimage", "data")
-    train, test = [], []
+    strips: list[list[np.ndarray]] = [[], [], []]  # train, val, test
     for file in _PHOTOGRAPHS.values():
         tiles = _tiles(decode(photographs / file))
-        first_test = round(tiles.shape[1] * (1 - _TEST_COLUMNS))
-        train.append(tiles[:, :first_test].reshape(-1, _SIDE, _SIDE))
-        test.append(tiles[:, first_test:].reshape(-1, _SIDE, _SIDE))
-    return _class_per_group(train), _class_per_group(test)
+        borders = [round(tiles.shape[1] * share) for share in (_VAL_COLUMNS, 1 - _TEST_COLUMNS)]
+        val, train, test = np.split(tiles, borders, axis=1)
+        for strip, part in zip(strips, (train, val, test), strict=True):
+            strip.append(part.reshape(-1, _SIDE, _SIDE))
+    train_source, val_source, test_source = map(_class_per_group, strips)
+    return train_source, val_source, test_source
 
 
 def _tiles(photograph: np.ndarray) -> np.ndarray:
@@ -147,17 +157,16 @@ def _class_per_group(groups: list[np.ndarray]) -> ArraySource:
     return ArraySource(np.concatenate(groups), labels)
 
 
-def _glyphs() -> tuple[Source, Source]:
-    return GlyphSource("train"), GlyphSource("test")
+def _glyphs() -> _Splits:
+    return GlyphSource("train"), None, GlyphSource("test")
 
 
-def _half_glyphs(letters: tuple[str, ...]) -> tuple[Source, Source]:
-    return GlyphSource("train", letters), GlyphSource("test", letters, _TEST_HALF_GLYPHS)
+def _half_glyphs(letters: tuple[str, ...]) -> _Splits:
+    return GlyphSource("train", letters), None, GlyphSource("test", letters, _TEST_HALF_GLYPHS)
 
 
-# Name -> (class names, function that returns (train, test)).
-_Builder = Callable[[], tuple[Source, Source]]
-_REGISTRY: dict[str, tuple[tuple[str, ...], _Builder]] = {
+# Name -> (class names, function that returns the splits).
+_REGISTRY: dict[str, tuple[tuple[str, ...], Callable[[], _Splits]]] = {
     "digits": (tuple("0123456789"), _digits),
     "digits_shifted": (tuple("0123456789"), _digits_shifted),
     "textures": (tuple(_PHOTOGRAPHS), _textures),

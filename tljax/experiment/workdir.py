@@ -86,7 +86,7 @@ def keep_config(
     config: ml_collections.ConfigDict,
     dataset: Dataset | None,
 ) -> None:
-    """Writes the resolved config without secrets, which logit is which class, and which image is in which split.
+    """Writes the resolved config without secrets, the class of each logit, and the splits.
 
     Args:
       workdir: of the run.

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tljax.analysis.report.cells import seed_difference, values_by_seed
+from tljax.analysis.comparison import compare, right_images
+from tljax.analysis.report.cells import values_by_seed
 from tljax.analysis.report.curve_figure import round_numbers
 from tljax.analysis.report.figures import (
     COLOURS,
@@ -61,7 +62,9 @@ number of settings it was chosen from; no choice uses test images. Naive: always
 class.</p>
 {entries}
 <p class="legend"><span class="best">&#9733; highest</span> mean of the row; its lead over the next
-is <b>clear</b> if the 95&#160;% interval of the difference, paired by seed, excludes 0.</p>
+is <b>clear</b> if two 95&#160;% intervals of the difference, paired by seed, exclude 0: the one
+over seeds, and the one over seeds and test images together (&#177; with images). Where a run kept
+no predictions there is only the first: clear over seeds only.</p>
 <div class="panels">
 {_figures(rows, names, gallery)}
 </div>
@@ -99,9 +102,8 @@ def _lead(row: Mapping[str, Choice]) -> str:
     first, second = (choice.setting for choice in _ranked(row)[:2])
     if not first.runs.keys() & second.runs.keys():
         return '<span class="prose">no seed in common</span>'
-    margin = seed_difference(
-        values_by_seed(first.runs, "test_accuracy"), values_by_seed(second.runs, "test_accuracy")
-    )
+    a, b = (values_by_seed(setting.runs, "test_accuracy") for setting in (first, second))
+    margin = compare(a, b, *(right_images(first.answers, second.answers) or ()))
     return f'<span class="prose">{lead_over(margin, second.scenario)}</span>'
 
 

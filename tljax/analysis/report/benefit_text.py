@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping
 
 from tljax.analysis import benefits as measures
-from tljax.analysis.benefits import Benefits, Bound, RatioInterval
+from tljax.analysis.benefits import Benefits, Bound, Curve, RatioInterval
+from tljax.analysis.comparison import Comparison
 from tljax.analysis.report.cells import Cell, MeanCurve, ReportedRun, pair_with_scratch
 from tljax.analysis.report.figures import REFERENCE
 from tljax.analysis.report.formatting import (
@@ -31,8 +32,15 @@ BENEFIT_COLUMNS = (
 
 HOW_BENEFITS_ARE_PAIRED = """\
 <p>Mean &#177; half of the 95&#160;% interval over seeds, each seed compared with the from-scratch
-run of the same seed. A ratio above 1 means fewer images than from scratch; its mean is geometric,
-its interval in brackets.</p>"""
+run of the same seed; predictions for validation images are not kept, so these intervals are over
+seeds only. A ratio above 1 means fewer images than from scratch; its mean is geometric, its
+interval in brackets. At least, at most: the curves determine no more than a bound.</p>"""
+
+# What "asymptote" and "threshold" mean, as sentences in HTML.
+END_OF_CURVE = f"""\
+Asymptote: difference of the means over the evaluations in the last
+{100 * measures.WINDOW:.0f}&#160;% of the images, at least the last evaluation. The threshold is
+{THRESHOLD_PERCENT} of the from-scratch asymptote."""
 
 
 def compute_benefits(cell: Cell[ReportedRun], scenario: str) -> Benefits:
@@ -55,33 +63,35 @@ def benefit_sentences(
     benefits = compute_benefits(cell, scenario)
     start, asymptote = benefits.higher_start, benefits.higher_asymptote
     transfer, scratch = curves[scenario].means, curves[REFERENCE].means
-    theta = measures.threshold(scratch)
     first = measures.first_evaluation(transfer, scratch)
     return (
         f"<b>{comparative(start.mean)} start</b>: {points(start)} after {first:,} images"
-        f" ({verdict(start)})",
-        _slope_sentence(
-            measures.examples_to_threshold(transfer, theta),
-            measures.examples_to_threshold(scratch, theta),
-            percent(theta),
-        ),
+        f" ({verdict(Comparison(start))})",
+        _slope_sentence(transfer, scratch),
         f"<b>{comparative(asymptote.mean)} asymptote</b>: {points(asymptote)}"
-        f" ({verdict(asymptote)})",
+        f" ({verdict(Comparison(asymptote))})",
     )
 
 
-def _slope_sentence(transfer: float | None, scratch: float | None, theta: str) -> str:
+def _slope_sentence(transfer: Curve, scratch: Curve) -> str:
     """Compares the images that the two mean curves take to reach the threshold."""
-    if not scratch:
-        return f"<b>no slope to compare</b>: from scratch is at {theta} before it trains"
-    if transfer is None:
-        return (
-            f"<b>lower slope</b>: it never reaches {theta}, from scratch after {scratch:,} images"
-        )
+    theta = measures.threshold(scratch)
+    level = percent(theta)
+    early, late = (measures.examples_to_threshold(curve, theta) for curve in (transfer, scratch))
+    if not late:
+        return f"<b>no slope to compare</b>: from scratch is at {level} before it trains"
+    if early is None:
+        return f"<b>lower slope</b>: it never reaches {level}, from scratch after {late:,} images"
+    found = measures.time_ratio(transfer, scratch, theta)
+    if math.isnan(found.value):
+        return f"<b>no slope to compare</b>: both jump to {level} from where they begin"
+    # A time before which nothing was seen may be shorter.
+    within = {"exact": ("", ""), "at least": ("at most ", ""), "at most": ("", "at most ")}
+    early_bound, late_bound = within[found.bound]
+    when = f"after {early_bound}{early:,} images" if early else "before it trains"
     return (
-        f"<b>{comparative(scratch - transfer)} slope</b>: {theta} on the mean curves after"
-        f" {transfer:,} images, from scratch after {scratch:,}"
-        f" ({ratio(scratch / transfer if transfer else math.inf)})"
+        f"<b>{comparative(late - early)} slope</b>: {level} on the mean curves {when}, from scratch"
+        f" after {late_bound}{late:,} ({_BOUNDS[found.bound]}{ratio(found.value)})"
     )
 
 

@@ -6,9 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from tljax.analysis import statistics
 from tljax.analysis.report.figures import REFERENCE
-from tljax.analysis.statistics import Interval
 
 
 class ReportedRun(Protocol):
@@ -78,9 +76,3 @@ def pair_with_scratch(cell: Cell[Run], scenario: str) -> list[tuple[Run, Run]]:
     """
     scratch = cell[REFERENCE]
     return [(run, scratch[seed]) for seed, run in cell[scenario].items() if seed in scratch]
-
-
-def seed_difference(a: Mapping[int, float], b: Mapping[int, float]) -> Interval:
-    """The mean of a - b over the seeds in both, with its interval."""
-    seeds = sorted(a.keys() & b.keys())
-    return statistics.paired_difference([a[s] for s in seeds], [b[s] for s in seeds])

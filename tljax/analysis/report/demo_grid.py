@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from tljax.analysis import statistics
-from tljax.analysis.report.cells import Cell, seed_difference, validation_curve, values_by_seed
+from tljax.analysis.comparison import Comparison, compare
+from tljax.analysis.report.cells import Cell, validation_curve, values_by_seed
 from tljax.analysis.report.formatting import plural, verdict
 from tljax.analysis.statistics import Interval
 from tljax.transfer.scenarios import SCENARIOS
@@ -46,8 +47,8 @@ class CellRow:
       naive: test accuracy of always answering the commonest training class.
       prescribed: the textbook's scenario.
       winner, runner_up: the two highest mean test accuracies; at a tie, the order of `SCENARIOS`.
-      margin: winner - runner-up, paired by seed.
-      shortfall: winner - prescribed, paired by seed.
+      margin: winner - runner-up, over seeds only: the demo keeps no predictions.
+      shortfall: winner - prescribed, likewise.
     """
 
     target: str
@@ -59,8 +60,8 @@ class CellRow:
     prescribed: str
     winner: str
     runner_up: str
-    margin: Interval
-    shortfall: Interval
+    margin: Comparison
+    shortfall: Comparison
 
     @property
     def best(self) -> list[str]:
@@ -70,7 +71,7 @@ class CellRow:
 
     @property
     def verdict(self) -> str:
-        """Of the winner against the runner-up: "clear", "within noise", or "one seed"."""
+        """Of the winner against the runner-up; see `formatting.verdict`."""
         return verdict(self.margin)
 
 
@@ -118,8 +119,8 @@ def _cell_row(cell: DemoCell, prescribed: str) -> CellRow:
         prescribed=prescribed,
         winner=winner,
         runner_up=runner_up,
-        margin=seed_difference(accuracies[winner], accuracies[runner_up]),
-        shortfall=seed_difference(accuracies[winner], accuracies[prescribed]),
+        margin=compare(accuracies[winner], accuracies[runner_up]),
+        shortfall=compare(accuracies[winner], accuracies[prescribed]),
     )
 
 
@@ -133,9 +134,10 @@ def finding(rows: Sequence[CellRow]) -> str:
     )
     if seeds == 1:
         return f"{sentence}; with one seed there is no telling a difference from noise."
-    behind = sum(row.prescribed not in row.best and row.shortfall.excludes_zero for row in rows)
-    noisy = sum(row.verdict != "clear" for row in rows)
+    behind = sum(row.prescribed not in row.best and row.shortfall.is_clear for row in rows)
+    noisy = sum(not row.margin.is_clear for row in rows)
     return (
         f"{sentence} and was clearly behind the best in {behind}; in {noisy} of {total} the"
         f" difference between the best and the runner-up is within the noise of {seeds} seeds."
+        " These intervals are over seeds only; with other test images accuracies vary, too."
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tljax.analysis.report.benefit_text import (
     BENEFIT_COLUMNS,
+    END_OF_CURVE,
     HOW_BENEFITS_ARE_PAIRED,
     THRESHOLD_PERCENT,
     benefit_row,
@@ -122,8 +123,8 @@ dissimilar to {escape(source.target)}.</p>
 <p class="legend"><span class="best">&#9733; best</span> the highest mean of the row<br>
 <span class="textbook">&#9656; textbook</span> the scenario that the textbook prescribes for this
 size and similarity<br>
-<b>clear</b>: the 95&#160;% interval of the difference, paired by seed, excludes 0;
-<b>within noise</b>: it does not</p>
+<b>clear over seeds only</b>: the 95&#160;% interval of the difference, paired by seed, excludes 0;
+with other test images it might not; <b>within noise</b>: it does not exclude 0</p>
 </section>"""
 
 
@@ -209,11 +210,12 @@ varies.</li>
 with those weights.</li>
 <li>Intervals are 95&#160;% Student t intervals, mean &#177; t s / &#8730;n over n seeds; with one
 seed there is none. Differences are paired by seed. They are not corrected for having picked the
-best of several scenarios, which flatters the winner.</li>
+best of several scenarios, which flatters the winner, nor for the choice of the test images, which
+are the same for every run.</li>
 <li>Start: difference in validation accuracy at the first evaluation after step 0, where every new
-head is still at chance. Asymptote: difference of the means of the last three evaluations. Slope:
-images until an evaluation first reaches the threshold, so its resolution is the interval between
-evaluations (Torrey &amp; Shavlik 2009; Taylor &amp; Stone 2009).</li>
+head is still at chance. {END_OF_CURVE} Slope: images until an evaluation first reaches the
+threshold, so its resolution is the interval between evaluations (Torrey &amp; Shavlik 2009; Taylor
+&amp; Stone 2009).</li>
 <li>The naive baseline always answers the commonest class of the training images.</li>
 <li>Seconds are wall time on {escape(devices)}, compilation and evaluation included.</li>
 </ul>

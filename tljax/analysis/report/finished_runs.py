@@ -108,6 +108,11 @@ class Setting:
         """Test accuracy: the mean over seeds with its interval."""
         return statistics.mean_interval(self.values("test_accuracy"))
 
+    @property
+    def answers(self) -> dict[int, Answers | None]:
+        """The answers of each seed to the test images."""
+        return {seed: run.answers for seed, run in self.runs.items()}
+
     def values(self, name: str) -> list[float]:
         """A field of `result.json` for each seed."""
         return [run.summary[name] for run in self.runs.values()]

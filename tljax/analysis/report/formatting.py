@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from html import escape
 
+from tljax.analysis.comparison import Comparison
 from tljax.analysis.statistics import Interval
 
 
@@ -69,13 +70,29 @@ def two_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
-def verdict(difference: Interval) -> str:
-    """Whether a difference is clear: its interval excludes 0."""
-    if math.isnan(difference.half_width):
+def verdict(difference: Comparison) -> str:
+    """Whether a difference is clear: its intervals exclude 0.
+
+    Returns:
+      `clear`, `clear over seeds only` (predictions for the images are missing), `within noise`, or
+      `one seed`.
+    """
+    if math.isnan(difference.over_seeds.half_width):
         return "one seed"
-    return "clear" if difference.excludes_zero else "within noise"
+    if not difference.is_clear:
+        return "within noise"
+    return "clear over seeds only" if difference.over_both is None else "clear"
 
 
-def lead_over(margin: Interval, scenario: str) -> str:
+def with_images(difference: Comparison) -> str:
+    """Half of the interval over seeds and images, e.g. `, ± 2.4 with images`; "" if not known."""
+    both = difference.over_both
+    if both is None or math.isnan(both.half_width):
+        return ""
+    return f",&#160;&#177;&#160;{100 * both.half_width:.1f} with images"
+
+
+def lead_over(margin: Comparison, scenario: str) -> str:
     """How far the best scenario is ahead of another one, and whether that is clear."""
-    return f"{percent_interval(margin)} over {scenario_name(scenario)}: <b>{verdict(margin)}</b>"
+    lead = f"{percent_interval(margin.over_seeds)}{with_images(margin)}"
+    return f"{lead} over {scenario_name(scenario)}: <b>{verdict(margin)}</b>"

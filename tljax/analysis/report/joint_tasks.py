@@ -1,17 +1,18 @@
 """Several tasks on one trunk against runs of one task alone: do tasks help or harm each other?"""
 
-from collections.abc import Mapping
-
-from tljax.analysis.report.cells import seed_difference, values_by_seed
+from tljax.analysis.comparison import compare, right_images
+from tljax.analysis.report.cells import values_by_seed
 from tljax.analysis.report.finished_runs import Choice, Collection, Setting, choose_best
 from tljax.analysis.report.formatting import (
     percent_interval,
     scenario_name,
     signed_interval,
     verdict,
+    with_images,
 )
 from tljax.analysis.report.labels import data_name, differing_fields, html_text
 from tljax.analysis.report.page import table
+from tljax.analysis.report.task_answers import answers_by_task
 from tljax.analysis.statistics import mean_interval
 
 
@@ -39,8 +40,9 @@ def tasks_section(collection: Collection) -> str:
 <h2>Several tasks on one trunk</h2>
 <p>Test accuracy in per cent of each task trained together with others, one trunk and a head for
 each, and of its single-task twin: the same task, model, scenario and number of its training images.
-Where there are several such twins, the best on validation; differences are paired by seed. Above 0
-the other tasks help, below 0 they harm.</p>
+Where there are several such twins, the best on validation; differences are paired by seed, with
+intervals over seeds and (&#177; with images) over seeds and test images together. Above 0 the other
+tasks help, below 0 they harm; clear if both intervals exclude 0.</p>
 {entries}
 </section>"""
 
@@ -71,7 +73,7 @@ def _row(choice: Choice, task: str, collection: Collection) -> list[str]:
     return [
         *entries,
         f"{percent_interval(twin.setting.test)}<small>{note}</small>",
-        _difference(together, values_by_seed(twin.setting.runs, "test_accuracy")),
+        _difference(choice, task, together, twin.setting),
         f"{seen}<small>alone: {twin.setting.first.summary['examples_seen']:,}</small>",
     ]
 
@@ -91,8 +93,13 @@ def _single_task_settings(
     ]
 
 
-def _difference(together: Mapping[int, float], alone: Mapping[int, float]) -> str:
+def _difference(choice: Choice, task: str, together: dict[int, float], twin: Setting) -> str:
+    """Together - alone, in test accuracy of one task; `together` holds it by seed."""
+    alone = values_by_seed(twin.runs, "test_accuracy")
     if not together.keys() & alone.keys():
         return "no seed in common"
-    margin = seed_difference(together, alone)
-    return f"{signed_interval(margin)}<small>{verdict(margin)}</small>"
+    own = next(part for part in answers_by_task(choice) if part.task.name == task).by_seed
+    right = right_images(own, twin.answers)
+    margin = compare(together, alone, *(right or ()))
+    both = f"{signed_interval(margin.over_seeds)}{with_images(margin)}"
+    return f"{both}<small>{verdict(margin)}</small>"

@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 
 from tljax.analysis.report.accuracy import accuracy_section, k_section
+from tljax.analysis.report.benefit_text import END_OF_CURVE
 from tljax.analysis.report.figures import Gallery
 from tljax.analysis.report.finished_runs import Collection, collect_runs
 from tljax.analysis.report.formatting import (
@@ -156,11 +157,13 @@ decides, averaged over seeds; test accuracy is only reported. Each run classifie
 once, with the weights that were best on its validation images.</li>
 <li>Intervals are 95&#160;% Student t intervals over seeds, mean &#177; t s / &#8730;n; with one
 seed there is none. Differences are paired by seed. They are not corrected for the number of
-comparisons.</li>
+comparisons. Those with images also take the test images as a sample, by crossed random effects: the
+interval says what other seeds and other images of the same kind would give. Intervals over seeds
+only leave that out, and are narrower the fewer test images there are.</li>
 <li>Start: difference in validation accuracy at the first evaluation after step 0, where every new
-head is still at chance. Asymptote: difference of the means of the last three evaluations. Slope:
-images until an evaluation first reaches the threshold (Torrey &amp; Shavlik 2009; Taylor &amp;
-Stone 2009).</li>
+head is still at chance. {END_OF_CURVE} Slope: images until an evaluation first reaches the
+threshold, so its resolution is the interval between evaluations (Torrey &amp; Shavlik 2009; Taylor
+&amp; Stone 2009).</li>
 <li>Confidence is the largest softmax probability; expected calibration error as in Guo et al. 2017.
 </li>
 <li>Devices: {devices}.</li>

@@ -88,7 +88,7 @@ def _print_several(drifts: Sequence[Drift], console: Console) -> None:
         intervals = [statistics.mean_interval(values) for values in columns.values()]
         cells = [f"{i.mean:.4f} ±{i.half_width:.4f}" for i in intervals]
         table.add_section()
-        table.add_row("[bold]mean ± 95 % t interval over seeds[/]", "", *cells)
+        table.add_row("[bold]mean ± 95 % t interval over seeds only[/]", "", *cells)
     width = None if console.is_terminal else 200
     Console(highlight=False, width=width).print(table)
     if why is not None:

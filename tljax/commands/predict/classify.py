@@ -1,6 +1,5 @@
 """Classifies image files with a trained model."""
 
-import csv
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from tljax import experiment
+from tljax.analysis.spreadsheet import as_cell, write_rows
 from tljax.console import progress_bar
 from tljax.data import Preprocessing, Source, eval_batches, skipped_message
 from tljax.data.folder import FolderSource
@@ -87,7 +87,8 @@ def classify_files(
       workdir: of a run of `tljax train`.
       paths: image files, and folders, which are searched with all their subfolders.
       output: CSV file to write: `file`, `prediction`, `probability`, then the probability of each
-        class.
+        class. A class name that a spreadsheet would take for a formula begins with an apostrophe,
+        in the head as in the rows; such a file name begins with `./`, which names the same file.
       on_error: what to do about an image that cannot be read: `fail`, or `skip`, which warns.
       task: the task whose classes to predict, if the run has several.
 
@@ -148,13 +149,18 @@ def _write_csv(
         replacing(output) as temporary,
         temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as table,
     ):
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["file", "prediction", "probability", *names])
+        write_rows(table, [["file", "prediction", "probability", *names]])
         for file, prediction in predictions:
             rows.append((file, names[prediction.label], prediction.probability))
             numbers = [f"{p:.6g}" for p in (prediction.probability, *prediction.probabilities)]
-            writer.writerow([file, names[prediction.label], *numbers])
+            write_rows(table, [[_path_cell(file), names[prediction.label], *numbers]])
     return rows
+
+
+def _path_cell(file: Path) -> str:
+    """The path as a cell that a spreadsheet takes for text, and that names the same file."""
+    text = str(file)
+    return text if as_cell(text) == text else f"./{text}"
 
 
 def _image_files(path: Path) -> list[Path]:
