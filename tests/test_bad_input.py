@@ -518,7 +518,7 @@ ROWS = {
     "tfds: no name": (records(""), "names no data set"),
     "tfds: what is not prepared": (
         records("mnist"),
-        "run `tljax prepare tfds:mnist --data_dir tfds`",
+        "run `tljax prepare tfds:mnist --data_dir /",
     ),
     "tfds: a mistyped name": (records("shape"), "did you mean 'shapes'?"),
     "tfds: a config that is not prepared": (

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import zipfile
 
 import jax
@@ -230,12 +231,19 @@ def test_a_sidecar_that_makes_no_sense_is_named(vit_file):
         assert "config.json" in refused(vit_file)
 
 
-def test_the_classes_of_a_run_are_its_own(photo_folder, tiny_config, tmp_path):
+def test_the_classes_of_a_run_are_its_own(photo_folder, tiny_config, tmp_path, caplog):
     config = tiny_config(data=f"folder:{photo_folder}", train_size=None, steps=1, image_size=32)
-    experiment.fit_config(config, tmp_path / "run")
+    result = experiment.fit_config(config, tmp_path / "run").summary
     (photo_folder / "cats").rename(photo_folder / "tigers")
+    (evaluated,) = experiment.evaluate_workdir(tmp_path / "run", "test")
+    assert evaluated.evaluation.accuracy == result["test_accuracy"]
+    assert "8 images" in caplog.text
+    assert "are in other class folders than when the run began" in caplog.text
+    other = f"folder:{photo_folder.parent / 'other'}"
+    shutil.copytree(photo_folder, photo_folder.parent / "other")
+    trained = experiment.read_workdir(tmp_path / "run")
     with pytest.raises(InputError, match=r"dogs, tigers, but .* trained on cats, dogs"):
-        experiment.evaluate_workdir(tmp_path / "run", "test")
+        experiment.same_classes(trained, other)
     kept = tiny_config(scenario="fine_tune", data=f"folder:{photo_folder}", train_size=None)
     kept.update({"head_init": "pretrained", "init_from": str(tmp_path / "run")})
     with pytest.raises(InputError, match="dogs, tigers, but"):

@@ -150,6 +150,7 @@ def _find_again(name: str, kept: Kept, root: Path, deep_images: str) -> Dataset:
     for file, digest in zip(files, content_digests(files), strict=True):
         by_content[digest[:_DIGITS]].append(file)
     missing: dict[str, list[str]] = {}
+    elsewhere = 0  # images in another class folder, or in one with another name
     sources: dict[str, Source | None] = {}
     found = 0
     for split, images in kept["splits"].items():
@@ -166,19 +167,28 @@ def _find_again(name: str, kept: Kept, root: Path, deep_images: str) -> Dataset:
                 missing.setdefault(split, []).append(image)
             else:
                 same.remove(path)
+                elsewhere += image.partition("/")[0] not in path.relative_to(root).parts
             # Never the kept path itself: another image may be there by now.
             paths.append(path or root / f"{image} (as it was when the run began)")
         found += len(images) - len(missing.get(split, ()))
         names, _, labels = zip(*images, strict=True)
         sources[split] = FolderSource(paths, labels, names, deep_images)
-    _report(name, kept, missing, len(files) - found)
+    _report(name, kept, missing, elsewhere, len(files) - found)
     train, val, test = (sources[split] for split in SPLITS)
     assert train is not None
     return Dataset(name, tuple(kept["classes"]), train, val, test)
 
 
-def _report(name: str, kept: Kept, missing: dict[str, list[str]], unused: int) -> None:
-    """Warns of images that are gone, and of images that are in no split."""
+def _report(
+    name: str, kept: Kept, missing: dict[str, list[str]], elsewhere: int, unused: int
+) -> None:
+    """Warns of images that are gone, in another class folder, or in no split."""
+    if elsewhere:
+        _log.warning(
+            "%d images of '%s' are in other class folders than when the run began; they keep the"
+            " class that they had",
+            *(elsewhere, name),
+        )
     if missing:
         counts = ", ".join(f"{len(images)} {split}" for split, images in missing.items())
         first = printable(next(iter(missing.values()))[0])
