@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 
 import jax
 import numpy as np
@@ -20,6 +21,10 @@ os.environ.setdefault(
 
 # As the command does, see tljax/devices/startup.py: tracing networks makes many objects that stay.
 gc.set_threshold(100_000)
+
+# A shell starts jobs in the background with Ctrl-C ignored, and so would the tests' own processes.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The slowest test files, the slowest first.
 _LONG = (

@@ -260,19 +260,22 @@ def test_killed_and_preempted_it_ends_with_the_same_bits(launch, preempted, stra
     assert compare(straight, workdir) == []
 
 
-def test_another_number_of_processes_goes_on_if_that_is_accepted(
-    launch, settings, preempted, tmp_path
-):
-    four, one = (shutil.copytree(preempted[0], tmp_path / name) for name in ("four", "one"))
+@pytest.mark.soak
+def test_more_processes_and_another_mesh_go_on_if_that_is_accepted(launch, preempted, tmp_path):
+    four = shutil.copytree(preempted[0], tmp_path / "four")
     succeed(launch(4, four, "--accept_changes", "--config.mesh=data:2,fsdp:2"))
+    result = assert_tested_as_by_one_device(four)
+    assert result["mesh"] == {"data": 2, "fsdp": 2}
+    assert len(result["changes"]) == 3  # devices, mesh, processes
+
+
+def test_one_process_goes_on_for_two_if_that_is_accepted(settings, preempted, straight, tmp_path):
+    one = shutil.copytree(preempted[0], tmp_path / "one")
     config = config_lib.load(PAGE, settings)
     with pytest.raises(InputError, match="processes was 2 and is 1"):
         experiment.run(config, one)
     experiment.run(config, one, accept_changes=True)
     step = Checkpoints(preempted[0] / "checkpoints").steps()[0] + 1
     for name in ("loss", "grad_norm"):
-        a, b = row(four, "train", step)[name], row(one, "train", step)[name]
+        a, b = row(straight, "train", step)[name], row(one, "train", step)[name]
         assert a == pytest.approx(b, rel=1e-5)
-    result = assert_tested_as_by_one_device(four)
-    assert result["mesh"] == {"data": 2, "fsdp": 2}
-    assert len(result["changes"]) == 3  # devices, mesh, processes

@@ -101,7 +101,7 @@ def largest_file(folder):
 
 
 def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
-    """A small form of `make soak`: real processes, SIGKILL and SIGTERM."""
+    """A small form of `make soak`: real processes and SIGKILL; SIGTERM has a test of its own."""
     argv = [
         "--config",
         str(ROOT / "configs/from_scratch.py"),
@@ -109,9 +109,9 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
         *("--config.steps=12", "--config.eval_every=4", "--config.checkpoint_every=2"),
         *("--config.batch_size=16", "--config.log_every=3"),
     ]
-    blows = [("evaluation", "SIGTERM"), ("save", "SIGKILL")]
+    blows = [("save", "SIGKILL")]
     campaign = run_campaign(argv, tmp_path, blows, random.Random(0))
-    assert campaign.kills.total() == 2
+    assert campaign.kills.total() == 1
     assert campaign.differences == []
 
 
