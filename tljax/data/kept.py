@@ -21,7 +21,7 @@ import numpy as np
 from tljax.data.digests import content_digests
 from tljax.data.folder import FolderSource
 from tljax.data.layout import find_root
-from tljax.data.listing import find_files
+from tljax.data.listing import find_files, warn_once
 from tljax.data.sources import Dataset, Source, Subset, fingerprint, unwrap_subset
 from tljax.errors import InputError, printable
 
@@ -110,7 +110,7 @@ def leave_out_seen(dataset: Dataset, kept: Sequence[Kept]) -> Dataset:
         count = f"{seen.sum()} of the {len(seen)} {split} images of '{dataset.name}'"
         if seen.all():
             raise InputError(f"{count} are images that the run was fitted on; give other data")
-        _log.warning("%s are images that the run was fitted on: they are left out", count)
+        warn_once(f"{count} are images that the run was fitted on: they are left out")
         replaced[split] = Subset(getattr(dataset, split), np.flatnonzero(~seen))
     return replace(dataset, **replaced)
 
