@@ -58,7 +58,7 @@ bench: $(VENV)/.test  ## speed compared with timm, Keras and a minimal JAX step 
 
 # Test files that `make test` runs with few XLA optimizations (see tests/conftest.py).
 LAWS := plan_laws resume stages mesh step feature_cache training average sweep
-soak: $(VENV)/.test  ## kill runs in every phase, and test the laws with fully optimized programs (45 minutes)
+soak: $(VENV)/.test  ## kill runs in every phase, and test the laws with fully optimized programs (an hour)
 	$(BIN)/python -m tests.soak
 	XLA_FLAGS= $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "soak or not soak" $(LAWS:%=tests/test_%.py)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m soak $(LAWS:%=--ignore=tests/test_%.py)
