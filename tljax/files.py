@@ -1,4 +1,4 @@
-"""Writing files atomically, checking output paths, and parsing JSON that may be malformed."""
+"""The folder of the caches, atomic writing, output paths, and parsing of malformed JSON."""
 
 import json
 import os
@@ -10,6 +10,11 @@ from typing import Any
 from tljax.errors import InputError
 
 _TEMPORARY = "tljax-tmp"  # the suffix of temporary files, which no user gives a file
+
+
+def cache_folder(name: str) -> Path:
+    """The folder `name` of tljax's caches: in `XDG_CACHE_HOME`, else in `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tljax" / name
 
 
 def temporary_path(path: Path) -> Path:

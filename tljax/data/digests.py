@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tljax.data.parallel import map_in_threads
-from tljax.files import replacing
+from tljax.files import cache_folder, replacing
 
 UNREADABLE = ""  # digest of a file that cannot be read: `on_error` decides whether that matters
 _KEPT_FROM = 2**28  # bytes of data
@@ -42,7 +42,7 @@ def content_digests(files: Sequence[Path]) -> list[str]:
         return map_in_threads(_digest, files, "reading all images" if is_large else None)
     paths = [os.path.abspath(file) for file in files]
     key = hashlib.sha256(repr([*zip(paths, states, strict=True)]).encode()).hexdigest()
-    kept = _cache_folder() / f"{key}.npy"
+    kept = cache_folder("digests") / f"{key}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):
         digests = np.load(kept, allow_pickle=False)
         if digests.shape == (len(files),) and digests.dtype == np.dtype("S64"):
@@ -69,8 +69,3 @@ def _digest(file: Path) -> str:
             return hashlib.file_digest(content, "sha256").hexdigest()
     except OSError:
         return UNREADABLE
-
-
-def _cache_folder() -> Path:
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "tljax" / "digests"

@@ -10,11 +10,9 @@ import errno
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -22,7 +20,7 @@ import fsspec
 from tljax import locks
 from tljax.console import progress_bar
 from tljax.errors import InputError
-from tljax.files import parse_json, replacing
+from tljax.files import cache_folder, parse_json, replacing
 from tljax.weights.download import offline_variable
 
 _FILES_AT_ONCE = 8
@@ -74,9 +72,8 @@ class LocalCopy:
     def __init__(self, address: str):
         self.address = address
         digest = hashlib.sha256(address.encode()).hexdigest()[:16]
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         name = re.sub(r"\W+", "-", address.rpartition("://")[2])[-60:].strip("-")
-        self.folder = caches / "tljax" / "tfds" / f"{digest}-{name}"
+        self.folder = cache_folder("tfds") / f"{digest}-{name}"
         entries = _list_entries(address)
         self._remote = {_base_name(e["name"]): e for e in entries if e["type"] == "file"}
 

@@ -32,6 +32,7 @@ from tljax.data.sources import unwrap_subset
 from tljax.devices import micro_batches, processes
 from tljax.devices.compiler import compiled
 from tljax.errors import InputError
+from tljax.files import cache_folder
 from tljax.models import Model, tracing
 from tljax.models.flops import flops
 from tljax.models.groups import leaf_paths
@@ -220,7 +221,7 @@ def _folder(kind: str, on_disk: bool) -> Path | None:
     """Where the entries of `auto`, `memory` or `disk` are; None: in memory."""
     if kind == "memory" or (kind == "auto" and not on_disk):
         return None
-    folder = _home()
+    folder = cache_folder("features")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as probe, locks.hold(Path(probe) / ".lock"):
@@ -234,10 +235,6 @@ def _folder(kind: str, on_disk: bool) -> Path | None:
             ) from None
         _log.warning("%s, so features are cached in memory, for this run alone; %s", why, remedy)
         return None
-
-
-def _home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tljax" / "features"
 
 
 def _room(folder: Path | None) -> int:

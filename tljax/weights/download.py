@@ -30,6 +30,7 @@ from rich.progress import (
 
 from tljax import locks
 from tljax.errors import InputError, hide_secrets, redacted
+from tljax.files import cache_folder
 from tljax.weights.read import INDEX_SUFFIX, read, read_json
 
 if TYPE_CHECKING:
@@ -104,11 +105,10 @@ def web_url(address: str) -> str:
 
 def cache_path(url: str) -> Path:
     """Where the file at `url` is kept, whether or not it is there yet."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = unquote(urlsplit(url).path).rpartition("/")[2]
     name = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)[-150:]  # file names have at most 255 bytes
     unique = hashlib.sha256(url.encode()).hexdigest()[:12]
-    return caches / "tljax" / "checkpoints" / f"{unique}-{name}"
+    return cache_folder("checkpoints") / f"{unique}-{name}"
 
 
 class _TransferError(Exception):

@@ -8,28 +8,25 @@ label are read. `images.decode` decodes the images, as it does for `folder:PATH`
 
 import contextlib
 import itertools
-import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from tljax.console import progress_bar
 from tljax.data.digests import content_digests
 from tljax.data.images import Unreadable, as_rgb, decode
+from tljax.data.parallel import map_in_threads
 from tljax.data.sources import Dataset, Example, Source, Subset, digest
 from tljax.data.splits import split_off_test
 from tljax.data.tfds import tfrecord
 from tljax.data.tfds.prepared import FeatureReader, Prepared, Selection, Shard, open_prepared
 from tljax.data.tfds.spec import Spec, parse_spec
 from tljax.errors import InputError
-from tljax.files import replacing
+from tljax.files import cache_folder, replacing
 
 _VAL_NAMES = ("validation", "val", "valid")
-_RECORDS_PER_TASK = 256  # of a thread that reads labels
 
 
 class Records(Protocol):
@@ -200,25 +197,17 @@ def _read_labels(prepared: Prepared, selection: Selection, records: Records) -> 
     """Reads all records once, for their labels: int64 (n,)."""
     read_label = FeatureReader(prepared.builder.info.features, prepared.label)
 
-    def read_from(start: int) -> list[int]:
-        labels = []
-        for i in range(start, min(start + _RECORDS_PER_TASK, selection.count)):
-            try:
-                labels.append(int(read_label(records[i])))
-            except Exception as error:  # raised by protobuf or array_record
-                raise InputError(
-                    f"{prepared.spec} {selection.record_name(i)} cannot be read: its record is"
-                    " damaged; copy or prepare it again"
-                ) from error
-        return labels
+    def read(i: int) -> int:
+        try:
+            return int(read_label(records[i]))
+        except Exception as error:  # raised by protobuf or array_record
+            raise InputError(
+                f"{prepared.spec} {selection.record_name(i)} cannot be read: its record is damaged;"
+                " copy or prepare it again"
+            ) from error
 
-    labels: list[int] = []
-    with ThreadPoolExecutor() as pool, progress_bar() as bar:
-        task = bar.add_task(f"reading labels of {selection.split}", total=selection.count)
-        for some in pool.map(read_from, range(0, selection.count, _RECORDS_PER_TASK)):
-            labels += some
-            bar.advance(task, len(some))
-    return np.array(labels, np.int64)
+    title = f"reading labels of {selection.split}"
+    return np.array(map_in_threads(read, range(selection.count), title), np.int64)
 
 
 def _refuse_overlap(spec: Spec, selections: Mapping[str, Selection]) -> None:
@@ -243,8 +232,7 @@ def _refuse_overlap(spec: Spec, selections: Mapping[str, Selection]) -> None:
 
 
 def _cache_file(fingerprint: str) -> Path:
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return caches / "tljax" / "tfds" / "labels" / f"{fingerprint[:32]}.npz"
+    return cache_folder("tfds") / "labels" / f"{fingerprint[:32]}.npz"
 
 
 def _read_cache(fingerprint: str) -> dict[str, np.ndarray] | None:
