@@ -13,8 +13,8 @@ import tljax
 from tljax import data as data_lib
 from tljax.data import ArraySource, Preprocessing, balanced_weights, fixed_views, train_batches
 from tljax.data.balance import BalancedOrder
+from tljax.features.cache import CachedSource
 from tljax.models import ViT, init
-from tljax.training.feature_cache import CachedSource
 from tljax.training.step import loss_and_gradient
 
 PREPROCESSING = Preprocessing(8, (0.5,) * 3, (0.5,) * 3)

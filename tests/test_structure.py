@@ -21,6 +21,7 @@ FLOORS = (
     ("analysis",),
     ("experiment", "config"),
     ("training",),
+    ("features",),
     ("runs",),
     ("devices", "data"),
     ("weights", "transfer"),

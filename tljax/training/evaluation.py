@@ -13,9 +13,9 @@ from tljax.data import Preprocessing, Source, eval_batches
 from tljax.devices import sharding
 from tljax.devices.processes import gather_names
 from tljax.errors import InputError
+from tljax.features.cache import CachedSource
 from tljax.models import Model
 from tljax.runs.answers import Answers
-from tljax.training.feature_cache import CachedSource
 from tljax.training.step import abstract_batch, eval_step
 from tljax.training.tasks import class_ranges
 from tljax.transfer.partition import Tree

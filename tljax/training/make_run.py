@@ -16,11 +16,12 @@ from tljax.data.pipeline import TrainBatches
 from tljax.devices import processes, sharding
 from tljax.devices.preemption import stopped_by
 from tljax.devices.startup import Startup
+from tljax.features import cache as feature_cache
+from tljax.features.cache import Cache, CachedSource
 from tljax.runs.checkpoints import Checkpoints
 from tljax.runs.resume import Resumable, newest_usable
-from tljax.training import feature_cache, train_state
+from tljax.training import train_state
 from tljax.training.evaluation import evaluate, evaluation_program
-from tljax.training.feature_cache import Cache, CachedSource
 from tljax.training.observer import Observer
 from tljax.training.progress import TrainingProgress
 from tljax.training.provenance import accepted_changes, check_same, what_made

@@ -12,8 +12,8 @@ from tljax.data import Preprocessing, Source
 from tljax.devices import micro_batches, sharding
 from tljax.devices.workers import check_main_guard
 from tljax.errors import InputError
+from tljax.features import cache as feature_cache
 from tljax.models import NORMALISATIONS, ImageSize, Model, initialisation, registry, tracing
-from tljax.training import feature_cache
 from tljax.training.options import TrainingOptions
 from tljax.transfer import TransferPlan, learning_rate_schedule
 from tljax.transfer.partition import Tree

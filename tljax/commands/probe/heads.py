@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from tljax.features.cache import CachedSource
 from tljax.models import Model
 from tljax.models.probing import Features, choices
 from tljax.runs.resume import validation_rank
-from tljax.training.feature_cache import CachedSource
 from tljax.training.progress import TrainingProgress
 from tljax.training.step import optimizer
 from tljax.transfer import TransferPlan, learning_rate_schedule

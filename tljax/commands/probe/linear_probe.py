@@ -30,6 +30,7 @@ from tljax.devices import micro_batches
 from tljax.devices.compiler import compiled
 from tljax.errors import InputError
 from tljax.experiment import Experiment
+from tljax.features.cache import CachedSource
 from tljax.files import replacing
 from tljax.models import Model, parameter_count
 from tljax.models.probing import all_parts
@@ -40,7 +41,6 @@ from tljax.runs.environment import versions
 from tljax.runs.metrics import open_metrics
 from tljax.runs.workdir import locked, write_atomically
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
-from tljax.training.feature_cache import CachedSource
 from tljax.training.options import TrainingOptions
 from tljax.training.setup import new_variables
 from tljax.transfer.partition import Tree

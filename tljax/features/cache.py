@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax import locks
+from tljax.console import console, progress_bar
 from tljax.data import Preprocessing, Source, Subset, eval_batches, fingerprint, normalise
 from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, ordered_batches, sampled_batches
 from tljax.data.sources import unwrap_subset
@@ -38,7 +39,6 @@ from tljax.models.flops import flops
 from tljax.models.groups import leaf_paths
 from tljax.runs.environment import environment
 from tljax.runs.stored_rows import StoredRows
-from tljax.training.progress import console, progress_bar
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
 
