@@ -1,0 +1,212 @@
+"""Linear heads on kept features, solved to convergence: softmax regression with an L2 penalty.
+
+The penalty's strength is chosen by cross-validation, unless it is given.
+"""
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tljax.errors import InputError
+from tljax.features.cross_validation import assign_folds, choose
+from tljax.features.softmax_regression import (
+    Heads,
+    Solution,
+    make_rows,
+    rotate,
+    solve,
+    zero_heads,
+)
+
+_log = logging.getLogger("tljax")
+
+# Strengths per feature, from strong to weak.
+_GRID = tuple(10.0 ** (-half / 2) for half in range(1, 15))
+_TOLERANCE, _PASSES = 1e-6, 1000  # of the final head: nats, and passes over the rows at most
+_ROUGH_TOLERANCE, _ROUGH_PASSES = 1e-3, 200  # of the heads that choose the strength
+_CONVERGED = 1e-4  # nats above the least loss at most
+_CONSTANT = 1e-6  # a feature deviates by less, relative to its size: float32's rounding
+
+
+@dataclass(frozen=True)
+class SolvedHead:
+    """A linear head on raw features: logits are `features @ kernel + bias`.
+
+    Attributes:
+      kernel: (d, classes) float32.
+      bias: (classes,) float32.
+      l2: strength of the penalty.
+      report: for `result.json`: `l2`; `iterations`; `loss`, mean with penalty, in nats;
+        `converged`; `train_accuracy`; and after a cross-validation `cross_validation`, with
+        `folds`, `repeats`, `images` that decided, out-of-fold `accuracy` and `loss` of the chosen
+        strength, `naive_accuracy` of the majority class, and `grid` with `l2`, `accuracy` and
+        `loss` of every strength. Where rows have weights, accuracies and losses are weighted.
+      out_of_fold: (n,) int32, the class that heads predict which were not fitted on the row's
+        image, by the mean of their probabilities; None without cross-validation.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    l2: float
+    report: dict[str, Any]
+    out_of_fold: np.ndarray | None
+
+
+def solve_head(
+    features: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    *,
+    l2: float | None = None,
+    weights: np.ndarray | None = None,
+    views: int = 1,
+    seed: int = 0,
+) -> SolvedHead:
+    """Solves a linear head: the minimum of mean cross-entropy + l2 / 2 * |kernel|^2.
+
+    The kernel in the penalty is that of standardised features (mean 0, deviation 1 over the rows).
+    This is scikit-learn's `LogisticRegression` with C = 1 / (l2 * n), or 2 / (l2 * n) of two
+    classes, for which it has one logit. A constant feature gets weight 0; the bias is not
+    penalised. The folds of the cross-validation are stratified by class.
+
+    It runs on one device of the process, so the result does not depend on how many there are. The
+    same input gives the same bits.
+
+    Args:
+      features: (n, d).
+      labels: (n,), below `num_classes`.
+      num_classes: of the head; a class may be without images.
+      l2: strength of the penalty; None: chosen from a grid by cross-validation.
+      weights: (n,), of the rows in the loss; only their ratios count. None: all the same.
+      views: of each image: row r is of image r % (n // views). The views of an image are in the
+        same fold.
+      seed: of the folds.
+
+    Raises:
+      InputError: if there is one class only, all features are constant or some not finite, `l2` is
+        not a number above 0, or a class has a single image and `l2` is to be chosen.
+    """
+    x = np.asarray(features, np.float32)
+    labels = np.asarray(labels)
+    images = len(x) // views
+    _check(x, labels[:images], l2)
+    mean, inverse = _standardisation(x)
+    share = np.full(len(x), 1 / len(x)) if weights is None else weights / np.sum(weights)
+    rotated, variance, axes = rotate((x - mean.astype(np.float32)) * inverse.astype(np.float32))
+
+    def problems(train: np.ndarray, held: np.ndarray) -> tuple[Any, Heads]:
+        rows = make_rows(rotated, variance, labels, num_classes, train, held)
+        return rows, zero_heads(rows, num_classes)
+
+    chosen, validation, out_of_fold = l2, {}, None
+    if chosen is None:
+        folds = assign_folds(labels[:images], seed)
+        held = np.concatenate([_one_hot(row) for row in folds], axis=1)
+        held = np.tile(held, (views, 1))
+        rows, heads = problems(share[:, None] * (1 - held), held)
+        chosen, found, out_of_fold = _choose_strength(rows, heads, share, images, x.shape[1])
+        naive = np.bincount(labels, share).max()
+        about = {"folds": int(folds.max()) + 1, "repeats": len(folds), "images": images}
+        validation = {"cross_validation": {**about, **found, "naive_accuracy": float(naive)}}
+    rows, heads = problems(share[:, None], np.ones((len(x), 1)))
+    solved = solve(rows, heads, chosen, _TOLERANCE, _PASSES)
+    kernel = np.asarray(solved.heads.kernel[0], np.float64)
+    kernel = inverse[:, None] * (kernel if axes is None else np.asarray(axes, np.float64) @ kernel)
+    bias = np.asarray(solved.heads.bias[0], np.float64) - mean @ kernel
+    report = {
+        "l2": chosen,
+        "iterations": int(solved.steps[0]),
+        "loss": float(solved.loss[0]),
+        "converged": bool(solved.gap[0] <= _CONVERGED),
+        "train_accuracy": float(_by_row(solved.right, len(x)) @ share),
+        **validation,
+    }
+    return SolvedHead(
+        kernel.astype(np.float32), bias.astype(np.float32), chosen, report, out_of_fold
+    )
+
+
+def _check(x: np.ndarray, labels: np.ndarray, l2: float | None) -> None:
+    """Raises InputError if no head can be solved, or no strength chosen."""
+    if l2 is not None and not 0 < l2 < math.inf:
+        raise InputError(f"l2 is {l2}; set it to a number above 0, e.g. 0.1, or leave it out")
+    if bad := int((~np.isfinite(x).all(axis=1)).sum()):
+        raise InputError(
+            f"the features of {bad:,} of {len(x):,} rows are not finite, so no head can be solved;"
+            " check the weights that init_from names, or set dtype to float32"
+        )
+    present, counts = np.unique(labels, return_counts=True)
+    if len(present) < 2:
+        raise InputError(
+            f"all {len(labels):,} training images are of one class, so there is nothing to solve;"
+            " give images of two classes or more"
+        )
+    single = present[counts < 2]
+    if l2 is None and len(single):
+        raise InputError(
+            f"{len(single)} of {len(present)} classes have a single training image (the first is"
+            f" number {single[0]}), which cross-validation cannot hold out; add images, or set l2,"
+            " e.g. to 0.1, which needs no cross-validation"
+        )
+
+
+def _standardisation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and 1 / deviation of each feature, float64; 0 for a constant feature."""
+    mean = x.mean(axis=0, dtype=np.float64)
+    deviation = x.std(axis=0, dtype=np.float64)
+    varies = deviation > _CONSTANT * np.abs(mean)
+    if not varies.any():
+        raise InputError(
+            f"all {x.shape[1]:,} features are the same for all {len(x):,} rows, so no head can be"
+            " solved; check the images and the weights that init_from names"
+        )
+    return mean, np.divide(1, deviation, out=np.zeros_like(mean), where=varies)
+
+
+def _choose_strength(
+    rows: Any, heads: Heads, share: np.ndarray, images: int, width: int
+) -> tuple[float, dict[str, Any], np.ndarray]:
+    """Solves all folds with each strength. Returns the chosen one, its report and predictions."""
+    grid = [width * strength for strength in _GRID]
+    right, loss, predicted = [], [], []
+    for l2 in grid:
+        solved: Solution = solve(rows, heads, l2, _ROUGH_TOLERANCE, _ROUGH_PASSES)
+        heads = solved.heads
+        right.append(_by_row(solved.right, len(share)))
+        loss.append(_by_row(solved.row_loss, len(share)))
+        predicted.append(_by_row(solved.predicted, len(share)))
+
+    parts = share.reshape(-1, images)  # views of an image in a column
+    whole = np.maximum(parts.sum(axis=0), np.finfo(float).tiny)
+
+    def by_image(values: list[np.ndarray]) -> np.ndarray:
+        """(strengths, images), means over views."""
+        return (np.reshape(values, (len(grid), *parts.shape)) * parts).sum(axis=1) / whole
+
+    best = choose(by_image(right), by_image(loss), whole)
+    if best in (0, len(grid) - 1):
+        _log.warning(
+            "cross-validation chose l2 = %.3g, the %s of its grid; set l2 to try values beyond it",
+            grid[best],
+            "strongest" if best == 0 else "weakest",
+        )
+    table = [
+        {"l2": l2, "accuracy": float(r @ share), "loss": float(losses @ share)}
+        for l2, r, losses in zip(grid, right, loss, strict=True)
+    ]
+    chosen = {name: table[best][name] for name in ("accuracy", "loss")}
+    return grid[best], {**chosen, "grid": table}, predicted[best].astype(np.int32)
+
+
+def _by_row(blocks: Any, count: int) -> np.ndarray:
+    """(blocks, rows) -> (count,), without the padding; floats in float64."""
+    values = np.asarray(blocks).reshape(-1)[:count]
+    return values.astype(np.float64) if values.dtype.kind == "f" else values
+
+
+def _one_hot(folds: np.ndarray) -> np.ndarray:
+    """(images,) -> (images, folds)."""
+    return (folds[:, None] == np.arange(folds.max() + 1)).astype(np.float32)
