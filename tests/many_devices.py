@@ -18,7 +18,7 @@ from tljax import data as data_lib
 from tljax.devices import sharding
 from tljax.training import train_state
 from tljax.training.evaluation import evaluate
-from tljax.training.objective import Objective
+from tljax.training.loss.objective import Objective
 from tljax.training.step import loss_and_gradient, train_step
 from tljax.transfer import freeze_first, from_scratch
 

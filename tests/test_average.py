@@ -19,7 +19,7 @@ from tljax import data as data_lib
 from tljax.runs.resume import best_variables
 from tljax.training import train_state
 from tljax.training.evaluation import evaluate
-from tljax.training.objective import Objective
+from tljax.training.loss.objective import Objective
 from tljax.training.step import train_step
 from tljax.transfer import freeze_first
 

@@ -14,7 +14,7 @@ from tests.test_plan_laws import (
 )
 from tljax.models import ResNetV2, ViT, init
 from tljax.training import train_state
-from tljax.training.objective import Objective
+from tljax.training.loss.objective import Objective
 from tljax.training.step import eval_step, loss_and_gradient, predict_step, train_step
 from tljax.transfer import freeze_first
 

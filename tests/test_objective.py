@@ -11,8 +11,8 @@ from tests.test_step import assert_same, batch_of, gradient_of
 from tljax.data import Preprocessing, normalise
 from tljax.errors import InputError
 from tljax.models import ViT, init
-from tljax.training.mixing import mix
-from tljax.training.objective import Objective, accuracy
+from tljax.training.loss.mixing import mix
+from tljax.training.loss.objective import Objective, accuracy
 from tljax.training.step import loss_and_gradient
 
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels

@@ -123,7 +123,7 @@ def test_a_checkpoint_holds_what_was_there_when_its_save_began(held, tmp_path):
     expected = jax.tree.map(np.array, state)
     background = Background(held)
     checkpoints = Checkpoints(tmp_path, background)
-    checkpoints.save(Checkpoint(1, state, state, bookkeeping=None), keep=1, best_step=None)
+    checkpoints.save(Checkpoint(1, state, state, bookkeeping=None), keep=1)
     for _ in range(20):
         state = jax.block_until_ready(step(state))
     if held:
@@ -482,7 +482,7 @@ def test_a_run_of_a_version_that_kept_no_settings_resumes_and_says_so(
         saved = checkpoints.read(step)
         del saved.bookkeeping.made_by["environment"]["settings"]
         shutil.rmtree(checkpoints.folder(step))
-        checkpoints.save(saved, keep=9, best_step=None)
+        checkpoints.save(saved, keep=9)
     checkpoints.close()
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_max_isa=SSE4_2")  # nobody can know what it was
     train(killed)

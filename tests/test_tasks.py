@@ -15,7 +15,7 @@ from tljax.config import base
 from tljax.data.datasets import split_spec
 from tljax.errors import InputError
 from tljax.runs.answers import read_answers
-from tljax.training.tasks import mask_other_tasks
+from tljax.training.loss.tasks import mask_other_tasks
 
 SPEC = "embedded:digits,embedded:textures"
 

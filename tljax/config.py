@@ -44,8 +44,11 @@ class ExperimentFields:
     """Number of training images; None: all there are."""
     train_per_class: int | None = None
     """Number of training images of each class, instead of `train_size`."""
-    val_fraction: float = 0.2
-    """Share of the training images to validate on, where the data has no validation split."""
+    val_fraction: float | None = None
+    """Share of the training images to validate on, where the data has no validation split.
+
+    0: none. None: a fifth, but 5,000 images at most.
+    """
     data_seed: int | None = None
     """Seed that draws validation images and `train_size`; None: `seed`."""
 
@@ -138,9 +141,14 @@ class ExperimentFields:
 
     # Rules that set fields from the data.
     hyperrule: str | None = None
-    """`bit`: BiT-HyperRule's numbers for the fields that neither config nor command line set."""
+    """A rule sets the fields that neither config nor command line set: `default` or `bit`.
+
+    `default`: see `tljax.experiment.default_rule`. `bit`: BiT-HyperRule.
+    """
     hyperrule_keeps: tuple[str, ...] = ()
     """Further fields that the rule leaves as they are; overrides are added to it."""
+    hyperrule_chose: tuple[str, ...] = ()
+    """What the rule chose and why; it is written there."""
 
 
 _SCHEMAS = (ExperimentFields, TrainingOptions)

@@ -76,7 +76,12 @@ def print_result(summary: dict[str, Any]) -> None:
         accuracy = stage["val_accuracy"]
         best = "" if accuracy is None else f": best validation accuracy {accuracy:.4f}"
         console.print(f"stage {number} of {len(stages)}, {stage['steps']} steps{best}")
-    if summary["val_accuracy"] is not None:
+    if "validated_by" in summary:
+        console.print(
+            f"accuracy {summary['val_accuracy']:.4f} on {summary['train_size']:,} training images"
+            f" out of fold (there are no validation images)"
+        )
+    elif summary["val_accuracy"] is not None:
         last = f"{stages[-1]['steps']} of the last stage" if stages else summary["steps"]
         console.print(
             f"best validation accuracy {summary['val_accuracy']:.4f} on {summary['val_size']:,}"

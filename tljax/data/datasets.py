@@ -19,7 +19,12 @@ from tljax.data.images import DEEP
 from tljax.data.joint import Task, join, joint_class_names
 from tljax.data.kept import Kept, restore
 from tljax.data.sources import Dataset, Subset
-from tljax.data.splits import random_ranks, stratified_order, stratified_split
+from tljax.data.splits import (
+    default_val_fraction,
+    random_ranks,
+    stratified_order,
+    stratified_split,
+)
 from tljax.data.tfds import source as tfds
 from tljax.data.tfds.spec import is_path
 from tljax.errors import InputError, check_known, did_you_mean
@@ -35,7 +40,7 @@ def load(
     *,
     train_size: int | None = None,
     train_per_class: int | None = None,
-    val_fraction: float = 0.2,
+    val_fraction: float | None = None,
     seed: int = 0,
     data_dir: str | None = None,
     kept: Sequence[Kept] | None = None,
@@ -58,7 +63,8 @@ def load(
       train_size: Number of training images (of each spec), in the proportions of the classes; None
         keeps all. May be less than the number of classes.
       train_per_class: Number of training images of each class; excludes `train_size`.
-      val_fraction: Between 0 and 1, both excluded; unused if the data has validation images.
+      val_fraction: 0 (none are) or more and below 1; unused if the data has validation images.
+        None: see `tljax.data.splits.default_val_fraction`.
       seed: Of the validation split and the subsample; not negative.
       data_dir: The folder of prepared data sets, for `tfds:` only; None: TFDS's default.
       kept: Of a run that has begun with this data, what `tljax.data.kept.describe` returned for it:
@@ -82,8 +88,8 @@ def load(
         raise InputError(
             f"train_size is {train_size} and train_per_class is {train_per_class}; set one of them"
         )
-    if not 0 < val_fraction < 1:
-        raise InputError(f"val_fraction is {val_fraction}; set it between 0 and 1, both excluded")
+    if val_fraction is not None and not 0 <= val_fraction < 1:
+        raise InputError(f"val_fraction is {val_fraction}; set it to 0 or more, and below 1")
     if seed < 0:
         raise InputError(f"seed is {seed}; set it to 0 or more")
     check_known("deep_images", deep_images, DEEP)
@@ -217,9 +223,13 @@ def _load_whole(name: str, data_dir: str | None, deep_images: str) -> Dataset:
 
 
 def _split_off_val(
-    dataset: Dataset, name: str, fraction: float, rng: np.random.Generator
+    dataset: Dataset, name: str, fraction: float | None, rng: np.random.Generator
 ) -> Dataset:
     train = dataset.train
+    if fraction is None:
+        fraction = default_val_fraction(len(train))
+    if not fraction:
+        return dataset
     kept, split_off = stratified_split(train.labels, fraction, rng)
     if len(split_off) == 0:
         raise InputError(

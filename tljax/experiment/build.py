@@ -190,6 +190,8 @@ def resolve_in(
     if before is None:
         return config, False
     splits = kept_splits(workdir)
+    if config.hyperrule is not None and before.get("hyperrule_chose"):
+        config = hyperrules.apply_again(config, before)
     config = _settle(config, splits)
     for field in PREPROCESSING_FIELDS:
         config[field] = before[field] if config[field] is None else config[field]
@@ -277,7 +279,9 @@ def _settle(
         config.data_dir = os.path.abspath(os.path.expanduser(config.data_dir))
     if config.hyperrule is None:
         return config
-    return hyperrules.apply(config, load_data(config, splits).train)
+    whole = config.copy_and_resolve_references()
+    whole.val_fraction = 0.0  # the rule may set it
+    return hyperrules.apply(config, load_data(whole, splits))
 
 
 def _has_moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -5,15 +5,18 @@ been given. A field that the config file or the command line sets keeps its valu
 that is seen by a value other than the default; `hyperrule_keeps` names fields to keep besides.)
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 import numpy as np
 
 from tljax.config import base
-from tljax.data import Source
+from tljax.data import Dataset, Source
+from tljax.data.listing import warn_once
 from tljax.errors import check_known
+from tljax.experiment import default_rule
+from tljax.models import parameter_count, registry, tracing
 
 _SMALL_AREA = 96**2  # pixels
 _MEASURED = 32  # images whose area is looked at
@@ -60,29 +63,89 @@ def bit(train_size: int, image_area: float) -> dict[str, Any]:
     }
 
 
-HYPERRULES: dict[str, Callable[[int, float], dict[str, Any]]] = {"bit": bit}
+HYPERRULES = ("default", "bit")
 
 
-def apply(config: ml_collections.ConfigDict, train: Source) -> ml_collections.ConfigDict:
-    """The config with its rule's numbers for these training images, and without the rule.
+def apply(config: ml_collections.ConfigDict, dataset: Dataset) -> ml_collections.ConfigDict:
+    """The config with its rule's numbers for a data set, and without the rule.
+
+    Args:
+      config: with a rule.
+      dataset: its data, without validation images that are split off.
 
     Raises:
       InputError: if there is no such rule, or `hyperrule_keeps` names an unknown field.
     """
     check_known("hyperrule", config.hyperrule, HYPERRULES)
+    set_by_hand = _set_by_hand(config)
+    applied = config.copy_and_resolve_references()
+    if config.hyperrule == "bit":
+        numbers = bit(len(dataset.train), _area(dataset.train))
+        chosen = {name: (value, "BiT-HyperRule") for name, value in numbers.items()}
+    else:
+        chosen = _by_default(config, dataset, {name: config[name] for name in set_by_hand})
+    reasons = []
+    for name, (value, reason) in chosen.items():
+        if name not in set_by_hand:
+            applied[name] = value
+            reasons.append(f"{name}={value}: {reason}")
+    applied.hyperrule, applied.hyperrule_keeps = None, ()
+    applied.hyperrule_chose = tuple(reasons)
+    return applied
+
+
+def apply_again(
+    config: ml_collections.ConfigDict, before: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    """The config with the numbers that its rule chose when the run began, and without the rule.
+
+    Args:
+      config: with a rule.
+      before: the fields of the run's `config.json`.
+    """
+    applied = config.copy_and_resolve_references()
+    set_by_hand = _set_by_hand(config)
+    for name in (reason.partition("=")[0] for reason in before["hyperrule_chose"]):
+        if name not in set_by_hand:
+            value = before[name]
+            applied[name] = tuple(value) if isinstance(value, list) else value
+    applied.hyperrule, applied.hyperrule_keeps = None, ()
+    applied.hyperrule_chose = tuple(before["hyperrule_chose"])
+    return applied
+
+
+def _set_by_hand(config: ml_collections.ConfigDict) -> set[str]:
+    """Names of the fields that the config file or the command line sets."""
     defaults = base()
     for name in config.hyperrule_keeps:
         check_known("config field", name, defaults)
-    applied = config.copy_and_resolve_references()
-    set_by_hand = {name for name in defaults if config[name] != defaults[name]}
-    set_by_hand.update(config.hyperrule_keeps)
-    if "epochs" in set_by_hand:
-        set_by_hand.add("steps")
-    for name, value in HYPERRULES[config.hyperrule](len(train), _area(train)).items():
-        if name not in set_by_hand:
-            applied[name] = value
-    applied.hyperrule, applied.hyperrule_keeps = None, ()
-    return applied
+    names = {name for name in defaults if config[name] != defaults[name]}
+    names.update(config.hyperrule_keeps)
+    if "epochs" in names:
+        names.add("steps")
+    return names - {"hyperrule", "hyperrule_keeps"}
+
+
+def _by_default(
+    config: ml_collections.ConfigDict, dataset: Dataset, set_by_hand: dict[str, Any]
+) -> default_rule.Choices:
+    counts = np.bincount(dataset.train.labels)
+    target = default_rule.Target(
+        images=len(dataset.train),
+        class_names=dataset.class_names,
+        tasks=max(1, len(dataset.parts)),
+        has_val=dataset.val is not None,
+        rarest=int(counts[counts > 0].min()),
+    )
+    model = registry.create(config.model, num_classes=dataset.num_classes)
+    size = config.image_size or registry.spec(config.model).preprocessing.image_size
+    parameters = parameter_count(tracing.abstract_variables(model, size)["params"])
+    source = f"{config.model} {config.init_from or ''}"
+    network = default_rule.Network(model, parameters, source)
+    chosen, warnings = default_rule.choose(config.scenario, target, network, set_by_hand)
+    for warning in warnings:
+        warn_once(warning)
+    return chosen
 
 
 def _area(source: Source) -> float:

@@ -18,7 +18,7 @@ from tljax.experiment.workdir import read_config, tasks_of
 from tljax.runs.record import check_classes, read_result
 from tljax.runs.resume import best_variables
 from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
-from tljax.training.tasks import class_ranges, select_task_head
+from tljax.training.loss.tasks import class_ranges, select_task_head
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")

@@ -179,7 +179,7 @@ def choose(
                 " and cutmix, and with on_error=fail, their output would be computed once"
             )
         return Cache(0)
-    folder = _folder(kind, on_disk)
+    folder = find_folder(kind, on_disk)
     row = 4 * tracing.abstract_output(model, preprocessing.image_size, groups).size
     needed = row * sum(len(source) for source in sources)
     fits = needed <= _room(folder)
@@ -217,7 +217,7 @@ def _share(
         return None
 
 
-def _folder(kind: str, on_disk: bool) -> Path | None:
+def find_folder(kind: str, on_disk: bool) -> Path | None:
     """Where the entries of `auto`, `memory` or `disk` are; None: in memory."""
     if kind == "memory" or (kind == "auto" and not on_disk):
         return None

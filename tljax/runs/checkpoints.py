@@ -13,6 +13,7 @@ to see the workdir.
 import json
 import logging
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,12 @@ class Checkpoints:
     def folder(self, step: int) -> Path:
         return self._directory / str(step)
 
-    def save(self, checkpoint: Checkpoint, *, keep: int, best_step: int | None) -> None:
+    def save(self, checkpoint: Checkpoint, *, keep: int, also: Collection[int | None] = ()) -> None:
         """Starts to save a checkpoint; it is whole on disk when `finish` returns.
 
         A job of one process writes it in the background; a job of several returns when it is
         written. A step that has a checkpoint is not saved again. Afterwards only this checkpoint,
-        the newest `keep`, and the one of `best_step` remain.
+        the newest `keep`, and those of the steps `also` remain.
 
         Raises:
           InputError: if this checkpoint or the one before cannot be written, e.g. to a full disk;
@@ -125,7 +126,7 @@ class Checkpoints:
         """
         self.finish()
         folder = self.folder(checkpoint.step)
-        kept = (keep, {checkpoint.step, best_step})
+        kept = (keep, {checkpoint.step, *also})
         if processes.call_in_first(folder.exists):
             if processes.is_first():
                 self._remove_all_but(*kept)

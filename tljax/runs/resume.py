@@ -35,10 +35,14 @@ def validation_rank(metrics: Mapping[str, float]) -> tuple[float, float]:
 def best_row(
     rows: Sequence[Mapping[str, Any]], last: int | None = None
 ) -> Mapping[str, Any] | None:
-    """Returns the best `val` row of a run up to step `last`; the first one of equals."""
+    """Returns the best `val` row of a run up to step `last`; the first one of equals.
+
+    A row that says `chosen` is the best: its weights were chosen by more than their rank.
+    """
     validated = [
         row for row in rows if row["event"] == "val" and (last is None or row["step"] <= last)
     ]
+    validated = [row for row in validated if row.get("chosen")] or validated
     return max(validated, key=lambda row: (*validation_rank(row), -row["step"]), default=None)
 
 
@@ -66,6 +70,25 @@ def newest_usable(workdir: Path) -> Resumable | None:
         for number, description in enumerate(descriptions)
     )
     return newest, best
+
+
+def read_in_all(workdir: Path, step: int) -> Checkpoint:
+    """Reads the checkpoint of a step; the first process of a job sends it to the others.
+
+    Raises:
+      DamagedCheckpoint: if its content is not what was saved.
+    """
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    if processes.count() == 1:
+        return checkpoints.read(step)
+    found: Checkpoint | None = None
+
+    def find() -> Any:
+        nonlocal found
+        found = checkpoints.read(step)
+        return _described(found)
+
+    return _received(processes.call_in_first(find), found)
 
 
 def _newest_usable(workdir: Path) -> Resumable | None:

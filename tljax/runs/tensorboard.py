@@ -55,7 +55,7 @@ class TensorBoard:
     def write(self, row: Mapping[str, Any]) -> None:
         """Writes the values of a row of `metrics.jsonl`; they are in the file when this returns."""
         for name, value in row.items():
-            if name not in ("event", "step", "tasks"):
+            if name not in ("event", "step") and isinstance(value, int | float):
                 self._write(row["step"], f"{row['event']}/{name}", value)
         for number, values in enumerate(row.get("tasks", {}).values(), 1):
             for name, value in values.items():  # by number, as a task's name may not be a valid tag

@@ -16,8 +16,8 @@ from tljax.errors import InputError
 from tljax.features.cache import CachedSource
 from tljax.models import Model
 from tljax.runs.answers import Answers
+from tljax.training.loss.tasks import class_ranges
 from tljax.training.step import abstract_batch, eval_step
-from tljax.training.tasks import class_ranges
 from tljax.transfer.partition import Tree
 
 _MOST = 256  # images that a device evaluates at once

@@ -52,9 +52,9 @@ def fit(
       preprocessing: image size and normalisation that the weights expect; None: the size of the
         first training image, and ImageNet's mean and standard deviation.
       tasks: if several tasks share the trunk: name and number of classes of each, in the order of
-        their labels, which are numbered through; see `tljax.training.tasks`. Every image counts
-        the same in the loss and in the accuracy that is maximised; each task's own accuracy is
-        reported too.
+        their labels, which are numbered through; see `tljax.training.loss.tasks`. Every image
+        counts the same in the loss and in the accuracy that is maximised; each task's own accuracy
+        is reported too.
       workdir: where to keep metrics, checkpoints and the result. If it holds a checkpoint, training
         resumes from it, whatever `variables` says. None: nothing is written.
       about: further fields of `result.json`, e.g. the names of scenario and data.

@@ -29,4 +29,8 @@ def train(run: Run) -> None:
                 run.validate()
                 if run.is_best_now() or run.is_over():
                     run.save()  # the best weights, and the last, are always on disk
+        if run.chooses_on_line():
+            run.choose_on_line()
+            run.save()
+            run.validate()
         run.finish_saving()

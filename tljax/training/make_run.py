@@ -16,17 +16,18 @@ from tljax.data.pipeline import TrainBatches
 from tljax.devices import processes, sharding
 from tljax.devices.preemption import stopped_by
 from tljax.devices.startup import Startup
+from tljax.errors import InputError
 from tljax.features import cache as feature_cache
 from tljax.features.cache import Cache, CachedSource
 from tljax.runs.checkpoints import Checkpoints
-from tljax.runs.resume import Resumable, newest_usable
-from tljax.training import train_state
+from tljax.runs.resume import Resumable, newest_usable, read_in_all
+from tljax.training import solved_head, train_state
 from tljax.training.evaluation import evaluate, evaluation_program
 from tljax.training.observer import Observer
 from tljax.training.progress import TrainingProgress
 from tljax.training.provenance import accepted_changes, check_same, what_made
-from tljax.training.run import Inputs, Run, Tools
-from tljax.training.setup import Setup, new_variables
+from tljax.training.run import Inputs, Report, Run, Tools
+from tljax.training.setup import Setup
 from tljax.training.step import abstract_batch, step_arguments, step_of_run
 from tljax.transfer.partition import Tree
 
@@ -76,6 +77,11 @@ def make_run(
     )
     if jax.default_backend() == "cpu" and not (cache.groups or setup.options.num_workers):
         startup.use_small_pages()  # not where workers would inherit them
+    if setup.options.solves and not cache.groups:
+        raise InputError(
+            "optimizer is lbfgs, but the features of the images do not fit in memory or on the"
+            " disk; make room, or set optimizer to adamw"
+        )
     made_by: dict[str, Any] = {}
     changes: list[str] = []
     if workdir is not None:
@@ -105,9 +111,14 @@ def make_run(
     run = Run(setup, tools, workdir)
     opened.callback(run.close)
     if resumable is None:
-        run.start(functools.partial(_initial_variables, setup, pretrained, mesh))
+        run.start(
+            functools.partial(
+                _initial_variables, setup, pretrained, mesh, workdir is not None, stop_signal
+            )
+        )
     else:
-        run.restore(*resumable)
+        assert workdir is not None
+        run.restore(*resumable, read_in_all(workdir, 0) if setup.options.wise_ft else None)
     return run
 
 
@@ -152,11 +163,28 @@ def _images_of_an_epoch(setup: Setup) -> _Images:
     return _Images(views, replace(setup.preprocessing, crop_ratio=1.0))
 
 
-def _initial_variables(setup: Setup, pretrained: Pretrained, mesh: Mesh | None) -> Tree:
-    """Where each group starts, as the plan says."""
+def _initial_variables(
+    setup: Setup,
+    pretrained: Pretrained,
+    mesh: Mesh | None,
+    on_disk: bool,
+    stop_signal: Callable[[], int],
+) -> tuple[Tree, Report | None]:
+    """Where each group starts, as the plan says; the report of a head that was solved."""
     given = pretrained() if callable(pretrained) else pretrained
-    new = new_variables(setup.model, setup.image_size, setup.options, setup.plan.init)
-    return sharding.uncommit(mesh, setup.plan.initialise(new, given))
+    folder = feature_cache.find_folder(setup.options.cache, on_disk)
+    stop = functools.partial(_stop_if_asked, stop_signal, on_disk)
+    variables, report = solved_head.initial_variables(setup, given, folder, stop)
+    return sharding.uncommit(mesh, variables), report
+
+
+def _stop_if_asked(stop_signal: Callable[[], int], resumes: bool) -> None:
+    """Raises if a signal asks this process to stop before there is anything to save.
+
+    Each process stops alone; the others notice.
+    """
+    if number := stop_signal():
+        raise stopped_by(number, resumes=resumes)
 
 
 def _compile_ahead(
@@ -196,7 +224,7 @@ def _compile_ahead(
             mesh=mesh,
         )
         evaluates = startup.compile_ahead(*program, used_by=evaluate)
-    if (resumed_at or 0) < setup.total_steps:
+    if (resumed_at or 0) < setup.total_steps and not setup.options.solves:
         step = startup.compile_ahead(step, *arguments)
     return _Programs(tx, step, evaluates)
 
@@ -215,10 +243,7 @@ def _open_inputs(
     if mesh is not None and cache.groups:
         frozen = jax.device_get(frozen)  # or one device would hold the whole of it and its shard
 
-    def stop_if_asked() -> None:
-        """There is nothing to save, so each process stops alone; the others notice."""
-        if number := stop_signal():
-            raise stopped_by(number, resumes=workdir is not None)
+    stop_if_asked = functools.partial(_stop_if_asked, stop_signal, workdir is not None)
 
     def features(images: _Images) -> Source:
         if not cache.groups:
@@ -234,7 +259,7 @@ def _open_inputs(
     train = features(train_images)
     val = None if setup.val is None else features(_Images(setup.val, setup.preprocessing))
     batches = opened.enter_context(closing(_stream(train, train_images.preprocessing, setup, mesh)))
-    return Inputs(batches, val, make_test)
+    return Inputs(batches, train, val, make_test)
 
 
 def _class_weights(setup: Setup) -> np.ndarray | None:

@@ -65,6 +65,10 @@ class Observer:
         """Shows e.g. `loss` or `val_accuracy` of a step."""
         self._progress.update(step, **values)
 
+    def say(self, sentence: str) -> None:
+        """Prints what the run has found or decided, if progress is shown."""
+        self._progress.say(sentence)
+
     def __enter__(self) -> Self:
         self._startup.end_later()
         self._progress.__enter__()

@@ -12,12 +12,19 @@ from tljax.data.pipeline import ON_ERROR, SAMPLINGS
 from tljax.data.transforms import AUGMENTATIONS
 from tljax.devices import sharding
 from tljax.errors import InputError, check_known
-from tljax.training.objective import Objective
+from tljax.training.loss.objective import Objective
 from tljax.transfer.optimizer import OPTIMIZERS, SCHEDULES
 
-HEAD_INITS = ("zero", "random")
+HEAD_INITS = ("zero", "random", "solved")
 CACHES = ("auto", "memory", "disk", "off")
 CLASS_WEIGHTS = ("balanced",)
+SOLVER = "lbfgs"
+
+# Options that a head's solution does not use.
+_NOT_SOLVED = (
+    *("clip_norm", "ema", "head_init", "l2_sp_alpha", "l2_sp_beta", "label_smoothing", "patience"),
+    *("sampling", "weight_decay", "wise_ft"),
+)
 
 # What may change when a run resumes: no number of its result depends on it.
 HARMLESS = ("checkpoint_every", "data_dir", "keep", "num_workers")
@@ -38,7 +45,12 @@ class TrainingOptions:
     steps: int | None = None
     """If set, the number of steps, instead of epochs."""
     optimizer: str = "sgd"
-    """`sgd` or `adamw`."""
+    """`sgd`, `adamw`, or `lbfgs`: solves a linear head on fixed features, in one step.
+
+    `lbfgs` is for plans that train the head alone; see `tljax.features.linear_head`.
+    """
+    l2: float | None = None
+    """Of a head that is solved: strength of its L2 penalty; None: cross-validation chooses."""
     lr: float = 0.01
     """Peak learning rate of a group whose scale is 1."""
     schedule: str = "cosine"
@@ -71,6 +83,11 @@ class TrainingOptions:
     """Decay of a moving average of what trains, which is then evaluated and kept."""
     patience: int | None = None
     """Ends a run after so many evaluations without improvement; the schedule is not shortened."""
+    wise_ft: bool = False
+    """WiSE-FT: the result lies on the line from the weights of step 0 to the last ones.
+
+    Validation images decide where; see `tljax.training.wise_ft`. False: the best evaluated weights.
+    """
 
     # Memory and time.
     accumulate: int | None = None
@@ -127,7 +144,10 @@ class TrainingOptions:
     """Newest checkpoints to keep, besides the best one."""
 
     head_init: str = "zero"
-    """Of a new head: `zero` or `random`. In a config also `pretrained`: the source's is kept."""
+    """Of a new head: `zero`, `random`, or `solved`: a linear probe, solved as `lbfgs` does.
+
+    In a config also `pretrained`: the source's head is kept.
+    """
     mesh: str = "data:-1"
     """Devices: the batch is spread over `data` x `fsdp`, weights are cut in `fsdp` pieces.
 
@@ -143,7 +163,7 @@ class TrainingOptions:
                 object.__setattr__(self, field.name, value.item())
             elif isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
-        check_known("optimizer", self.optimizer, OPTIMIZERS)
+        check_known("optimizer", self.optimizer, (*OPTIMIZERS, SOLVER))
         check_known("schedule", self.schedule, SCHEDULES)
         check_known("augment", self.augment, AUGMENTATIONS)
         check_known("cache", self.cache, CACHES)
@@ -158,9 +178,9 @@ class TrainingOptions:
         for name in ("accumulate", "views", "eval_every", "checkpoint_every", "log_every", "keep"):
             self._check(name, "above 0", lambda value: value > 0)
         self._check("patience", "above 0", lambda value: value > 0)
-        for name in ("lr", "weight_decay", "l2_sp_alpha", "l2_sp_beta", "num_workers", "warmup"):
+        for name in ("lr", "weight_decay", "l2", "l2_sp_alpha", "l2_sp_beta", "num_workers"):
             self._check(name, "a finite number, not negative", lambda value: value >= 0)
-        for name in ("mixup", "cutmix"):
+        for name in ("warmup", "mixup", "cutmix"):
             self._check(name, "a finite number, not negative", lambda value: value >= 0)
         for name in ("momentum", "label_smoothing"):
             self._check(name, "at least 0 and below 1", lambda value: 0 <= value < 1)
@@ -184,6 +204,26 @@ class TrainingOptions:
                 "sampling and class_weights are both balanced, so that rare classes would count"
                 " twice; set one of them"
             )
+        if self.solves:
+            self._check_solver()
+
+    def _check_solver(self) -> None:
+        """Raises InputError if the solution of a head would ignore an option that is set."""
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in _NOT_SOLVED:
+            if (value := getattr(self, name)) != defaults[name]:
+                raise InputError(
+                    f"{name} is {value}, but optimizer is lbfgs, whose solution does not use it;"
+                    f" leave {name} out, or set optimizer to adamw"
+                )
+        if self.images_change or self.cache == "off":
+            changing = ("mixup", "cutmix", "on_error", "cache", "augment")
+            name = next(name for name in changing if getattr(self, name) not in (0, defaults[name]))
+            raise InputError(
+                f"{name} is {getattr(self, name)}, but optimizer is lbfgs, which needs the same"
+                f" features of an image throughout; set it to {defaults[name]}, or optimizer to"
+                " adamw"
+            )
 
     def _check(self, name: str, wanted: str, is_right: Callable[[Any], bool]) -> None:
         """Raises InputError unless the field is None, or finite and right."""
@@ -205,6 +245,11 @@ class TrainingOptions:
         return Objective(self.label_smoothing, self.mixup, self.cutmix)
 
     @property
+    def solves(self) -> bool:
+        """Whether the head is solved instead of trained: the run is then one step."""
+        return self.optimizer == SOLVER
+
+    @property
     def images_change(self) -> bool:
         """Whether one place in the data may hold another image in the next epoch."""
         drawn_anew = self.augment != "none" and self.views is None
@@ -212,6 +257,8 @@ class TrainingOptions:
 
     def total_steps(self, train_size: int) -> int:
         """Number of steps; an epoch may end within a batch, whose rest begins the next epoch."""
+        if self.solves:
+            return 1
         if self.steps is not None:
             return self.steps
         return max(1, math.ceil(self.epochs * train_size / self.batch_size))

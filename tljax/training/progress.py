@@ -35,6 +35,11 @@ class TrainingProgress:
         if self._live:
             self._bar.stop()
 
+    def say(self, sentence: str) -> None:
+        """Prints a sentence, if progress is shown at all."""
+        if self._live or self._lines:
+            console.print(sentence, soft_wrap=True)
+
     def show_first_step(self, seconds: float) -> None:
         """Prints how long it took from the command to the end of the first step."""
         if self._live or self._lines:

@@ -18,9 +18,9 @@ from tljax.runs.resume import best_row
 from tljax.runs.workdir import write_atomically
 from tljax.training import train_state
 from tljax.training.evaluation import Evaluation, naive_accuracy
+from tljax.training.loss.tasks import class_ranges
 from tljax.training.run import Best, Run
 from tljax.training.setup import Setup
-from tljax.training.tasks import class_ranges
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
@@ -98,16 +98,21 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
         "train_size": len(setup.train),
         "val_size": 0 if setup.val is None else len(setup.val),
         "seed": setup.options.seed,
-        "steps": run.step,
-        "best_step": best.step,
+        "steps": run.steps_taken,
+        "best_step": min(best.step, run.steps_taken),
         "val_accuracy": validated.get("accuracy"),
         "val_balanced_accuracy": validated.get("balanced_accuracy"),
         "trainable_parameters": parameter_count(run.state.trained),
         "total_parameters": parameter_count(best.variables["params"]),
-        "examples_seen": run.step * setup.options.batch_size,
+        "examples_seen": run.examples_at(run.step) - run.examples_at(0),
     }
     if setup.options.patience is not None:
-        summary["stopped_early"] = run.step < setup.total_steps
+        summary["stopped_early"] = run.steps_taken < setup.total_steps
+    for row in run.metrics.rows:
+        if row["event"] in ("solve", "wise_ft"):
+            summary |= _about_choice(row)
+    if setup.val is None and "solved_head" in summary and setup.options.solves:
+        summary |= _validated_out_of_fold(summary["solved_head"])
     if tested is not None:
         summary |= {
             "test_size": tested.count,
@@ -131,6 +136,20 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
         "devices": [str(device.device_kind) for device in jax.devices()],
         "versions": versions(),
     }
+
+
+def _about_choice(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What `result.json` says of a solved head, or of the choice on the line of WiSE-FT."""
+    name = {"solve": "solved_head", "wise_ft": "wise_ft"}[row["event"]]
+    about = {key: row[key] for key in row if key not in ("event", "step", "examples")}
+    return {name: about}
+
+
+def _validated_out_of_fold(report: Mapping[str, Any]) -> dict[str, Any]:
+    """The validation of a solved head that has no validation images: its cross-validation."""
+    if (found := report.get("cross_validation")) is None:
+        return {}
+    return {"val_accuracy": found["accuracy"], "validated_by": "cross-validation"}
 
 
 def _by_task(

@@ -9,7 +9,7 @@ in `metrics.jsonl`. And nothing that a run computes or logs depends on when chec
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,11 @@ from tljax.data import Source
 from tljax.data.pipeline import TrainBatches
 from tljax.devices import processes, sharding
 from tljax.devices.preemption import Interrupted, Preempted, stopped_by
+from tljax.features.cache import CachedSource
 from tljax.runs.checkpoints import Bookkeeping, Checkpoint, Checkpoints, restore_like
 from tljax.runs.metrics import MetricsWriter, open_metrics
 from tljax.runs.resume import best_row, validation_rank
-from tljax.training import train_state
+from tljax.training import solved_head, train_state, wise_ft
 from tljax.training.evaluation import Evaluation
 from tljax.training.observer import Observer
 from tljax.training.setup import Setup, learning_rates
@@ -36,6 +37,8 @@ from tljax.training.train_state import TrainState
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
+
+Report = Mapping[str, Any]  # of a solved head, see `tljax.features.linear_head`
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,13 @@ class Inputs:
 
     Attributes:
       batches: the stream of training batches.
+      train: of the training images.
       val: of the validation images.
       make_test: makes those of the test images, on request.
     """
 
     batches: TrainBatches
+    train: Source
     val: Source | None
     make_test: Callable[[], Source]
 
@@ -125,27 +130,37 @@ class Run:
         self._validations_since_best = 0
         self._rates = learning_rates(setup.options, setup.total_steps)
         self._key = jax.random.key(setup.options.seed)
+        self._start_weights: tuple[Tree, Tree] | None = None  # of step 0, for `wise_ft`
         self._agreed_signal = processes.Agreement(tools.stop_signal)
 
     # --- where it starts, and what a checkpoint holds
 
-    def start(self, variables: Callable[[], Tree]) -> None:
+    def start(self, variables: Callable[[], tuple[Tree, Report | None]]) -> None:
         """Sets the run to step 0.
 
         Args:
-          variables: returns the initial variables. They are copied, and no reference is kept.
+          variables: returns the initial variables and, if their head was solved, the report of
+            that. The variables are copied, and no reference is kept.
         """
-        state = self._take_variables(variables())
+        initial, report = variables()
+        state = self._take_variables(initial)
+        del initial
         self._place(state)
         self.metrics = open_metrics(self.workdir, None)
+        if report is not None:
+            self.metrics.write("solve", 0, examples=self.examples_at(0), **report)
+            self.tools.observer.say(solved_head.describe(report))
+        if self.setup.options.wise_ft:
+            self._start_weights = train_state.copy(train_state.evaluated_part(self.state))
         self._since = time.monotonic()
 
     def save(self) -> None:
         """Saves a checkpoint, if there is a workdir; see `Checkpoints.save`."""
         if self.tools.checkpoints is not None:
             best_step = self.best.step if self.best else None
+            start = {0} if self.setup.options.wise_ft else set()
             self.tools.checkpoints.save(
-                self.checkpoint(), keep=self.setup.options.keep, best_step=best_step
+                self.checkpoint(), keep=self.setup.options.keep, also={best_step, *start}
             )
 
     def checkpoint(self) -> Checkpoint:
@@ -167,12 +182,15 @@ class Run:
             bookkeeping,
         )
 
-    def restore(self, saved: Checkpoint, best: Checkpoint | None) -> None:
+    def restore(
+        self, saved: Checkpoint, best: Checkpoint | None, start: Checkpoint | None = None
+    ) -> None:
         """Sets the run to a checkpoint.
 
         Args:
           saved: the checkpoint.
           best: the one with the best weights up to there; None: there is none yet.
+          start: the one of step 0, if `wise_ft` needs it.
         """
         assert saved.bookkeeping is not None
         abstract = self.setup.abstract_variables
@@ -191,6 +209,10 @@ class Run:
             self._validations_since_best = sum(
                 row["event"] == "val" and row["step"] > best.step for row in self.metrics.rows
             )
+        if start is not None:
+            begun = restore_like(abstract, start.variables)
+            begun, _ = train_state.create(self.setup.plan, begun, self.tools.tx)
+            self._start_weights = sharding.place(self.tools.mesh, train_state.evaluated_part(begun))
         self._seconds_before, self._since = saved.bookkeeping.wall_seconds, time.monotonic()
 
     def _take_variables(self, variables: Tree) -> TrainState:
@@ -219,8 +241,20 @@ class Run:
         out_of_patience = patience is not None and self._validations_since_best >= patience
         return self.step >= self.setup.total_steps or out_of_patience
 
+    def chooses_on_line(self) -> bool:
+        """Whether the choice of `wise_ft` is still to be made, now that the last step is taken."""
+        return self.setup.options.wise_ft and not self.is_on_line()
+
+    def is_on_line(self) -> bool:
+        """Whether the weights are those that `wise_ft` has chosen, after the last step."""
+        if not self.setup.options.wise_ft:
+            return False
+        return any(row["event"] == "wise_ft" for row in self.metrics.rows)
+
     def validates_now(self) -> bool:
         images = len(self.setup.train)
+        if self.is_on_line():
+            return True
         return self.setup.val is not None and self.setup.options.evaluates_after(self.step, images)
 
     def is_validated(self) -> bool:
@@ -257,10 +291,13 @@ class Run:
             self.tools.checkpoints.raise_if_failed()
 
     def step_once(self) -> None:
-        """Takes one step."""
+        """Takes one step: of the optimizer or, with `optimizer=lbfgs`, to the solved head."""
         observer, options = self.tools.observer, self.setup.options
         _log.debug("phase step, step %d", self.step + 1)
         observer.before_step()
+        if options.solves:
+            self._solve()
+            return
         batch = next(self.inputs.batches)
         if self.tools.class_weights is not None:
             batch["weight"] = self.tools.class_weights[batch["label"]]
@@ -277,12 +314,29 @@ class Run:
         observer.after_step(self.step, metrics)
         self.unlogged.add(self.step, metrics)
 
+    def _solve(self) -> None:
+        """Sets the head to the solved one, and writes a `solve` row about it."""
+        assert isinstance(self.inputs.train, CachedSource)  # `make_run` has seen to it
+        self.tools.observer.after_batch()
+        solved = solved_head.solve(self.inputs.train, self.setup)
+        head = solved_head.put_head(self.state.trained, solved)
+        self.state = self.state.replace(
+            step=self.state.step + 1, trained=sharding.place(self.tools.mesh, head)
+        )
+        self.step += 1
+        examples = self.examples_at(self.step)
+        self.metrics.write("solve", self.step, examples=examples, **solved.report)
+        self.tools.observer.say(solved_head.describe(solved.report))
+        metrics = {"loss": solved.report["loss"], "accuracy": solved.report["train_accuracy"]}
+        self.tools.observer.after_step(self.step, metrics)
+        self.unlogged.add(self.step, metrics)
+
     def log(self) -> None:
         """Writes a `train` row: the means over the steps since the last one."""
         last_step, means = self.unlogged.mean()
-        rate = float(self._rates[last_step - 1])
-        examples = self.examples_at(last_step)
-        self.metrics.write("train", last_step, examples=examples, **means, lr=rate)
+        if not self.setup.options.solves:
+            means["lr"] = float(self._rates[last_step - 1])
+        self.metrics.write("train", last_step, examples=self.examples_at(last_step), **means)
         self.tools.observer.show(last_step, loss=means["loss"])
 
     def validate(self) -> None:
@@ -293,11 +347,14 @@ class Run:
         evaluation = self.evaluate(current, self.inputs.val)
         self._check_finite("validation", self.step, evaluation.loss)
         values = evaluation.to_json(self.setup.tasks)
-        self.metrics.write("val", self.step, examples=self.examples_at(self.step), **values)
-        self.tools.observer.show(self.step, val_accuracy=evaluation.accuracy)
+        chosen = {"chosen": True} if self.is_on_line() else {}
+        examples = self.examples_at(self.step)
+        self.metrics.write("val", self.step, examples=examples, **values, **chosen)
+        self.tools.observer.show(self.steps_taken, val_accuracy=evaluation.accuracy)
         rank = validation_rank(values)
         self._validations_since_best += 1
-        if self.best is None or self.best.rank is None or rank > self.best.rank:
+        is_best = self.best is None or self.best.rank is None or rank > self.best.rank
+        if is_best or self.is_on_line():
             kept = train_state.copy(train_state.evaluated_part(self.state))
             self.best = Best(self.step, rank, train_state.merge_variables(kept, self.frozen))
             self._validations_since_best = 0
@@ -318,6 +375,31 @@ class Run:
         )
         self.skipped.update(evaluation.skipped)
         return evaluation
+
+    def choose_on_line(self) -> None:
+        """Sets the weights to those between step 0 and now that do best on validation images.
+
+        They get a step number of their own, one after the last step's, and a `wise_ft` row.
+        """
+        assert self.inputs.val is not None
+        assert self._start_weights is not None
+        end = train_state.copy(train_state.evaluated_part(self.state))
+        candidates, evaluations = [], []
+        for alpha in wise_ft.ALPHAS:
+            moving = {0.0: self._start_weights, 1.0: end}.get(alpha)
+            candidates.append(moving or wise_ft.interpolate(self._start_weights, end, alpha))
+            variables = train_state.merge_variables(candidates[-1], self.frozen)
+            evaluations.append(self.evaluate(variables, self.inputs.val, with_answers=True))
+        number = wise_ft.choose_by(evaluations)
+        self.state = train_state.with_weights(self.state, train_state.copy(candidates[number]))
+        self.step += 1
+        report = wise_ft.describe(evaluations, number)
+        self.metrics.write("wise_ft", self.step, examples=self.examples_at(self.step), **report)
+        self.tools.observer.say(
+            f"of the line from step 0 (0) to step {self.step - 1} (1), {report['alpha']:g} was"
+            f" chosen on {report['images']:,} validation images: accuracy"
+            f" {evaluations[number].accuracy:.3f}"
+        )
 
     @contextmanager
     def saving_when_stopped(self) -> Iterator[None]:
@@ -348,13 +430,20 @@ class Run:
     # --- numbers
 
     @property
+    def steps_taken(self) -> int:
+        """Steps of training; `wise_ft` takes none."""
+        return self.step - self.is_on_line()
+
+    @property
     def seconds(self) -> float:
         """Wall time, with that of the runs that this one resumed from."""
         return self._seconds_before + time.monotonic() - self._since
 
     def examples_at(self, step: int) -> int:
         """Images seen after a step, with those of earlier stages."""
-        return self.tools.examples_before + step * self.setup.options.batch_size
+        options = self.setup.options
+        images = len(self.setup.train) if options.solves else options.batch_size
+        return self.tools.examples_before + min(step, self.setup.total_steps) * images
 
     def skipped_in_training(self) -> tuple[str, ...]:
         """Names of training images that any process could not read."""

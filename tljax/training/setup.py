@@ -14,6 +14,7 @@ from tljax.devices.workers import check_main_guard
 from tljax.errors import InputError
 from tljax.features import cache as feature_cache
 from tljax.models import NORMALISATIONS, ImageSize, Model, initialisation, registry, tracing
+from tljax.models.groups import leaf_paths
 from tljax.training.options import TrainingOptions
 from tljax.transfer import TransferPlan, learning_rate_schedule
 from tljax.transfer.partition import Tree
@@ -78,9 +79,53 @@ class Setup:
                 f"patience is {options.patience}, but there are no validation images to tell when"
                 " to stop; pass some, or leave patience out"
             )
+        self._check_solved_head()
+        if options.wise_ft and self.val is None:
+            raise InputError(
+                "wise_ft is True, but there are no validation images to choose on; pass some, or"
+                " set wise_ft to False"
+            )
         for source in (self.train, self.val, self.test):
             if source is not None:
                 self._check_labels(source)
+
+    def _check_solved_head(self) -> None:
+        """Raises InputError if the run asks for a solved head that it cannot have."""
+        options, plan = self.options, self.plan
+        starts_solved = options.head_init == "solved" and plan.init[-1] == "random"
+        if options.l2 is not None and not (options.solves or starts_solved):
+            raise InputError(
+                f"l2 is {options.l2}, but no head is solved; set optimizer to lbfgs or head_init to"
+                " solved, or leave l2 out"
+            )
+        which = "optimizer is lbfgs" if options.solves else "head_init is solved"
+        if options.solves:
+            paths = leaf_paths(self.abstract_variables["params"])
+            trained = {path for path in paths if plan.is_trained(path)}
+            if other := sorted(trained ^ {"head/kernel", "head/bias"}):
+                raise InputError(
+                    f"{which}, which solves the head alone and all of it, but this plan"
+                    f" {'trains' if other[0] in trained else 'does not train'} {other[0]}; use"
+                    " scenario feature_extraction, or optimizer sgd or adamw"
+                )
+        elif not starts_solved:
+            return
+        if len(self.tasks) > 1:
+            remedy = "optimizer to adamw" if options.solves else "head_init to zero"
+            raise InputError(
+                f"{which}, which is for one data set, but there are {len(self.tasks)} tasks; name"
+                f" one of them, or set {remedy}"
+            )
+        if not options.solves and "random" in plan.init[:-1]:
+            raise InputError(
+                f"{which}, which fits the head to pretrained features, but some groups below the"
+                " head start from random weights; set head_init to zero"
+            )
+        if options.on_error != "fail":
+            raise InputError(
+                f"{which}, which needs every training image, but on_error is {options.on_error};"
+                " set on_error to fail, or head_init to zero"
+            )
 
     def _check_labels(self, source: Source) -> None:
         if not len(source):
@@ -113,7 +158,7 @@ def new_variables(
       init: a plan's, per group: only groups that are `random` are drawn, the rest stays abstract.
         None: all are drawn.
     """
-    zero_head = options.head_init == "zero"
+    zero_head = options.head_init in ("zero", "solved")  # a solved one replaces the zeros
     groups = None
     if init is not None:
         drawn = zip(model.groups.names, init, strict=True)

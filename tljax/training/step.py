@@ -8,6 +8,7 @@ runs that differ in seed, data or learning rate share one program.
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -20,9 +21,9 @@ from tljax.devices import micro_batches, sharding
 from tljax.devices.compiler import compiled
 from tljax.models import ImageSize, Model, tracing
 from tljax.training import train_state
-from tljax.training.objective import Objective, accuracy
+from tljax.training.loss.objective import Objective, accuracy
+from tljax.training.loss.tasks import mask_other_tasks
 from tljax.training.options import TrainingOptions
-from tljax.training.tasks import mask_other_tasks
 from tljax.training.train_state import TrainState
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree, merge
@@ -51,7 +52,7 @@ def loss_and_gradient(
       accumulate: number of parts of the batch, a divisor of its size; their gradients are added
         up. Changes speed and memory only, unless BatchNorm uses batch statistics, or there is
         dropout or stochastic depth.
-      tasks: numbers of classes of several tasks; see `tljax.training.tasks`.
+      tasks: numbers of classes of several tasks; see `tljax.training.loss.tasks`.
       mesh: of the devices that hold the arguments, see `tljax.devices.sharding`.
       objective: the loss.
 
@@ -259,6 +260,8 @@ def step_of_run(
       options: of the run.
       accumulate: parts of a step's batch; None: as the options say, else what suits the backend.
     """
+    if options.solves:  # no step is taken: the state is that of the simplest optimizer
+        options = replace(options, optimizer="sgd", momentum=0.0)
     parts = accumulate or options.accumulate
     parts = parts or micro_batches.choose_training_parts(
         model,

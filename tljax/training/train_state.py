@@ -93,6 +93,12 @@ def evaluated_part(state: TrainState) -> tuple[Tree, Tree]:
     return state.average or (state.trained, state.statistics)
 
 
+def with_weights(state: TrainState, moving: tuple[Tree, Tree]) -> TrainState:
+    """The state with other trained parameters and statistics, which are its average too."""
+    average = None if state.average is None else moving
+    return state.replace(trained=moving[0], statistics=moving[1], average=average)
+
+
 def merge_variables(moving: tuple[Tree, Tree], frozen: Tree) -> Tree:
     """The model's variables, from the result of `evaluated_part` and the frozen ones."""
     variables = {"params": merge(frozen["params"], moving[0])}

@@ -12,7 +12,7 @@ import optax
 from tljax.errors import InputError, check_known
 from tljax.models.groups import map_with_path
 
-OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw")  # that take steps
 SCHEDULES = ("constant", "cosine", "step")
 _FROZEN = "frozen"
 

@@ -25,9 +25,9 @@ from tljax.devices import sharding
 from tljax.errors import InputError
 from tljax.experiment import Experiment
 from tljax.runs.workdir import write_atomically
-from tljax.training import train_state
+from tljax.training import solved_head, train_state
 from tljax.training.progress import TrainingProgress
-from tljax.training.setup import new_variables
+from tljax.training.setup import Setup
 from tljax.training.step import step_of_run
 
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 100
@@ -147,10 +147,15 @@ def run_range_test(
             f"stages is {config.stages}, and each stage may need its own rate; unset stages to find"
             " the last one's"
         )
+    if exp.options.solves:
+        raise InputError(
+            "optimizer is lbfgs, which solves the head without a learning rate; set optimizer to"
+            " sgd or adamw"
+        )
     (setup,) = exp.setups(experiment.load_data(exp.config))
     options = exp.options
     devices = sharding.build(options.mesh)
-    step = _build_step(exp, devices)
+    step = _build_step(exp, setup, devices)
     batches = _read_batches(exp, setup.train, devices)
     with closing(batches), TrainingProgress(0, steps, options.batch_size, progress) as bar:
         taken = 0
@@ -165,12 +170,12 @@ def run_range_test(
         return range_test(take_step, lowest, highest, steps)
 
 
-def _build_step(exp: Experiment, devices: Mesh | None) -> Callable[[Batch, float], float]:
+def _build_step(
+    exp: Experiment, setup: Setup, devices: Mesh | None
+) -> Callable[[Batch, float], float]:
     """Returns a function that trains on a batch at a rate, and returns the loss."""
     model, plan, preprocessing, options = exp.model, exp.plan, exp.preprocessing, exp.options
-    given = exp.read_pretrained()
-    new = new_variables(model, preprocessing.image_size, options, plan.init)
-    variables = plan.initialise(new, given)
+    variables, _ = solved_head.initial_variables(setup, exp.read_pretrained())
     tasks = tuple(exp.task_sizes.values())
     no_average = replace(options, ema=None)  # the average does not affect the training loss
     tx, step = step_of_run(model, plan, preprocessing, no_average, tasks=tasks, mesh=devices)

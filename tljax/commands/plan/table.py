@@ -16,6 +16,7 @@ from tljax.experiment import Experiment
 from tljax.models import parameter_count, tracing
 from tljax.models.flops import counted_flops, flops
 from tljax.models.groups import leaf_paths
+from tljax.training.options import SOLVER
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree, split
 
@@ -25,7 +26,7 @@ _MEGA, _MEBI = 1e6, 2**20
 def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) -> None:
     """Prints the table of a config's plan, or of each of its stages; trains nothing.
 
-    It reads no image and needs no weights.
+    It decodes no image and needs no weights. What a rule chose is listed with its reasons.
 
     Args:
       config: a whole config; `init_from` may be None.
@@ -39,6 +40,22 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
     for number, stage in enumerate(exp.stages, 1):
         which = f"stage {number} of {len(exp.stages)}, {stage.share:.0%} of the steps"
         _print_stage(config, replace(exp, plan=stage.plan), f"{which}: {title}", compile_step)
+    _print_rule(config.hyperrule_chose)
+
+
+def _print_rule(chosen: Sequence[str]) -> None:
+    """Prints what a rule has set, and why."""
+    if not chosen:
+        return
+    table = Table(title="chosen by the rule, not set by hand", title_justify="left")
+    for heading in ("field", "value", "why"):
+        table.add_column(heading)
+    for sentence in chosen:
+        field, _, rest = sentence.partition("=")
+        value, _, why = rest.partition(": ")
+        table.add_row(field, value, why)
+    width = None if Console().is_terminal else 120
+    Console(highlight=False, soft_wrap=True, width=width).print(table)
 
 
 @dataclass(frozen=True)
@@ -163,7 +180,10 @@ def _memory_by_group(
 ) -> list[float]:
     """Returns the bytes of each group's parameters, gradients, optimizer state and average."""
     l2_sp = (config.l2_sp_alpha, config.l2_sp_beta)
-    tx = plan.optimizer(config.optimizer, learning_rate=0.0, momentum=config.momentum, l2_sp=l2_sp)
+    name, momentum = config.optimizer, config.momentum
+    if name == SOLVER:  # its history is no state of the run
+        name, momentum = "sgd", 0.0
+    tx = plan.optimizer(name, learning_rate=0.0, momentum=momentum, l2_sp=l2_sp)
 
     def size(tree: Any) -> float:
         leaves = [leaf for leaf in jax.tree.leaves(tree) if leaf.ndim]

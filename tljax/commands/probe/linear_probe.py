@@ -328,5 +328,5 @@ def _save(workdir: Path, steps: int, chosen: Setting, network: Tree) -> None:
         state = {"count": jnp.int32(steps)}  # a finished probe has no optimizer state to resume
         checkpoints = Checkpoints(workdir / "checkpoints")
         checkpoint = Checkpoint(steps, network, state, bookkeeping=None)
-        checkpoints.save(checkpoint, keep=1, best_step=steps)
+        checkpoints.save(checkpoint, keep=1)
         checkpoints.finish()

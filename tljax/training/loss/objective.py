@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from tljax.training.mixing import Batch, mix
-from tljax.training.tasks import mask_other_tasks, own_classes
+from tljax.training.loss.mixing import Batch, mix
+from tljax.training.loss.tasks import mask_other_tasks, own_classes
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Objective:
     Attributes:
       label_smoothing: share of a label that is spread evenly over all classes (of its task),
         including its own (Szegedy et al. 2016, "Rethinking the Inception Architecture", section 7).
-      mixup, cutmix: see `tljax.training.mixing`; 0: off.
+      mixup, cutmix: see `tljax.training.loss.mixing`; 0: off.
     """
 
     label_smoothing: float = 0.0
@@ -40,7 +40,7 @@ class Objective:
         Args:
           logits: (n, classes).
           batch: `label` (n,); optionally `weight` (n,) of each image, and what `mix` adds.
-          tasks: numbers of classes of several tasks; see `tljax.training.tasks`.
+          tasks: numbers of classes of several tasks; see `tljax.training.loss.tasks`.
         """
 
         def losses(prefix: str) -> jax.Array:

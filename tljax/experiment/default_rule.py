@@ -1,0 +1,297 @@
+"""The default rule: everything that is tuned, from the network and the target's size and shape.
+
+The scenario pages use it (`hyperrule=default`). It starts from what others use, with sources, and
+from the study in experiments/defaults, which measures every number that says so. Each choice comes
+with its reason, which `config.json` and `tljax plan` show.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tljax.models import Model, ResNet, ResNetV2, ViT
+
+STUDY = "experiments/defaults"
+# Fields that an optimizer of steps uses and a solved head does not.
+_OF_STEPS = (
+    *("optimizer", "lr", "steps", "epochs", "schedule", "warmup", "weight_decay", "clip_norm"),
+    *("momentum", "patience", "ema", "label_smoothing", "head_init", "batch_size"),
+    *("l2_sp_alpha", "l2_sp_beta", "sampling", "accumulate"),
+)
+
+Choices = dict[str, tuple[Any, str]]  # of each config field its value, and the reason
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the rule looks at of the data.
+
+    Attributes:
+      images: training images, those that will validate included.
+      class_names: in the order of the labels.
+      tasks: number of data sets that are trained on together.
+      has_val: whether the data comes with validation images.
+      rarest: images of the rarest class that has any.
+    """
+
+    images: int
+    class_names: tuple[str, ...]
+    tasks: int
+    has_val: bool
+    rarest: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the rule looks at of the network.
+
+    Attributes:
+      model: its module.
+      parameters: number of parameters.
+      source: name of the model and of the weights, which tell how it was pretrained.
+    """
+
+    model: Model
+    parameters: int
+    source: str
+
+
+@dataclass(frozen=True)
+class _Rates:
+    """How a family of networks is fine-tuned, from a solved head.
+
+    Attributes:
+      optimizer, weight_decay: of it.
+      lr: peak rate of the head and the top groups, at `_BATCH` images a step.
+      layer_decay: factor of the rate for each group of distance from the head.
+      frozen: peak rate where the first groups are frozen and all others share one rate.
+      scratch: peak rate from random weights.
+      why: the source.
+    """
+
+    optimizer: str
+    weight_decay: float
+    lr: float
+    layer_decay: float
+    frozen: float
+    scratch: float
+    why: str
+
+
+_BATCH = 32
+_DINO = _Rates("adamw", 0.05, 5e-4, 0.75, 1e-4, 5e-4, f"ViT by self-distillation: {STUDY}")
+_VIT = {
+    "dino": _DINO,
+    "masked": _Rates(
+        "adamw", 0.05, 5e-4, 0.65, 1e-4, 5e-4, "ViT by masked modelling: MAE, FINETUNE.md"
+    ),
+    "contrastive": _Rates(
+        "adamw", 0.05, 1e-4, 0.7, 3e-5, 5e-4, "ViT by contrast with text: FT-CLIP, timm's cards"
+    ),
+    "supervised": _Rates(
+        "adamw", 0.05, 2e-4, 0.75, 5e-5, 5e-4, "supervised ViT: between AutoGluon and BEiT"
+    ),
+}
+_KINDS = (  # of pretraining, by words in the names of model and weights
+    ("dino", ("dino", "lvd")),
+    ("masked", ("mae", "beit", "ijepa")),
+    ("contrastive", ("clip", "siglip", "laion", "openai")),
+)
+_RESNET = _Rates("sgd", 1e-4, 0.01, 1.0, 0.01, 0.05, f"ResNet with BatchNorm: {STUDY}")
+_BIT = _Rates("sgd", 0.0, 3e-3, 1.0, 3e-3, 0.03, "BiT: big_transfer's rate, bit_hyperrule.py")
+
+
+def choose(
+    scenario: str, target: Target, network: Network, set_by_hand: Mapping[str, Any]
+) -> tuple[Choices, list[str]]:
+    """The rule's value and reason for each field, and warnings.
+
+    Args:
+      scenario: of the config.
+      target: the data.
+      network: the model.
+      set_by_hand: fields that the config file or the command line sets, with their values; the
+        rule's other choices suit them.
+
+    Returns:
+      Choices for fields that are not set by hand, and sentences to warn the user with.
+    """
+    rates, warnings = _rates_of(network)
+    chosen: Choices = {}
+    if scenario == "feature_extraction":
+        chosen |= _feature_extraction(target, set_by_hand)
+    elif scenario == "from_scratch":
+        chosen |= _from_scratch(target, rates, set_by_hand)
+        if target.images < 5_000:
+            warnings.append(
+                f"from_scratch on {target.images:,} training images: pretrained weights are nearly"
+                " always better below some thousands of images; name some with init_from"
+            )
+    else:
+        chosen |= _fine_tuning(scenario, target, network, rates, set_by_hand)
+    return {field: c for field, c in chosen.items() if field not in set_by_hand}, warnings
+
+
+def _feature_extraction(target: Target, set_by_hand: Mapping[str, Any]) -> Choices:
+    """Solves the head if nothing asks for steps or for images that change; else trains it."""
+    steps = sorted(name for name in set_by_hand if name in _OF_STEPS)
+    unsettled = ("augment", "mixup", "cutmix", "cache", "on_error", "train", "lora_rank", "stages")
+    changing = [name for name in unsettled if name in set_by_hand]
+    why = ""
+    if target.tasks > 1:
+        why = f"{target.tasks} data sets are trained on together"
+    elif "l2" not in set_by_hand and target.rarest < 2:
+        why = "a class has one image, which cross-validation cannot hold out"
+    elif steps or changing:
+        why = f"{', '.join([*steps, *changing])} set by hand"
+    if not why:
+        solved: Choices = {"optimizer": ("lbfgs", "a linear head is a convex problem: solved")}
+        if not target.has_val:
+            solved["val_fraction"] = (0.0, "cross-validation needs no validation images")
+        return solved
+    length = max(300, math.ceil(40 * target.images / 64))
+    return {
+        "optimizer": ("adamw", f"not solved: {why}"),
+        "lr": (3e-3, "of a head on features: DINOv2, linear evaluation"),
+        "batch_size": (64, "features are small"),
+        "steps": (length, "40 epochs, at least 300 steps"),
+        "weight_decay": (0.0, "DINOv2, linear evaluation"),
+        "clip_norm": (1.0, "big_vision, transfer.py"),
+    }
+
+
+def _fine_tuning(
+    scenario: str,
+    target: Target,
+    network: Network,
+    rates: _Rates,
+    set_by_hand: Mapping[str, Any],
+) -> Choices:
+    """From the solved head, at the family's rates, to a choice on the line of WiSE-FT."""
+    batch = int(set_by_hand.get("batch_size", _batch_size(target.images)))
+    epochs = 20 if target.images < 50_000 else 10
+    least = 500 if _is_small(network) else 150
+    steps = max(least, math.ceil(epochs * target.images / batch))
+    chosen: Choices = {
+        "batch_size": (batch, _AS_MANY_IMAGES),
+        "steps": (steps, f"{epochs} epochs, at least {least} steps: {STUDY}"),
+        **_rhythm(int(set_by_hand.get("steps") or steps)),
+        **_steps_of(rates, rates.frozen if scenario != "fine_tune" else rates.lr, batch),
+        **_augmentation(target),
+    }
+    if scenario == "fine_tune":
+        chosen["backbone_lr_scale"] = (rates.layer_decay, rates.why)
+        chosen["layer_decay"] = (rates.layer_decay, rates.why)
+    if scenario == "freeze_first":
+        groups = len(network.model.groups)
+        chosen["k"] = (round(0.4 * groups), f"two fifths of {groups} groups: {STUDY}")
+    if target.tasks > 1 or (target.rarest < 2 and "l2" not in set_by_hand):
+        why = "two data sets" if target.tasks > 1 else "a class has one image"
+        chosen["head_init"] = ("zero", f"no head is solved for it: {why}")
+    elif "on_error" not in set_by_hand and "stages" not in set_by_hand:
+        chosen["head_init"] = ("solved", "Kumar et al. 2022, LP-FT")
+    if set_by_hand.get("val_fraction") != 0 or target.has_val:
+        chosen["wise_ft"] = (True, "Wortsman et al. 2022; it may end at the linear probe")
+    if isinstance(network.model, ResNet) and target.images < 500:
+        chosen["statistics"] = ("stored", "few images: Keras guide to fine-tuning")
+    if isinstance(network.model, ViT) and target.images >= 5_000:
+        chosen["drop_path"] = (0.1, "BEiT, timm's cards")
+    return chosen
+
+
+def _from_scratch(target: Target, rates: _Rates, set_by_hand: Mapping[str, Any]) -> Choices:
+    """All weights random: a higher rate, and more epochs."""
+    batch = int(set_by_hand.get("batch_size", _batch_size(target.images)))
+    steps = max(500, math.ceil(30 * target.images / batch))
+    return {
+        "batch_size": (batch, _AS_MANY_IMAGES),
+        "steps": (steps, "30 epochs, at least 500 steps; papers train ten times as long"),
+        **_rhythm(int(set_by_hand.get("steps") or steps)),
+        **_steps_of(rates, rates.scratch, batch),
+        **_augmentation(target),
+    }
+
+
+def _rhythm(steps: int) -> Choices:
+    """Warm-up, and the steps between evaluations."""
+    return {
+        "warmup": (min(500, steps // 10), "a tenth of the steps, 500 at most"),
+        "eval_every": (max(1, steps // 10), "ten evaluations"),
+    }
+
+
+def _steps_of(rates: _Rates, lr: float, batch: int) -> Choices:
+    """Optimizer, rate, schedule, decay and clip."""
+    factor = batch / _BATCH
+    scaling = "sqrt" if rates.optimizer == "adamw" else "linearly"
+    lr *= math.sqrt(factor) if rates.optimizer == "adamw" else factor
+    return {
+        "optimizer": (rates.optimizer, rates.why),
+        "lr": (
+            float(f"{lr:.3g}"),
+            rates.why + (f", scaled {scaling} to the batch" if factor != 1 else ""),
+        ),
+        "schedule": ("cosine", "Loshchilov & Hutter 2017"),
+        "weight_decay": (rates.weight_decay, rates.why),
+        "clip_norm": (1.0, "big_vision, transfer.py; AutoGluon"),
+    }
+
+
+_AS_MANY_IMAGES = "by the number of images"
+
+
+def _batch_size(images: int) -> int:
+    return 32 if images < 5_000 else 64 if images < 50_000 else 128
+
+
+def _augmentation(target: Target) -> Choices:
+    """Crops and flips; no flips where the classes are digits or letters."""
+    few, many = (0.5, 500), (0.08, 50_000)
+    smallest = few[0] if target.images < few[1] else 0.35
+    if target.images >= 5_000:
+        smallest = 0.2 if target.images < many[1] else many[0]
+    area = ((smallest, 1.0), "smallest share of the image: larger the fewer images there are")
+    if all(len(name) == 1 for name in target.class_names):
+        return {
+            "augment": ("crop", "classes are digits or letters: no flips"),
+            "crop_area": area,
+        }
+    return {"augment": ("crop_flip", "transformers, lightly-train"), "crop_area": area}
+
+
+def _is_small(network: Network) -> bool:
+    """Whether a step costs so little that hundreds of them are nothing."""
+    return network.parameters < 5e6
+
+
+def _rates_of(network: Network) -> tuple[_Rates, list[str]]:
+    """The rates of the network's family, and a warning if it is not known."""
+    rates, warnings = _RATES.get(type(network.model), _rates_of_vit)(network), []
+    if type(network.model) not in _RATES:
+        warnings.append(
+            f"the default rule does not know networks like {network.source}: it uses the rates of"
+            " a supervised ViT; set lr if they do not suit"
+        )
+    return rates, warnings
+
+
+def _rates_of_vit(network: Network) -> _Rates:
+    name = network.source.lower()
+    kind = next((kind for kind, words in _KINDS if any(w in name for w in words)), "supervised")
+    rates = _VIT[kind]
+    if network.parameters < 200e6:
+        return rates
+    return replace(
+        rates,
+        lr=rates.lr * 2 / 3,
+        frozen=rates.frozen * 2 / 3,
+        why=rates.why + "; two thirds for a large one: MAE",
+    )
+
+
+_RATES: dict[type, Callable[[Network], _Rates]] = {
+    ViT: _rates_of_vit,
+    ResNet: lambda network: _RESNET,
+    ResNetV2: lambda network: _BIT,
+}
