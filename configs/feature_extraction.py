@@ -15,9 +15,6 @@ from tljax.config import base
 
 def get_config(arg=None):
     config = base()
+    config.hyperrule = "default"
     config.scenario = "feature_extraction"
-    config.augment = "none"
-    config.lr = 0.1
-    config.batch_size = 32
-    config.epochs = 40.0
     return config

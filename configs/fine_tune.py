@@ -16,11 +16,6 @@ from tljax.config import base
 
 def get_config(arg=None):
     config = base()
+    config.hyperrule = "default"
     config.scenario = "fine_tune"
-    config.backbone_lr_scale = 0.1
-    config.augment = "crop"
-    config.crop_area = (0.6, 1.0)
-    config.lr = 0.1
-    config.weight_decay = 5e-4
-    config.epochs = 10.0
     return config

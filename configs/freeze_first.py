@@ -15,12 +15,6 @@ from tljax.config import base
 
 def get_config(arg=None):
     config = base()
+    config.hyperrule = "default"
     config.scenario = "freeze_first"
-    config.k = 2
-    config.augment = "crop"
-    config.crop_area = (0.6, 1.0)
-    config.lr = 0.1
-    config.weight_decay = 5e-4
-    config.batch_size = 32
-    config.epochs = 40.0
     return config
