@@ -90,6 +90,7 @@ def make_run(
         tx=programs.tx,
         step_program=programs.step,
         evaluate=programs.evaluate,
+        initial_variables=functools.partial(_initial_variables, setup, pretrained, mesh),
         open_inputs=functools.partial(
             _open_inputs, setup, train_images, cache, mesh, workdir, stop_signal, opened
         ),
@@ -105,7 +106,7 @@ def make_run(
     run = Run(setup, tools, workdir)
     opened.callback(run.close)
     if resumable is None:
-        run.start(functools.partial(_initial_variables, setup, pretrained, mesh))
+        run.start()
     else:
         run.restore(*resumable)
     return run

@@ -65,6 +65,10 @@ class Observer:
         """Shows e.g. `loss` or `val_accuracy` of a step."""
         self._progress.update(step, **values)
 
+    def rewind(self, step: int) -> None:
+        """Called when a run goes back to a step."""
+        self._progress.rewind(step)
+
     def __enter__(self) -> Self:
         self._startup.end_later()
         self._progress.__enter__()
