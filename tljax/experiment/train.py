@@ -72,10 +72,14 @@ def fit_config(
     if not begun:
         _warn_of_seen_images(experiment, dataset)
     setups = experiment.setups(dataset)
-    pretrained: Any = experiment.read_pretrained
-    if not begun:  # a slip is found before anything is written
+    if begun:
+        pretrained: Any = experiment.read_pretrained
+    else:  # a slip is found before anything is written
         held = [experiment.read_pretrained()]
-        pretrained = held.pop  # leaves no reference here, so that the run can free the memory
+
+        def pretrained() -> Any:  # leaves no reference here, so that the run can free the memory
+            return held.pop() if held else experiment.read_pretrained()  # again: after a restart
+
     how: dict[str, Any] = {
         "about": _about(experiment),
         "accept_changes": accept_changes,

@@ -159,6 +159,21 @@ class Checkpoints:
             orbax_io.answer_first_process()
         processes.call_in_first(write)
 
+    def remove_after(self, step: int, best_step: int | None) -> None:
+        """Removes the checkpoints after `step`, for a run that goes back to it.
+
+        The one of `best_step` goes last: of a run that is killed meanwhile, what is left can be
+        resumed from.
+        """
+        self.finish()
+
+        def remove() -> None:
+            later = [other for other in self.steps() if other > step]
+            for other in sorted(later, key=lambda other: other == best_step):
+                self._remove(other)
+
+        processes.call_in_first(remove)
+
     def finish(self) -> None:
         """Waits until the last save is whole on disk; raises InputError if it failed."""
         self._background.wait()

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tljax.devices import processes
 from tljax.errors import InputError
@@ -18,8 +18,8 @@ from tljax.runs.workdir import explain_write_errors, write_atomically
 class MetricsWriter:
     """Keeps the rows of a run in memory and, if the run has a workdir, writes them to its files.
 
-    A row is {"event": "train" | "val" | "test", "step", "examples", ...}. With several tasks, a
-    `val` or `test` row also has "tasks", the values of each task by its name.
+    A row is {"event": "train" | "val" | "test" | "restart", "step", "examples", ...}. With several
+    tasks, a `val` or `test` row also has "tasks", the values of each task by its name.
 
     Args:
       workdir: None keeps the rows in memory alone.
@@ -33,24 +33,14 @@ class MetricsWriter:
 
     def __init__(self, workdir: Path | None, position: Mapping[str, Any] | None = None):
         self.rows: list[dict[str, Any]] = []
-        self._file = None
-        self._tensorboard = None
-        self._written = hashlib.sha256()
-        self._bytes = 0
+        self._file: BinaryIO | None = None
+        self._tensorboard: TensorBoard | None = None
         if workdir is None:
             return
         path = workdir / "metrics.jsonl"
         if position is None:
             write_atomically(path, "")
-        else:
-            self._keep_rows(path, position)
-        last = self.rows[-1]["step"] if self.rows else 0
-        with explain_write_errors(workdir / "tensorboard"):
-            self._tensorboard = TensorBoard(workdir / "tensorboard", purge_step=last)
-            for row in self.rows:
-                if row["step"] == last:  # `purge_step` also hides the older events of this step
-                    self._tensorboard.write(row)
-        self._path, self._file = path, path.open("ab")
+        self._open(path, b"" if position is None else _rows_to_keep(path, position))
 
     def write(self, event: str, step: int, **values: Any) -> None:
         """Appends one row; it is in the file when this returns."""
@@ -72,6 +62,14 @@ class MetricsWriter:
                 os.fsync(self._file.fileno())
         return {"step": step, "bytes": self._bytes, "sha256": self._written.hexdigest()}
 
+    def rewind(self, step: int) -> None:
+        """Drops the rows after a step, from the files too."""
+        self.rows[:] = [row for row in self.rows if row["step"] <= step]
+        if self._file is not None:
+            self.close()
+            lines = self._path.read_bytes().splitlines(keepends=True)
+            self._open(self._path, b"".join(lines[: len(self.rows)]))
+
     def close(self) -> None:
         with contextlib.suppress(OSError):  # of a full disk; `write` has raised it before
             if self._tensorboard is not None:
@@ -79,21 +77,20 @@ class MetricsWriter:
             if self._file is not None:
                 self._file.close()
 
-    def _keep_rows(self, path: Path, position: Mapping[str, Any]) -> None:
-        content = path.read_bytes() if path.exists() else b""
-        kept = content[: position["bytes"]]
-        if hashlib.sha256(kept).hexdigest() != position["sha256"]:
-            raise InputError(
-                f"{path} does not hold the rows that were written before its checkpoint;"
-                " restore it, or use a new workdir"
-            )
-        following, newline, _ = content[len(kept) :].partition(b"\n")
-        if newline and _is_validation_of(following, position["step"]):
-            kept += following + newline
+    def _open(self, path: Path, kept: bytes) -> None:
+        """Opens the files to append to; of the rows only those in `kept` stay."""
         os.truncate(path, len(kept))
-        self._written.update(kept)
+        self._written = hashlib.sha256(kept)
         self._bytes = len(kept)
         self.rows = [json.loads(line) for line in kept.splitlines()]
+        last = self.rows[-1]["step"] if self.rows else 0
+        folder = path.parent / "tensorboard"
+        with explain_write_errors(folder):
+            self._tensorboard = TensorBoard(folder, purge_step=last)
+            for row in self.rows:
+                if row["step"] == last:  # `purge_step` also hides the older events of this step
+                    self._tensorboard.write(row)
+        self._path, self._file = path, path.open("ab")
 
 
 def open_metrics(workdir: Path | None, position: Mapping[str, Any] | None) -> MetricsWriter:
@@ -110,6 +107,21 @@ def open_metrics(workdir: Path | None, position: Mapping[str, Any] | None) -> Me
 
     writer.rows = processes.call_in_first(open_in_first)
     return writer
+
+
+def _rows_to_keep(path: Path, position: Mapping[str, Any]) -> bytes:
+    """The lines of the rows that a run which resumes at a position keeps."""
+    content = path.read_bytes() if path.exists() else b""
+    kept = content[: position["bytes"]]
+    if hashlib.sha256(kept).hexdigest() != position["sha256"]:
+        raise InputError(
+            f"{path} does not hold the rows that were written before its checkpoint;"
+            " restore it, or use a new workdir"
+        )
+    following, newline, _ = content[len(kept) :].partition(b"\n")
+    if newline and _is_validation_of(following, position["step"]):
+        kept += following + newline
+    return kept
 
 
 def _is_validation_of(line: bytes, step: int) -> bool:

@@ -96,6 +96,9 @@ def make_run(
         tx=programs.tx,
         step_program=programs.step,
         evaluate=programs.evaluate,
+        initial_variables=functools.partial(
+            _initial_variables, setup, pretrained, mesh, workdir is not None, stop_signal
+        ),
         open_inputs=functools.partial(
             _open_inputs, setup, train_images, cache, mesh, workdir, stop_signal, opened
         ),
@@ -111,11 +114,7 @@ def make_run(
     run = Run(setup, tools, workdir)
     opened.callback(run.close)
     if resumable is None:
-        run.start(
-            functools.partial(
-                _initial_variables, setup, pretrained, mesh, workdir is not None, stop_signal
-            )
-        )
+        run.start()
     else:
         assert workdir is not None
         run.restore(*resumable, read_in_all(workdir, 0) if setup.options.wise_ft else None)

@@ -69,6 +69,10 @@ class Observer:
         """Prints what the run has found or decided, if progress is shown."""
         self._progress.say(sentence)
 
+    def rewind(self, step: int) -> None:
+        """Called when a run goes back to a step."""
+        self._progress.rewind(step)
+
     def __enter__(self) -> Self:
         self._startup.end_later()
         self._progress.__enter__()

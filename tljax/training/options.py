@@ -19,6 +19,7 @@ HEAD_INITS = ("zero", "random", "solved")
 CACHES = ("auto", "memory", "disk", "off")
 CLASS_WEIGHTS = ("balanced",)
 SOLVER = "lbfgs"
+ON_NAN = ("restart", "fail")
 
 # Options that a head's solution does not use.
 _NOT_SOLVED = (
@@ -27,7 +28,7 @@ _NOT_SOLVED = (
 )
 
 # What may change when a run resumes: no number of its result depends on it.
-HARMLESS = ("checkpoint_every", "data_dir", "keep", "num_workers")
+HARMLESS = ("checkpoint_every", "data_dir", "keep", "num_workers", "on_nan")
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,13 @@ class TrainingOptions:
     """Share of a label that is spread over all classes (of its task)."""
     class_weights: str | None = None
     """`balanced`: an image counts inversely to the number of images of its class, 1 on average."""
+
+    on_nan: str = "restart"
+    """If a loss is not finite: `restart`, once, at a third of the learning rate, or `fail`.
+
+    The run goes back to its best validated weights, if these are from the second half of its steps,
+    else to its start; optimizer state is fresh. A second loss that is not finite ends it.
+    """
 
     # What is kept as the model, and when training ends.
     ema: float | None = None
@@ -169,6 +177,7 @@ class TrainingOptions:
         check_known("cache", self.cache, CACHES)
         check_known("head_init", self.head_init, HEAD_INITS)
         check_known("on_error", self.on_error, ON_ERROR)
+        check_known("on_nan", self.on_nan, ON_NAN)
         check_known("sampling", self.sampling, SAMPLINGS)
         if self.class_weights is not None:
             check_known("class_weights", self.class_weights, CLASS_WEIGHTS)

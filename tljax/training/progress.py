@@ -46,6 +46,11 @@ class TrainingProgress:
             first = self._start + 1
             console.print(f"step {first}/{self._steps}  done {seconds:.1f} s after the command")
 
+    def rewind(self, step: int) -> None:
+        """Goes back to a step; images a second are counted from there."""
+        self._start, self._began = step, time.monotonic()
+        self.update(step)
+
     def update(self, step: int, **values: float) -> None:
         """Shows `step` as done, with `values` such as `loss` or `val_accuracy`."""
         if not self._began and step > self._start:  # the first step compiles: time from its end on

@@ -85,7 +85,8 @@ def accepted_changes(
     before = saved.made_by
     config = differences(before["config"], now["config"])
     for name in HARMLESS:
-        if change := config.pop(name, None):
+        change = config.pop(name, None)
+        if change and name in before["config"]:  # else an older version, without it, began the run
             _log.warning("%s, which changes no number of the result", change)
     remedy = "use a new workdir, or the config it was made with"
     refuse_changes("config", config, workdir, remedy)

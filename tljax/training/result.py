@@ -33,6 +33,7 @@ _OF_A_STAGE = (
     "val_accuracy",
     "examples_seen",
     "trainable_parameters",
+    "restarted",
 )
 
 
@@ -106,6 +107,9 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
         "total_parameters": parameter_count(best.variables["params"]),
         "examples_seen": run.examples_at(run.step) - run.examples_at(0),
     }
+    if (row := run.restart_row) is not None:
+        restarted = {"step": row["diverged_step"], "from_step": row["step"], "lr": row["lr"]}
+        summary["restarted"] = restarted
     if setup.options.patience is not None:
         summary["stopped_early"] = run.steps_taken < setup.total_steps
     for row in run.metrics.rows:
@@ -199,7 +203,7 @@ def _with_stage_before(before: Mapping[str, Any], own: Mapping[str, Any]) -> dic
     """
 
     def fields_of_stage(summary: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: summary[name] for name in _OF_A_STAGE}
+        return {name: summary[name] for name in _OF_A_STAGE if name in summary}
 
     whole = {
         **own,

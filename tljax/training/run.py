@@ -4,14 +4,19 @@
 Two rules make exact resuming easy to see. Where a step is both saved and validated, the save comes
 first: whatever follows a checkpoint is done again from it, and a validation only if its row is not
 in `metrics.jsonl`. And nothing that a run computes or logs depends on when checkpoints are written.
+
+A run whose loss is not finite goes back to an earlier step, see `Run.restarting_once`, and drops
+the rows and checkpoints after it. The row of the restart says so to whoever resumes after it; who
+resumes before it diverges and restarts again, at the same steps.
 """
 
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +37,7 @@ from tljax.training import solved_head, train_state, wise_ft
 from tljax.training.evaluation import Evaluation
 from tljax.training.observer import Observer
 from tljax.training.setup import Setup, learning_rates
-from tljax.training.step_metrics import StepMetrics, check_finite
+from tljax.training.step_metrics import Diverged, StepMetrics, not_finite, warn_if_stuck
 from tljax.training.train_state import TrainState
 from tljax.transfer.partition import Tree
 
@@ -58,6 +63,8 @@ class Tools:
       tx: the optimizer.
       step_program: the compiled step, see `tljax.training.step.train_step`.
       evaluate: `tljax.training.evaluation.evaluate`.
+      initial_variables: returns the variables that the run starts from and, if their head was
+        solved, the report of that. They are copied, and no reference is kept.
       open_inputs: opens the images, given the model's frozen variables; see `Inputs`.
       class_weights: float32 (classes,), of each class in the loss; None: all count the same.
       checkpoints: of the workdir; None: nothing is saved.
@@ -71,6 +78,7 @@ class Tools:
     tx: optax.GradientTransformation
     step_program: Callable[..., tuple[TrainState, Any]]
     evaluate: Callable[..., Evaluation]
+    initial_variables: Callable[[], tuple[Tree, Report | None]]
     open_inputs: Callable[[Tree], "Inputs"]
     class_weights: np.ndarray | None
     checkpoints: Checkpoints | None
@@ -123,26 +131,21 @@ class Run:
         self.frozen: Tree
         self.inputs: Inputs
         self.metrics = MetricsWriter(None)
-        self.unlogged = StepMetrics(functools.partial(self._check_finite, "training"))
+        self.unlogged = StepMetrics(functools.partial(self._check_finite, "training loss"))
         self.best: Best | None = None
         self.skipped: set[str] = set()
         self._seconds_before, self._since = 0.0, time.monotonic()
         self._validations_since_best = 0
-        self._rates = learning_rates(setup.options, setup.total_steps)
+        self._set_rates()
         self._key = jax.random.key(setup.options.seed)
         self._start_weights: tuple[Tree, Tree] | None = None  # of step 0, for `wise_ft`
         self._agreed_signal = processes.Agreement(tools.stop_signal)
 
     # --- where it starts, and what a checkpoint holds
 
-    def start(self, variables: Callable[[], tuple[Tree, Report | None]]) -> None:
-        """Sets the run to step 0.
-
-        Args:
-          variables: returns the initial variables and, if their head was solved, the report of
-            that. The variables are copied, and no reference is kept.
-        """
-        initial, report = variables()
+    def start(self) -> None:
+        """Sets the run to step 0."""
+        initial, report = self.tools.initial_variables()
         state = self._take_variables(initial)
         del initial
         self._place(state)
@@ -202,6 +205,7 @@ class Run:
         self.unlogged.restore(saved.bookkeeping.unlogged)
         self.skipped = set(saved.bookkeeping.skipped)
         self.metrics = open_metrics(self.workdir, saved.bookkeeping.metrics)
+        self._set_rates()
         validated = best_row(self.metrics.rows)
         if validated is not None and best is not None:
             weights = sharding.place(self.tools.mesh, restore_like(abstract, best.variables))
@@ -217,12 +221,15 @@ class Run:
 
     def _take_variables(self, variables: Tree) -> TrainState:
         """Splits variables by the plan, and opens the inputs; returns a state at step 0."""
-        average = self.setup.options.ema is not None
-        plan, tx = self.setup.plan, self.tools.tx
-        state, self.frozen = train_state.create(plan, variables, tx, average=average)
+        state, self.frozen = self._split(variables)
         del variables  # the state holds copies; free theirs before more is allocated
         self.inputs = self.tools.open_inputs(self.frozen)
         return state
+
+    def _split(self, variables: Tree) -> tuple[TrainState, Tree]:
+        """Splits variables by the plan into a state at step 0 and the frozen ones."""
+        average = self.setup.options.ema is not None
+        return train_state.create(self.setup.plan, variables, self.tools.tx, average=average)
 
     def _place(self, state: TrainState) -> None:
         """Puts state and frozen variables on the devices."""
@@ -336,8 +343,11 @@ class Run:
         last_step, means = self.unlogged.mean()
         if not self.setup.options.solves:
             means["lr"] = float(self._rates[last_step - 1])
+        if self.setup.val is None and last_step == self.setup.total_steps:
+            self._check_finite("norm of the weights", last_step, self._norm_of_weights())
         self.metrics.write("train", last_step, examples=self.examples_at(last_step), **means)
         self.tools.observer.show(last_step, loss=means["loss"])
+        warn_if_stuck(self.metrics.rows, self.setup, float(self._rates.max()))
 
     def validate(self) -> None:
         """Writes a `val` row, and keeps a copy of the weights if they are the best so far."""
@@ -345,7 +355,7 @@ class Run:
         _log.debug("phase evaluation, step %d", self.step)
         current = train_state.model_variables(self.state, self.frozen)
         evaluation = self.evaluate(current, self.inputs.val)
-        self._check_finite("validation", self.step, evaluation.loss)
+        self._check_finite("validation loss", self.step, evaluation.loss)
         values = evaluation.to_json(self.setup.tasks)
         chosen = {"chosen": True} if self.is_on_line() else {}
         examples = self.examples_at(self.step)
@@ -355,8 +365,7 @@ class Run:
         self._validations_since_best += 1
         is_best = self.best is None or self.best.rank is None or rank > self.best.rank
         if is_best or self.is_on_line():
-            kept = train_state.copy(train_state.evaluated_part(self.state))
-            self.best = Best(self.step, rank, train_state.merge_variables(kept, self.frozen))
+            self.best = Best(self.step, rank, self._copy_of_variables())
             self._validations_since_best = 0
 
     def evaluate(self, variables: Tree, source: Source, with_answers: bool = False) -> Evaluation:
@@ -424,8 +433,93 @@ class Run:
     def _save_and_wait(self) -> None:
         if self.tools.checkpoints is not None:
             self.tools.checkpoints.close()  # if that save failed, there may be room for this one
-            self.save()
+            with suppress(Diverged):  # not saved: the run that resumes finds it, too
+                self.save()
             self.tools.checkpoints.finish()
+
+    # --- what it does if training fails
+
+    @contextmanager
+    def restarting_once(self) -> Iterator[None]:
+        """Inside, a loss that is not finite takes the run back to its last good point.
+
+        Only once, and not if `on_nan` is `fail`: else the error ends the run.
+        """
+        try:
+            yield
+        except Diverged as diverged:
+            if self.setup.options.on_nan == "fail" or self.restart_row is not None:
+                raise
+            self._restart(diverged)
+
+    @property
+    def restart_row(self) -> Mapping[str, Any] | None:
+        """The row of the restart, if there was one."""
+        return next((row for row in self.metrics.rows if row["event"] == "restart"), None)
+
+    def _restart(self, diverged: Diverged) -> None:
+        """Goes back to the last good point, to continue at a third of the learning rate.
+
+        What happens depends on no checkpoint and on no time: only on the step at which the loss
+        was first not finite, and on the best validation before it.
+        """
+        _log.debug("phase restart, step %d", self.step)
+        rate = self.setup.options.lr / 3
+        good = self._last_good_point()
+        step = good.step if good else 0
+        _log.warning(
+            "%s; the run restarts %s with lr %.3g, a third (on_nan=fail would end it)",
+            diverged.what,
+            f"from its best step, {step}," if step else "from its beginning",
+            rate,
+        )
+        variables = good.variables if good else self.tools.initial_variables()[0]
+        if self.tools.mesh is not None:
+            variables = sharding.gather_to_host(variables)
+        if self.tools.checkpoints is not None:
+            best_step = self.best.step if self.best else None
+            self.tools.checkpoints.remove_after(step, best_step)
+        self.metrics.rewind(step)
+        examples = self.examples_at(step)
+        self.metrics.write("restart", step, examples=examples, diverged_step=diverged.step, lr=rate)
+        self._rewind(step, variables)
+        self.save()
+
+    def _last_good_point(self) -> Best | None:
+        """The best weights so far, if they are from the second half of the run; None: its start.
+
+        A rate that is too high may have damaged what it trains long before the loss says so, and
+        an early validation does not show it.
+        """
+        best = self.best
+        if best is not None and (best.step == 0 or 2 * best.step >= self.setup.total_steps):
+            return best
+        return None
+
+    def _rewind(self, step: int, variables: Tree) -> None:
+        """Sets the run to an earlier step, to these variables there, with a new optimizer state.
+
+        At a step that was validated, or the first: no step before it is left to log.
+        """
+        self._set_rates()
+        self.unlogged.restore([])
+        del self.state  # the new one needs its memory
+        state, _ = self._split(variables)
+        self.state = sharding.place(self.tools.mesh, state.replace(step=state.step + step))
+        self.step = step
+        self.inputs.batches.set_state(self.inputs.batches.get_state() | {"next_batch": step})
+        validated = best_row(self.metrics.rows)
+        if validated is not None and self.best is not None and self.best.step != step:
+            self.best = Best(step, validation_rank(validated), self._copy_of_variables())
+        self._validations_since_best = 0
+        self.tools.observer.rewind(step)
+
+    def _set_rates(self) -> None:
+        """Lays out the learning rates of all steps: after a restart, of a third of the peak."""
+        options, restarted = self.setup.options, self.restart_row
+        if restarted is not None:
+            options = replace(options, lr=restarted["lr"])
+        self._rates = learning_rates(options, self.setup.total_steps)
 
     # --- numbers
 
@@ -451,5 +545,22 @@ class Run:
             return ()
         return processes.gather_names(self.inputs.batches.skipped)
 
-    def _check_finite(self, which: str, step: int, loss: float) -> None:
-        check_finite(which, step, loss, rates=self._rates, in_workdir=self.workdir is not None)
+    def _copy_of_variables(self) -> Tree:
+        """The variables that are evaluated; later steps do not overwrite them."""
+        kept = train_state.copy(train_state.evaluated_part(self.state))
+        return train_state.merge_variables(kept, self.frozen)
+
+    def _norm_of_weights(self) -> float:
+        """Of what trains: not finite, if any weight is not."""
+        return float(jax.jit(optax.global_norm)(train_state.evaluated_part(self.state)))
+
+    def _check_finite(self, which: str, step: int, value: float) -> None:
+        if not math.isfinite(value):
+            raise not_finite(
+                which,
+                step,
+                value,
+                float(self._rates[max(step - 1, 0)]),
+                in_workdir=self.workdir is not None,
+                restarted=self.restart_row is not None,
+            )
