@@ -30,34 +30,33 @@ def interpolate(start: Any, end: Any, alpha: float) -> Any:
     return jax.tree.map(mean, start, end)
 
 
-def choose(correct: np.ndarray, losses: np.ndarray) -> int:
+def choose(correct: np.ndarray, losses: Sequence[float]) -> int:
     """The candidate to take, by its answers on validation images.
 
     Few images cannot tell candidates apart by their accuracy. So of those whose accuracy is within
-    one standard error of the highest one's (of the difference, image by image; Breiman et al. 1984,
-    "Classification and Regression Trees", section 3.4.3), the one with the lowest loss is taken; of
+    one standard error of the highest one's (of the difference, counted on the images that only one
+    of the two answers right; Breiman et al. 1984, "Classification and Regression Trees", section
+    3.4.3), the one with the lowest loss is taken; of
     equals the first.
 
-        choose(np.array([[1, 1, 0], [1, 0, 0]]), np.array([[0.1, 0.4, 2.0], [0.2, 1.0, 3.0]]))  # 0
+        choose(np.array([[1, 1, 0], [1, 0, 0]]), [0.9, 0.7])  # 1: too few images to tell
 
     Args:
       correct: (candidates, images), whether the answer is right.
-      losses: (candidates, images), in nats.
+      losses: the candidates' mean losses, in nats.
     """
     right = np.asarray(correct, float)
     lost = right[right.mean(1).argmax()] - right  # by each candidate, image by image
-    noise = lost.std(1) / np.sqrt(lost.shape[1])
-    equal = lost.mean(1) <= noise
-    return int(np.where(equal, np.asarray(losses).mean(1), np.inf).argmin())
+    noise = np.sqrt((lost**2).sum(1))  # of the number lost, if both were equally good (McNemar)
+    equal = lost.sum(1) <= noise
+    return int(np.where(equal, losses, np.inf).argmin())
 
 
 def choose_by(evaluations: Sequence[Evaluation]) -> int:
     """The candidate to take, from evaluations with answers on the same images."""
     answers = [evaluation.answers for evaluation in evaluations]
     correct = np.array([one.predicted == one.labels for one in answers if one is not None])
-    confidences = np.array([one.confidences for one in answers if one is not None])
-    tiny = np.finfo(np.float32).tiny
-    return choose(correct, -np.log(np.maximum(confidences.astype(np.float64), tiny)))
+    return choose(correct, [evaluation.loss for evaluation in evaluations])
 
 
 def describe(evaluations: Sequence[Evaluation], chosen: int) -> dict[str, Any]:
