@@ -159,6 +159,8 @@ def start(folder: Path, scenario: str) -> dict[str, float]:
         command += [
             f"--config=configs/{scenario}.py",
             "--config.data=embedded:digits",
+            "--config.hyperrule=None",  # what it chooses is not measured, nor a head it solves
+            "--config.augment=" + ("crop" if scenario == "fine_tune" else "none"),
             f"--config.model={network.name}",
             f"--config.init_from={jobs.make_weights(network, folder)}",
             f"--config.image_size={network.pixels}",

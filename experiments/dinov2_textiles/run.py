@@ -28,7 +28,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
-CONFIGS = HERE.parents[1] / "configs"
+CONFIGS = HERE / "configs"
 SEEDS = {"feature_extraction": 5, "freeze_first": 3, "fine_tune": 3, "from_scratch": 3}
 CONTROL = "from_scratch"
 TEXTILES = ("conformal_clip_data", "data/textile_images/simulated")
@@ -73,8 +73,8 @@ def main() -> None:
 
 
 def _train(run: Run, init_from: str | None) -> dict:
-    """Trains with a config file of configs/, in memory."""
-    config = load_config(str(CONFIGS / f"dinov2_{run.scenario}.py"))
+    """Trains with the settings of the study, in memory."""
+    config = load_config(str(CONFIGS / f"{run.scenario}.py"))
     config.data = (
         folder.packaged_folder_spec(*TEXTILES) if run.data == "textiles" else f"embedded:{run.data}"
     )
