@@ -171,7 +171,7 @@ def _fine_tuning(
     """From the solved head, at the family's rates, to a choice on the line of WiSE-FT."""
     batch = int(set_by_hand.get("batch_size", _batch_size(target.images)))
     epochs = 20 if target.images < 50_000 else 10
-    least = 500 if _is_small(network) else 150
+    least = 500 if _is_small(network) else 100
     steps = max(least, math.ceil(epochs * target.images / batch))
     chosen: Choices = {
         "batch_size": (batch, _AS_MANY_IMAGES),
