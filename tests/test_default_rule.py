@@ -85,7 +85,17 @@ def test_fine_tuning_starts_from_the_solved_head_and_may_end_at_it():
         assert chosen["head_init"] == "solved"
         assert chosen["wise_ft"] is True
         assert 0 < chosen["warmup"] < chosen["steps"]
-    assert "wise_ft" not in numbers("fine_tune", val_fraction=0.0), "there is nothing to choose on"
+
+
+def test_few_images_all_train_and_decide_nothing_by_chance():
+    few, more = numbers("fine_tune"), numbers("fine_tune", of=target(5_000))
+    assert (few["val_fraction"], few["wise_ft_alpha"]) == (0.0, 0.5)
+    assert more["val_fraction"] == 0.1
+    assert "wise_ft_alpha" not in more
+    for costs_none in ({"train_size": 100}, {"val_fraction": 0.3}):
+        chosen = numbers("fine_tune", **costs_none)
+        assert not {"val_fraction", "wise_ft_alpha"} & chosen.keys() - costs_none.keys()
+    assert "wise_ft_alpha" not in numbers("fine_tune", of=target(has_val=True))
 
 
 @pytest.mark.parametrize(("names", "augment"), [("0123456789", "crop"), (["ab", "c"], "crop_flip")])

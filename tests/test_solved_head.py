@@ -1,5 +1,6 @@
 """Heads that are solved: as a run of their own, and as the start of fine-tuning (LP-FT)."""
 
+import dataclasses
 import json
 import shutil
 
@@ -17,7 +18,10 @@ from tljax.experiment import read_workdir
 from tljax.features import cache as feature_cache
 from tljax.features.linear_head import solve_head
 from tljax.models import init
+from tljax.runs.checkpoints import Checkpoints
 from tljax.runs.metrics import read_rows
+from tljax.runs.resume import best_variables
+from tljax.training import wise_ft
 from tljax.training.evaluation import evaluate
 
 PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
@@ -121,9 +125,9 @@ def test_fixed_views_of_an_image_are_in_one_fold(solved, network, digits):
     assert accuracies[0] == pytest.approx(accuracies[1], abs=0.1)
 
 
-def fine_tuned(network, digits, workdir, **options):
+def fine_tuned(network, digits, workdir, statistics="follow", **options):
     model, variables = network
-    plan = tljax.fine_tune(model.groups, backbone=1.0)
+    plan = tljax.fine_tune(model.groups, backbone=1.0, statistics=statistics)
     splits = (digits.train, digits.val, digits.test)
     return tljax.fit(
         model, variables, plan, *splits, workdir=workdir, **{**OPTIONS, **TUNING, **options}
@@ -157,7 +161,7 @@ def test_it_ends_with_the_choice_on_the_line(tuned, digits):
     assert [one["alpha"] for one in choice["candidates"]] == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
     chosen = next(one for one in choice["candidates"] if one["alpha"] == choice["alpha"])
     assert result.summary["val_accuracy"] == chosen["accuracy"]
-    checkpoints = tljax.runs.checkpoints.Checkpoints(workdir / "checkpoints")
+    checkpoints = Checkpoints(workdir / "checkpoints")
     start, end = (checkpoints.read(step).variables["params"] for step in (0, 6))
     alpha = choice["alpha"]
     wanted = jax.tree.map(lambda a, b: (1 - alpha) * a + alpha * b, start, end)
@@ -181,10 +185,37 @@ def test_killed_near_its_end_it_makes_the_same_choice(lost, tuned, network, digi
     assert read_rows(again / "metrics.jsonl") == read_rows(workdir / "metrics.jsonl")
 
 
-def test_a_rate_that_is_far_too_high_costs_time_and_not_accuracy(network, digits):
-    result = fine_tuned(network, digits, None, lr=30.0, clip_norm=1.0)
+@pytest.mark.parametrize("alpha", [None, 0.5])
+def test_a_rate_that_is_far_too_high_costs_time_and_not_accuracy(alpha, network, digits):
+    """With validation images, and without, where training images tell that it went wrong."""
+    options = {"lr": 30.0, "clip_norm": 1.0, "wise_ft_alpha": alpha}
+    few = digits if alpha is None else dataclasses.replace(digits, val=None)
+    result = fine_tuned(network, few, None, **options)
     assert result.summary["wise_ft"]["alpha"] == 0.0
-    assert result.summary["val_accuracy"] == result.history[1]["accuracy"]
+    assert result.summary["wise_ft"]["which"] == ("validation" if alpha is None else "training")
+
+
+def test_without_validation_images_the_place_on_the_line_is_given(network, digits, tmp_path):
+    few = dataclasses.replace(digits, val=None)
+    options = {"statistics": "stored", "wise_ft_alpha": 0.5, "lr": 1e-4}
+    result = fine_tuned(network, few, tmp_path / "run", **options)
+    choice = result.summary["wise_ft"]
+    assert (choice["alpha"], choice["images"]) == (0.5, len(digits.train))
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
+    start, end = (checkpoints.read(step).variables["params"] for step in (0, 6))
+    wanted = jax.tree.map(lambda a, b: (a + b) / 2, start, end)
+    for a, b in zip(
+        jax.tree.leaves(wanted), jax.tree.leaves(result.variables["params"]), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    assert result.summary["val_accuracy"] is None
+    assert same(best_variables(tmp_path / "run"), result.variables), "what a workdir gives"
+
+
+def test_few_images_do_not_tell_candidates_apart():
+    """One of four answers is noise; three of four are not."""
+    correct = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 0]])
+    assert wise_ft.no_worse(correct, than=0).tolist() == [True, True, False]
 
 
 def test_a_workdir_is_used_like_any_other(tiny_config, tmp_path):

@@ -80,6 +80,7 @@ class _Rates:
 
 
 _BATCH = 32
+_FEW = 1_000  # below, a validation split costs more accuracy than what it decides gains
 _DINO = _Rates("adamw", 0.05, 5e-4, 0.75, 1e-4, 5e-4, f"ViT by self-distillation: {STUDY}")
 _VIT = {
     "dino": _DINO,
@@ -191,8 +192,11 @@ def _fine_tuning(
         chosen["head_init"] = ("zero", f"no head is solved for it: {why}")
     elif "on_error" not in set_by_hand and "stages" not in set_by_hand:
         chosen["head_init"] = ("solved", "Kumar et al. 2022, LP-FT")
-    if set_by_hand.get("val_fraction") != 0 or target.has_val:
-        chosen["wise_ft"] = (True, "Wortsman et al. 2022; it may end at the linear probe")
+    chosen |= _validation(target, set_by_hand)
+    chosen["wise_ft"] = (True, "Wortsman et al. 2022; it may end at the linear probe")
+    share = set_by_hand.get("val_fraction", chosen.get("val_fraction", (None,))[0])
+    if share == 0 and not target.has_val:
+        chosen["wise_ft_alpha"] = (0.5, "their advice without validation images")
     if isinstance(network.model, ResNet) and target.images < 500:
         chosen["statistics"] = ("stored", "few images: Keras guide to fine-tuning")
     if isinstance(network.model, ViT) and target.images >= 5_000:
@@ -208,9 +212,19 @@ def _from_scratch(target: Target, rates: _Rates, set_by_hand: Mapping[str, Any])
         "batch_size": (batch, _AS_MANY_IMAGES),
         "steps": (steps, "30 epochs, at least 500 steps; papers train ten times as long"),
         **_rhythm(int(set_by_hand.get("steps") or steps)),
+        **_validation(target, set_by_hand),
         **_steps_of(rates, rates.scratch, batch),
         **_augmentation(target),
     }
+
+
+def _validation(target: Target, set_by_hand: Mapping[str, Any]) -> Choices:
+    """The share to validate on, where that costs training images."""
+    if target.has_val or {"train_size", "train_per_class", "patience"} & set_by_hand.keys():
+        return {}  # the default share
+    if target.images < _FEW:
+        return {"val_fraction": (0.0, f"below {_FEW:,} images all train: {STUDY}")}
+    return {"val_fraction": (min(0.1, 5_000 / target.images), "a tenth, at most 5,000 images")}
 
 
 def _rhythm(steps: int) -> Choices:

@@ -20,7 +20,15 @@ _FILE = "config.json"
 _SPLITS = "splits.json"
 _MARKS = {"init_from", "scenario", "statistics"}  # fields that other software's config.json lacks
 # Fields that older workdirs lack, as their runs had them.
-_NEW_FIELDS = {"deep_images": "full_range", "init_key": None}
+_NEW_FIELDS = {
+    "deep_images": "full_range",
+    "hyperrule_chose": (),
+    "init_key": None,
+    "l2": None,
+    "on_nan": "fail",
+    "wise_ft": False,
+    "wise_ft_alpha": None,
+}
 
 
 def is_begun(workdir: Path) -> bool:

@@ -16,6 +16,8 @@ def train(run: Run) -> None:
       Preempted, Interrupted: after SIGTERM or Ctrl-C; with a workdir, the run is saved.
     """
     with run.tools.observer, run.saving_when_stopped():
+        if run.needs_its_start():
+            run.save()
         if run.validates_now() and not run.is_validated():
             run.save()
             run.validate()
@@ -34,5 +36,6 @@ def train(run: Run) -> None:
         if run.chooses_on_line():
             run.choose_on_line()
             run.save()
-            run.validate()
+            if run.validates_now():
+                run.validate()
         run.finish_saving()

@@ -94,8 +94,11 @@ class TrainingOptions:
     wise_ft: bool = False
     """WiSE-FT: the result lies on the line from the weights of step 0 to the last ones.
 
-    Validation images decide where; see `tljax.training.wise_ft`. False: the best evaluated weights.
+    Validation images decide where, or `wise_ft_alpha`; see `tljax.training.wise_ft`. False: the
+    best evaluated weights.
     """
+    wise_ft_alpha: float | None = None
+    """Where on that line, from 0 (step 0) to 1 (the last step); None: validation images decide."""
 
     # Memory and time.
     accumulate: int | None = None
@@ -193,6 +196,12 @@ class TrainingOptions:
             self._check(name, "a finite number, not negative", lambda value: value >= 0)
         for name in ("momentum", "label_smoothing"):
             self._check(name, "at least 0 and below 1", lambda value: 0 <= value < 1)
+        self._check("wise_ft_alpha", "from 0 to 1", lambda value: 0 <= value <= 1)
+        if self.wise_ft_alpha is not None and not self.wise_ft:
+            raise InputError(
+                f"wise_ft_alpha is {self.wise_ft_alpha}, but wise_ft is False; set it to True, or"
+                " leave wise_ft_alpha out"
+            )
         self._check("ema", "above 0 and below 1", lambda value: 0 < value < 1)
         self._check("seed", "from 0 to 4294967295", lambda value: 0 <= value < 2**32)
         self._check("decayed", "a regular expression", _is_regex)

@@ -248,6 +248,10 @@ class Run:
         out_of_patience = patience is not None and self._validations_since_best >= patience
         return self.step >= self.setup.total_steps or out_of_patience
 
+    def needs_its_start(self) -> bool:
+        """Whether the weights of this step, the first, are needed after the last one."""
+        return self.setup.options.wise_ft and self.step == 0
+
     def chooses_on_line(self) -> bool:
         """Whether the choice of `wise_ft` is still to be made, now that the last step is taken."""
         return self.setup.options.wise_ft and not self.is_on_line()
@@ -259,10 +263,8 @@ class Run:
         return any(row["event"] == "wise_ft" for row in self.metrics.rows)
 
     def validates_now(self) -> bool:
-        images = len(self.setup.train)
-        if self.is_on_line():
-            return True
-        return self.setup.val is not None and self.setup.options.evaluates_after(self.step, images)
+        due = self.setup.options.evaluates_after(self.step, len(self.setup.train))
+        return self.setup.val is not None and (due or self.is_on_line())
 
     def is_validated(self) -> bool:
         """Whether this step's validation is logged already, which resuming keeps."""
@@ -386,29 +388,35 @@ class Run:
         return evaluation
 
     def choose_on_line(self) -> None:
-        """Sets the weights to those between step 0 and now that do best on validation images.
+        """Sets the weights to those between step 0 and now that `wise_ft` asks for.
 
-        They get a step number of their own, one after the last step's, and a `wise_ft` row.
+        Validation images choose them, or `wise_ft_alpha` does; see `tljax.training.wise_ft`. They
+        get a step number of their own, one after the last step's, and a `wise_ft` row.
         """
-        assert self.inputs.val is not None
         assert self._start_weights is not None
         end = train_state.copy(train_state.evaluated_part(self.state))
-        candidates, evaluations = [], []
-        for alpha in wise_ft.ALPHAS:
-            moving = {0.0: self._start_weights, 1.0: end}.get(alpha)
-            candidates.append(moving or wise_ft.interpolate(self._start_weights, end, alpha))
-            variables = train_state.merge_variables(candidates[-1], self.frozen)
-            evaluations.append(self.evaluate(variables, self.inputs.val, with_answers=True))
-        number = wise_ft.choose_by(evaluations)
-        self.state = train_state.with_weights(self.state, train_state.copy(candidates[number]))
+        fixed = self.setup.options.wise_ft_alpha
+        source = self.inputs.train if fixed is not None else self.inputs.val
+        assert source is not None
+        alphas = wise_ft.candidates(fixed)
+        evaluations = []
+        for alpha in alphas:
+            moving = wise_ft.interpolate(self._start_weights, end, alpha)
+            variables = train_state.merge_variables(moving, self.frozen)
+            evaluations.append(self.evaluate(variables, source, with_answers=True))
+        report = wise_ft.choose(alphas, evaluations, fixed is not None, self._out_of_fold())
+        moving = wise_ft.interpolate(self._start_weights, end, report["alpha"])
+        self.state = train_state.with_weights(self.state, train_state.copy(moving))
         self.step += 1
-        report = wise_ft.describe(evaluations, number)
         self.metrics.write("wise_ft", self.step, examples=self.examples_at(self.step), **report)
-        self.tools.observer.say(
-            f"of the line from step 0 (0) to step {self.step - 1} (1), {report['alpha']:g} was"
-            f" chosen on {report['images']:,} validation images: accuracy"
-            f" {evaluations[number].accuracy:.3f}"
-        )
+        self.tools.observer.say(wise_ft.in_words(report, self.steps_taken))
+
+    def _out_of_fold(self) -> float | None:
+        """Accuracy of the head that the run started from, by cross-validation, if it was solved."""
+        for row in self.metrics.rows:
+            if row["event"] == "solve" and "cross_validation" in row:
+                return float(row["cross_validation"]["accuracy"])
+        return None
 
     @contextmanager
     def saving_when_stopped(self) -> Iterator[None]:

@@ -80,10 +80,10 @@ class Setup:
                 " to stop; pass some, or leave patience out"
             )
         self._check_solved_head()
-        if options.wise_ft and self.val is None:
+        if options.wise_ft and options.wise_ft_alpha is None and self.val is None:
             raise InputError(
                 "wise_ft is True, but there are no validation images to choose on; pass some, or"
-                " set wise_ft to False"
+                " set wise_ft_alpha, or set wise_ft to False"
             )
         for source in (self.train, self.val, self.test):
             if source is not None:

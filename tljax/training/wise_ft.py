@@ -2,11 +2,12 @@
 
 Wortsman et al. 2022 ("Robust fine-tuning of zero-shot models", section 4): the mean
 (1 - alpha) * start + alpha * end of the weights is often more accurate than either end. Here start
-are the weights of step 0, e.g. a linear probe's, and validation images choose alpha. Fine-tuning
-that went wrong then costs time and not accuracy, since alpha may be 0.
+are the weights of step 0, e.g. a linear probe's. Validation images choose alpha, or it is given:
+the paper recommends 0.5 where there are none. Fine-tuning that went wrong then costs time and not
+accuracy, since alpha may be 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,57 +16,105 @@ import numpy as np
 
 from tljax.training.evaluation import Evaluation
 
-ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+_ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+
+
+def candidates(alpha: float | None) -> tuple[float, ...]:
+    """The places on the line to compare: those that validation chooses from, or around `alpha`."""
+    return _ALPHAS if alpha is None else (0.0, alpha / 2, alpha)
 
 
 @jax.jit
 def interpolate(start: Any, end: Any, alpha: float) -> Any:
-    """(1 - alpha) * start + alpha * end, leaf by leaf; of integers the end's."""
+    """(1 - alpha) * start + alpha * end, leaf by leaf; of integers the end's.
+
+    With alpha 0 and 1 it is the start and the end to the bit.
+    """
 
     def mean(first: jax.Array, last: jax.Array) -> jax.Array:
         if not jnp.issubdtype(last.dtype, jnp.floating):
             return last
-        return ((1 - alpha) * first + alpha * last).astype(last.dtype)
+        mixed = ((1 - alpha) * first + alpha * last).astype(last.dtype)
+        return jnp.where(alpha == 0, first, jnp.where(alpha == 1, last, mixed))
 
     return jax.tree.map(mean, start, end)
 
 
-def choose(correct: np.ndarray, losses: Sequence[float]) -> int:
-    """The candidate to take, by its answers on validation images.
+def choose(
+    alphas: Sequence[float],
+    evaluations: Sequence[Evaluation],
+    is_given: bool,
+    out_of_fold: float | None = None,
+) -> dict[str, Any]:
+    """Chooses a place on the line.
 
-    Few images cannot tell candidates apart by their accuracy. So of those whose accuracy is within
-    one standard error of the highest one's (of the difference, counted on the images that only one
-    of the two answers right; Breiman et al. 1984, "Classification and Regression Trees", section
-    3.4.3), the one with the lowest loss is taken; of
-    equals the first.
+    On validation images: few of them cannot tell candidates apart by their accuracy. So of those
+    that are no worse than the most accurate one (see `no_worse`), the one with the lowest loss is
+    taken; of equals the first.
 
-        choose(np.array([[1, 1, 0], [1, 0, 0]]), [0.9, 0.7])  # 1: too few images to tell
+    If alpha is given: the largest candidate whose accuracy on the training images is at least that
+    of the start on images that it was not fitted to, less one standard error. A network that
+    fine-tuning has damaged falls below that.
+
+    Args:
+      alphas: of `candidates`.
+      evaluations: of each, with answers on the same images.
+      is_given: whether alpha is given, and the images are training images.
+      out_of_fold: accuracy of the start by cross-validation; None: not known, and that on the
+        training images stands for it.
+
+    Returns:
+      What `result.json` says: `alpha`; the number of `images`, and whether they are `validation` or
+      `training` images; and `candidates` with `alpha`, `accuracy` and `loss`.
+    """
+    answers = [one.answers for one in evaluations]
+    correct = np.array([one.predicted == one.labels for one in answers if one is not None])
+    if is_given:
+        least = float(correct[0].mean()) if out_of_fold is None else out_of_fold
+        least -= np.sqrt(least * (1 - least) / correct.shape[1])
+        enough = correct.mean(1) >= least
+        enough[0] = True
+        chosen = int(np.flatnonzero(enough).max())
+    else:
+        equal = no_worse(correct, than=int(correct.mean(1).argmax()))
+        chosen = int(np.where(equal, [one.loss for one in evaluations], np.inf).argmin())
+    return {
+        "alpha": alphas[chosen],
+        "images": evaluations[chosen].count,
+        "which": "training" if is_given else "validation",
+        "candidates": [
+            {"alpha": alpha, "accuracy": one.accuracy, "loss": one.loss}
+            for alpha, one in zip(alphas, evaluations, strict=True)
+        ],
+    }
+
+
+def no_worse(correct: np.ndarray, than: int) -> np.ndarray:
+    """Whether each candidate is within one standard error of another's accuracy, or above.
+
+        no_worse(np.array([[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 0]]), than=0)  # True, True, False
+
+    The standard error is that of the number of images on which only one of the two is right, if
+    both were equally good (McNemar 1947; the rule of one standard error: Breiman et al. 1984,
+    "Classification and Regression Trees", section 3.4.3).
 
     Args:
       correct: (candidates, images), whether the answer is right.
-      losses: the candidates' mean losses, in nats.
+      than: the candidate to compare with.
+
+    Returns:
+      bool (candidates,).
     """
     right = np.asarray(correct, float)
-    lost = right[right.mean(1).argmax()] - right  # by each candidate, image by image
-    noise = np.sqrt((lost**2).sum(1))  # of the number lost, if both were equally good (McNemar)
-    equal = lost.sum(1) <= noise
-    return int(np.where(equal, losses, np.inf).argmin())
+    lost = right[than] - right  # by each candidate, image by image
+    return np.asarray(lost.sum(1) <= np.sqrt((lost**2).sum(1)))
 
 
-def choose_by(evaluations: Sequence[Evaluation]) -> int:
-    """The candidate to take, from evaluations with answers on the same images."""
-    answers = [evaluation.answers for evaluation in evaluations]
-    correct = np.array([one.predicted == one.labels for one in answers if one is not None])
-    return choose(correct, [evaluation.loss for evaluation in evaluations])
-
-
-def describe(evaluations: Sequence[Evaluation], chosen: int) -> dict[str, Any]:
-    """What `result.json` says: `alpha`, `images` that decided, and every candidate's values."""
-    return {
-        "alpha": ALPHAS[chosen],
-        "images": evaluations[chosen].count,
-        "candidates": [
-            {"alpha": alpha, "accuracy": one.accuracy, "loss": one.loss}
-            for alpha, one in zip(ALPHAS, evaluations, strict=True)
-        ],
-    }
+def in_words(report: Mapping[str, Any], steps: int) -> str:
+    """One sentence about a choice of `choose`."""
+    chosen = next(one for one in report["candidates"] if one["alpha"] == report["alpha"])
+    why = "by" if report["which"] == "validation" else "checked on"
+    return (
+        f"of the line from step 0 (0) to step {steps} (1), {report['alpha']:g} was taken, {why}"
+        f" {report['images']:,} {report['which']} images: accuracy {chosen['accuracy']:.3f}"
+    )
