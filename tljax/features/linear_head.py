@@ -8,25 +8,20 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from tljax.errors import InputError
 from tljax.features.cross_validation import assign_folds, choose
-from tljax.features.softmax_regression import (
-    Heads,
-    Solution,
-    make_rows,
-    rotate,
-    solve,
-    zero_heads,
-)
+from tljax.features.softmax_regression import Rows, State, make_rows, solve, start
 
 _log = logging.getLogger("tljax")
 
 # Strengths per feature, from strong to weak.
 _GRID = tuple(10.0 ** (-half / 2) for half in range(1, 15))
-_TOLERANCE, _PASSES = 1e-6, 1000  # of the final head: nats, and passes over the rows at most
-_ROUGH_TOLERANCE, _ROUGH_PASSES = 1e-3, 200  # of the heads that choose the strength
+_TOLERANCE, _PASSES = 1e-7, 1000  # of the final head
+_ROUGH_TOLERANCE, _ROUGH_PASSES = 3e-4, 200  # of the heads that choose the strength
+_CHEAP = 1 << 29  # multiplications
 _CONVERGED = 1e-4  # nats above the least loss at most
 _CONSTANT = 1e-6  # a feature deviates by less, relative to its size: float32's rounding
 
@@ -89,44 +84,44 @@ def solve_head(
       InputError: if there is one class only, all features are constant or some not finite, `l2` is
         not a number above 0, or a class has a single image and `l2` is to be chosen.
     """
-    x = np.asarray(features, np.float32)
-    labels = np.asarray(labels)
+    x, labels = np.asarray(features, np.float32), np.asarray(labels)
     images = len(x) // views
     _check(x, labels[:images], l2)
     mean, inverse = _standardisation(x)
     share = np.full(len(x), 1 / len(x)) if weights is None else weights / np.sum(weights)
-    rotated, variance, axes = rotate((x - mean.astype(np.float32)) * inverse.astype(np.float32))
-
-    def problems(train: np.ndarray, held: np.ndarray) -> tuple[Any, Heads]:
-        rows = make_rows(rotated, variance, labels, num_classes, train, held)
-        return rows, zero_heads(rows, num_classes)
-
-    chosen, validation, out_of_fold = l2, {}, None
-    if chosen is None:
-        folds = assign_folds(labels[:images], seed)
-        held = np.concatenate([_one_hot(row) for row in folds], axis=1)
-        held = np.tile(held, (views, 1))
-        rows, heads = problems(share[:, None] * (1 - held), held)
-        chosen, found, out_of_fold = _choose_strength(rows, heads, share, images, x.shape[1])
-        naive = np.bincount(labels, share).max()
+    folds = np.zeros((0, images), int) if l2 is not None else assign_folds(labels[:images], seed)
+    held = _held_out(folds, views)
+    problems = held.shape[1]
+    rows = make_rows(x, labels, mean, inverse, problems * num_classes)
+    report: dict[str, Any] = {}
+    out_of_fold = begin = None
+    if l2 is None:
+        chosen = _choose_strength(rows, held, share, images, x.shape[1], num_classes)
+        l2, begin, out_of_fold, report = chosen
+        naive = float(np.bincount(labels, share).max())
         about = {"folds": int(folds.max()) + 1, "repeats": len(folds), "images": images}
-        validation = {"cross_validation": {**about, **found, "naive_accuracy": float(naive)}}
-    rows, heads = problems(share[:, None], np.ones((len(x), 1)))
-    solved = solve(rows, heads, chosen, _TOLERANCE, _PASSES)
-    kernel = np.asarray(solved.heads.kernel[0], np.float64)
-    kernel = inverse[:, None] * (kernel if axes is None else np.asarray(axes, np.float64) @ kernel)
-    bias = np.asarray(solved.heads.bias[0], np.float64) - mean @ kernel
-    report = {
-        "l2": chosen,
-        "iterations": int(solved.steps[0]),
-        "loss": float(solved.loss[0]),
-        "converged": bool(solved.gap[0] <= _CONVERGED),
-        "train_accuracy": float(_by_row(solved.right, len(x)) @ share),
-        **validation,
-    }
-    return SolvedHead(
-        kernel.astype(np.float32), bias.astype(np.float32), chosen, report, out_of_fold
+        report = {"cross_validation": {**about, **report, "naive_accuracy": naive}}
+    # A program is compiled for each number of problems; solving copies may take less time.
+    copies = problems if x.size * problems * num_classes < _CHEAP else 1
+    train = rows.split(np.repeat(share[:, None], copies, axis=1))
+    begin = start(rows, train, num_classes) if begin is None else begin
+    begin = jax.tree.map(lambda values: np.repeat(values.mean(0, keepdims=True), copies, 0), begin)
+    state, found = jax.device_get(
+        solve(rows, train, np.ones_like(train), begin, l2, tolerance=_TOLERANCE, most=_PASSES)
     )
+    head = np.asarray(state.heads[0], np.float64)
+    kernel = head[:-1] if rows.axes is None else np.asarray(rows.axes, np.float64) @ head[:-1]
+    kernel = inverse[:, None] * kernel
+    bias = head[-1] - mean @ kernel
+    report = {
+        "l2": l2,
+        "iterations": int(found.steps[0]),
+        "loss": float(found.loss[0]),
+        "converged": bool(found.gap[0] <= _CONVERGED),
+        "train_accuracy": float(rows.join(found.right) @ share),
+        **report,
+    }
+    return SolvedHead(kernel.astype(np.float32), bias.astype(np.float32), l2, report, out_of_fold)
 
 
 def _check(x: np.ndarray, labels: np.ndarray, l2: float | None) -> None:
@@ -166,25 +161,42 @@ def _standardisation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.divide(1, deviation, out=np.zeros_like(mean), where=varies)
 
 
-def _choose_strength(
-    rows: Any, heads: Heads, share: np.ndarray, images: int, width: int
-) -> tuple[float, dict[str, Any], np.ndarray]:
-    """Solves all folds with each strength. Returns the chosen one, its report and predictions."""
-    grid = [width * strength for strength in _GRID]
-    right, loss, predicted = [], [], []
-    for l2 in grid:
-        solved: Solution = solve(rows, heads, l2, _ROUGH_TOLERANCE, _ROUGH_PASSES)
-        heads = solved.heads
-        right.append(_by_row(solved.right, len(share)))
-        loss.append(_by_row(solved.row_loss, len(share)))
-        predicted.append(_by_row(solved.predicted, len(share)))
+def _held_out(folds: np.ndarray, views: int) -> np.ndarray:
+    """(repeats, images) -> (views * images, problems), 1 where a fold holds an image out.
 
+    Without folds there is one problem, which holds out nothing.
+    """
+    if not len(folds):
+        return np.zeros((views * folds.shape[1], 1), np.float32)
+    held = folds[:, None] == np.arange(folds.max() + 1)[:, None]
+    return np.tile(held.reshape(-1, folds.shape[1]).T.astype(np.float32), (views, 1))
+
+
+def _choose_strength(
+    rows: Rows, held: np.ndarray, share: np.ndarray, images: int, width: int, classes: int
+) -> tuple[float, State, np.ndarray, dict[str, Any]]:
+    """Solves all folds with each strength, from strong to weak.
+
+    Returns:
+      The chosen strength, its solution, its predictions (n,), and what is reported about it.
+    """
+    grid = [width * strength for strength in _GRID]
+    train, judged = rows.split(share[:, None] * (1 - held)), rows.split(held)
+    state = start(rows, train, classes)
+    states, verdicts = [], []
+    for l2 in grid:
+        state, verdict = solve(
+            rows, train, judged, state, l2, tolerance=_ROUGH_TOLERANCE, most=_ROUGH_PASSES
+        )
+        states.append(state)
+        verdicts.append(verdict)
+    right = np.array([rows.join(verdict.right) for verdict in verdicts], np.float64)
+    loss = np.array([rows.join(verdict.row_loss) for verdict in verdicts], np.float64)
     parts = share.reshape(-1, images)  # views of an image in a column
     whole = np.maximum(parts.sum(axis=0), np.finfo(float).tiny)
 
-    def by_image(values: list[np.ndarray]) -> np.ndarray:
-        """(strengths, images), means over views."""
-        return (np.reshape(values, (len(grid), *parts.shape)) * parts).sum(axis=1) / whole
+    def by_image(values: np.ndarray) -> np.ndarray:
+        return (values.reshape(-1, *parts.shape) * parts).sum(axis=1) / whole
 
     best = choose(by_image(right), by_image(loss), whole)
     if best in (0, len(grid) - 1):
@@ -194,19 +206,9 @@ def _choose_strength(
             "strongest" if best == 0 else "weakest",
         )
     table = [
-        {"l2": l2, "accuracy": float(r @ share), "loss": float(losses @ share)}
-        for l2, r, losses in zip(grid, right, loss, strict=True)
+        {"l2": strength, "accuracy": float(accuracy), "loss": float(mean_loss)}
+        for strength, accuracy, mean_loss in zip(grid, right @ share, loss @ share, strict=True)
     ]
     chosen = {name: table[best][name] for name in ("accuracy", "loss")}
-    return grid[best], {**chosen, "grid": table}, predicted[best].astype(np.int32)
-
-
-def _by_row(blocks: Any, count: int) -> np.ndarray:
-    """(blocks, rows) -> (count,), without the padding; floats in float64."""
-    values = np.asarray(blocks).reshape(-1)[:count]
-    return values.astype(np.float64) if values.dtype.kind == "f" else values
-
-
-def _one_hot(folds: np.ndarray) -> np.ndarray:
-    """(images,) -> (images, folds)."""
-    return (folds[:, None] == np.arange(folds.max() + 1)).astype(np.float32)
+    predicted = rows.join(verdicts[best].predicted).astype(np.int32)
+    return grid[best], jax.device_get(states[best]), predicted, {**chosen, "grid": table}
