@@ -76,6 +76,7 @@ class MetricsWriter:
                 self._tensorboard.close()
             if self._file is not None:
                 self._file.close()
+        self._tensorboard = self._file = None
 
     def _open(self, path: Path, kept: bytes) -> None:
         """Opens the files to append to; of the rows only those in `kept` stay."""

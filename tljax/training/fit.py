@@ -66,7 +66,7 @@ def fit(
 
     Raises:
       InputError: for bad options or images, a workdir that cannot be written, is in use, or holds
-        another run, or a loss that is not finite.
+        another run, or a loss that is not finite even after a restart, see `on_nan`.
       Preempted: after SIGTERM; with a workdir, the run is saved.
       Interrupted: after Ctrl-C in a run with a workdir; it is a KeyboardInterrupt, and the run is
         saved. A second Ctrl-C raises KeyboardInterrupt at once.

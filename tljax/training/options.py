@@ -82,8 +82,8 @@ class TrainingOptions:
     on_nan: str = "restart"
     """If a loss is not finite: `restart`, once, at a third of the learning rate, or `fail`.
 
-    The run goes back to its best validated weights, if these are from the second half of its steps,
-    else to its start; optimizer state is fresh. A second loss that is not finite ends it.
+    The run goes back to its start or, if the best validated weights are from the second half of its
+    steps and have a lower loss, to those. A second loss that is not finite ends it.
     """
 
     # What is kept as the model, and when training ends.

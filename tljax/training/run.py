@@ -494,15 +494,20 @@ class Run:
         self.save()
 
     def _last_good_point(self) -> Best | None:
-        """The best weights so far, if they are from the second half of the run; None: its start.
+        """The best weights so far, if they are surely good; None: where the run started.
 
-        A rate that is too high may have damaged what it trains long before the loss says so, and
-        an early validation does not show it.
+        They are, if they are from the second half of the run, with a lower validation loss than at
+        its start. A rate that is too high damages pretrained weights long before a loss is not
+        finite, and accuracy on validation does not show it: the first epochs may raise it all the
+        same, and so may chance.
         """
         best = self.best
-        if best is not None and (best.step == 0 or 2 * best.step >= self.setup.total_steps):
+        if best is None or best.step == 0:
             return best
-        return None
+        validated = [row for row in self.metrics.rows if row["event"] == "val"]
+        losses = {row["step"]: row["loss"] for row in validated}
+        late = 2 * best.step >= self.setup.total_steps
+        return best if late and losses[best.step] < losses[0] else None
 
     def _rewind(self, step: int, variables: Tree) -> None:
         """Sets the run to an earlier step, to these variables there, with a new optimizer state.

@@ -153,7 +153,8 @@ def accuracy_if_stuck(
     """The recent training accuracy, if it is no better than that of a constant answer; else None.
 
     Recent is the later half of the steps so far. Up to two standard errors above `constant` count
-    as no better. None, too, if that is more than a quarter of `constant`: the images are too few.
+    as no better. None, too, if that is much beside `constant` or its distance from 1, a quarter:
+    the images are too few to tell.
 
     Args:
       rows: of `metrics.jsonl`; the `train` rows count.
@@ -167,6 +168,5 @@ def accuracy_if_stuck(
     accuracies = np.array([row["accuracy"] for row in trained])[recent]
     accuracy = float(np.average(accuracies, weights=images))
     margin = 2 * math.sqrt(constant * (1 - constant) / float(images.sum()))
-    if accuracy > constant + margin or margin > constant / 4 or constant + margin >= 1:
-        return None
-    return accuracy
+    too_few = margin >= min(constant, 1 - constant) / 4
+    return None if too_few or accuracy > constant + margin else accuracy
