@@ -15,7 +15,7 @@ from rich.console import Console
 
 from tljax import cli
 from tljax import config as config_lib
-from tljax.commands.demo.four_scenarios import Settings, Size, run_demo
+from tljax.commands.demo.four_scenarios import Settings, run_demo
 from tljax.console import print_any_character
 from tljax.errors import InputError
 from tljax.runs.metrics import read_rows
@@ -119,10 +119,7 @@ def test_help_names_the_commands(capsys):
 
 
 def test_a_small_demo_prints_the_table_and_writes_the_report(tmp_path, capsys):
-    tiny = Size(train_size=20, steps=2, batch_size=16)
-    settings = Settings(
-        source_train_size=64, source_epochs=1.0, small=tiny, large=tiny, evaluations=1
-    )
+    settings = Settings(source_train_size=64, source_epochs=1.0, small=20, large=40, steps=2)
     rows = run_demo(tmp_path, seeds=1, settings=settings)
     assert {(row.target, row.size) for row in rows} == {
         (target, size) for target in ("digits", "textures") for size in ("small", "large")
