@@ -307,7 +307,8 @@ def settled(config, train_size):
     if config.hyperrule is None:
         return config
     images = np.broadcast_to(np.uint8(0), (train_size, 32, 32, 3))
-    return hyperrules.apply(config, data.ArraySource(images, np.zeros(train_size, int)))
+    source = data.ArraySource(images, np.zeros(train_size, int))
+    return hyperrules.apply(config, data.Dataset("CIFAR", ("zero",), source, None, None))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from tests.watched import Watched
 from tljax import data as data_lib
 from tljax.data import Preprocessing, fixed_views
 from tljax.errors import InputError
-from tljax.features import cache as feature_cache
+from tljax.frozen import cache as feature_cache
 from tljax.models import init
 from tljax.runs.checkpoints import Checkpoints
 from tljax.training.evaluation import evaluate

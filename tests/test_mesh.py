@@ -22,7 +22,7 @@ from tljax import config as config_lib
 from tljax import experiment
 from tljax.devices import sharding
 from tljax.errors import InputError
-from tljax.features import cache as feature_cache
+from tljax.frozen import cache as feature_cache
 from tljax.runs.checkpoints import Checkpoints
 from tljax.runs.metrics import read_rows
 from tljax.training.evaluation import evaluate

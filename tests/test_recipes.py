@@ -321,7 +321,7 @@ def test_the_rule_settles_what_nobody_set(tmp_path):
     longer = experiment.resolve(config_lib.load(page, [given[0], "--config.epochs=10"]))
     assert (longer.steps, longer.epochs) == (None, 10.0)
     many = data_lib.ArraySource(np.zeros((20_000, 97, 97, 1), np.uint8), np.zeros(20_000, int))
-    large = hyperrules.apply(config, many)
+    large = hyperrules.apply(config, data_lib.Dataset("many", ("zero",), many, None, None))
     assert (large.steps, large.mixup, large.image_size) == (10_000, 0.1, 480)
     text = (CONFIGS / "recipes" / "bit_hyperrule.py").read_text()
     sweep = '\n\ndef sweep():\n    yield {"batch_size": 64}\n    yield {"lr": 0.01, "k": None}\n'

@@ -15,8 +15,8 @@ from tljax import experiment
 from tljax.data import Preprocessing
 from tljax.errors import InputError
 from tljax.experiment import read_workdir
-from tljax.features import cache as feature_cache
-from tljax.features.linear_head import solve_head
+from tljax.frozen import cache as feature_cache
+from tljax.frozen.linear_head import solve_head
 from tljax.models import init
 from tljax.runs.checkpoints import Checkpoints
 from tljax.runs.metrics import read_rows

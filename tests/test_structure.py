@@ -21,7 +21,7 @@ FLOORS = (
     ("analysis",),
     ("experiment", "config"),
     ("training",),
-    ("features",),
+    ("frozen",),
     ("runs",),
     ("devices", "data"),
     ("weights", "transfer"),

@@ -170,15 +170,19 @@ def _fine_tuning(
     set_by_hand: Mapping[str, Any],
 ) -> Choices:
     """From the solved head, at the family's rates, to a choice on the line of WiSE-FT."""
-    batch = int(set_by_hand.get("batch_size", _batch_size(target.images)))
+    if set_by_hand.get("optimizer") == "lbfgs":
+        return {}  # which is refused: groups below the head train
+    batch = _batch_size(target, set_by_hand)
     epochs = 20 if target.images < 50_000 else 10
     least = 500 if _is_small(network) else 100
     steps = max(least, math.ceil(epochs * target.images / batch))
     chosen: Choices = {
         "batch_size": (batch, _AS_MANY_IMAGES),
         "steps": (steps, f"{epochs} epochs, at least {least} steps: {STUDY}"),
-        **_rhythm(int(set_by_hand.get("steps") or steps)),
-        **_steps_of(rates, rates.frozen if scenario != "fine_tune" else rates.lr, batch),
+        **_rhythm(steps, target, batch, set_by_hand),
+        **_steps_of(
+            rates, rates.frozen if scenario != "fine_tune" else rates.lr, batch, set_by_hand
+        ),
         **_augmentation(target),
     }
     if scenario == "fine_tune":
@@ -206,14 +210,14 @@ def _fine_tuning(
 
 def _from_scratch(target: Target, rates: _Rates, set_by_hand: Mapping[str, Any]) -> Choices:
     """All weights random: a higher rate, and more epochs."""
-    batch = int(set_by_hand.get("batch_size", _batch_size(target.images)))
+    batch = _batch_size(target, set_by_hand)
     steps = max(500, math.ceil(30 * target.images / batch))
     return {
         "batch_size": (batch, _AS_MANY_IMAGES),
         "steps": (steps, "30 epochs, at least 500 steps; papers train ten times as long"),
-        **_rhythm(int(set_by_hand.get("steps") or steps)),
+        **_rhythm(steps, target, batch, set_by_hand),
         **_validation(target, set_by_hand),
-        **_steps_of(rates, rates.scratch, batch),
+        **_steps_of(rates, rates.scratch, batch, set_by_hand),
         **_augmentation(target),
     }
 
@@ -227,19 +231,26 @@ def _validation(target: Target, set_by_hand: Mapping[str, Any]) -> Choices:
     return {"val_fraction": (min(0.1, 5_000 / target.images), "a tenth, at most 5,000 images")}
 
 
-def _rhythm(steps: int) -> Choices:
-    """Warm-up, and the steps between evaluations."""
+def _rhythm(steps: int, target: Target, batch: int, set_by_hand: Mapping[str, Any]) -> Choices:
+    """Warm-up, and the steps between evaluations, for the rule's steps or those set by hand."""
+    if set_by_hand.get("steps"):
+        steps = int(set_by_hand["steps"])
+    elif "epochs" in set_by_hand:
+        steps = math.ceil(set_by_hand["epochs"] * target.images / batch)
     return {
         "warmup": (min(500, steps // 10), "a tenth of the steps, 500 at most"),
         "eval_every": (max(1, steps // 10), "ten evaluations"),
     }
 
 
-def _steps_of(rates: _Rates, lr: float, batch: int) -> Choices:
+def _steps_of(rates: _Rates, lr: float, batch: int, set_by_hand: Mapping[str, Any]) -> Choices:
     """Optimizer, rate, schedule, decay and clip."""
     factor = batch / _BATCH
     scaling = "sqrt" if rates.optimizer == "adamw" else "linearly"
     lr *= math.sqrt(factor) if rates.optimizer == "adamw" else factor
+    decay = (rates.weight_decay, rates.why)
+    if {"l2_sp_alpha", "l2_sp_beta"} & set_by_hand.keys():
+        decay = (0.0, "L2-SP is set by hand, and excludes it")
     return {
         "optimizer": (rates.optimizer, rates.why),
         "lr": (
@@ -247,7 +258,7 @@ def _steps_of(rates: _Rates, lr: float, batch: int) -> Choices:
             rates.why + (f", scaled {scaling} to the batch" if factor != 1 else ""),
         ),
         "schedule": ("cosine", "Loshchilov & Hutter 2017"),
-        "weight_decay": (rates.weight_decay, rates.why),
+        "weight_decay": decay,
         "clip_norm": (1.0, "big_vision, transfer.py; AutoGluon"),
     }
 
@@ -255,8 +266,11 @@ def _steps_of(rates: _Rates, lr: float, batch: int) -> Choices:
 _AS_MANY_IMAGES = "by the number of images"
 
 
-def _batch_size(images: int) -> int:
-    return 32 if images < 5_000 else 64 if images < 50_000 else 128
+def _batch_size(target: Target, set_by_hand: Mapping[str, Any]) -> int:
+    """The batch that is set by hand, else the rule's; one below 1 is refused later."""
+    images = target.images
+    chosen = 32 if images < 5_000 else 64 if images < 50_000 else 128
+    return max(1, int(set_by_hand.get("batch_size", chosen)))
 
 
 def _augmentation(target: Target) -> Choices:

@@ -75,7 +75,7 @@ _HARMLESS_FLAGS = (
 def environment() -> dict[str, Any]:
     """The environment of this process; a run that resumes compares it with its checkpoint's.
 
-    Features of frozen groups are kept under it, too: see `tljax.features.cache`.
+    Features of frozen groups are kept under it, too: see `tljax.frozen.cache`.
     """
     return {
         "versions": versions(),

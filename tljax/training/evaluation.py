@@ -13,7 +13,7 @@ from tljax.data import Preprocessing, Source, eval_batches
 from tljax.devices import sharding
 from tljax.devices.processes import gather_names
 from tljax.errors import InputError
-from tljax.features.cache import CachedSource
+from tljax.frozen.cache import CachedSource
 from tljax.models import Model
 from tljax.runs.answers import Answers
 from tljax.training.loss.tasks import class_ranges

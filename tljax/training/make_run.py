@@ -17,8 +17,8 @@ from tljax.devices import processes, sharding
 from tljax.devices.preemption import stopped_by
 from tljax.devices.startup import Startup
 from tljax.errors import InputError
-from tljax.features import cache as feature_cache
-from tljax.features.cache import Cache, CachedSource
+from tljax.frozen import cache as feature_cache
+from tljax.frozen.cache import Cache, CachedSource
 from tljax.runs.checkpoints import Checkpoints
 from tljax.runs.resume import Resumable, newest_usable, read_in_all
 from tljax.training import solved_head, train_state

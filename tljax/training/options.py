@@ -48,7 +48,7 @@ class TrainingOptions:
     optimizer: str = "sgd"
     """`sgd`, `adamw`, or `lbfgs`: solves a linear head on fixed features, in one step.
 
-    `lbfgs` is for plans that train the head alone; see `tljax.features.linear_head`.
+    `lbfgs` is for plans that train the head alone; see `tljax.frozen.linear_head`.
     """
     l2: float | None = None
     """Of a head that is solved: strength of its L2 penalty; None: cross-validation chooses."""

@@ -29,7 +29,7 @@ from tljax.data import Source
 from tljax.data.pipeline import TrainBatches
 from tljax.devices import processes, sharding
 from tljax.devices.preemption import Interrupted, Preempted, stopped_by
-from tljax.features.cache import CachedSource
+from tljax.frozen.cache import CachedSource
 from tljax.runs.checkpoints import Bookkeeping, Checkpoint, Checkpoints, restore_like
 from tljax.runs.metrics import MetricsWriter, open_metrics
 from tljax.runs.resume import best_row, validation_rank
@@ -43,7 +43,7 @@ from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
 
-Report = Mapping[str, Any]  # of a solved head, see `tljax.features.linear_head`
+Report = Mapping[str, Any]  # of a solved head, see `tljax.frozen.linear_head`
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tljax.data import Preprocessing, Source
 from tljax.devices import micro_batches, sharding
 from tljax.devices.workers import check_main_guard
 from tljax.errors import InputError
-from tljax.features import cache as feature_cache
+from tljax.frozen import cache as feature_cache
 from tljax.models import NORMALISATIONS, ImageSize, Model, initialisation, registry, tracing
 from tljax.models.groups import leaf_paths
 from tljax.training.options import TrainingOptions

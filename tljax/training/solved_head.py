@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from tljax.data import balanced_weights
-from tljax.features.cache import Cache, CachedSource
-from tljax.features.linear_head import SolvedHead, solve_head
+from tljax.frozen.cache import Cache, CachedSource
+from tljax.frozen.linear_head import SolvedHead, solve_head
 from tljax.training.setup import Setup, new_variables
 from tljax.transfer.partition import Tree
 
@@ -27,7 +27,7 @@ def solve(features: CachedSource, setup: Setup) -> SolvedHead:
       setup: of the run.
 
     Raises:
-      InputError: see `tljax.features.linear_head.solve_head`.
+      InputError: see `tljax.frozen.linear_head.solve_head`.
     """
     options = setup.options
     labels = np.asarray(features.labels)
@@ -71,7 +71,7 @@ def initial_variables(
       pretrained: variables for the groups that start from them.
       folder: where the features of a head that is solved are kept for later runs; None: they are
         not.
-      between_batches: see `tljax.features.cache.cached`.
+      between_batches: see `tljax.frozen.cache.cached`.
 
     Returns:
       The variables and, if the head was solved, the report of that.

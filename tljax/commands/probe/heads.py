@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tljax.features.cache import CachedSource
+from tljax.frozen.cache import CachedSource
 from tljax.models import Model
 from tljax.models.probing import Features, choices
 from tljax.runs.resume import validation_rank

@@ -30,8 +30,8 @@ from tljax.devices import micro_batches
 from tljax.devices.compiler import compiled
 from tljax.errors import InputError
 from tljax.experiment import Experiment
-from tljax.features.cache import CachedSource
 from tljax.files import replacing
+from tljax.frozen.cache import CachedSource
 from tljax.models import Model, parameter_count
 from tljax.models.probing import all_parts
 from tljax.runs import record

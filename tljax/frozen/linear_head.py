@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from tljax.errors import InputError
-from tljax.features.cross_validation import assign_folds, choose
-from tljax.features.softmax_regression import Rows, State, make_rows, solve, start
+from tljax.frozen.cross_validation import assign_folds, choose
+from tljax.frozen.softmax_regression import Rows, State, make_rows, solve, start
 
 _log = logging.getLogger("tljax")
 
