@@ -83,10 +83,12 @@ def print_result(summary: dict[str, Any]) -> None:
         )
     elif summary["val_accuracy"] is not None:
         last = f"{stages[-1]['steps']} of the last stage" if stages else summary["steps"]
+        where = f"at step {summary['best_step']} of {last}"
+        if "wise_ft" in summary:
+            where = f"at {summary['wise_ft']['alpha']:g} on the line from step 0 to step {last}"
         console.print(
             f"best validation accuracy {summary['val_accuracy']:.4f} on {summary['val_size']:,}"
-            f" images, at step {summary['best_step']} of {last}"
-            + (" (stopped early)" if summary.get("stopped_early") else "")
+            f" images, {where}" + (" (stopped early)" if summary.get("stopped_early") else "")
         )
     console.print(
         f"trained {summary['trainable_parameters']:,} of {summary['total_parameters']:,} parameters"

@@ -35,6 +35,7 @@ class MetricsWriter:
         self.rows: list[dict[str, Any]] = []
         self._file: BinaryIO | None = None
         self._tensorboard: TensorBoard | None = None
+        self._written, self._bytes = hashlib.sha256(), 0
         if workdir is None:
             return
         path = workdir / "metrics.jsonl"

@@ -100,7 +100,7 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
         "val_size": 0 if setup.val is None else len(setup.val),
         "seed": setup.options.seed,
         "steps": run.steps_taken,
-        "best_step": min(best.step, run.steps_taken),
+        "best_step": best.step,
         "val_accuracy": validated.get("accuracy"),
         "val_balanced_accuracy": validated.get("balanced_accuracy"),
         "trainable_parameters": parameter_count(run.state.trained),
