@@ -30,7 +30,7 @@ from tljax.runs.workdir import write_atomically
 from tljax.training.progress import console, progress_bar
 
 HERE = Path(__file__).parent
-OURS, TIMM, KERAS = "ours", "torch_timm", "keras_jax"
+OURS, TIMM, KERAS, SKLEARN = "ours", "torch_timm", "keras_jax", "scikit_learn"
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,11 @@ def measurements(peer_epochs: int) -> Iterator[Measurement]:
             by_hand = {"job": name, "epochs": job.epochs, "by_hand": True}
             yield Measurement(row, TIMM, "job", by_hand, "timm, features by hand")
         yield Measurement(row, KERAS, "job", arguments, "Keras")
+    for width, rows, classes in jobs.HEADS:
+        arguments = {"width": width, "rows": rows, "classes": classes}
+        row = f"head/{width}/{rows}/{classes}"
+        yield Measurement(row, OURS, "head", arguments)
+        yield Measurement(row, SKLEARN, "head", arguments, "scikit-learn")
     for images, epochs, k in growth_points():
         arguments = {
             "network": "vit_small",

@@ -122,6 +122,24 @@ def _steps(results: dict[str, Any]) -> list[str]:
     return _table(["network", "machine", *labels, "tljax / timm"], body)
 
 
+def _heads(results: dict[str, Any]) -> list[str]:
+    peer = "scikit-learn"
+    head = ["features", "rows", "classes", "machine", "tljax, s", "with compiling, s", f"{peer}, s"]
+    head += [f"{peer} / tljax", "with compiling", "in processor seconds"]
+    body = []
+    for sizes in jobs.HEADS:
+        for row, machine in _rows(results, "head/" + "/".join(map(str, sizes))):
+            ours, theirs = row[_OURS], row.get(peer)
+            cells = [*(f"{size:,}" for size in sizes), machine, _seconds(ours)]
+            cells += [_short(_median(ours, "first_seconds")), _seconds(theirs)]
+            names = (("seconds",) * 2, ("seconds", "first_seconds"), ("processor_seconds",) * 2)
+            cells += [
+                f"{_median(theirs, a) / _median(ours, b):.2f}" if theirs else "" for a, b in names
+            ]
+            body.append(cells)
+    return _table(head, body)
+
+
 def _input(results: dict[str, Any]) -> list[str]:
     labels = (_OURS, "torchvision")
     body = []
@@ -171,6 +189,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "jobs": _jobs,
     "forward": _forward,
     "steps": _steps,
+    "heads": _heads,
     "input": _input,
     "single figures": _single,
     "growth": _growth_table,

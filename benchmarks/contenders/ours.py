@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,24 @@ def job(job: Job, folder: Path, epochs: int, images: int | None = None) -> dict[
     seconds, result = time_call(lambda: _fit(model, variables, plan, train, preprocessing, epochs))
     losses = [row["loss"] for row in result.history if row["event"] == "train"]
     return {"seconds": seconds, "epochs": epochs, "loss": losses[-1]}
+
+
+def head(folder: Path, width: int, rows: int, classes: int) -> dict[str, Any]:
+    """Times a solved head, of which the penalty is chosen by cross-validation.
+
+    `first_seconds` has compiling in it, without a compilation cache; `seconds` has not.
+    """
+    from tljax.frozen.linear_head import solve_head
+
+    features, labels = jobs.make_features(width, rows, classes)
+    jax.config.update("jax_enable_compilation_cache", False)
+    jax.block_until_ready(jnp.zeros(1))  # JAX starts
+    first, _ = time_call(lambda: solve_head(features, labels, classes))
+    began = time.process_time()
+    seconds, solved = time_call(lambda: solve_head(features, labels, classes))
+    found = {"seconds": seconds, "first_seconds": first}
+    found["processor_seconds"] = time.process_time() - began
+    return found | {"l2": solved.l2, "loss": solved.report["loss"]}
 
 
 def forward(network: Network, folder: Path, batch: int) -> dict[str, float]:

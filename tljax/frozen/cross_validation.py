@@ -1,4 +1,4 @@
-"""Stratified folds, and the choice of a penalty by what heads make of images they have not seen."""
+"""Stratified folds, and choices by what heads make of images that they were not fitted on."""
 
 import numpy as np
 
@@ -34,23 +34,31 @@ def assign_folds(labels: np.ndarray, seed: int) -> np.ndarray:
     return assigned
 
 
-def choose(right: np.ndarray, loss: np.ndarray, weights: np.ndarray) -> int:
-    """Chooses a strength: the least loss among those as accurate as the best, within the noise.
+def choose(right: np.ndarray, weights: np.ndarray) -> int:
+    """Chooses a strength among those that are as accurate as the best, within the noise.
 
-    The noise is the standard error of the difference to the most accurate one, image by image.
+    The noise is one standard error of the difference to the best, image by image. The best of few
+    images is the best by chance. The choice is a third of the way from the strongest to the weakest
+    of those as good: rather strong, because the images to come differ more than those of a fold.
 
     Args:
-      right: (strengths, images), between 0 and 1: whether an image is classified correctly.
-      loss: (strengths, images), in nats.
+      right: (strengths, images), from the strongest, between 0 and 1: whether an image is
+        classified correctly.
       weights: (images,), of which the sum is 1.
 
     Returns:
       The index of the strength.
     """
-    losses = loss @ weights
-    accuracies = right @ weights
-    best = min(np.flatnonzero(accuracies == accuracies.max()), key=losses.__getitem__)
-    below = right[best] - right
+    as_good = np.flatnonzero(within_noise(right, weights))
+    return int(as_good[(len(as_good) - 1) // 3])
+
+
+def within_noise(right: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns whether each row's accuracy is within one standard error of the best row's.
+
+    For arguments see `choose`.
+    """
+    below = right[np.argmax(right @ weights)] - right
     means = below @ weights
     errors = np.sqrt(np.square(below - means[:, None]) @ np.square(weights))
-    return int(min(np.flatnonzero(means <= errors), key=losses.__getitem__))
+    return means <= errors

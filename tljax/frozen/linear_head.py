@@ -5,6 +5,7 @@ The penalty's strength is chosen by cross-validation, unless it is given.
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,11 @@ from tljax.frozen.softmax_regression import Rows, State, make_rows, solve, start
 
 _log = logging.getLogger("tljax")
 
-# Strengths per feature, from strong to weak.
-_GRID = tuple(10.0 ** (-half / 2) for half in range(1, 15))
-_TOLERANCE, _PASSES = 1e-7, 1000  # of the final head
-_ROUGH_TOLERANCE, _ROUGH_PASSES = 3e-4, 200  # of the heads that choose the strength
+_EXACT = {"tolerance": 1e-7, "most": 1000}  # of the final head
+_ROUGH = {"tolerance": 3e-4, "most": 200}  # of heads that only choose, or are on the way
 _CHEAP = 1 << 29  # multiplications
 _CONVERGED = 1e-4  # nats above the least loss at most
+_PART = 1 << 24  # numbers
 _CONSTANT = 1e-6  # a feature deviates by less, relative to its size: float32's rounding
 
 
@@ -89,46 +89,66 @@ def solve_head(
     _check(x, labels[:images], l2)
     mean, inverse = _standardisation(x)
     share = np.full(len(x), 1 / len(x)) if weights is None else weights / np.sum(weights)
-    folds = np.zeros((0, images), int) if l2 is not None else assign_folds(labels[:images], seed)
-    held = _held_out(folds, views)
-    problems = held.shape[1]
-    rows = make_rows(x, labels, mean, inverse, problems * num_classes)
-    report: dict[str, Any] = {}
-    out_of_fold = begin = None
-    if l2 is None:
-        chosen = _choose_strength(rows, held, share, images, x.shape[1], num_classes)
-        l2, begin, out_of_fold, report = chosen
+    grid = strengths(x.shape[1])
+    if l2 is not None:
+        rows = make_rows(x, labels, mean, inverse, num_classes)
+        train = rows.split(share[:, None])
+        begin = start(rows, train, num_classes)
+        for stronger in (strength for strength in grid if strength > l2):
+            begin, _ = solve(rows, train, train, begin, stronger, **_ROUGH)
+        validation, out_of_fold = {}, None
+    else:
+        folds = assign_folds(labels[:images], seed)
+        held = np.tile(_held_out(folds), (views, 1))
+        rows = make_rows(x, labels, mean, inverse, held.shape[1] * num_classes)
+        l2, begin, out_of_fold, found = _choose_strength(
+            rows, held, share, images, grid, num_classes
+        )
         naive = float(np.bincount(labels, share).max())
         about = {"folds": int(folds.max()) + 1, "repeats": len(folds), "images": images}
-        report = {"cross_validation": {**about, **report, "naive_accuracy": naive}}
-    # A program is compiled for each number of problems; solving copies may take less time.
-    copies = problems if x.size * problems * num_classes < _CHEAP else 1
-    train = rows.split(np.repeat(share[:, None], copies, axis=1))
-    begin = start(rows, train, num_classes) if begin is None else begin
-    begin = jax.tree.map(lambda values: np.repeat(values.mean(0, keepdims=True), copies, 0), begin)
-    state, found = jax.device_get(
-        solve(rows, train, np.ones_like(train), begin, l2, tolerance=_TOLERANCE, most=_PASSES)
-    )
+        validation = {"cross_validation": {**about, **found, "naive_accuracy": naive}}
+        # A program is compiled for each number of problems; solving copies may take less time.
+        copies = held.shape[1] if x.size * held.shape[1] * num_classes < _CHEAP else 1
+        train = rows.split(np.repeat(share[:, None], copies, axis=1))
+        begin = jax.tree.map(lambda mean: np.repeat(mean[None], copies, axis=0), begin)
+    state, verdict = jax.device_get(solve(rows, train, np.ones_like(train), begin, l2, **_EXACT))
+    if not (converged := bool(verdict.gap[0] <= _CONVERGED)):
+        _log.warning(
+            "the linear head is not solved to convergence: after %d steps its loss may be %.2g nats"
+            " above the least; a larger l2 than %.2g converges sooner",
+            verdict.steps[0],
+            verdict.gap[0],
+            l2,
+        )
     head = np.asarray(state.heads[0], np.float64)
     kernel = head[:-1] if rows.axes is None else np.asarray(rows.axes, np.float64) @ head[:-1]
     kernel = inverse[:, None] * kernel
     bias = head[-1] - mean @ kernel
     report = {
         "l2": l2,
-        "iterations": int(found.steps[0]),
-        "loss": float(found.loss[0]),
-        "converged": bool(found.gap[0] <= _CONVERGED),
-        "train_accuracy": float(rows.join(found.right) @ share),
-        **report,
+        "iterations": int(verdict.steps[0]),
+        "loss": float(verdict.loss[0]),
+        "converged": converged,
+        "train_accuracy": float(rows.join(verdict.right) @ share),
+        **validation,
     }
     return SolvedHead(kernel.astype(np.float32), bias.astype(np.float32), l2, report, out_of_fold)
+
+
+def strengths(width: int) -> list[float]:
+    """Returns the grid of penalties for a number of features, from the strongest.
+
+    It goes with the width, as the squares of standardised features add up to it.
+    """
+    return [width * 10.0 ** (-half / 2) for half in range(1, 15)]
 
 
 def _check(x: np.ndarray, labels: np.ndarray, l2: float | None) -> None:
     """Raises InputError if no head can be solved, or no strength chosen."""
     if l2 is not None and not 0 < l2 < math.inf:
         raise InputError(f"l2 is {l2}; set it to a number above 0, e.g. 0.1, or leave it out")
-    if bad := int((~np.isfinite(x).all(axis=1)).sum()):
+    if not np.isfinite(x.sum(dtype=np.float64)):
+        bad = int((~np.isfinite(x).all(axis=1)).sum())
         raise InputError(
             f"the features of {bad:,} of {len(x):,} rows are not finite, so no head can be solved;"
             " check the weights that init_from names, or set dtype to float32"
@@ -151,7 +171,8 @@ def _check(x: np.ndarray, labels: np.ndarray, l2: float | None) -> None:
 def _standardisation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and 1 / deviation of each feature, float64; 0 for a constant feature."""
     mean = x.mean(axis=0, dtype=np.float64)
-    deviation = x.std(axis=0, dtype=np.float64)
+    parts = np.array_split(x, -(-x.size // _PART))  # no copy of all in float64
+    deviation = np.sqrt(sum(np.square(part - mean).sum(axis=0) for part in parts) / len(x))
     varies = deviation > _CONSTANT * np.abs(mean)
     if not varies.any():
         raise InputError(
@@ -161,44 +182,38 @@ def _standardisation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.divide(1, deviation, out=np.zeros_like(mean), where=varies)
 
 
-def _held_out(folds: np.ndarray, views: int) -> np.ndarray:
-    """(repeats, images) -> (views * images, problems), 1 where a fold holds an image out.
-
-    Without folds there is one problem, which holds out nothing.
-    """
-    if not len(folds):
-        return np.zeros((views * folds.shape[1], 1), np.float32)
+def _held_out(folds: np.ndarray) -> np.ndarray:
+    """(repeats, images) -> (images, problems), 1 where a fold holds an image out."""
     held = folds[:, None] == np.arange(folds.max() + 1)[:, None]
-    return np.tile(held.reshape(-1, folds.shape[1]).T.astype(np.float32), (views, 1))
+    return held.reshape(-1, folds.shape[1]).T.astype(np.float32)
 
 
 def _choose_strength(
-    rows: Rows, held: np.ndarray, share: np.ndarray, images: int, width: int, classes: int
+    rows: Rows,
+    held: np.ndarray,
+    share: np.ndarray,
+    images: int,
+    grid: Sequence[float],
+    classes: int,
 ) -> tuple[float, State, np.ndarray, dict[str, Any]]:
     """Solves all folds with each strength, from strong to weak.
 
     Returns:
-      The chosen strength, its solution, its predictions (n,), and what is reported about it.
+      The chosen strength; its solution, the mean over problems; its predictions (n,); and what is
+      reported about it.
     """
-    grid = [width * strength for strength in _GRID]
     train, judged = rows.split(share[:, None] * (1 - held)), rows.split(held)
     state = start(rows, train, classes)
-    states, verdicts = [], []
+    means, verdicts = [], []
     for l2 in grid:
-        state, verdict = solve(
-            rows, train, judged, state, l2, tolerance=_ROUGH_TOLERANCE, most=_ROUGH_PASSES
-        )
-        states.append(state)
+        state, verdict = solve(rows, train, judged, state, l2, **_ROUGH)
+        means.append(jax.tree.map(lambda values: np.asarray(values).mean(axis=0), state))
         verdicts.append(verdict)
     right = np.array([rows.join(verdict.right) for verdict in verdicts], np.float64)
     loss = np.array([rows.join(verdict.row_loss) for verdict in verdicts], np.float64)
     parts = share.reshape(-1, images)  # views of an image in a column
     whole = np.maximum(parts.sum(axis=0), np.finfo(float).tiny)
-
-    def by_image(values: np.ndarray) -> np.ndarray:
-        return (values.reshape(-1, *parts.shape) * parts).sum(axis=1) / whole
-
-    best = choose(by_image(right), by_image(loss), whole)
+    best = choose((right.reshape(-1, *parts.shape) * parts).sum(axis=1) / whole, whole)
     if best in (0, len(grid) - 1):
         _log.warning(
             "cross-validation chose l2 = %.3g, the %s of its grid; set l2 to try values beyond it",
@@ -211,4 +226,4 @@ def _choose_strength(
     ]
     chosen = {name: table[best][name] for name in ("accuracy", "loss")}
     predicted = rows.join(verdicts[best].predicted).astype(np.int32)
-    return grid[best], jax.device_get(states[best]), predicted, {**chosen, "grid": table}
+    return grid[best], means[best], predicted, {**chosen, "grid": table}

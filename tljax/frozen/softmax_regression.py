@@ -155,7 +155,7 @@ def solve(
     l2: float,
     *,
     tolerance: float,
-    most: int,
+    most: float,
 ) -> tuple[State, Verdict]:
     """Minimises sum of weight * cross-entropy + l2 / 2 * |kernel|^2 for each problem.
 
