@@ -3,11 +3,13 @@ r"""Small target, unlike the source: freeze the first k groups, retrain the rest
     tljax train --config configs/freeze_first.py --workdir runs/freeze \
         --config.init_from=runs/glyphs --config.data=embedded:textures --config.train_size=100
 
-`tljax plan --config configs/freeze_first.py` lists the groups. k counts them from the input.
+`tljax plan --config configs/freeze_first.py` lists the groups. k counts them from the input. The
+head starts as the solved one. What is not set here, k too, follows from the default rule; `tljax
+plan` shows it.
 
-Expected: test accuracy 0.553 [0.551-0.557], the mean [lowest-highest] of seeds 0, 1 and 2
+Expected: test accuracy 0.612 [0.591-0.625], the mean [lowest-highest] of seeds 0, 1 and 2
 (--config.seed) from one source model (configs/from_scratch.py, seed 0); naive baseline 0.108;
-about 25 s on two CPU cores.
+about a minute on one busy CPU core.
 """
 
 from tljax.config import base
