@@ -1,4 +1,4 @@
-"""The grid of linear probes: each head trains as if alone, and validation alone chooses."""
+"""Linear probes: a grid of heads, each trained as if alone, and heads that are solved."""
 
 import csv
 import json
@@ -19,10 +19,12 @@ from tljax import data as data_lib
 from tljax import experiment
 from tljax.commands.probe import heads as probe_heads
 from tljax.commands.probe import linear_probe
-from tljax.commands.probe.linear_probe import compute_features
+from tljax.commands.probe.features import compute_features
+from tljax.commands.probe.solved import SolvedChoice, choose_features, solve_choices
 from tljax.errors import InputError
+from tljax.frozen.linear_head import SolvedHead, solve_head
 from tljax.models import init, probing
-from tljax.models.probing import OWN, Features
+from tljax.models.probing import OWN, PATCHES, Features
 from tljax.transfer import feature_extraction
 
 VIT, RESNET = "vit_micro_patch4_32", "resnet10_32"
@@ -55,6 +57,7 @@ def test_a_vits_parts_are_class_tokens_after_the_norm_and_the_mean_of_the_patche
     both = Features(4, average_pool=True).select(parts)
     np.testing.assert_array_equal(both, np.asarray(parts).reshape(3, -1))
     assert Features(1, average_pool=True).select(np.asarray(parts)).shape == (3, 128)
+    np.testing.assert_array_equal(PATCHES.select(parts), parts[:, 4])
 
 
 def test_choices():
@@ -66,6 +69,8 @@ def test_choices():
         (4, True),
     }
     assert probing.choices(resnet) == probing.choices(vit.clone(pooling="mean")) == (OWN,)
+    assert probing.choices(vit, patches_alone=True) == (*probing.choices(vit), PATCHES)
+    assert probing.choices(resnet, patches_alone=True) == (OWN,)
     assert len(probe_heads.list_settings(vit, 64, (0.0,))) == 52
     assert len(probe_heads.list_settings(resnet, 64, (0.0, 1e-3))) == 26
     rates = {setting.lr for setting in probe_heads.list_settings(vit, 512, (0.0,))}
@@ -204,6 +209,105 @@ def test_validation_alone_chooses_and_the_workdir_serves_if_the_head_fits(
     assert (code, "weight decays [0.0]" in err) == (2, True)
     code, _, err = run(capsys, "train", *again[1:], "--config.lr=1")
     assert (code, "another config" in err) == (2, True)
+
+
+# --- heads that are solved ----------------------------------------------------------------------
+
+
+def solved_argv(name, sources, data, workdir, *more):
+    page = ["probe", "--config", CONFIGS / "feature_extraction.py", "--workdir", workdir]
+    fields = {"model": name, "init_from": sources[name], "data": data}
+    return [*page, *(f"--config.{field}={value}" for field, value in fields.items()), *more]
+
+
+@pytest.mark.parametrize("name", [VIT, RESNET])
+def test_cross_validation_alone_chooses_features_and_penalty(
+    name, sources, photos, tmp_path, capsys
+):
+    """Neither the labels of test images nor validation images, which may be none, matter."""
+    shutil.copytree(photos / "exchanged", photos / f"unvalidated_{name}")
+    shutil.rmtree(photos / f"unvalidated_{name}" / "val")
+    found = {}
+    for kind in ("right", f"unvalidated_{name}"):
+        argv = solved_argv(name, sources, f"folder:{photos / kind}", tmp_path / kind)
+        code, out, err = run(capsys, *argv)
+        assert code == 0, err
+        found[kind] = result_of(tmp_path / kind)
+    right, unvalidated = found.values()
+    probe = right["probe"]
+    assert probe == unvalidated["probe"]
+    assert right["test_accuracy"] == pytest.approx(1 - unvalidated["test_accuracy"])
+    assert (right["val_size"], "validated_by" in right) == (16, False)
+    assert unvalidated["validated_by"] == "cross-validation"
+    assert unvalidated["val_accuracy"] == probe["chosen"]["accuracy"]
+
+    kinds = 5 if name == VIT else 1
+    assert (len(probe["choices"]), len(probe["grid"])) == (kinds, 14 * kinds)
+    assert probe["chosen"] in probe["choices"]
+    assert f"chosen on 24 training images out of fold, among {kinds} kinds of features" in out
+    with (tmp_path / "right" / "grid.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["l2"]) for row in table] == [row["l2"] for row in probe["grid"]]
+    assert (tmp_path / "right" / "grid.png").read_bytes().startswith(b"\x89PNG")
+    code, out, err = run(capsys, "evaluate", "--workdir", tmp_path / "right")
+    if probe["own_features"]:
+        assert f"accuracy {right['test_accuracy']:.4f}" in out
+    else:
+        assert (code, "holds no checkpoint" in err) == (2, True)
+
+    before = (tmp_path / "right" / "result.json").read_bytes()
+    again = solved_argv(name, sources, f"folder:{photos / 'right'}", tmp_path / "right")
+    code, _, err = run(capsys, *again)
+    assert (code, "holds a finished probe" in err) == (0, True)
+    assert (tmp_path / "right" / "result.json").read_bytes() == before
+
+
+def test_the_fewest_features_within_the_noise_are_chosen(cached):
+    _, train = cached
+    labels = np.arange(400) % 2
+
+    def choice(features, width, wrong):
+        predicted = labels.copy()
+        predicted[:wrong] = 1 - predicted[:wrong]
+        head = SolvedHead(np.zeros((width, 2)), np.zeros(2), 1.0, {}, predicted)
+        return SolvedChoice(features, width, head)
+
+    own, both, all_four = (
+        choice(features, width, wrong)
+        for features, width, wrong in (
+            (OWN, 64, 100),
+            (Features(1, average_pool=True), 128, 40),
+            (Features(4, average_pool=True), 320, 39),
+        )
+    )
+    patches = choice(PATCHES, 64, 20)
+    assert choose_features([own, both, all_four], labels) is both
+    assert choose_features([own, all_four], labels) is all_four
+    assert choose_features([own, both, all_four, patches], labels) is patches
+    assert choose_features([own], labels) is own
+
+    solved = solve_choices([PATCHES, OWN], train, 10, seed=4)
+    head = solve_head(train.features[:, -1], train.labels, 10, seed=4)
+    np.testing.assert_array_equal(solved[0].solved.kernel, head.kernel)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--config.l2=0.1"], "l2 is 0.1, but a probe chooses it"),
+        (["--weight_decays=0,1"], "optimizer is lbfgs, whose penalty"),
+    ],
+)
+def test_what_a_solved_probe_does_not_use_is_refused(words, told, sources, tmp_path, capsys):
+    argv = solved_argv(RESNET, sources, "embedded:digits", tmp_path / "new", *words)
+    code, out, err = run(capsys, *argv)
+    lines = [line for line in err.splitlines() if "warning" not in line]
+    assert (code, out, len(lines)) == (2, "", 1), err
+    assert told in lines[0]
+    assert not (tmp_path / "new").exists()
+
+
+# --- what is refused ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

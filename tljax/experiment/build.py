@@ -13,6 +13,7 @@ import ml_collections
 
 from tljax import data, weights
 from tljax.data import Dataset, Kept, Task, joint_class_names, kept
+from tljax.data.datasets import split_spec
 from tljax.devices import processes
 from tljax.errors import InputError, check_known, redacted
 from tljax.experiment import hyperrules, lora
@@ -280,7 +281,8 @@ def _settle(
     if config.hyperrule is None:
         return config
     whole = config.copy_and_resolve_references()
-    whole.val_fraction = 0.0  # the rule may set it
+    if len(split_spec(config.data)) == 1:  # of several, some may bring validation images along
+        whole.val_fraction = 0.0  # the rule may set it
     return hyperrules.apply(config, load_data(whole, splits))
 
 

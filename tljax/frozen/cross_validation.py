@@ -56,9 +56,8 @@ def choose(right: np.ndarray, weights: np.ndarray) -> int:
 def within_noise(right: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Returns whether each row's accuracy is within one standard error of the best row's.
 
-    For arguments see `choose`.
+    The standard error is that of the images on which the two differ, if both were equally good
+    (McNemar 1947). For arguments see `choose`.
     """
     below = right[np.argmax(right @ weights)] - right
-    means = below @ weights
-    errors = np.sqrt(np.square(below - means[:, None]) @ np.square(weights))
-    return means <= errors
+    return below @ weights <= np.sqrt(np.square(below) @ np.square(weights))

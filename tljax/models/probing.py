@@ -24,7 +24,8 @@ class Features:
     """A choice of features for a probe.
 
     Attributes:
-      blocks: from how many of the last blocks the class token is used; the last block's is first.
+      blocks: from how many of the last blocks the class token is used; the last block's is first;
+        0 is for the mean of the patch tokens alone.
       average_pool: whether the mean of the last block's patch tokens is appended.
     """
 
@@ -46,12 +47,21 @@ class Features:
 OWN = Features(1, average_pool=False)
 
 
-def choices(model: Model) -> tuple[Features, ...]:
-    """The choices for a model; only its own features, unless it is a ViT with a class token."""
+PATCHES = Features(0, average_pool=True)
+
+
+def choices(model: Model, *, patches_alone: bool = False) -> tuple[Features, ...]:
+    """The choices for a model; only its own features, unless it is a ViT with a class token.
+
+    Args:
+      model: the network.
+      patches_alone: whether to add the mean of the patch tokens alone, which DINOv2's grid lacks.
+    """
     if not _pools_class_token(model):
         return (OWN,)
     blocks = sorted({1, _num_blocks(model)})
-    return tuple(Features(number, pool) for number in blocks for pool in (False, True))
+    found = tuple(Features(number, pool) for number in blocks for pool in (False, True))
+    return (*found, PATCHES) if patches_alone else found
 
 
 def all_parts(model: Model, variables: dict[str, Any], images: jax.Array) -> jax.Array:

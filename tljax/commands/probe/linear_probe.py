@@ -1,8 +1,9 @@
-"""Linear probing of a frozen model: trains a grid of heads, chooses one, tests it once.
+"""Linear probing of a frozen model: solves or trains heads, chooses one, tests it once.
 
-This is DINOv2's linear evaluation, except that images are not augmented. Their features are
-therefore computed once, and `heads` trains all heads on them. The head is chosen on validation
-images; test images are read once.
+Images are not augmented, so their features are computed once. With `optimizer=lbfgs`, `solved`
+solves a head for each choice of features, and cross-validation chooses one. Otherwise this is
+DINOv2's linear evaluation: `heads` trains a grid of heads, and validation images choose one. Test
+images are read once.
 """
 
 import functools
@@ -10,9 +11,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,16 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tljax import experiment
-from tljax.commands.probe.heads import Setting, list_settings, rank_heads, train_heads
-from tljax.console import progress_bar
-from tljax.data import Dataset, Preprocessing, Source, eval_batches, normalise
-from tljax.devices import micro_batches
-from tljax.devices.compiler import compiled
+from tljax.commands.probe.features import compute_features
+from tljax.commands.probe.heads import list_settings, rank_heads, train_heads
+from tljax.commands.probe.solved import choose_features, describe_choice, solve_choices
+from tljax.data import Dataset
 from tljax.errors import InputError
 from tljax.experiment import Experiment
 from tljax.files import replacing
 from tljax.frozen.cache import CachedSource
-from tljax.models import Model, parameter_count
-from tljax.models.probing import all_parts
+from tljax.models import parameter_count
+from tljax.models.probing import Features, choices
 from tljax.runs import record
 from tljax.runs.answers import ANSWERS_FILE, pack_answers
 from tljax.runs.checkpoints import Checkpoint, Checkpoints
@@ -62,52 +62,6 @@ _UNUSED = (
     "patience",
     "sampling",
 )
-_BATCH = 32  # images in a batch of the feature computation
-
-
-def compute_features(
-    model: Model,
-    variables: Tree,
-    preprocessing: Preprocessing,
-    source: Source,
-    name: str,
-    progress: bool = False,
-) -> CachedSource:
-    """Computes what the heads see of a source's images.
-
-    Args:
-      model, variables, preprocessing: of the frozen network.
-      source: of n images.
-      name: of the source, for the progress bar.
-      progress: whether to show a progress bar on stderr.
-
-    Returns:
-      The features in memory, (n, parts, d), with parts as in `all_parts`.
-    """
-    compute, parts, done = _compile(model, preprocessing), [], 0
-    batches = eval_batches(source, preprocessing, batch_size=_BATCH)
-    with closing(iter(batches)) as reader, progress_bar() as bar:
-        task = bar.add_task(f"features of {name} images", total=len(source), visible=progress)
-        for batch in reader:
-            parts.append(np.asarray(compute(variables, batch["image"], batch["mask"])))
-            done += len(parts[-1])
-            bar.update(task, completed=min(done, len(source)))
-    features = np.concatenate(parts)[: len(source)]  # without the padding of the last batch
-    return CachedSource(len(model.groups) - 1, features, np.arange(len(source)), source.labels)
-
-
-@functools.cache
-def _compile(model: Model, preprocessing: Preprocessing) -> Callable[..., jax.Array]:
-    """Returns the compiled function (variables, images uint8, mask) -> parts."""
-
-    def compute(variables: Tree, images: jax.Array, mask: jax.Array) -> jax.Array:
-        def run(images: jax.Array) -> jax.Array:
-            return all_parts(model, variables, normalise(images, preprocessing))
-
-        number = micro_batches.choose_parts(model, preprocessing.image_size, len(images))
-        return micro_batches.map_in_parts(run, number, images, mask)
-
-    return compiled(compute)
 
 
 def run_probe(
@@ -117,10 +71,12 @@ def run_probe(
     *,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Trains the grid of heads, chooses one on validation images, and tests it once.
+    """Solves or trains heads, chooses one, and tests it once.
 
-    It uses the config's data, model, weights, preprocessing, batch size, epochs or steps, and seed.
-    The grid replaces optimizer, learning rate, schedule, decay and clip. It uses one device.
+    It uses the config's data, model, weights, preprocessing and seed. With `optimizer=lbfgs` one
+    head is solved for each choice of features. Otherwise the grid replaces optimizer, learning
+    rate, schedule, decay and clip, and batch size, epochs or steps are the config's. It uses one
+    device.
 
     Args:
       config: of feature extraction, without augmentation.
@@ -133,7 +89,7 @@ def run_probe(
       The content of `result.json`: the fields of a run, and `probe` with `chosen`, a setting;
       `own_features`, whether the chosen head sees the same features as the model's own, so that
       `tljax evaluate` and `predict` can use the workdir; and `grid`, every setting with its
-      `val_accuracy` and `val_loss`.
+      `val_accuracy` and `val_loss` or, out of fold, its `accuracy` and `loss`.
 
     Raises:
       InputError: if the config does not keep its features fixed, or the workdir holds something
@@ -157,32 +113,22 @@ def run_probe(
     )
     with locked(workdir):
         experiment.keep_config(workdir, exp.tasks, exp.config, None if begun else dataset)
-        settings = list_settings(model, options.batch_size, weight_decays)
-        steps = options.total_steps(len(dataset.train))
-        heads = train_heads(
-            model,
-            exp.plan,
-            settings,
-            features(dataset.train, "training"),
-            steps=steps,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            progress=progress,
-        )
-        assert dataset.val is not None
-        ranked = rank_heads(model, heads, features(dataset.val, "validation"), options.batch_size)
-        chosen = max(settings, key=ranked.__getitem__)  # the first, if several rank equally
-        head = heads.params_of(chosen)
-        network = {**variables, "params": {**variables["params"], "head": head}}
-        result = _describe(exp, dataset, steps, chosen, ranked, variables, head)
-        result["probe"] = _describe_grid(chosen, ranked, settings, weight_decays)
+        train = features(dataset.train, "training")
+        val = None if dataset.val is None else features(dataset.val, "validation")
+        if options.solves:
+            chosen = _solve(exp, variables, train, val)
+        else:
+            assert val is not None
+            chosen = _train(exp, variables, train, val, weight_decays, progress)
+        steps = options.total_steps(len(train))
+        examples = len(train) if options.solves else steps * options.batch_size
+        result = _describe(exp, dataset, steps, examples, chosen)
         with closing(open_metrics(workdir, None)) as writer:
-            examples = steps * options.batch_size
-            accuracy, minus_loss = ranked[chosen]
-            writer.write("val", steps, examples=examples, accuracy=accuracy, loss=-minus_loss)
-            _save(workdir, steps, chosen, network)
+            if val is not None:
+                writer.write("val", steps, examples=examples, **chosen.validation)
+            _save(workdir, steps, chosen)
             if dataset.test is not None:
-                tested = _test(exp, network, chosen, features(dataset.test, "test"))
+                tested = _evaluate(exp, chosen, features(dataset.test, "test"))
                 values = {"accuracy": tested.accuracy, "loss": tested.loss}
                 values["balanced_accuracy"] = tested.balanced_accuracy
                 writer.write("test", steps, examples=examples, **values)
@@ -200,6 +146,84 @@ def run_probe(
     return result
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """The chosen head.
+
+    Attributes:
+      features: what it sees.
+      network: the variables, with this head.
+      validation: its `accuracy` and `loss` on validation images or, without any, out of fold.
+      about: the field `probe` of `result.json`.
+    """
+
+    features: Features
+    network: Tree
+    validation: Mapping[str, float]
+    about: Mapping[str, Any]
+
+    @property
+    def head(self) -> Tree:
+        head: Tree = self.network["params"]["head"]
+        return head
+
+
+def _solve(
+    exp: Experiment, variables: Tree, train: CachedSource, val: CachedSource | None
+) -> _Chosen:
+    """Solves a head for each choice of features; cross-validation chooses one."""
+    model = exp.model
+    kinds = choices(model, patches_alone=True)
+    solved = solve_choices(kinds, train, model.num_classes, exp.options.seed)
+    best = choose_features(solved, train.labels)
+    head = {"kernel": best.solved.kernel, "bias": best.solved.bias}
+    network = {**variables, "params": {**variables["params"], "head": head}}
+    about = describe_choice(best, solved)
+    chosen = _Chosen(best.features, network, best.solved.report["cross_validation"], about)
+    if val is None:
+        return chosen
+    found = _evaluate(exp, chosen, val)
+    return replace(chosen, validation={"accuracy": found.accuracy, "loss": found.loss})
+
+
+def _train(
+    exp: Experiment,
+    variables: Tree,
+    train: CachedSource,
+    val: CachedSource,
+    weight_decays: Sequence[float],
+    progress: bool,
+) -> _Chosen:
+    """Trains the grid of heads; validation images choose one."""
+    model, options = exp.model, exp.options
+    settings = list_settings(model, options.batch_size, weight_decays)
+    heads = train_heads(
+        model,
+        exp.plan,
+        settings,
+        train,
+        steps=options.total_steps(len(train)),
+        batch_size=options.batch_size,
+        seed=options.seed,
+        progress=progress,
+    )
+    ranked = rank_heads(model, heads, val, options.batch_size)
+    best = max(settings, key=ranked.__getitem__)  # the first, if several rank equally
+    head = heads.params_of(best)
+    network = {**variables, "params": {**variables["params"], "head": head}}
+    about = {
+        "chosen": best.to_json(),
+        "own_features": best.features.are_the_models_own,
+        "weight_decays": list(weight_decays),
+        "grid": [
+            {**s.to_json(), "val_accuracy": ranked[s][0], "val_loss": -ranked[s][1]}
+            for s in settings
+        ],
+    }
+    accuracy, minus_loss = ranked[best]
+    return _Chosen(best.features, network, {"accuracy": accuracy, "loss": -minus_loss}, about)
+
+
 def _read_done(workdir: Path, weight_decays: Sequence[float]) -> dict[str, Any] | None:
     """Returns the result of a finished probe; None if there is none yet.
 
@@ -213,7 +237,7 @@ def _read_done(workdir: Path, weight_decays: Sequence[float]) -> dict[str, Any] 
         raise InputError(
             f"'{workdir}' holds a run of `tljax train`; choose another --workdir for a probe"
         )
-    before = result["probe"]["weight_decays"]
+    before = result["probe"].get("weight_decays", [0.0])  # none where heads are solved
     if before != list(weight_decays):
         raise InputError(
             f"'{workdir}' holds a probe with weight decays {before}, not {list(weight_decays)};"
@@ -224,58 +248,37 @@ def _read_done(workdir: Path, weight_decays: Sequence[float]) -> dict[str, Any] 
 
 
 def _describe(
-    exp: Experiment,
-    dataset: Dataset,
-    steps: int,
-    chosen: Setting,
-    ranked: Mapping[Setting, tuple[float, float]],
-    variables: Tree,
-    head: Tree,
+    exp: Experiment, dataset: Dataset, steps: int, examples: int, chosen: _Chosen
 ) -> dict[str, Any]:
-    """Returns the fields of `result.json` that are known before the test, without `probe`."""
+    """Returns the fields of `result.json` that are known before the test."""
     config = exp.config
-    assert dataset.val is not None
-    return {
+    result = {
         "scenario": config.scenario,
         "model": config.model,
         "data": config.data,
         "num_classes": dataset.num_classes,
         "plan": exp.plan.to_json(),
         "train_size": len(dataset.train),
-        "val_size": len(dataset.val),
+        "val_size": 0 if dataset.val is None else len(dataset.val),
         "seed": exp.options.seed,
         "steps": steps,
         "best_step": steps,
-        "val_accuracy": ranked[chosen][0],
-        "trainable_parameters": parameter_count(head),
-        "total_parameters": parameter_count(variables["params"]),
-        "examples_seen": steps * exp.options.batch_size,
+        "val_accuracy": chosen.validation["accuracy"],
+        "trainable_parameters": parameter_count(chosen.head),
+        "total_parameters": parameter_count(chosen.network["params"]),
+        "examples_seen": examples,
+        "probe": chosen.about,
     }
+    if dataset.val is None:
+        result["validated_by"] = "cross-validation"
+    return result
 
 
-def _describe_grid(
-    chosen: Setting,
-    ranked: Mapping[Setting, tuple[float, float]],
-    settings: Sequence[Setting],
-    weight_decays: Sequence[float],
-) -> dict[str, Any]:
-    """Returns the field `probe` of `result.json`."""
-    return {
-        "chosen": chosen.to_json(),
-        "own_features": chosen.features.are_the_models_own,
-        "weight_decays": list(weight_decays),
-        "grid": [
-            {**s.to_json(), "val_accuracy": ranked[s][0], "val_loss": -ranked[s][1]}
-            for s in settings
-        ],
-    }
-
-
-def _test(exp: Experiment, network: Tree, chosen: Setting, features: CachedSource) -> Evaluation:
-    """Evaluates the chosen head on the features of the test images."""
+def _evaluate(exp: Experiment, chosen: _Chosen, features: CachedSource) -> Evaluation:
+    """Evaluates the chosen head on the features of a source's images."""
     return evaluate(
         exp.model,
-        network,
+        chosen.network,
         replace(features, features=chosen.features.select(features.features)),
         exp.preprocessing,
         exp.options.batch_size,
@@ -312,21 +315,31 @@ def _check(exp: Experiment, dataset: Dataset, weight_decays: Sequence[float]) ->
             f"the weight decays are {list(weight_decays)}; set --weight_decays to finite numbers,"
             " not negative, with commas between"
         )
-    if dataset.val is None:
+    if options.solves and list(weight_decays) != [0.0]:
         raise InputError(
-            f"'{config.data}' has no validation images to choose a head on; give data that has"
+            f"the weight decays are {list(weight_decays)}, but optimizer is lbfgs, whose penalty is"
+            " chosen by cross-validation; leave --weight_decays out"
+        )
+    if options.l2 is not None:
+        raise InputError(
+            f"l2 is {options.l2}, but a probe chooses it by cross-validation; leave l2 out"
+        )
+    if dataset.val is None and not options.solves:
+        raise InputError(
+            f"'{config.data}' has no validation images to choose a head on; give data that has, or"
+            " set optimizer to lbfgs, which chooses by cross-validation"
         )
     exp.setups(dataset)
 
 
-def _save(workdir: Path, steps: int, chosen: Setting, network: Tree) -> None:
+def _save(workdir: Path, steps: int, chosen: _Chosen) -> None:
     """Saves the chosen head and, if it sees the features of the model's own, the whole network."""
     with replacing(workdir / _HEAD) as temporary:
-        arrays = {name: np.asarray(leaf) for name, leaf in network["params"]["head"].items()}
+        arrays = {name: np.asarray(leaf) for name, leaf in chosen.head.items()}
         save_file(arrays, temporary, {"features": json.dumps(asdict(chosen.features))})
     if chosen.features.are_the_models_own:
         state = {"count": jnp.int32(steps)}  # a finished probe has no optimizer state to resume
         checkpoints = Checkpoints(workdir / "checkpoints")
-        checkpoint = Checkpoint(steps, network, state, bookkeeping=None)
+        checkpoint = Checkpoint(steps, chosen.network, state, bookkeeping=None)
         checkpoints.save(checkpoint, keep=1)
         checkpoints.finish()
