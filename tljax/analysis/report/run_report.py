@@ -160,8 +160,8 @@ seed there is none. Differences are paired by seed. They are not corrected for t
 comparisons. Those with images also take the test images as a sample, by crossed random effects: the
 interval says what other seeds and other images of the same kind would give. Intervals over seeds
 only leave that out, and are narrower the fewer test images there are.</li>
-<li>Start: difference in validation accuracy at the first evaluation after step 0, where every new
-head is still at chance. {END_OF_CURVE} Slope: images until an evaluation first reaches the
+<li>Start: difference in validation accuracy at the first evaluation after step 0, where a new head
+of zeros is still at chance (one that was solved is not). {END_OF_CURVE} Slope: images until an evaluation first reaches the
 threshold, so its resolution is the interval between evaluations (Torrey &amp; Shavlik 2009; Taylor
 &amp; Stone 2009).</li>
 <li>Confidence is the largest softmax probability; expected calibration error as in Guo et al. 2017.
