@@ -1,13 +1,14 @@
-r"""DINOv2-small on a folder of images: all trains, the backbone at a tenth of the head's rate.
+r"""DINOv2-small on a folder of images: all trains, from the solved head.
 
     tljax train --config configs/dinov2_fine_tune.py --workdir runs/fine_tune \
         --config.data=folder:IMAGES
 
 The weights are found as in configs/dinov2_feature_extraction.py.
 
-Expected, with --config.train_size=1000 on the simulated textiles of experiments/dinov2_textiles:
-balanced test accuracy 0.663 [0.660-0.667], the mean [lowest-highest] of seeds 0, 1 and 2
-(--config.seed); chance is 0.333; about 340 s on two busy CPU cores.
+What is not set here follows from the default rule; `tljax plan` shows it.
+
+Expected, on 100 training images of five sets of experiments/defaults: test accuracy 0.68 in the mean
+(0.52 to 0.82), 8 points above feature extraction; about five minutes on one busy CPU core.
 """
 
 from tljax.config import base
