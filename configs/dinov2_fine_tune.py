@@ -7,8 +7,8 @@ The weights are found as in configs/dinov2_feature_extraction.py.
 
 What is not set here follows from the default rule; `tljax plan` shows it.
 
-Expected, on 100 training images of five sets of experiments/defaults: test accuracy 0.68 in the mean
-(0.52 to 0.82), 8 points above feature extraction; about five minutes on one busy CPU core.
+Expected, on 100 training images of five sets of experiments/defaults: test accuracy 0.68 in the
+mean (0.52 to 0.82), 8 points above feature extraction; about five minutes on one busy CPU core.
 """
 
 from tljax.config import base

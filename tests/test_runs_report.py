@@ -112,6 +112,22 @@ def test_a_lead_is_clear_over_images_too_where_predictions_are_kept(world, tmp_p
     assert re.search(r"over (fine tune|from scratch): (within noise|clear over seeds only)", text)
 
 
+def test_runs_without_validation_images_have_a_page(world, tmp_path, capsys):
+    """By default few images all train: there is no curve then, and no choice on validation."""
+    config = base()
+    config.update({"data": f"folder:{world / 'photos'}", "model": "vit_micro_patch4_32"})
+    config.update({"batch_size": 8, "steps": 2, "last_group": "block1", "val_fraction": 0.0})
+    for scenario in ("from_scratch", "fine_tune"):
+        config.scenario = scenario
+        config.init_from = str(world / "runs" / "scratch0") if scenario == "fine_tune" else None
+        experiment.run(config, tmp_path / scenario, progress=False)
+    output = tmp_path / "r.html"
+    code, _, _ = run(capsys, "report", tmp_path, "--output", output)
+    assert code == 0
+    text = Elements(output.read_text()).text
+    assert "of 2 settings, of which some have no validation images" in " ".join(text.split())
+
+
 def test_the_same_workdir_given_twice_counts_once(world, tmp_path):
     output, figures = tmp_path / "r.html", tmp_path / "png"
     one = world / "runs" / "tune0"

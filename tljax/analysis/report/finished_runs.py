@@ -28,7 +28,7 @@ _NEEDED_FIELDS = {  # of result.json
     "train_size": int,
     "seed": int,
     "steps": int,
-    "val_accuracy": float,
+    "val_accuracy": float | None,  # None: the run had no validation images
     "test_accuracy": float,
     "test_size": int,
     "naive_accuracy": float,
@@ -100,8 +100,12 @@ class Setting:
 
     @property
     def validation(self) -> float:
-        """The mean over seeds of the best validation accuracy; settings are chosen by it."""
-        return float(np.mean(self.values("val_accuracy")))
+        """The mean over seeds of the best validation accuracy; settings are chosen by it.
+
+        -1, below all others, if a run had no validation images.
+        """
+        accuracies = self.values("val_accuracy")
+        return -1.0 if None in accuracies else float(np.mean(accuracies))
 
     @property
     def test(self) -> Interval:

@@ -34,8 +34,9 @@ def comparative(difference: float) -> str:
 # The entities below are no-break space, minus, plus-minus, infinity and times.
 
 
-def percent(accuracy: float) -> str:
-    return f"{100 * accuracy:.1f}&#160;%"
+def percent(accuracy: float | None) -> str:
+    """E.g. `91.2 %`; of what was not measured a dash."""
+    return "&#8211;" if accuracy is None else f"{100 * accuracy:.1f}&#160;%"
 
 
 def percent_interval(interval: Interval) -> str:

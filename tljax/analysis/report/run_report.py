@@ -109,6 +109,8 @@ def _best_line(data: str, collection: Collection, names: TargetNames) -> str:
     has_models = len({setting.target.model for setting in rivals}) > 1
     model = f" of {html_text(best.target.model)}" if has_models else ""
     among = f", the best of {len(rivals)} settings on validation" if len(rivals) > 1 else ""
+    if len(rivals) > 1 and min(setting.validation for setting in rivals) < 0:
+        among = f", of {len(rivals)} settings, of which some have no validation images,"
     return (
         f"<b>{html_text(names.data(data))}</b>, {size:,} training images:"
         f" {scenario_name(best.scenario)}{model}{among},"
@@ -161,8 +163,8 @@ comparisons. Those with images also take the test images as a sample, by crossed
 interval says what other seeds and other images of the same kind would give. Intervals over seeds
 only leave that out, and are narrower the fewer test images there are.</li>
 <li>Start: difference in validation accuracy at the first evaluation after step 0, where a new head
-of zeros is still at chance (one that was solved is not). {END_OF_CURVE} Slope: images until an evaluation first reaches the
-threshold, so its resolution is the interval between evaluations (Torrey &amp; Shavlik 2009; Taylor
+of zeros is still at chance (one that was solved is not). {END_OF_CURVE} Slope: images until an
+evaluation first reaches the threshold, so its resolution is the interval between evaluations (Torrey &amp; Shavlik 2009; Taylor
 &amp; Stone 2009).</li>
 <li>Confidence is the largest softmax probability; expected calibration error as in Guo et al. 2017.
 </li>

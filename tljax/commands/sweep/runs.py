@@ -211,6 +211,13 @@ def _describe(error: Exception) -> str:
 def _write_results(workdir: Path, by: Sequence[str]) -> list[Selection]:
     """Writes `results.csv` of all runs in the workdir, and returns the chosen configurations."""
     runs = read_runs(workdir / "runs")
+    blind = sum("val_accuracy" in r.summary and r.summary["val_accuracy"] is None for r in runs)
+    if blind:
+        _log.warning(
+            "%d of %d runs had no validation images, so that nothing can be chosen among them: set"
+            " val_fraction, e.g. --config.val_fraction=0.2",
+            *(blind, len(runs)),
+        )
     selections = select(runs, by)
     write_results(workdir / "results.csv", runs, selections)
     return selections
