@@ -214,8 +214,8 @@ best of several scenarios, which flatters the winner, nor for the choice of the 
 are the same for every run.</li>
 <li>Start: difference in validation accuracy at the first evaluation after step 0, where a new head
 of zeros is still at chance (one that was solved is not). {END_OF_CURVE} Slope: images until an
-evaluation first reaches the threshold, so its resolution is the interval between evaluations (Torrey &amp; Shavlik 2009; Taylor
-&amp; Stone 2009).</li>
+evaluation first reaches the threshold, so its resolution is the interval between evaluations
+(Torrey &amp; Shavlik 2009; Taylor &amp; Stone 2009).</li>
 <li>The naive baseline always answers the commonest class of the training images.</li>
 <li>Seconds are wall time on {escape(devices)}, compilation and evaluation included.</li>
 </ul>

@@ -164,8 +164,8 @@ interval says what other seeds and other images of the same kind would give. Int
 only leave that out, and are narrower the fewer test images there are.</li>
 <li>Start: difference in validation accuracy at the first evaluation after step 0, where a new head
 of zeros is still at chance (one that was solved is not). {END_OF_CURVE} Slope: images until an
-evaluation first reaches the threshold, so its resolution is the interval between evaluations (Torrey &amp; Shavlik 2009; Taylor
-&amp; Stone 2009).</li>
+evaluation first reaches the threshold, so its resolution is the interval between evaluations
+(Torrey &amp; Shavlik 2009; Taylor &amp; Stone 2009).</li>
 <li>Confidence is the largest softmax probability; expected calibration error as in Guo et al. 2017.
 </li>
 <li>Devices: {devices}.</li>
