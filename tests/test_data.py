@@ -21,7 +21,7 @@ from tljax.data.images import decode
 from tljax.data.listing import find_images
 from tljax.data.pipeline import TrainBatches
 from tljax.data.sources import Source, unwrap_subset
-from tljax.data.splits import stratified_order, stratified_split
+from tljax.data.splits import default_val_fraction, stratified_order, stratified_split
 from tljax.errors import InputError
 
 SMALL = data.Preprocessing(image_size=8, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -207,6 +207,16 @@ def test_train_per_class():
     assert originals(few) < originals(more)
 
 
+def test_the_share_to_validate_on_goes_by_size():
+    digits = data.load("embedded:digits")
+    images = len(digits.train) + len(digits.val)
+    assert len(digits.val) == pytest.approx(images / 5, abs=digits.num_classes)
+    assert default_val_fraction(1_000_000) == 0.005, "5,000 images at most"
+    none = data.load("embedded:digits", val_fraction=0.0)
+    assert none.val is None
+    assert len(none.train) == images
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -224,7 +234,7 @@ def test_train_per_class():
             "train_per_class is 200, but class '8' of embedded:digits has 101 training images "
             "after validation; set it between 1 and that",
         ),
-        ({"val_fraction": 1.0}, "val_fraction is 1.0; set it between 0 and 1, both excluded"),
+        ({"val_fraction": 1.0}, "val_fraction is 1.0; set it to 0 or more, and below 1"),
         ({"seed": -1}, "seed is -1; set it to 0 or more"),
     ],
 )
