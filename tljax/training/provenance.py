@@ -18,6 +18,9 @@ from tljax.training.setup import Setup
 
 _log = logging.getLogger("tljax")
 
+# Options that checkpoints of older versions lack, as their runs had them.
+_NEW_OPTIONS = {"l2": None, "wise_ft": False, "wise_ft_alpha": None}
+
 
 def what_made(setup: Setup, cached_groups: int) -> dict[str, Any]:
     """Everything that a run's numbers depend on, JSON: what must not change when it resumes.
@@ -83,7 +86,7 @@ def accepted_changes(
       InputError: if it may not resume.
     """
     before = saved.made_by
-    config = differences(before["config"], now["config"])
+    config = differences(_NEW_OPTIONS | before["config"], now["config"])
     for name in HARMLESS:
         change = config.pop(name, None)
         if change and name in before["config"]:  # else an older version, without it, began the run
