@@ -11,7 +11,6 @@ checksum, so a damaged one is computed again.
 import functools
 import hashlib
 import json
-import logging
 import os
 import shutil
 import tempfile
@@ -28,6 +27,7 @@ import numpy as np
 from tljax import locks
 from tljax.console import console, progress_bar
 from tljax.data import Preprocessing, Source, Subset, eval_batches, fingerprint, normalise
+from tljax.data.listing import warn_once
 from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, ordered_batches, sampled_batches
 from tljax.data.sources import unwrap_subset
 from tljax.devices import micro_batches, processes
@@ -41,8 +41,6 @@ from tljax.runs.environment import environment
 from tljax.runs.stored_rows import StoredRows
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
-
-_log = logging.getLogger("tljax")
 
 _BATCH = 32  # images at once; the last batch is padded, so that one program serves all
 _DISK_SHARE = 0.5  # of the free disk space that an entry may take
@@ -233,7 +231,7 @@ def find_folder(kind: str, on_disk: bool) -> Path | None:
             raise InputError(
                 f"cache is disk, but tljax {why}; {remedy}, or cache to auto"
             ) from None
-        _log.warning("%s, so features are cached in memory, for this run alone; %s", why, remedy)
+        warn_once(f"{why}, so features are cached in memory, for this run alone; {remedy}")
         return None
 
 
