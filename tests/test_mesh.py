@@ -279,3 +279,20 @@ def test_one_process_goes_on_for_two_if_that_is_accepted(settings, preempted, st
     for name in ("loss", "grad_norm"):
         a, b = row(straight, "train", step)[name], row(one, "train", step)[name]
         assert a == pytest.approx(b, rel=1e-5)
+
+
+@pytest.mark.soak
+def test_all_processes_restart_alike_after_a_loss_that_is_not_finite(launch, tmp_path):
+    """Rate times decay is 5: kernels grow fourfold a step, and shrink at a third of the rate."""
+    diverging = ["--config.lr=0.03", "--config.weight_decay=166", "--config.decayed=block.*kernel"]
+    diverging += ["--config.momentum=0.0", "--config.schedule=constant", "--config.steps=40"]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    ends = launch(2, straight, *diverging)
+    succeed(ends)
+    assert "restarts from its beginning" in ends[0][1]
+    assert "restarts" not in ends[1][1], "said once"
+    assert json.loads((straight / "result.json").read_text())["restarted"]["from_step"] == 0
+    launch(2, killed, *diverging, strike=(0, "SIGKILL", "restart", 1))
+    assert not (killed / "result.json").exists()
+    succeed(launch(2, killed, *diverging))
+    assert compare(straight, killed) == []

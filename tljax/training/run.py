@@ -349,7 +349,8 @@ class Run:
             self._check_finite("norm of the weights", last_step, self._norm_of_weights())
         self.metrics.write("train", last_step, examples=self.examples_at(last_step), **means)
         self.tools.observer.show(last_step, loss=means["loss"])
-        warn_if_stuck(self.metrics.rows, self.setup, float(self._rates.max()))
+        if not self.setup.options.solves:
+            warn_if_stuck(self.metrics.rows, self.setup, float(self._rates.max()))
 
     def validate(self) -> None:
         """Writes a `val` row, and keeps a copy of the weights if they are the best so far."""
@@ -481,7 +482,7 @@ class Run:
             f"from its best step, {step}," if step else "from its beginning",
             rate,
         )
-        variables = good.variables if good else self.tools.initial_variables()[0]
+        variables = good.variables if good else self._variables_of_start()
         if self.tools.mesh is not None:
             variables = sharding.gather_to_host(variables)
         if self.tools.checkpoints is not None:
@@ -508,6 +509,13 @@ class Run:
         losses = {row["step"]: row["loss"] for row in validated}
         late = 2 * best.step >= self.setup.total_steps
         return best if late and losses[best.step] < losses[0] else None
+
+    def _variables_of_start(self) -> Tree:
+        """The variables of step 0: kept for `wise_ft`, or made again."""
+        if self._start_weights is not None:
+            return train_state.merge_variables(self._start_weights, self.frozen)
+        variables, _ = self.tools.initial_variables()
+        return variables
 
     def _rewind(self, step: int, variables: Tree) -> None:
         """Sets the run to an earlier step, to these variables there, with a new optimizer state.
