@@ -99,8 +99,7 @@ _KINDS = (  # of pretraining, by words in the names of model and weights
     ("masked", ("mae", "beit", "ijepa")),
     ("contrastive", ("clip", "siglip", "laion", "openai")),
 )
-_RESNET = _Rates("sgd", 1e-4, 0.01, 1.0, 0.01, 0.05, "ResNet with BatchNorm: task_adaptation")
-_SMALL = _Rates("sgd", 1e-4, 0.03, 1.0, 0.03, 0.05, f"small ResNet: {STUDY}")
+_RESNET = _Rates("sgd", 1e-4, 0.01, 1.0, 0.01, 0.05, f"ResNet: task_adaptation; {STUDY}")
 _BIT = _Rates("sgd", 0.0, 3e-3, 1.0, 3e-3, 0.03, "BiT: big_transfer's rate, bit_hyperrule.py")
 
 
@@ -201,11 +200,7 @@ def _fine_tuning(
     chosen["wise_ft"] = (True, "Wortsman et al. 2022; it may end at the linear probe")
     share = set_by_hand.get("val_fraction", chosen.get("val_fraction", (None,))[0])
     if share == 0 and not target.has_val:
-        chosen["wise_ft_alpha"] = (
-            (1.0, f"a small network has to move far: {STUDY}")
-            if _is_small(network)
-            else (0.5, f"their advice without validation images: {STUDY}")
-        )
+        chosen["wise_ft_alpha"] = (0.5, "their advice without validation images")
     if isinstance(network.model, ResNet) and target.images < 500:
         chosen["statistics"] = ("stored", "few images: Keras guide to fine-tuning")
     if isinstance(network.model, ViT) and target.images >= 5_000:
@@ -325,6 +320,6 @@ def _rates_of_vit(network: Network) -> _Rates:
 
 _RATES: dict[type, Callable[[Network], _Rates]] = {
     ViT: _rates_of_vit,
-    ResNet: lambda network: _SMALL if _is_small(network) else _RESNET,
+    ResNet: lambda network: _RESNET,
     ResNetV2: lambda network: _BIT,
 }
