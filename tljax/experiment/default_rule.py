@@ -100,6 +100,9 @@ _KINDS = (  # of pretraining, by words in the names of model and weights
     ("contrastive", ("clip", "siglip", "laion", "openai")),
 )
 _RESNET = _Rates("sgd", 1e-4, 0.01, 1.0, 0.01, 0.05, f"ResNet: task_adaptation; {STUDY}")
+_SMALL = replace(
+    _RESNET, lr=0.03, frozen=0.03, why=f"small ResNet, validation may turn it down: {STUDY}"
+)
 _BIT = _Rates("sgd", 0.0, 3e-3, 1.0, 3e-3, 0.03, "BiT: big_transfer's rate, bit_hyperrule.py")
 
 
@@ -172,6 +175,11 @@ def _fine_tuning(
     """From the solved head, at the family's rates, to a choice on the line of WiSE-FT."""
     if set_by_hand.get("optimizer") == "lbfgs":
         return {}  # which is refused: groups below the head train
+    validation = _validation(target, set_by_hand)
+    share = set_by_hand.get("val_fraction", validation.get("val_fraction", (None,))[0])
+    validates = target.has_val or share != 0
+    if validates and isinstance(network.model, ResNet) and _is_small(network):
+        rates = _SMALL
     batch = _batch_size(target, set_by_hand)
     epochs = 20 if target.images < 50_000 else 10
     least = 300 if _is_small(network) else 100
@@ -190,16 +198,15 @@ def _fine_tuning(
         chosen["layer_decay"] = (rates.layer_decay, rates.why)
     if scenario == "freeze_first":
         groups = len(network.model.groups)
-        chosen["k"] = (round(0.4 * groups), f"two fifths of {groups} groups: {STUDY}")
+        chosen["k"] = (round(0.4 * groups), f"two fifths of {groups} groups")
     if target.tasks > 1 or (target.rarest < 2 and "l2" not in set_by_hand):
         why = "two data sets" if target.tasks > 1 else "a class has one image"
         chosen["head_init"] = ("zero", f"no head is solved for it: {why}")
     elif "on_error" not in set_by_hand and "stages" not in set_by_hand:
         chosen["head_init"] = ("solved", "Kumar et al. 2022, LP-FT")
-    chosen |= _validation(target, set_by_hand)
+    chosen |= validation
     chosen["wise_ft"] = (True, "Wortsman et al. 2022; it may end at the linear probe")
-    share = set_by_hand.get("val_fraction", chosen.get("val_fraction", (None,))[0])
-    if share == 0 and not target.has_val:
+    if not validates:
         chosen["wise_ft_alpha"] = (0.5, "their advice without validation images")
     if isinstance(network.model, ResNet) and target.images < 500:
         chosen["statistics"] = ("stored", "few images: Keras guide to fine-tuning")
