@@ -164,7 +164,7 @@ def test_a_strength_is_chosen_among_those_as_good_as_the_best():
 
     assert choose(right(0.5, 0.6, 0.9, 0.6, 0.5), weights) == 2
     assert choose(right(0.5, 0.9, 0.9, 0.9, 0.9), weights) == 2  # a third of the way
-    assert choose(right(0.5, 0.88, 0.9, 0.9, 0.5), weights) == 2  # 4 of 200 images are no chance
+    assert choose(right(0.5, 0.84, 0.9, 0.9, 0.5), weights) == 2  # 12 of 200 images are no chance
     assert choose(right(0.9, 0.9), weights) == 0
     few = np.where(np.arange(200) < 10, 0.1, 0.0)  # all weight on ten images
     assert choose(np.stack([few == 0, few > 0]).astype(float), few) == 1
@@ -206,7 +206,7 @@ def test_the_end_of_the_grid_is_a_warning(caplog):
     assert not caplog.records
     # what tells the classes apart is small beside what all features share
     shared = np.random.default_rng(0).normal(size=(ROWS, 1))
-    hidden = shared + 2e-4 * np.eye(CLASSES, WIDTH)[labels] + 1e-4 * x / x.std(axis=0)
+    hidden = shared + 6e-4 * np.eye(CLASSES, WIDTH)[labels] + 1e-4 * x / x.std(axis=0)
     head = solve_head(hidden, labels, CLASSES)
     (record,) = caplog.records
     assert f"cross-validation chose l2 = {head.l2:.3g}, the weakest" in record.getMessage()

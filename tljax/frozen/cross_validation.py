@@ -37,9 +37,10 @@ def assign_folds(labels: np.ndarray, seed: int) -> np.ndarray:
 def choose(right: np.ndarray, weights: np.ndarray) -> int:
     """Chooses a strength among those that are as accurate as the best, within the noise.
 
-    The noise is one standard error of the difference to the best, image by image. The best of few
-    images is the best by chance. The choice is a third of the way from the strongest to the weakest
-    of those as good: rather strong, because the images to come differ more than those of a fold.
+    The noise is one standard error of the best accuracy (the one-standard-error rule: Breiman et
+    al. 1984, "Classification and Regression Trees", section 3.4.3). The best of few images is the
+    best by chance. The choice is a third of the way from the strongest to the weakest of those as
+    good: rather strong, because the images to come differ more than those of a fold.
 
     Args:
       right: (strengths, images), from the strongest, between 0 and 1: whether an image is
@@ -49,13 +50,17 @@ def choose(right: np.ndarray, weights: np.ndarray) -> int:
     Returns:
       The index of the strength.
     """
-    as_good = np.flatnonzero(within_noise(right, weights))
+    accuracies = right @ weights
+    best = accuracies.max()
+    noise = np.sqrt(best * (1 - best) * np.square(weights).sum())
+    as_good = np.flatnonzero(accuracies >= best - noise)
     return int(as_good[(len(as_good) - 1) // 3])
 
 
 def within_noise(right: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Returns whether each row's accuracy is within one standard error of the best row's.
 
+    Of the difference, image by image: for a choice between features, the first being the cheapest.
     The standard error is that of the images on which the two differ, if both were equally good
     (McNemar 1947). For arguments see `choose`.
     """
