@@ -483,6 +483,7 @@ ROWS = {
     ),
     "a place off the line": (tuned("wise_ft_alpha=1.5"), "wise_ft_alpha is 1.5"),
     "a place on no line": (tuned("wise_ft=False", "wise_ft_alpha=0.5"), "wise_ft is False"),
+    "trials of what validation decides": (tuned("trial_lr=(0.1,)"), "leave trial_lr out"),
     "an unknown way with a loss that is not finite": (tuned("on_nan=ignore"), "on_nan"),
     "a pull in stages": (
         tuned("l2_sp_alpha=0.1", "weight_decay=0", "stages=lp_ft"),
@@ -897,7 +898,7 @@ def test_what_is_around_may_be_missing(closed, world):
 def test_the_fields_of_a_config_are_all_tried():
     """Each config field needs a row, unless every value of it is valid: `harmless`."""
     harmless = {"init_from", "backbone_lr_scale", "eval_every", "checkpoint_every", "log_every"}
-    harmless |= {"hyperrule_chose"}  # a rule writes it; nothing reads it but people
+    harmless |= {"hyperrule_chose", "tried"}  # tljax writes them; nothing reads them but people
     tried = " ".join(" ".join(map(str, argv)) for argv, _ in ROWS.values())
     untried = {name for name in base() if f"--config.{name}=" not in tried}
     assert untried <= harmless

@@ -149,6 +149,14 @@ class ExperimentFields:
     """Further fields that the rule leaves as they are; overrides are added to it."""
     hyperrule_chose: tuple[str, ...] = ()
     """What the rule chose and why; it is written there."""
+    trial_lr: tuple[float, ...] = ()
+    """Peak learning rates that are tried before the run, on its training images out of fold.
+
+    With `wise_ft` and without validation images. The best of them, and of the places 0, 1/2 and 1
+    on the line, become `lr` and `wise_ft_alpha`; see `tljax.training.trial`. (): no trial.
+    """
+    tried: tuple[str, ...] = ()
+    """What the trial chose and why; it is written there."""
 
 
 _SCHEMAS = (ExperimentFields, TrainingOptions)

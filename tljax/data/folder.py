@@ -12,6 +12,7 @@ could be missing.
 
 import hashlib
 import importlib.util
+import multiprocessing
 import os
 import time
 from collections.abc import Sequence
@@ -27,9 +28,14 @@ from tljax.data.sources import Dataset, Example, Source
 from tljax.data.splits import split_off_test
 from tljax.errors import InputError, printable
 
+_KEPT = 512 << 20  # bytes of decoded images
+
 
 class FolderSource(Source):
-    """Image files and their labels; a file is decoded at each access.
+    """Image files and their labels.
+
+    A decoded image is kept for the next access, while all of them take less than 512 MiB. Of a
+    larger data set, and in reading processes, the others are decoded at each access.
 
     Args:
       files: The image files.
@@ -53,12 +59,20 @@ class FolderSource(Source):
         self._read: dict[
             int, tuple[FileState | None, str]
         ] = {}  # by row, the state when it was read
+        self._decoded: dict[int, np.ndarray] = {}
+        self._room = 0 if multiprocessing.parent_process() else _KEPT  # bytes left
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int, /) -> Example:
-        image = decode(self.files[index], deep=self._deep_images)
+        image = self._decoded.get(index)
+        if image is None:
+            image = decode(self.files[index], deep=self._deep_images)
+            if image.nbytes <= self._room:
+                image.flags.writeable = False
+                self._decoded[index] = image
+                self._room -= image.nbytes
         return {"image": image, "label": int(self.labels[index])}
 
     def __reduce__(self):

@@ -103,6 +103,7 @@ _RESNET = _Rates("sgd", 1e-4, 0.01, 1.0, 0.01, 0.05, f"ResNet: task_adaptation; 
 _SMALL = replace(
     _RESNET, lr=0.03, frozen=0.03, why=f"small ResNet, validation may turn it down: {STUDY}"
 )
+_TRIED = replace(_RESNET, lr=0.1, frozen=0.1, why=f"small ResNet, trials may turn it down: {STUDY}")
 _BIT = _Rates("sgd", 0.0, 3e-3, 1.0, 3e-3, 0.03, "BiT: big_transfer's rate, bit_hyperrule.py")
 
 
@@ -178,8 +179,9 @@ def _fine_tuning(
     validation = _validation(target, set_by_hand)
     share = set_by_hand.get("val_fraction", validation.get("val_fraction", (None,))[0])
     validates = target.has_val or share != 0
-    if validates and isinstance(network.model, ResNet) and _is_small(network):
-        rates = _SMALL
+    tries = not validates and _can_try(target, network, set_by_hand)
+    if isinstance(network.model, ResNet) and _is_small(network):
+        rates = _TRIED if tries else _SMALL if validates else rates
     batch = _batch_size(target, set_by_hand)
     epochs = 20 if target.images < 50_000 else 10
     least = 300 if _is_small(network) else 100
@@ -207,12 +209,23 @@ def _fine_tuning(
     chosen |= validation
     chosen["wise_ft"] = (True, "Wortsman et al. 2022; it may end at the linear probe")
     if not validates:
-        chosen["wise_ft_alpha"] = (0.5, "their advice without validation images")
-    if isinstance(network.model, ResNet) and target.images < 500:
+        why = "the trial chooses another" if tries else "their advice without validation images"
+        chosen["wise_ft_alpha"] = (0.5, why)
+    if tries:
+        why = "three folds choose between this rate, half of the way, and the solved head"
+        chosen["trial_lr"] = ((set_by_hand.get("lr", chosen["lr"][0]),), f"{why}: {STUDY}")
+    if isinstance(network.model, ResNet) and target.images < 500 and not tries:
         chosen["statistics"] = ("stored", "few images: Keras guide to fine-tuning")
     if isinstance(network.model, ViT) and target.images >= 5_000:
         chosen["drop_path"] = (0.1, "BEiT, timm's cards")
     return chosen
+
+
+def _can_try(target: Target, network: Network, set_by_hand: Mapping[str, Any]) -> bool:
+    """Whether a small network may be trained some times to choose rate and place on the line."""
+    settled = {"wise_ft", "wise_ft_alpha", "head_init", "stages", "l2", "on_error"}
+    enough = target.tasks == 1 and target.rarest >= 4
+    return _is_small(network) and enough and not settled & set_by_hand.keys()
 
 
 def _from_scratch(target: Target, rates: _Rates, set_by_hand: Mapping[str, Any]) -> Choices:

@@ -9,6 +9,7 @@ import ml_collections
 from tljax.data import Dataset
 from tljax.data.kept import seen_images
 from tljax.devices import processes
+from tljax.experiment import trial
 from tljax.experiment.build import (
     Experiment,
     build,
@@ -76,6 +77,8 @@ def fit_config(
         pretrained: Any = experiment.read_pretrained
     else:  # a slip is found before anything is written
         held = [experiment.read_pretrained()]
+        experiment = trial.settle(experiment, dataset, held[0], progress=progress)
+        setups = experiment.setups(dataset)
 
         def pretrained() -> Any:  # leaves no reference here, so that the run can free the memory
             return held.pop() if held else experiment.read_pretrained()  # again: after a restart

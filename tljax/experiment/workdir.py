@@ -26,6 +26,8 @@ _NEW_FIELDS = {
     "init_key": None,
     "l2": None,
     "on_nan": "fail",
+    "trial_lr": (),
+    "tried": (),
     "wise_ft": False,
     "wise_ft_alpha": None,
 }

@@ -9,7 +9,7 @@ _REPEATS = 5  # at most
 _PREDICTIONS = 1000  # out of fold that decide, where the repeats allow
 
 
-def assign_folds(labels: np.ndarray, seed: int) -> np.ndarray:
+def assign_folds(labels: np.ndarray, seed: int, number: int | None = None) -> np.ndarray:
     """Assigns images to folds, each class evenly; several times where there are few images.
 
     Each class is dealt to the folds in turn. A class of two images is therefore never held out
@@ -18,12 +18,13 @@ def assign_folds(labels: np.ndarray, seed: int) -> np.ndarray:
     Args:
       labels: (images,).
       seed: of the random order.
+      number: of folds; None: 5, or 3 of many images.
 
     Returns:
       (repeats, images), the fold in which an image is held out.
     """
     count = len(labels)
-    folds = min(_FOLDS if count <= _MANY else _FOLDS_OF_MANY, count)
+    folds = min(number or (_FOLDS if count <= _MANY else _FOLDS_OF_MANY), count)
     repeats = int(np.clip(-(-_PREDICTIONS // count), 1, _REPEATS))
     rng = np.random.default_rng(seed)
     assigned = np.empty((repeats, count), np.int32)

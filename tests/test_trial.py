@@ -1,0 +1,77 @@
+"""Trials before a run: what they choose, and that a run after them is a run like any other."""
+
+import numpy as np
+import pytest
+
+from tests.bits import same
+from tljax import config as config_lib
+from tljax import experiment
+from tljax.errors import InputError
+from tljax.experiment import read_workdir
+from tljax.training import trial
+
+STEPS = ["--config.steps=4", "--config.batch_size=16", "--config.augment=none"]
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A function of overrides: the config of a fine-tuning after trials."""
+    source = tmp_path_factory.mktemp("source") / "run"
+    words = ["--config.train_size=60", "--config.val_fraction=0", *STEPS]
+    experiment.run(config_lib.load("from_scratch", words), source, progress=False)
+
+    def make(*more, lrs="(0.05,)"):
+        start = [f"--config.init_from={source}", f"--config.trial_lr={lrs}"]
+        return config_lib.load("fine_tune", [*words, *start, *more])
+
+    return make
+
+
+def test_a_run_after_trials_is_the_run_with_what_they_chose(tuned, tmp_path, monkeypatch):
+    workdir = tmp_path / "run"
+    result = experiment.run(tuned(), workdir, progress=False)
+    config = read_workdir(workdir).config
+    assert config.tried
+    by_hand = [f"--config.lr={config.lr}", f"--config.wise_ft_alpha={config.wise_ft_alpha}"]
+    alone = experiment.fit_config(tuned(*by_hand, lrs="()"))
+    assert same(result.variables, alone.variables)
+
+    (workdir / "result.json").unlink()
+    monkeypatch.setattr(trial, "choose", None)  # a run that resumes does not ask again
+    again = experiment.run(tuned(), workdir, progress=False)
+    assert same(result.variables, again.variables)
+
+
+def test_every_image_is_judged_once_by_a_network_that_has_not_seen_it(tuned, monkeypatch):
+    """And a rate that destroys the network is not chosen."""
+    built = experiment.build(tuned())
+    (setup,) = built.setups(experiment.load_data(built.config))
+    left_out, once = [], trial.try_once
+
+    def watched(setup, pretrained, lr, rows):
+        left_out.append(rows)
+        return once(setup, pretrained, lr, rows)
+
+    monkeypatch.setattr(trial, "try_once", watched)
+    chosen = trial.choose(setup, built.read_pretrained(), [1e9])
+    assert chosen.candidate.alpha == 0
+    assert chosen.images == 60
+    assert (np.sum(left_out, axis=0) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--config.wise_ft=False", "places on the line"),
+        ("--config.val_fraction=0.2", "validation images"),
+        ("--config.trial_lr=(-1.0,)", "above 0"),
+        ("--config.train_per_class=2", "too few"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused(tuned, word, message, tmp_path):
+    words = [word] if "train_per_class" not in word else [word, "--config.train_size=None"]
+    if "wise_ft" in word:
+        words.append("--config.wise_ft_alpha=None")
+    with pytest.raises(InputError, match=message):
+        experiment.run(tuned(*words), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()

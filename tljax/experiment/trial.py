@@ -1,0 +1,88 @@
+"""`trial_lr`: learning rates, and places on the line of WiSE-FT, that are tried before a run."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+
+from tljax.console import console
+from tljax.data import Dataset
+from tljax.devices import processes
+from tljax.errors import InputError
+from tljax.experiment.build import Experiment
+from tljax.training import trial
+from tljax.training.setup import Setup
+from tljax.transfer.partition import Tree
+
+
+def settle(
+    experiment: Experiment, dataset: Dataset, pretrained: Tree | None, *, progress: bool
+) -> Experiment:
+    """The experiment with the rate and the place that trials choose; as it is if none is asked for.
+
+    Args:
+      experiment: of a run that has not begun.
+      dataset: of it.
+      pretrained: its weights.
+      progress: whether to show progress, and what was chosen, on stderr.
+
+    Raises:
+      InputError: if nothing could be compared.
+    """
+    config = experiment.config
+    if not config.trial_lr or config.tried:
+        return experiment
+    (setup,) = experiment.setups(dataset)[:1]
+    _check(experiment, setup)
+    chosen = trial.choose(
+        setup,
+        lambda: jax.tree.map(np.array, pretrained),  # runs may change what they are given
+        config.trial_lr,
+        progress=progress,
+    )
+    lr, alpha = chosen.candidate
+    config = config.copy_and_resolve_references()
+    config.lr, config.wise_ft_alpha = lr, alpha
+    config.tried = _sentences(chosen)
+    if progress and processes.is_first():
+        console.print(f"tried: {config.tried[0]}", markup=False)
+    options = replace(experiment.options, lr=lr, wise_ft_alpha=alpha)
+    return replace(experiment, config=config, options=options)
+
+
+def _check(experiment: Experiment, setup: Setup) -> None:
+    """Raises InputError if there is no line to compare places on, or nothing to leave out."""
+    which = f"trial_lr is {tuple(experiment.config.trial_lr)}"
+    if not setup.options.wise_ft or experiment.stages:
+        raise InputError(
+            f"{which}, but trials compare places on the line of wise_ft, in a run of one stage; set"
+            " wise_ft to True and stages to None, or leave trial_lr out"
+        )
+    if setup.val is not None:
+        raise InputError(
+            f"{which}, but there are validation images, which choose; set val_fraction to 0, or"
+            " leave trial_lr out"
+        )
+    if not all(lr > 0 for lr in experiment.config.trial_lr):
+        raise InputError(f"{which}; give rates above 0")
+    counts = np.bincount(setup.train.labels)
+    if counts[counts > 0].min() < 2 * trial.FOLDS - 2:
+        raise InputError(
+            f"{which}, but the rarest class has {counts[counts > 0].min()} training images, too few"
+            f" for {trial.FOLDS} folds; leave trial_lr out"
+        )
+
+
+def _sentences(chosen: trial.Chosen) -> tuple[str, ...]:
+    lr, alpha = chosen.candidate
+    best = chosen.accuracies[chosen.candidate]
+    first = (
+        f"lr={lr:g}, wise_ft_alpha={alpha:g}: right on {best:.1%} of {chosen.images:,} training"
+        f" images out of fold, most of {len(chosen.accuracies)}"
+    )
+    others = (
+        f"lr={one.lr:g}, wise_ft_alpha={one.alpha:g}: {accuracy:.1%}"
+        for one, accuracy in chosen.accuracies.items()
+        if one != chosen.candidate
+    )
+    return (first, *others)

@@ -1,0 +1,121 @@
+"""Trials before a run: what training makes of images that it leaves out.
+
+Few images cannot spare some for validation. Trials train on a part of them and are judged on the
+rest, each image once (cross-validation; Stone 1974, "Cross-validatory choice and assessment of
+statistical predictions"). They cost some times as much as the run, which a small network can
+afford.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from tljax.console import progress_bar
+from tljax.data import Subset
+from tljax.devices.preemption import stop_signals_wait
+from tljax.devices.startup import Startup
+from tljax.frozen.cross_validation import assign_folds
+from tljax.training import train_state, wise_ft
+from tljax.training.loop import train
+from tljax.training.make_run import Pretrained, make_run
+from tljax.training.setup import Setup
+from tljax.training.step_metrics import Diverged
+
+FOLDS = 3
+_ALPHAS = (0.0, 0.5, 1.0)
+
+
+class Candidate(NamedTuple):
+    """A learning rate, and a place on the line of `tljax.training.wise_ft`."""
+
+    lr: float
+    alpha: float
+
+
+class Chosen(NamedTuple):
+    """What trials chose.
+
+    Attributes:
+      candidate: the one that classifies most images correctly; of equals the one of least loss.
+      accuracies: out of fold, of each candidate.
+      images: number of images that decided.
+    """
+
+    candidate: Candidate
+    accuracies: dict[Candidate, float]
+    images: int
+
+
+def choose(
+    setup: Setup, pretrained: Pretrained, rates: Sequence[float], *, progress: bool = False
+) -> Chosen:
+    """Trains with each rate on the images of all folds but one, and compares on the one left out.
+
+    Args:
+      setup: of the run, without validation images.
+      pretrained: see `make_run`.
+      rates: peak learning rates to compare, at the places 0, 1/2 and 1 of the line each; 0 is the
+        start of the run, and counts once.
+      progress: whether to show progress on stderr.
+    """
+    (folds, *_) = assign_folds(setup.train.labels, setup.options.seed, FOLDS)
+    correct: dict[Candidate, int] = {}
+    loss: dict[Candidate, float] = {}
+    with progress_bar() as bar:
+        task = bar.add_task("trials", total=len(rates) * FOLDS, visible=progress)
+        for lr in rates:
+            for fold in range(FOLDS):
+                for alpha, (right, lost) in try_once(setup, pretrained, lr, folds == fold).items():
+                    candidate = Candidate(lr if alpha else rates[0], alpha)
+                    if alpha or lr == rates[0]:
+                        correct[candidate] = correct.get(candidate, 0) + right
+                        loss[candidate] = loss.get(candidate, 0.0) + lost
+                bar.advance(task)
+    best = max(correct, key=lambda candidate: (correct[candidate], -loss[candidate]))
+    images = len(setup.train)
+    return Chosen(best, {one: right / images for one, right in correct.items()}, images)
+
+
+def try_once(
+    setup: Setup, pretrained: Pretrained, lr: float, left_out: np.ndarray
+) -> dict[float, tuple[int, float]]:
+    """Trains without some of the images, and evaluates on those.
+
+    Args:
+      setup, pretrained: of the run.
+      lr: peak learning rate.
+      left_out: bool (images,).
+
+    Returns:
+      For each place on the line the number of correct answers, and the sum of the losses in nats;
+      of a run that diverges none is correct.
+    """
+    options = replace(setup.options, lr=lr, wise_ft=False, wise_ft_alpha=None)
+    options = replace(options, eval_every=max(1, options.total_steps(int((~left_out).sum()))))
+    train_images, val = (
+        Subset(setup.train, np.flatnonzero(rows)) for rows in (~left_out, left_out)
+    )
+    part = replace(setup, options=options, train=train_images, val=val, test=None)
+    with (
+        stop_signals_wait(ctrl_c=False) as stop_signal,
+        Startup() as startup,
+        ExitStack() as opened,
+    ):
+        run = make_run(part, pretrained, None, startup, stop_signal, opened, progress=False)
+        start = train_state.copy(train_state.evaluated_part(run.state))
+        try:
+            train(run)
+        except Diverged:
+            return dict.fromkeys(_ALPHAS, (0, np.inf))
+        end = train_state.evaluated_part(run.state)
+        found = {}
+        for alpha in _ALPHAS:
+            moving = wise_ft.interpolate(start, end, alpha)
+            variables = train_state.merge_variables(moving, run.frozen)
+            assert run.inputs.val is not None
+            one = run.evaluate(variables, run.inputs.val)
+            found[alpha] = round(one.accuracy * one.count), one.loss * one.count
+        return found
