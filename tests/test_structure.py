@@ -18,7 +18,7 @@ PACKAGE = Path(tljax.__file__).parent
 FLOORS = (
     ("cli",),
     ("commands",),
-    ("analysis",),
+    ("analysis", "advice"),
     ("experiment", "config"),
     ("training",),
     ("frozen",),
