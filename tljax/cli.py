@@ -30,6 +30,7 @@ COMMANDS = (
     "plan",
     "find_lr",
     "probe",
+    "advise",
     "models",
     "report",
     "sweep",

@@ -128,7 +128,7 @@ def choose(
         chosen |= _feature_extraction(target, set_by_hand)
     elif scenario == "from_scratch":
         chosen |= _from_scratch(target, rates, set_by_hand)
-        if target.images < 5_000:
+        if target.images < 5_000 and "init_from" not in set_by_hand:
             warnings.append(
                 f"from_scratch on {target.images:,} training images: pretrained weights are nearly"
                 " always better below some thousands of images; name some with init_from"

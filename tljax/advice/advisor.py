@@ -1,0 +1,255 @@
+"""`tljax advise`: evidence, races, a choice, and the files that it leaves."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tljax import experiment
+from tljax.advice import decision, depths, evidence, races, textbook
+from tljax.advice import prior as priors
+from tljax.advice.config_page import write_config
+from tljax.advice.decision import Choice, Measured
+from tljax.advice.evidence import Evidence
+from tljax.advice.prior import Normal, Prior
+from tljax.advice.strategies import FINE_TUNE, IN_WORDS, PROBE, Strategy, build_all
+from tljax.console import console, progress_bar
+from tljax.data import Dataset
+from tljax.errors import InputError
+from tljax.files import parse_json
+from tljax.runs.workdir import locked, make_workdir, write_atomically
+
+_KEPT = "advice_state.json"
+# How the gain of a whole run follows from that of a race: factor and deviation, by length.
+FIDELITY = {0.1: Normal(1.0, 0.06), 0.3: Normal(1.0, 0.04)}
+
+
+def advise(
+    overrides: Sequence[str], workdir: Path, budget: float, *, progress: bool = False
+) -> dict[str, Any]:
+    """Advises on a scenario, and writes `advised.py` and `advice.json` into the workdir.
+
+    Killed and called again it resumes: evidence and races that are done are kept there.
+
+    Args:
+      overrides: `--config.FIELD=VALUE`, with the data and the source.
+      workdir: for the files.
+      budget: the share of one full fine-tuning that may be spent, in forward passes; 0.05 is about
+        what features alone cost.
+      progress: whether to show progress on stderr.
+
+    Returns:
+      The content of `advice.json`.
+
+    Raises:
+      InputError: for a target that cannot be cross-validated, a source that does not fit, or a
+        workdir of other advice.
+    """
+    if not budget > 0:
+        raise InputError(f"the budget is {budget:g}; give a share of one fine-tuning, e.g. 0.25")
+    begun = time.monotonic()
+    strategies = build_all(overrides)
+    probe = strategies[PROBE].experiment
+    if not probe.starts_from_weights:
+        raise InputError("advice is about pretrained weights; name them with --init_from")
+    dataset = _training_side(probe)
+    evidence.check(dataset)
+    settings = {"data": probe.config.data, "overrides": _absolute(overrides)}
+    with locked(workdir):
+        kept = _read(workdir, settings)
+        make_workdir(workdir)
+        found = _evidence(kept, workdir, probe, dataset, progress)
+        full = strategies[FINE_TUNE].cost
+        raced, spent = _race(kept, workdir, strategies, dataset, found, budget * full, progress)
+        content = _conclude(found, strategies, raced, priors.recorded())
+        seconds = kept["seconds"] + time.monotonic() - begun
+        content["cost"] = {"budget": budget, "spent": spent / full, "seconds": round(seconds, 1)}
+        content["settings"] = settings
+        chosen = strategies[content["choice"]["name"]]
+        write_config(workdir / "advised.py", chosen, overrides, content)
+        write_atomically(workdir / "advice.json", json.dumps(content, indent=2) + "\n")
+        kept["seconds"] = seconds
+        _write(workdir, kept)
+    return content
+
+
+def conclude(
+    found: Evidence,
+    costs: Mapping[str, float],
+    raced: Mapping[str, Measured],
+    prior: Prior,
+) -> tuple[dict[str, Normal], Choice]:
+    """Beliefs about the gain of each strategy over the probe, and the choice.
+
+    Args:
+      found: the evidence.
+      costs: of each strategy.
+      raced: what races measured; of a strategy the longest.
+      prior: of the record.
+    """
+    kind = priors.kind_of(found.parameters)
+    lines = prior.gains.get(kind) or next(iter(prior.gains.values()))
+    known = priors.covariates_of(found.images, found.probe, found.similarity)
+    gains = {PROBE: Normal(0.0, 1e-6)}
+    for name in costs:
+        if name in lines:
+            measured = raced.get(name)
+            fidelity = FIDELITY[measured.length] if measured else Normal(1.0, 0.0)
+            gains[name] = decision.combine(lines[name].at(known), measured, fidelity)
+    return gains, decision.choose(gains, costs)
+
+
+def _conclude(
+    found: Evidence,
+    strategies: Mapping[str, Strategy],
+    raced: Mapping[str, Measured],
+    prior: Prior,
+) -> dict[str, Any]:
+    costs = {name: strategy.cost for name, strategy in strategies.items()}
+    gains, choice = conclude(found, costs, raced, prior)
+    kind = priors.kind_of(found.parameters)
+    offset = prior.offsets.get(kind) or next(iter(prior.offsets.values()))
+    sampling = found.probe * (1 - found.probe) / found.looked_at
+    rows = []
+    for name, gain in sorted(gains.items(), key=lambda item: -item[1].mean):
+        strategy = strategies[name]
+        spread = float(np.sqrt(gain.deviation**2 + offset.deviation**2 + sampling))
+        mean = found.probe + offset.mean + gain.mean
+        low, high = decision.interval(Normal(mean, spread))
+        rows.append(
+            {
+                "name": name,
+                "scenario": strategy.scenario,
+                "k": strategy.k,
+                "in_words": IN_WORDS[name].format(k=strategy.k),
+                "gain": gain.mean,
+                "gain_deviation": gain.deviation,
+                "predicted": float(np.clip(mean, 0, 1)),
+                "low": low,
+                "high": high,
+                "cost": strategy.cost / strategies[FINE_TUNE].cost,
+                "raced": raced[name]._asdict() if name in raced else None,
+            }
+        )
+    book = textbook.advise(found.images, found.similarity)
+    similarities = prior.similarities.get(kind, [])
+    return {
+        "choice": choice._asdict(),
+        "strategies": rows,
+        "textbook": {**book._asdict(), "agrees": book.strategy == choice.name},
+        "evidence": found.to_json()
+        | {
+            "probe": found.probe,
+            "similarity": found.similarity,
+            "more_similar_than": float(np.mean(np.array(similarities) < found.similarity))
+            if similarities
+            else None,
+            "recorded_targets": len(similarities),
+        },
+    }
+
+
+def _training_side(built: experiment.Experiment) -> Dataset:
+    """The target with all its training images, whatever a scenario would validate on."""
+    config = built.config.copy_and_resolve_references()
+    config.val_fraction = 0.0
+    return experiment.load_data(config)
+
+
+def _evidence(
+    kept: dict[str, Any],
+    workdir: Path,
+    probe: experiment.Experiment,
+    dataset: Dataset,
+    progress: bool,
+) -> Evidence:
+    """The evidence, kept or gathered."""
+    if "evidence" not in kept:
+        pretrained = probe.read_pretrained()
+        assert pretrained is not None
+        found, _ = evidence.gather(probe, dataset, pretrained, progress=progress)
+        kept["evidence"] = found.to_json()
+        _write(workdir, kept)
+    return evidence.from_json(kept["evidence"])
+
+
+def _race(
+    kept: dict[str, Any],
+    workdir: Path,
+    strategies: Mapping[str, Strategy],
+    dataset: Dataset,
+    found: Evidence,
+    allowed: float,
+    progress: bool,
+) -> tuple[dict[str, Measured], float]:
+    """Races as the budget allows; returns what they measured, and the forward passes spent."""
+    spent = 2.0 * found.looked_at
+    costs = {name: strategy.cost for name, strategy in strategies.items()}
+    gains, _ = conclude(found, costs, {}, priors.recorded())
+    ranked = races.races_first(sorted(gains, key=lambda name: -gains[name].mean))
+    rounds = races.plan(ranked, strategies, allowed - spent)
+    if found.images < races.LEAST_IMAGES or not rounds:
+        if progress and allowed > spent * 1.5:
+            console.print("no race fits the budget or the target: features alone decide")
+        return {}, spent
+    raced: dict[str, Measured] = {}
+    rows, pretrained, right = races.left_out(dataset), None, None
+    with progress_bar() as bar:
+        total = sum(len(heats) for heats in rounds)
+        task = bar.add_task("races", total=total, visible=progress)
+        for heats in rounds:
+            order = sorted(raced, key=lambda name: -raced[name].gain) or ranked
+            for name in order[: len(heats)]:
+                length = heats[0].length
+                key = f"{name} {length}"
+                if key not in kept["races"]:
+                    if right is None:
+                        pretrained = strategies[PROBE].experiment.read_pretrained()
+                        right = _probe_right(strategies[PROBE], dataset, pretrained, rows)
+                    measured = races.run(strategies[name], length, dataset, pretrained, rows, right)
+                    kept["races"][key] = measured._asdict()
+                    _write(workdir, kept)
+                raced[name] = Measured(**kept["races"][key])
+                spent += races.race_cost(strategies[name], length)
+                bar.advance(task)
+    return raced, spent
+
+
+def _probe_right(probe: Strategy, dataset: Dataset, pretrained: Any, rows: np.ndarray) -> int:
+    """How many images the probe classifies correctly that races leave out."""
+    built = probe.experiment
+    variables = evidence.variables_of(built, pretrained)
+    x = depths.compute(built.model, variables, built.preprocessing, dataset.train, "features")
+    last = x[max(x)]
+    return races.probe_right(last, dataset.train.labels, dataset.num_classes, rows)
+
+
+def _absolute(overrides: Sequence[str]) -> list[str]:
+    return sorted(overrides)
+
+
+def _read(workdir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What an earlier call kept in the workdir, if it asked the same."""
+    path = workdir / _KEPT
+    if not path.exists():
+        if workdir.is_dir() and (workdir / "config.json").exists():
+            raise InputError(f"'{workdir}' holds a run; give advice a --workdir of its own")
+        return {"settings": dict(settings), "races": {}, "seconds": 0.0}
+    try:
+        kept: dict[str, Any] = parse_json(path.read_bytes())
+        before = kept["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"cannot read {path} ({error}); delete it to begin again") from None
+    if before != settings:
+        raise InputError(
+            f"'{workdir}' holds advice about '{before.get('data')}' with other settings; give"
+            " another --workdir"
+        )
+    return kept
+
+
+def _write(workdir: Path, kept: Mapping[str, Any]) -> None:
+    write_atomically(workdir / _KEPT, json.dumps(kept, indent=1) + "\n")

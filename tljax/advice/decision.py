@@ -1,0 +1,103 @@
+"""Combines what is known about strategies, and chooses one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tljax.advice.prior import Normal
+
+INDIFFERENT = 0.005  # of accuracy: a strategy that is cheaper is taken if it loses no more
+CLOSE = 0.01  # of accuracy: how near to the best the choice is meant to be
+_DRAWS = 20_000
+
+
+class Measured(NamedTuple):
+    """What a short race measured of a strategy.
+
+    Attributes:
+      gain: accuracy on the images left out, minus the probe's on the same.
+      images: number of them.
+      accuracy: of the strategy on them.
+      length: share of the whole run's steps.
+    """
+
+    gain: float
+    images: int
+    accuracy: float
+    length: float
+
+
+class Choice(NamedTuple):
+    """A strategy that was chosen.
+
+    Attributes:
+      name: of the strategy; `runner_up`: of the next best.
+      sureness: probability that no strategy is better by more than `CLOSE`.
+      best: the strategy with the highest expected accuracy, if the chosen one is only cheaper.
+    """
+
+    name: str
+    runner_up: str
+    sureness: float
+    best: str
+
+
+def combine(prior: Normal, measured: Measured | None, fidelity: Normal) -> Normal:
+    """The belief about a strategy's gain after a race: a product of two normal densities.
+
+        combine(Normal(0.05, 0.05), None, Normal(1.0, 0.1))  # Normal(0.05, 0.05)
+
+    Args:
+      prior: from the record.
+      measured: of a race; None: there was none.
+      fidelity: how the gain of the whole run follows from a short one's: the factor, and the
+        deviation around it.
+    """
+    if measured is None:
+        return prior
+    rate = float(np.clip(measured.accuracy, 0.05, 0.95))
+    # of a difference between two answers to the same images, which are right on the same ones
+    # about half the time
+    sampling = rate * (1 - rate) / measured.images
+    variance = fidelity.deviation**2 + fidelity.mean**2 * sampling
+    precision = 1 / prior.deviation**2 + 1 / variance
+    mean = (prior.mean / prior.deviation**2 + fidelity.mean * measured.gain / variance) / precision
+    return Normal(float(mean), float(precision**-0.5))
+
+
+def choose(gains: Mapping[str, Normal], costs: Mapping[str, float], seed: int = 0) -> Choice:
+    """Chooses the highest expected gain, or a cheaper strategy that loses next to nothing.
+
+    Args:
+      gains: of each strategy over the probe, whose own is 0.
+      costs: of each, in any unit.
+      seed: of the draws that tell how sure the choice is.
+    """
+    ranked = sorted(gains, key=lambda name: -gains[name].mean)
+    best = ranked[0]
+    equal = [name for name in ranked if gains[best].mean - gains[name].mean <= INDIFFERENT]
+    chosen = min(equal, key=costs.__getitem__)
+    rest = [name for name in ranked if name != chosen]
+    draws = _draw([gains[name] for name in ranked], seed)
+    sure = float(np.mean(draws.max(axis=0) - draws[ranked.index(chosen)] <= CLOSE))
+    return Choice(chosen, rest[0] if rest else chosen, sure, best)
+
+
+def _draw(beliefs: Sequence[Normal], seed: int) -> np.ndarray:
+    """(strategies, draws): gains that the beliefs allow."""
+    rng = np.random.default_rng(seed)
+    means, deviations = np.array(beliefs).T
+    return means[:, None] + deviations[:, None] * rng.standard_normal((len(means), _DRAWS))
+
+
+def interval(belief: Normal, share: float = 0.9) -> tuple[float, float]:
+    """Where an accuracy lies with a probability of `share`, cut at 0 and 1."""
+    from scipy.stats import norm
+
+    reach = float(norm.ppf(0.5 + share / 2)) * belief.deviation
+    return max(0.0, belief.mean - reach), min(1.0, belief.mean + reach)
+
+
+def to_json(choice: Choice) -> dict[str, Any]:
+    return choice._asdict()

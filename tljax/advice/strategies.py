@@ -1,0 +1,107 @@
+"""What `tljax advise` chooses among: scenarios by the default rule, each with its cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ml_collections
+
+from tljax import experiment
+from tljax.analysis.cost import group_flops
+from tljax.config import load
+from tljax.experiment import Experiment
+from tljax.models import tracing
+from tljax.training import trial
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A scenario, as the default rule runs it.
+
+    Attributes:
+      name: of the strategy, e.g. `freeze_first, more frozen`.
+      experiment: built from its config.
+      cost: forward passes of one image, of the whole network: training, trials and features.
+    """
+
+    name: str
+    experiment: Experiment
+    cost: float
+
+    @property
+    def scenario(self) -> str:
+        return str(self.experiment.config.scenario)
+
+    @property
+    def k(self) -> int | None:
+        """Number of frozen groups, where the scenario has one."""
+        return self.experiment.config.k if self.scenario == "freeze_first" else None
+
+
+PROBE = "feature_extraction"
+FINE_TUNE = "fine_tune"
+DEEP = "freeze_first_deep"  # more groups are frozen than by the rule
+NAMES = (PROBE, "freeze_first", DEEP, FINE_TUNE, "from_scratch")
+IN_WORDS = {
+    PROBE: "a linear head on the pretrained features",
+    "freeze_first": "the first {k} groups frozen, the others retrained",
+    DEEP: "the first {k} groups frozen, the others retrained",
+    FINE_TUNE: "pretrained weights, all of them trained",
+    "from_scratch": "the architecture only, trained from random weights",
+}
+
+
+def build_all(overrides: Sequence[str], names: Sequence[str] = NAMES) -> dict[str, Strategy]:
+    """Builds the strategies for a target and a source.
+
+    Args:
+      overrides: `--config.FIELD=VALUE`: the data, the source, the model, and what else is set by
+        hand.
+      names: of the strategies.
+
+    Returns:
+      Each by its name.
+
+    Raises:
+      InputError: for whatever is wrong in the overrides.
+    """
+    groups = len(experiment.build(config_of(PROBE, overrides)).model.groups)
+    deep = f"--config.k={round(0.7 * groups)}"
+    return {
+        name: _build(name, config_of(name, [*overrides, *([deep] if name == DEEP else [])]))
+        for name in names
+    }
+
+
+def config_of(name: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
+    """The config of a strategy's scenario page, with overrides."""
+    return load(name.removesuffix("_deep"), overrides)
+
+
+def _build(name: str, config: ml_collections.ConfigDict) -> Strategy:
+    built = experiment.build(config)
+    images = len(experiment.load_data(built.config).train)
+    return Strategy(name, built, cost(built, images))
+
+
+def cost(built: Experiment, images: int) -> float:
+    """Forward passes of one image that a run costs, by the law of `tljax.analysis.cost`.
+
+    A step costs (3 - 2 phi) forward passes of its images, where phi is the share of the groups
+    below the first one that trains. A solved head costs the features of the training images.
+
+    Args:
+      built: of the run.
+      images: number of training images.
+    """
+    options = built.options
+    if options.solves:
+        return float(images)
+    model, size = built.model, built.preprocessing.image_size
+    variables: Any = tracing.abstract_variables(model, size)
+    flops = group_flops(model, variables, size)
+    frozen = built.plan.frozen_prefix(variables["params"])
+    share = sum(flops[:frozen]) / sum(flops)
+    runs = 1 + trial.FOLDS * len(built.config.trial_lr)
+    steps = options.total_steps(images) * runs
+    return steps * options.batch_size * (3 - 2 * share) + images

@@ -1,0 +1,98 @@
+"""What `tljax advise` prints."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tljax.errors import printable
+
+
+def print_advice(content: Mapping[str, Any], workdir: Path) -> None:
+    """Prints the evidence, the strategies and the choice.
+
+    Args:
+      content: of `advice.json`.
+      workdir: where it lies.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    for sentence in sentences(content):
+        console.print(sentence, markup=False)
+    table = Table(title="strategies, by expected accuracy", title_justify="left")
+    for heading in ("scenario", "k", "test accuracy", "90 % interval", "cost", "raced"):
+        table.add_column(heading, justify="left" if heading == "scenario" else "right")
+    for row in content["strategies"]:
+        raced = row["raced"]
+        table.add_row(
+            row["scenario"],
+            "" if row["k"] is None else str(row["k"]),
+            f"{row['predicted']:.3f}",
+            f"{row['low']:.3f}-{row['high']:.3f}",
+            f"{row['cost']:.2f}",
+            "" if raced is None else f"{raced['gain']:+.3f} on {raced['images']}",
+        )
+    Console(highlight=False, width=None if console.is_terminal else 100).print(table)
+    where = printable(workdir)
+    console.print(
+        f"{where}/advice.html shows this; to follow: tljax train --config {where}/advised.py"
+        f" --workdir {where}/run",
+        markup=False,
+    )
+
+
+def sentences(content: Mapping[str, Any]) -> list[str]:
+    """The advice in plain words, one sentence an item.
+
+    Args:
+      content: of `advice.json`.
+    """
+    evidence, choice, book = content["evidence"], content["choice"], content["textbook"]
+    by_name = {row["name"]: row for row in content["strategies"]}
+    chosen, runner_up = by_name[choice["name"]], by_name[choice["runner_up"]]
+    best_depth = max(evidence["pretrained"], key=lambda depth: depth["probe"])
+    control = max(depth["probe"] for depth in evidence["control"])
+    said = [
+        f"The target has {evidence['images']:,} training images of {evidence['classes']} classes"
+        f" ({evidence['fewest']} to {evidence['most']} a class; always answering the commonest:"
+        f" {evidence['naive_accuracy']:.3f}).",
+        f"A linear head on the pretrained features is right on {evidence['probe']:.3f} of the"
+        f" {evidence['looked_at']:,} images looked at (cross-validation), at best"
+        f" {best_depth['probe']:.3f}, after {best_depth['group']}; on features of random weights on"
+        f" {control:.3f}: pretraining avoids {max(0.0, evidence['similarity']):.0%} of the errors"
+        + _percentile(evidence)
+        + ".",
+        f"Advice: {chosen['scenario']} ({chosen['in_words']}), expected test accuracy"
+        f" {chosen['predicted']:.3f} [{chosen['low']:.3f}-{chosen['high']:.3f}],"
+        f" {chosen['cost']:.2f} times the cost of a full fine-tuning; with a probability of"
+        f" {choice['sureness']:.0%} no other is better by more than a point.",
+        f"Runner-up: {runner_up['scenario']} ({runner_up['in_words']}),"
+        f" {runner_up['predicted']:.3f}.",
+    ]
+    if choice["best"] != choice["name"]:
+        said.append(
+            f"{by_name[choice['best']]['scenario']} is expected to be better by half a point at"
+            " most, and costs more."
+        )
+    size = "small" if book["is_small"] else "large"
+    alike = "similar to" if book["is_similar"] else "unlike"
+    said.append(
+        f"The textbook says {book['strategy']}, for a {size} target, {alike} the source: the"
+        f" evidence {'agrees' if book['agrees'] else 'says otherwise'}."
+    )
+    cost = content["cost"]
+    said.append(
+        f"This advice cost {cost['spent']:.2f} of a full fine-tuning (budget {cost['budget']:g})"
+        f" and took {cost['seconds']:.0f} s."
+    )
+    return said
+
+
+def _percentile(evidence: Mapping[str, Any]) -> str:
+    if evidence["more_similar_than"] is None:
+        return ""
+    return (
+        f", more than on {evidence['more_similar_than']:.0%} of {evidence['recorded_targets']}"
+        " recorded targets"
+    )
