@@ -268,3 +268,11 @@ def test_the_number_of_devices_changes_no_bit():
         count, found[devices] = process.stdout.split()
         assert int(count) == devices
     assert found[1] == found[4]
+
+
+def test_images_that_every_strength_classifies_correctly():
+    """Rounding may take the sum of 40 weights above 1."""
+    x = np.repeat([[-1.0, 0.5], [1.0, -0.5]], 20, axis=0) + np.linspace(0, 0.1, 80).reshape(40, 2)
+    report = solve_head(x, np.repeat([0, 1], 20), 2).report
+    assert report["cross_validation"]["accuracy"] == pytest.approx(1.0)
+    assert choose(np.ones((3, 40), np.float32), np.full(40, 0.025)) == 0

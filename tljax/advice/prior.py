@@ -18,7 +18,9 @@ from tljax.advice.strategies import NAMES, PROBE
 
 KINDS = ("small", "large")  # networks with fewer than five million parameters, and others
 _SLOPES = 4.0  # prior precision of the slopes, in units of the noise's
-_LEAST_NOISE = 0.01  # deviation of a gain that is never believed to be smaller
+_LEAST_NOISE = 0.01  # deviation that is never believed to be smaller
+_USUAL_NOISE = 0.05  # deviation of gains before any is seen, which counts as `_BELIEVED` data sets
+_BELIEVED = 3.0
 
 
 class Covariates(NamedTuple):
@@ -166,7 +168,8 @@ def _fit_line(targets: Sequence[Recorded], gains: np.ndarray) -> Fit:
     roots = len({target.root for target in targets})
     residual = np.average((gains - x @ mean) ** 2, weights=weights)
     # few data sets make the residual too small: one is spent on the mean, and part on the slopes
-    noise = max(_LEAST_NOISE, float(np.sqrt(residual * roots / max(1.0, roots - 1.5))))
+    degrees = max(0.0, roots - 1.5) + _BELIEVED
+    noise = float(np.sqrt((residual * roots + _BELIEVED * _USUAL_NOISE**2) / degrees))
     return Fit(mean.tolist(), (noise**2 * inverse).tolist(), noise, len(targets))
 
 

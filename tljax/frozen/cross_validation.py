@@ -51,7 +51,7 @@ def choose(right: np.ndarray, weights: np.ndarray) -> int:
     Returns:
       The index of the strength.
     """
-    accuracies = right @ weights
+    accuracies = np.minimum(right @ weights, 1.0)  # rounding
     best = accuracies.max()
     noise = np.sqrt(best * (1 - best) * np.square(weights).sum())
     as_good = np.flatnonzero(accuracies >= best - noise)

@@ -49,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Say which scenario suits a target, with evidence, and write a config that runs."""
     from tljax.advice.advisor import advise
-    from tljax.advice.page import write_page
-    from tljax.commands.advise.summary import print_advice
-    from tljax.commands.advise.words import source_model
+    from tljax.advice.page import write_advice_page
+    from tljax.advice.words import print_advice
+    from tljax.commands.advise.source_model import source_model
 
     refused = [word for word in overrides if not word.startswith("--config.")]
     if refused:
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         *overrides,
     ]
     content = advise(words, args.workdir, args.budget, progress=True)
-    write_page(args.workdir / "advice.html", content)
+    write_advice_page(args.workdir / "advice.html", content)
     print_advice(content, args.workdir)
     if args.train:
         from tljax import experiment

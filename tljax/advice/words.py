@@ -1,4 +1,4 @@
-"""What `tljax advise` prints."""
+"""Advice in plain words, as `tljax advise` prints it."""
 
 from collections.abc import Mapping
 from pathlib import Path

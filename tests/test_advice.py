@@ -1,0 +1,198 @@
+"""Advice: beliefs, races within a budget, and files that run; test images are never read."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tljax import config as config_lib
+from tljax import experiment
+from tljax.advice import advisor, decision, prior, races, textbook
+from tljax.advice.decision import Measured
+from tljax.advice.prior import Covariates, Normal, Recorded
+from tljax.advice.strategies import FINE_TUNE, NAMES, PROBE
+from tljax.cli import main
+from tljax.experiment import Experiment
+
+
+def test_the_textbooks_four_fields():
+    says = [textbook.advise(images, s).strategy for images in (100, 5_000) for s in (0.8, 0.1)]
+    assert says == ["feature_extraction", "freeze_first", "fine_tune", "from_scratch"]
+    assert textbook.similarity(0.9, 0.6) == pytest.approx(0.75)
+    assert textbook.similarity(1.0, 1.0) == 0.0
+
+
+def recorded(gain, roots=8, kind="large", noise=0.0):
+    rng = np.random.default_rng(0)
+    for root in range(roots):
+        known = Covariates(*rng.uniform([0, 0.1, 0], [1.3, 0.7, 0.5]))
+        better = gain(known) + noise * rng.normal()
+        accuracies = {PROBE: 0.6, FINE_TUNE: 0.6 + better}
+        yield Recorded(kind, str(root), known, 0.65, accuracies)
+
+
+def test_the_prior_finds_the_mean_gain_and_the_probes_offset():
+    fitted = prior.fit(recorded(lambda known: 0.08))
+    line = fitted.gains["large"][FINE_TUNE]
+    assert line.at(Covariates(0.5, 0.4, 0.2)).mean == pytest.approx(0.08, abs=1e-3)
+    assert fitted.offsets["large"].mean == pytest.approx(-0.05)
+    assert "small" not in fitted.gains
+    assert prior.from_json(json.loads(json.dumps(fitted.to_json()))) == fitted
+
+
+def test_many_targets_teach_the_slopes_and_few_leave_them_near_zero():
+    def steep(known):
+        return 0.2 * known.headroom
+
+    def slope(roots):
+        line = prior.fit(recorded(steep, roots)).gains["large"][FINE_TUNE]
+        low, high = (line.at(Covariates(0.5, headroom, 0.2)).mean for headroom in (0.2, 0.6))
+        return (high - low) / 0.4
+
+    assert slope(3) < slope(300) == pytest.approx(0.2, abs=0.02)
+
+
+def test_beliefs_are_as_wide_as_the_recorded_gains_are_spread():
+    here = Covariates(0.5, 0.4, 0.2)
+
+    def width(spread, roots):
+        fitted = prior.fit(recorded(lambda known: 0.05, roots, noise=spread))
+        return fitted.gains["large"][FINE_TUNE].at(here).deviation
+
+    assert width(0.02, 500) == pytest.approx(0.02, rel=0.15)
+    assert width(0.10, 500) == pytest.approx(0.10, rel=0.15)
+    assert width(0.0, 3) > 2 * width(0.0, 500)  # few data sets that agree prove little
+
+
+def test_a_race_moves_the_belief_as_bayes_says():
+    before = Normal(0.1, 0.1)
+    assert decision.combine(before, None, Normal(1.0, 0.1)) == before
+    measured = Measured(gain=0.3, images=100, accuracy=0.5, length=0.1)
+    after = decision.combine(before, measured, Normal(1.0, 0.0))
+    noise = 0.25 / 100
+    weight = 0.1**2 / (0.1**2 + noise)
+    assert after.mean == pytest.approx(0.1 + weight * 0.2)
+    assert after.deviation == pytest.approx((1 / 0.01 + 1 / noise) ** -0.5)
+
+
+def test_the_cheaper_of_two_that_are_level_is_chosen():
+    costs = {PROBE: 0.01, "freeze_first": 0.5, FINE_TUNE: 1.0}
+    gains = {PROBE: 0.0, "freeze_first": 0.048, FINE_TUNE: 0.05}
+    choice = decision.choose({n: Normal(g, 0.01) for n, g in gains.items()}, costs)
+    assert (choice.name, choice.best) == ("freeze_first", FINE_TUNE)
+    assert choice.runner_up == FINE_TUNE
+    clear = decision.choose({n: Normal(g, 1e-6) for n, g in gains.items()}, costs)
+    assert clear.sureness == 1.0
+    assert 0 < decision.choose({n: Normal(g, 0.1) for n, g in gains.items()}, costs).sureness < 1
+
+
+# ------------------------------------------------------------------------------ the command
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder of images whose test images cannot be read, and a source."""
+    folder = tmp_path_factory.mktemp("advice")
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("light", 190)):
+        for split in ("train", "test"):
+            (folder / "data" / split / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.clip(rng.normal(level, 60, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"data/train/{name}/{number}.png")
+        (folder / f"data/test/{name}/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    words = ["--config.train_size=60", "--config.steps=2", "--config.batch_size=16"]
+    experiment.run(config_lib.load("from_scratch", words), folder / "source", progress=False)
+    return folder
+
+
+def words(world, *more):
+    start = [f"--config.data=folder:{world / 'data'}", f"--config.init_from={world / 'source'}"]
+    return [*start, "--config.steps=10", "--config.batch_size=8", *more]
+
+
+def test_advice_resumes_and_its_config_runs(world, tmp_path, monkeypatch):
+    """Though the test images cannot be read: they are not looked at."""
+    first = advisor.advise(words(world), tmp_path / "first", budget=0.5)
+    assert {row["name"] for row in first["strategies"]} == set(NAMES)
+    assert any(row["raced"] for row in first["strategies"])
+    assert first["cost"]["spent"] <= 0.5
+    built = experiment.build(config_lib.load(str(tmp_path / "first" / "advised.py")))
+    assert isinstance(built, Experiment)
+    assert built.config.scenario in first["choice"]["name"]
+
+    done, once = [], races.run
+
+    def killed(*args):
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(once(*args))
+        return done[-1]
+
+    monkeypatch.setattr(races, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        advisor.advise(words(world), tmp_path / "killed", budget=0.5)
+    monkeypatch.setattr(races, "run", once)
+    again = advisor.advise(words(world), tmp_path / "killed", budget=0.5)
+    for content in (first, again):
+        del content["cost"]["seconds"]
+    assert again == first
+
+
+def test_races_keep_to_the_budget(world):
+    from tljax.advice.strategies import build_all
+
+    strategies = build_all(words(world))
+    ranked = races.races_first(list(strategies))
+    for available in (0.0, 50.0, 200.0, 1e4):
+        rounds = races.plan(ranked, strategies, available)
+        costs = [
+            races.race_cost(strategies[heat.strategy], heat.length) for r in rounds for heat in r
+        ]
+        assert sum(costs) <= available
+    assert len(races.plan(ranked, strategies, 1e4)) == len(races.LENGTHS)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--budget", "0"], "the budget is 0"),
+        (["--init_from", "nowhere.safetensors"], "name it with --model"),
+        (["--config.nothing=1"], "no config field"),
+        (["--fast"], "unknown argument"),
+    ],
+)
+def test_bad_input(argv, message, world, tmp_path, capsys):
+    given = ["--data", f"folder:{world / 'data'}", "--init_from", f"{world / 'source'}"]
+    code = main(["advise", *given, "--workdir", str(tmp_path / "w"), *argv])
+    said = capsys.readouterr().err
+    assert code == 2
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_target_that_cannot_be_cross_validated_is_refused(world, tmp_path, capsys):
+    lonely = tmp_path / "lonely"
+    for name, count in (("many", 5), ("one", 1)):
+        (lonely / "train" / name).mkdir(parents=True)
+        (lonely / "test" / name).mkdir(parents=True)
+        for number in range(count):
+            image = Image.new("RGB", (32, 32), (40 * number, 0, 0))
+            image.save(lonely / "train" / name / f"{number}.png")
+            image.save(lonely / "test" / name / f"{number}.png")
+    argv = ["advise", "--data", f"folder:{lonely}", "--init_from", f"{world / 'source'}"]
+    assert main([*argv, "--workdir", str(tmp_path / "w")]) == 2
+    assert "single training image" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_workdir_of_other_advice_is_left_alone(world, tmp_path):
+    workdir = tmp_path / "w"
+    workdir.mkdir()
+    kept = {"settings": {"data": "folder:elsewhere", "overrides": []}, "races": {}, "seconds": 0}
+    (workdir / "advice_state.json").write_text(json.dumps(kept))
+    with pytest.raises(advisor.InputError, match="other settings"):
+        advisor.advise(words(world), workdir, budget=0.5)
+    assert json.loads((workdir / "advice_state.json").read_text()) == kept
