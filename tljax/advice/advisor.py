@@ -23,6 +23,7 @@ from tljax.files import parse_json
 from tljax.runs.workdir import locked, make_workdir, write_atomically
 
 _KEPT = "advice_state.json"
+FEATURES_ALONE = 1e-6  # a budget for which no race is run
 # How the gain of a whole run follows from that of a race: factor and deviation, by length.
 FIDELITY = {0.1: Normal(1.0, 0.06), 0.3: Normal(1.0, 0.04)}
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tljax.advice.strategies import Strategy
+from tljax.advice.strategies import PROBE, Strategy
 from tljax.config import base
+from tljax.experiment.default_rule import OF_STEPS
 from tljax.runs.workdir import write_atomically
 
 _PAGE = '''r"""{what}
@@ -42,6 +43,7 @@ def write_config(
     (row,) = [row for row in content["strategies"] if row["name"] == strategy.name]
     config = strategy.experiment.config
     names = {match[1] for word in overrides if (match := re.match(r"--config\.([^=]+)=", word))}
+    names -= set(OF_STEPS) if strategy.name == PROBE else set()
     names |= {"scenario", "data", "init_from", "model"} | (
         {"k"} if strategy.k is not None else set()
     )

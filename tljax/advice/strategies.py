@@ -10,6 +10,7 @@ from tljax import experiment
 from tljax.analysis.cost import group_flops
 from tljax.config import load
 from tljax.experiment import Experiment
+from tljax.experiment.default_rule import OF_STEPS
 from tljax.models import tracing
 from tljax.training import trial
 
@@ -74,8 +75,15 @@ def build_all(overrides: Sequence[str], names: Sequence[str] = NAMES) -> dict[st
 
 
 def config_of(name: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
-    """The config of a strategy's scenario page, with overrides."""
-    return load(name.removesuffix("_deep"), overrides)
+    """The config of a strategy's scenario page, with overrides; the probe is solved, so that what
+    is said about steps is not for it.
+    """
+    used = [word for word in overrides if name != PROBE or _field(word) not in OF_STEPS]
+    return load(name.removesuffix("_deep"), used)
+
+
+def _field(word: str) -> str:
+    return word.removeprefix("--config.").partition("=")[0]
 
 
 def _build(name: str, config: ml_collections.ConfigDict) -> Strategy:

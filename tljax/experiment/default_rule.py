@@ -14,7 +14,7 @@ from tljax.models import Model, ResNet, ResNetV2, ViT
 
 STUDY = "experiments/defaults"
 # Fields that an optimizer of steps uses and a solved head does not.
-_OF_STEPS = (
+OF_STEPS = (
     *("optimizer", "lr", "steps", "epochs", "schedule", "warmup", "weight_decay", "clip_norm"),
     *("momentum", "patience", "ema", "label_smoothing", "head_init", "batch_size"),
     *("l2_sp_alpha", "l2_sp_beta", "sampling", "accumulate"),
@@ -140,7 +140,7 @@ def choose(
 
 def _feature_extraction(target: Target, set_by_hand: Mapping[str, Any]) -> Choices:
     """Solves the head if nothing asks for steps or for images that change; else trains it."""
-    steps = sorted(name for name in set_by_hand if name in _OF_STEPS)
+    steps = sorted(name for name in set_by_hand if name in OF_STEPS)
     unsettled = ("augment", "mixup", "cutmix", "cache", "on_error", "train", "lora_rank", "stages")
     changing = [name for name in unsettled if name in set_by_hand]
     why = ""

@@ -3,7 +3,8 @@
 1. Train a source model on drawn letters, and compare it with the naive baseline.
 2. Transfer it to a similar target (handwritten digits) and a dissimilar one (textures of
    photographs), each small and large, in each scenario, with several seeds.
-3. Print a table and write a report: what the textbook prescribes, and which scenario won.
+3. Print a table and write a report: what the textbook prescribes, which scenario won, and what
+   `tljax advise` says before anything is trained.
 
 Each scenario is run as its page in configs/ has it, by the default rule (see
 `tljax.experiment.default_rule`), but for two things: training is shorter, so that the demo takes
@@ -23,6 +24,7 @@ from rich.progress import TextColumn
 from rich.table import Table
 
 from tljax import experiment
+from tljax.advice.advisor import FEATURES_ALONE, advise
 from tljax.analysis.report.demo_grid import CellRow, DemoRun, cell_table, finding
 from tljax.analysis.report.demo_report import write_report
 from tljax.config import load as load_config
@@ -82,7 +84,8 @@ def run_demo(workdir: Path, seeds: int, settings: Settings = Settings()) -> list
     source = _train_source(workdir / "source", settings, out)
     runs = _transfer(workdir, settings, seeds)
     rows = cell_table(runs, PRESCRIBED)
-    _print_table(rows, out)
+    advised = _advise(workdir, settings)
+    _print_table(rows, advised, out)
     out.print(finding(rows), soft_wrap=True)
     lines = [json.dumps(asdict(run)) + "\n" for run in [source, *runs]]
     write_atomically(workdir / "runs.jsonl", "".join(lines))
@@ -165,6 +168,23 @@ def _transfer(workdir: Path, settings: Settings, seeds: int) -> list[DemoRun]:
     return runs
 
 
+def _advise(workdir: Path, settings: Settings) -> dict[tuple[str, str], str]:
+    """What `tljax advise` says for each target from features alone, before any training."""
+    stderr.print("what tljax advise says, from features alone")
+    advised = {}
+    for target, size in PRESCRIBED:
+        words = [
+            f"--config.data=embedded:{target}",
+            f"--config.init_from={workdir / 'source'}",
+            f"--config.model={settings.model}",
+            f"--config.train_size={settings.small if size == 'small' else settings.large}",
+        ]
+        content = advise(words, workdir / "advice" / f"{target}_{size}", FEATURES_ALONE)
+        (chosen,) = (r for r in content["strategies"] if r["name"] == content["choice"]["name"])
+        advised[target, size] = chosen["scenario"]
+    return advised
+
+
 def _grid(settings: Settings, seeds: int) -> Iterator[tuple[str, str, int, str, int]]:
     """Yields target, name of the size, training images, scenario and seed of each transfer."""
     for target, size_name in PRESCRIBED:
@@ -174,7 +194,7 @@ def _grid(settings: Settings, seeds: int) -> Iterator[tuple[str, str, int, str, 
                 yield target, size_name, images, scenario, seed
 
 
-def _print_table(rows: list[CellRow], out: Console) -> None:
+def _print_table(rows: list[CellRow], advised: dict[tuple[str, str], str], out: Console) -> None:
     table = Table(title="test accuracy, mean ± 95 % interval over seeds", title_justify="left")
     table.add_column("target")
     table.add_column("images", justify="right")
@@ -183,7 +203,10 @@ def _print_table(rows: list[CellRow], out: Console) -> None:
         table.add_column(scenario.replace("_", "\n"), justify="right")
     table.add_column("prescribed")
     table.add_column("won")
+    table.add_column("advised (points lost)")
     for row in rows:
+        advice = advised[row.target, row.size]
+        lost = 100 * (row.scores[row.winner].mean - row.scores[advice].mean)
         cells = []
         for scenario in TEXTBOOK:
             score = row.scores[scenario]
@@ -198,5 +221,6 @@ def _print_table(rows: list[CellRow], out: Console) -> None:
             *cells,
             row.prescribed,
             f"{row.winner} ({row.verdict})",
+            f"{advice} ({lost:.1f})",
         )
-    (out if out.is_terminal else Console(highlight=False, width=160)).print(table)
+    (out if out.is_terminal else Console(highlight=False, width=190)).print(table)

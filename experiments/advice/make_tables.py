@@ -1,0 +1,238 @@
+"""Judges advice on the record, and fits the prior that comes with tljax.
+
+    python experiments/advice/make_tables.py            # table.md
+    python experiments/advice/make_tables.py --fit      # also tljax/advice/prior.json
+
+Accuracies are those of ../defaults/results.csv, evidence and races those of evidence.csv and
+races.csv. Each root data set is left out in turn: the prior is fitted on the others.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import tljax.advice
+from tljax.advice import prior, textbook
+from tljax.advice.decision import Measured, interval
+from tljax.advice.prior import Normal, Prior, Recorded
+from tljax.advice.strategies import FINE_TUNE, NAMES, PROBE
+from tljax.analysis.statistics import mean_interval
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+from evidence import read as read_evidence  # noqa: E402
+
+# Cost of each strategy in units of fine-tuning, as `tljax advise` prints it, by kind of network.
+COSTS = {
+    "small": dict(zip(NAMES, (0.0, 0.75, 0.44, 1.0, 0.42), strict=True)),
+    "large": dict(zip(NAMES, (0.01, 0.74, 0.53, 1.0, 5.0), strict=True)),
+}
+Target = tuple[str, str, int]  # network, set, number of images
+Key = tuple[str, str, int, int]  # and seed
+
+
+class Case(NamedTuple):
+    """A target with one seed: its evidence, and the test accuracy of each strategy."""
+
+    recorded: Recorded
+    images: int
+    raced: dict[float, dict[str, Measured]]  # by budget
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--fit", action="store_true", help="write tljax/advice/prior.json")
+    parser.add_argument("--results", type=Path, default=HERE.parent / "defaults" / "results.csv")
+    parser.add_argument("--evidence", type=Path, default=HERE / "evidence.csv")
+    args = parser.parse_args()
+    cases = read_cases(args.results, args.evidence)
+    if args.fit:
+        fitted = prior.fit(case.recorded for case in cases.values())
+        file = Path(tljax.advice.__file__).parent / "prior.json"
+        file.write_text(json.dumps(fitted.to_json(), indent=1) + "\n")
+    text = "\n\n".join((regrets(cases), coverage(cases), every_target(cases)))
+    (HERE / "table.md").write_text(text + "\n")
+    print(text)
+
+
+def read_cases(results: Path, evidence_file: Path) -> dict[Key, Case]:
+    """The targets whose probe and fine-tuning are recorded."""
+    accuracies: dict[Key, dict[str, float]] = defaultdict(dict)
+    with results.open(newline="") as file:
+        for row in csv.DictReader(file):
+            key = (row["network"], row["set"], int(row["n"]), int(row["seed"]))
+            if row["variant"] == "default":
+                failed = bool(row["error"])
+                accuracy = float(row["majority"] if failed else row["test_accuracy"])
+                accuracies[key][row["scenario"]] = accuracy
+    cases = {}
+    for key, row in read_evidence(evidence_file).items():
+        found = accuracies.get(key, {})
+        if {PROBE, FINE_TUNE} <= found.keys():
+            images, probe = int(row["images"]), float(row["probe"])
+            known = prior.covariates_of(images, probe, float(row["similarity"]))
+            kind = prior.kind_of(int(row["parameters"]))
+            cases[key] = Case(Recorded(kind, key[1], known, probe, found), images, {})
+    return cases
+
+
+def advice(case: Case, fitted: Prior) -> str:
+    """The strategy that features alone advise."""
+    gains = beliefs(case, fitted)
+    from tljax.advice.decision import choose
+
+    known = {name: gains[name] for name in gains if name in case.recorded.accuracies}
+    return choose(known, COSTS[case.recorded.kind]).name
+
+
+def beliefs(case: Case, fitted: Prior) -> dict[str, Normal]:
+    """The gain of each strategy over the probe, expected from the record of other data sets."""
+    lines = fitted.gains.get(case.recorded.kind, {})
+    gains = {name: line.at(case.recorded.covariates) for name, line in lines.items()}
+    return {PROBE: Normal(0.0, 1e-6), **gains}
+
+
+def without(cases: Mapping[Key, Case], root: str) -> Prior:
+    """The prior of all other root data sets."""
+    return prior.fit(case.recorded for case in cases.values() if case.recorded.root != root)
+
+
+# ------------------------------------------------------------------------------------ regret
+
+
+def regrets(cases: Mapping[Key, Case]) -> str:
+    """A table: how much accuracy each way of choosing loses, in points."""
+    priors = {
+        root: without(cases, root) for root in {case.recorded.root for case in cases.values()}
+    }
+
+    def best_fixed(key: Key, case: Case) -> str:
+        others = [c for k, c in cases.items() if k[0] == key[0] and k[1] != key[1]]
+        names = [n for n in NAMES if n in case.recorded.accuracies]
+        return max(names, key=lambda name: _mean_gain(others, name))
+
+    ways: dict[str, Callable[[Key, Case], str]] = {
+        "advice, features alone": lambda key, case: advice(case, priors[case.recorded.root]),
+        "textbook": lambda key, case: (
+            textbook.advise(case.images, case.recorded.covariates.similarity).strategy
+        ),
+        "always the probe": lambda key, case: PROBE,
+        "always freeze first": lambda key, case: "freeze_first",
+        "always fine-tune": lambda key, case: FINE_TUNE,
+        "always from scratch": lambda key, case: "from_scratch",
+        "the best fixed one of the other sets": best_fixed,
+    }
+    lines = []
+    for network in sorted({key[0] for key in cases}):
+        for way, choose in ways.items():
+            lost: dict[str, list[float]] = defaultdict(list)
+            for key, case in cases.items():
+                if key[0] == network:
+                    best = best_of_other_seeds(cases, key)
+                    name = choose(key, case)
+                    if name in case.recorded.accuracies:
+                        accuracies = case.recorded.accuracies
+                        lost[key[1]].append(accuracies[best] - accuracies[name])
+            if lost:
+                lines.append([network, way, *_summary(lost)])
+    head = ["network", "way of choosing", "targets", "mean regret", "interval", "worst set"]
+    return "## Regret, in points of test accuracy\n\n" + _table(head, lines)
+
+
+def best_of_other_seeds(cases: Mapping[Key, Case], key: Key) -> str:
+    """The best strategy of a target on its other seeds, if it has any; else on its own."""
+    network, images, n, seed = key
+    same = [c for k, c in cases.items() if k[:3] == (network, images, n) and k[3] != seed]
+    scored = same or [cases[key]]
+    names = [n for n in NAMES if all(n in c.recorded.accuracies for c in [*scored, cases[key]])]
+    return max(names, key=lambda name: np.mean([c.recorded.accuracies[name] for c in scored]))
+
+
+def _mean_gain(cases: Iterable[Case], name: str) -> float:
+    gains = [
+        case.recorded.accuracies[name] - case.recorded.accuracies[PROBE]
+        for case in cases
+        if name in case.recorded.accuracies
+    ]
+    return float(np.mean(gains)) if gains else -np.inf
+
+
+def _summary(lost: Mapping[str, list[float]]) -> list[str]:
+    """Number of targets, mean over sets, its interval, and the worst set."""
+    means = {images: 100 * float(np.mean(some)) for images, some in lost.items()}
+    worst = max(means, key=means.__getitem__)
+    between = mean_interval(list(means.values())) if len(means) > 1 else None
+    return [
+        str(sum(map(len, lost.values()))),
+        f"{np.mean(list(means.values())):.2f}",
+        "" if between is None else f"{between.low:.1f} to {between.high:.1f}",
+        f"{worst} {means[worst]:.1f}",
+    ]
+
+
+# ---------------------------------------------------------------------------------- intervals
+
+
+def coverage(cases: Mapping[Key, Case]) -> str:
+    """A table: how often the 90 % intervals hold, each root data set left out."""
+    lines = []
+    for network in sorted({key[0] for key in cases}):
+        held: dict[str, list[bool]] = defaultdict(list)
+        for key, case in cases.items():
+            if key[0] != network:
+                continue
+            fitted = without(cases, case.recorded.root)
+            if case.recorded.kind not in fitted.offsets:
+                continue
+            offset = fitted.offsets[case.recorded.kind]
+            rate = case.recorded.out_of_fold
+            for name, gain in beliefs(case, fitted).items():
+                if name in case.recorded.accuracies:
+                    spread = gain.deviation**2 + offset.deviation**2
+                    spread += rate * (1 - rate) / min(case.images, 2_000)
+                    low, high = interval(Normal(rate + offset.mean + gain.mean, spread**0.5))
+                    held[name].append(low <= case.recorded.accuracies[name] <= high)
+        for name, some in held.items():
+            lines.append([network, name, str(len(some)), f"{np.mean(some):.2f}"])
+    return "## Share of 90 % intervals that hold\n\n" + _table(
+        ["network", "strategy", "targets", "hold"], lines
+    )
+
+
+def every_target(cases: Mapping[Key, Case]) -> str:
+    """A table of all targets: evidence, accuracies, and what was advised."""
+    lines = []
+    for key, case in sorted(cases.items()):
+        fitted = without(cases, case.recorded.root)
+        accuracies = case.recorded.accuracies
+        known = case.recorded.covariates
+        lines.append(
+            [
+                *map(str, key),
+                f"{case.recorded.out_of_fold:.3f}",
+                f"{known.similarity:.2f}",
+                *(f"{accuracies[name]:.3f}" if name in accuracies else "" for name in NAMES),
+                advice(case, fitted),
+                textbook.advise(case.images, known.similarity).strategy,
+            ]
+        )
+    head = ["network", "set", "images", "seed", "probe, out of fold", "similarity", *NAMES]
+    return "## Every target\n\n" + _table([*head, "advice", "textbook"], lines)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
