@@ -20,14 +20,17 @@ import numpy as np
 
 import tljax.advice
 from tljax.advice import prior, textbook
-from tljax.advice.decision import Measured, interval
+from tljax.advice.advisor import FIDELITY
+from tljax.advice.decision import Measured, choose, combine, interval
 from tljax.advice.prior import Normal, Prior, Recorded
+from tljax.advice.races import LENGTHS, plan, races_first
 from tljax.advice.strategies import FINE_TUNE, NAMES, PROBE
 from tljax.analysis.statistics import mean_interval
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from evidence import read as read_evidence  # noqa: E402
+from races import read as read_race_rows  # noqa: E402
 
 # Cost of each strategy in units of fine-tuning, as `tljax advise` prints it, by kind of network.
 COSTS = {
@@ -43,7 +46,15 @@ class Case(NamedTuple):
 
     recorded: Recorded
     images: int
-    raced: dict[float, dict[str, Measured]]  # by budget
+    races: dict[tuple[str, float], "Race"]  # by strategy and length
+
+
+class Race(NamedTuple):
+    """A race that was run, and what it and the whole run cost, in units of fine-tuning."""
+
+    measured: Measured
+    race_cost: float
+    cost: float
 
 
 def main() -> None:
@@ -53,8 +64,9 @@ def main() -> None:
     parser.add_argument("--fit", action="store_true", help="write tljax/advice/prior.json")
     parser.add_argument("--results", type=Path, default=HERE.parent / "defaults" / "results.csv")
     parser.add_argument("--evidence", type=Path, default=HERE / "evidence.csv")
+    parser.add_argument("--races", type=Path, default=HERE / "races.csv")
     args = parser.parse_args()
-    cases = read_cases(args.results, args.evidence)
+    cases = read_cases(args.results, args.evidence, args.races)
     if args.fit:
         fitted = prior.fit(case.recorded for case in cases.values())
         file = Path(tljax.advice.__file__).parent / "prior.json"
@@ -64,8 +76,9 @@ def main() -> None:
     print(text)
 
 
-def read_cases(results: Path, evidence_file: Path) -> dict[Key, Case]:
+def read_cases(results: Path, evidence_file: Path, races_file: Path) -> dict[Key, Case]:
     """The targets whose probe and fine-tuning are recorded."""
+    run = read_races(races_file)
     accuracies: dict[Key, dict[str, float]] = defaultdict(dict)
     with results.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -81,17 +94,38 @@ def read_cases(results: Path, evidence_file: Path) -> dict[Key, Case]:
             images, probe = int(row["images"]), float(row["probe"])
             known = prior.covariates_of(images, probe, float(row["similarity"]))
             kind = prior.kind_of(int(row["parameters"]))
-            cases[key] = Case(Recorded(kind, key[1], known, probe, found), images, {})
+            recorded = Recorded(kind, key[1], known, probe, found)
+            cases[key] = Case(recorded, images, run.get(key, {}))
     return cases
 
 
-def advice(case: Case, fitted: Prior) -> str:
-    """The strategy that features alone advise."""
-    gains = beliefs(case, fitted)
-    from tljax.advice.decision import choose
+def read_races(path: Path) -> dict[Key, dict[tuple[str, float], Race]]:
+    """The rows of races.csv by target."""
+    found: dict[Key, dict[tuple[str, float], Race]] = defaultdict(dict)
+    for row in read_race_rows(path):
+        key = (row["network"], row["set"], int(row["n"]), int(row["seed"]))
+        length = float(row["length"])
+        accuracy = float(row["accuracy"])
+        measured = Measured(float(row["gain"]), int(row["images"]), accuracy, length)
+        race = Race(measured, float(row["race_cost"]), float(row["cost"]))
+        found[key][row["strategy"], length] = race
+    return found
 
-    known = {name: gains[name] for name in gains if name in case.recorded.accuracies}
-    return choose(known, COSTS[case.recorded.kind]).name
+
+def advice(case: Case, fitted: Prior, budget: float = 0.0) -> str:
+    """The strategy that `tljax advise` would choose with a budget, of those that are recorded."""
+    gains = {n: g for n, g in beliefs(case, fitted).items() if n in case.recorded.accuracies}
+    raced: dict[str, Measured] = {}
+    ranked = races_first(sorted(gains, key=lambda name: -gains[name].mean))
+    if budget and all((name, length) in case.races for name in ranked for length in LENGTHS):
+        rounds = plan(ranked, lambda name, length: case.races[name, length].race_cost, budget)
+        for heats in rounds:
+            order = sorted(raced, key=lambda name: -raced[name].gain) or ranked
+            for name in order[: len(heats)]:
+                raced[name] = case.races[name, heats[0].length].measured
+    for name, measured in raced.items():
+        gains[name] = combine(gains[name], measured, FIDELITY[measured.length])
+    return choose(gains, COSTS[case.recorded.kind]).name
 
 
 def beliefs(case: Case, fitted: Prior) -> dict[str, Normal]:
@@ -122,6 +156,9 @@ def regrets(cases: Mapping[Key, Case]) -> str:
 
     ways: dict[str, Callable[[Key, Case], str]] = {
         "advice, features alone": lambda key, case: advice(case, priors[case.recorded.root]),
+        "advice, budget 0.25": lambda key, case: advice(case, priors[case.recorded.root], 0.21),
+        "advice, budget 1": lambda key, case: advice(case, priors[case.recorded.root], 0.96),
+        "the race alone, budget 1": race_alone,
         "textbook": lambda key, case: (
             textbook.advise(case.images, case.recorded.covariates.similarity).strategy
         ),
@@ -133,12 +170,12 @@ def regrets(cases: Mapping[Key, Case]) -> str:
     }
     lines = []
     for network in sorted({key[0] for key in cases}):
-        for way, choose in ways.items():
+        for way, choose_by in ways.items():
             lost: dict[str, list[float]] = defaultdict(list)
             for key, case in cases.items():
                 if key[0] == network:
                     best = best_of_other_seeds(cases, key)
-                    name = choose(key, case)
+                    name = choose_by(key, case)
                     if name in case.recorded.accuracies:
                         accuracies = case.recorded.accuracies
                         lost[key[1]].append(accuracies[best] - accuracies[name])
@@ -146,6 +183,15 @@ def regrets(cases: Mapping[Key, Case]) -> str:
                 lines.append([network, way, *_summary(lost)])
     head = ["network", "way of choosing", "targets", "mean regret", "interval", "worst set"]
     return "## Regret, in points of test accuracy\n\n" + _table(head, lines)
+
+
+def race_alone(key: Key, case: Case) -> str:
+    """The strategy that did best in the longer races, without a prior."""
+    names = [n for n in NAMES if n in case.recorded.accuracies and (n, LENGTHS[-1]) in case.races]
+    if not names:
+        return FINE_TUNE
+    best = max(names, key=lambda name: case.races[name, LENGTHS[-1]].measured.gain)
+    return best if case.races[best, LENGTHS[-1]].measured.gain > 0 else PROBE
 
 
 def best_of_other_seeds(cases: Mapping[Key, Case], key: Key) -> str:

@@ -191,7 +191,11 @@ def _race(
     costs = {name: strategy.cost for name, strategy in strategies.items()}
     gains, _ = conclude(found, costs, {}, priors.recorded())
     ranked = races.races_first(sorted(gains, key=lambda name: -gains[name].mean))
-    rounds = races.plan(ranked, strategies, allowed - spent)
+
+    def cost_of(name: str, length: float) -> float:
+        return races.race_cost(strategies[name], length)
+
+    rounds = races.plan(ranked, cost_of, allowed - spent)
     if found.images < races.LEAST_IMAGES or not rounds:
         if progress and allowed > spent * 1.5:
             console.print("no race fits the budget or the target: features alone decide")
@@ -214,7 +218,7 @@ def _race(
                     kept["races"][key] = measured._asdict()
                     _write(workdir, kept)
                 raced[name] = Measured(**kept["races"][key])
-                spent += races.race_cost(strategies[name], length)
+                spent += cost_of(name, length)
                 bar.advance(task)
     return raced, spent
 

@@ -5,7 +5,7 @@ for the others. Of the strategies that the record favours, half go on to a longe
 halving; Jamieson & Talwalkar 2016, "Non-stochastic best arm identification").
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -31,14 +31,14 @@ class Heat(NamedTuple):
 
 
 def plan(
-    ranked: Sequence[str], strategies: Mapping[str, Strategy], available: float
+    ranked: Sequence[str], cost_of: Callable[[str, float], float], available: float
 ) -> list[list[Heat]]:
     """The races that a budget allows, round by round; later rounds are for the best of the former.
 
     Args:
       ranked: strategies without the probe, the most promising first.
-      strategies: by name.
-      available: forward passes that races may cost.
+      cost_of: a strategy's name and a length to what that race costs, see `race_cost`.
+      available: what races may cost in all, in the same unit.
 
     Returns:
       For each round its races, of which the second round's names only count the places.
@@ -48,7 +48,7 @@ def plan(
     for length in LENGTHS:
         heats: list[Heat] = []
         for name in entrants:
-            cost = race_cost(strategies[name], length)
+            cost = cost_of(name, length)
             if cost <= available:
                 heats.append(Heat(name, length))
                 available -= cost
