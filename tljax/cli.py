@@ -32,6 +32,7 @@ COMMANDS = (
     "probe",
     "advise",
     "models",
+    "rank",
     "report",
     "sweep",
     "prepare",

@@ -46,10 +46,14 @@ def leave_one_out(features: np.ndarray, labels: np.ndarray) -> float:
     return right / len(y)
 
 
-def near_duplicates(features_a: np.ndarray, features_b: np.ndarray, threshold: float = 0.95) -> int:
+def near_duplicates(features_a: np.ndarray, features_b: np.ndarray, threshold: float = 0.98) -> int:
     """Returns how many pairs, one image of each split, have a cosine similarity above a threshold.
 
-    THRESHOLD
+    The default was measured with DINOv2-small at 98 pixels. Of 78,328 pairs of drawings of
+    different figures none is above 0.98. Of pairs of an image and its JPEG of quality 50 at least
+    half are, in three sets (drawings, icons, solar cells); of an image and a crop of 90 % of its
+    sides hardly any. Pictures that all look alike, such as solar cells, exceed it without being
+    copies: compare the count with that within one split.
 
         pairs = near_duplicates(training_features, test_features)
 
