@@ -67,9 +67,9 @@ def test_beliefs_are_as_wide_as_the_recorded_gains_are_spread():
 
 def test_a_race_moves_the_belief_as_bayes_says():
     before = Normal(0.1, 0.1)
-    assert decision.combine(before, None, Normal(1.0, 0.1)) == before
+    assert decision.combine(before, None, Normal(0.0, 0.1)) == before
     measured = Measured(gain=0.3, images=100, accuracy=0.5, length=0.1)
-    after = decision.combine(before, measured, Normal(1.0, 0.0))
+    after = decision.combine(before, measured, Normal(0.0, 0.0))
     noise = 0.25 / 100
     weight = 0.1**2 / (0.1**2 + noise)
     assert after.mean == pytest.approx(0.1 + weight * 0.2)

@@ -20,7 +20,6 @@ import numpy as np
 
 import tljax.advice
 from tljax.advice import prior, textbook
-from tljax.advice.advisor import FIDELITY
 from tljax.advice.decision import Measured, choose, combine, interval
 from tljax.advice.prior import Normal, Prior, Recorded
 from tljax.advice.races import LENGTHS, plan, races_first
@@ -34,8 +33,8 @@ from races import read as read_race_rows  # noqa: E402
 
 # Cost of each strategy in units of fine-tuning, as `tljax advise` prints it, by kind of network.
 COSTS = {
-    "small": dict(zip(NAMES, (0.0, 0.75, 0.44, 1.0, 0.42), strict=True)),
-    "large": dict(zip(NAMES, (0.01, 0.74, 0.53, 1.0, 5.0), strict=True)),
+    "small": dict(zip(NAMES, (0.0, 0.75, 1.0, 0.42), strict=True)),
+    "large": dict(zip(NAMES, (0.01, 0.74, 1.0, 5.0), strict=True)),
 }
 Target = tuple[str, str, int]  # network, set, number of images
 Key = tuple[str, str, int, int]  # and seed
@@ -94,8 +93,10 @@ def read_cases(results: Path, evidence_file: Path, races_file: Path) -> dict[Key
             images, probe = int(row["images"]), float(row["probe"])
             known = prior.covariates_of(images, probe, float(row["similarity"]))
             kind = prior.kind_of(int(row["parameters"]))
-            recorded = Recorded(kind, key[1], known, probe, found)
-            cases[key] = Case(recorded, images, run.get(key, {}))
+            races = run.get(key, {})
+            raced = {which: race.measured.gain for which, race in races.items()}
+            recorded = Recorded(kind, key[1], known, probe, found, raced)
+            cases[key] = Case(recorded, images, races)
     return cases
 
 
@@ -124,7 +125,9 @@ def advice(case: Case, fitted: Prior, budget: float = 0.0) -> str:
             for name in order[: len(heats)]:
                 raced[name] = case.races[name, heats[0].length].measured
     for name, measured in raced.items():
-        gains[name] = combine(gains[name], measured, FIDELITY[measured.length])
+        gains[name] = combine(
+            gains[name], measured, fitted.fidelity(case.recorded.kind, name, measured.length)
+        )
     return choose(gains, COSTS[case.recorded.kind]).name
 
 

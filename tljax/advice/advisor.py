@@ -24,8 +24,6 @@ from tljax.runs.workdir import locked, make_workdir, write_atomically
 
 _KEPT = "advice_state.json"
 FEATURES_ALONE = 1e-6  # a budget for which no race is run
-# How the gain of a whole run follows from that of a race: factor and deviation, by length.
-FIDELITY = {0.1: Normal(1.0, 0.06), 0.3: Normal(1.0, 0.04)}
 
 
 def advise(
@@ -98,7 +96,8 @@ def conclude(
     for name in costs:
         if name in lines:
             measured = raced.get(name)
-            fidelity = FIDELITY[measured.length] if measured else Normal(1.0, 0.0)
+            length = measured.length if measured else 0.0
+            fidelity = prior.fidelity(kind, name, length)
             gains[name] = decision.combine(lines[name].at(known), measured, fidelity)
     return gains, decision.choose(gains, costs)
 

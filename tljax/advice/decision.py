@@ -46,13 +46,12 @@ class Choice(NamedTuple):
 def combine(prior: Normal, measured: Measured | None, fidelity: Normal) -> Normal:
     """The belief about a strategy's gain after a race: a product of two normal densities.
 
-        combine(Normal(0.05, 0.05), None, Normal(1.0, 0.1))  # Normal(0.05, 0.05)
+        combine(Normal(0.05, 0.05), None, Normal(0.0, 0.1))  # Normal(0.05, 0.05)
 
     Args:
       prior: from the record.
       measured: of a race; None: there was none.
-      fidelity: how the gain of the whole run follows from a short one's: the factor, and the
-        deviation around it.
+      fidelity: by how much the gain of the whole run is above the race's: mean and deviation.
     """
     if measured is None:
         return prior
@@ -60,9 +59,10 @@ def combine(prior: Normal, measured: Measured | None, fidelity: Normal) -> Norma
     # of a difference between two answers to the same images, which are right on the same ones
     # about half the time
     sampling = rate * (1 - rate) / measured.images
-    variance = fidelity.deviation**2 + fidelity.mean**2 * sampling
+    variance = fidelity.deviation**2 + sampling
+    whole = measured.gain + fidelity.mean
     precision = 1 / prior.deviation**2 + 1 / variance
-    mean = (prior.mean / prior.deviation**2 + fidelity.mean * measured.gain / variance) / precision
+    mean = (prior.mean / prior.deviation**2 + whole / variance) / precision
     return Normal(float(mean), float(precision**-0.5))
 
 

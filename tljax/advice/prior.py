@@ -46,6 +46,7 @@ class Recorded(NamedTuple):
       covariates: of the target.
       out_of_fold: accuracy of the probe by cross-validation.
       accuracies: test accuracy of each strategy, by its name; the probe's is among them.
+      raced: {(strategy, length): gain over the probe in a race}.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Recorded(NamedTuple):
     covariates: Covariates
     out_of_fold: float
     accuracies: Mapping[str, float]
+    raced: Mapping[tuple[str, float], float] = {}
 
 
 class Normal(NamedTuple):
@@ -60,6 +62,9 @@ class Normal(NamedTuple):
 
     mean: float
     deviation: float
+
+
+_UNKNOWN_FIDELITY = Normal(0.0, 0.1)
 
 
 class Fit(NamedTuple):
@@ -84,11 +89,18 @@ class Prior(NamedTuple):
       gains: {kind: {strategy: line}}.
       offsets: {kind: belief}: test accuracy of the probe minus that by cross-validation.
       similarities: {kind: of each recorded target}, for percentiles.
+      fidelities: {kind: {"strategy length": belief}}: by how much the gain of a whole run is above
+        that of a race.
     """
 
     gains: dict[str, dict[str, Fit]]
     offsets: dict[str, Normal]
     similarities: dict[str, list[float]]
+    fidelities: dict[str, dict[str, Normal]]
+
+    def fidelity(self, kind: str, strategy: str, length: float) -> Normal:
+        """By how much the gain of a whole run is above a race's; wide where none is recorded."""
+        return self.fidelities.get(kind, {}).get(f"{strategy} {length}", _UNKNOWN_FIDELITY)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -98,6 +110,10 @@ class Prior(NamedTuple):
             },
             "offsets": {kind: list(offset) for kind, offset in self.offsets.items()},
             "similarities": self.similarities,
+            "fidelities": {
+                kind: {name: list(belief) for name, belief in beliefs.items()}
+                for kind, beliefs in self.fidelities.items()
+            },
         }
 
 
@@ -108,7 +124,11 @@ def from_json(content: Mapping[str, Any]) -> Prior:
         for kind, lines in content["gains"].items()
     }
     offsets = {kind: Normal(*offset) for kind, offset in content["offsets"].items()}
-    return Prior(gains, offsets, dict(content["similarities"]))
+    fidelities = {
+        kind: {name: Normal(*belief) for name, belief in beliefs.items()}
+        for kind, beliefs in content["fidelities"].items()
+    }
+    return Prior(gains, offsets, dict(content["similarities"]), fidelities)
 
 
 @functools.cache
@@ -138,6 +158,7 @@ def fit(targets: Iterable[Recorded]) -> Prior:
     gains: dict[str, dict[str, Fit]] = {}
     offsets: dict[str, Normal] = {}
     similarities: dict[str, list[float]] = {}
+    fidelities: dict[str, dict[str, Normal]] = {}
     for kind in KINDS:
         of_kind = [target for target in everything if target.kind == kind]
         if not of_kind:
@@ -156,7 +177,24 @@ def fit(targets: Iterable[Recorded]) -> Prior:
         roots = len({target.root for target in known})
         offsets[kind] = Normal(mean, max(_LEAST_NOISE, float(spread * np.sqrt(1 + 2 / roots))))
         similarities[kind] = sorted(target.covariates.similarity for target in of_kind)
-    return Prior(gains, offsets, similarities)
+        fidelities[kind] = _fidelities(of_kind)
+    return Prior(gains, offsets, similarities, fidelities)
+
+
+def _fidelities(targets: Sequence[Recorded]) -> dict[str, Normal]:
+    """Of each strategy and length: mean and spread of the whole run's gain minus the race's."""
+    found = {}
+    for name, length in sorted({race for target in targets for race in target.raced}):
+        known = [t for t in targets if (name, length) in t.raced and name in t.accuracies]
+        if len({target.root for target in known}) > 1:
+            above = np.array(
+                [t.accuracies[name] - t.accuracies[PROBE] - t.raced[name, length] for t in known]
+            )
+            weights = _weights(known)
+            mean = float(np.average(above, weights=weights))
+            spread = float(np.sqrt(np.average((above - mean) ** 2, weights=weights)))
+            found[f"{name} {length}"] = Normal(mean, max(_LEAST_NOISE, spread))
+    return found
 
 
 def _fit_line(targets: Sequence[Recorded], gains: np.ndarray) -> Fit:

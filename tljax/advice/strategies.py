@@ -20,7 +20,7 @@ class Strategy:
     """A scenario, as the default rule runs it.
 
     Attributes:
-      name: of the strategy, e.g. `freeze_first, more frozen`.
+      name: of its scenario.
       experiment: built from its config.
       cost: forward passes of one image, of the whole network: training, trials and features.
     """
@@ -41,12 +41,10 @@ class Strategy:
 
 PROBE = "feature_extraction"
 FINE_TUNE = "fine_tune"
-DEEP = "freeze_first_deep"  # more groups are frozen than by the rule
-NAMES = (PROBE, "freeze_first", DEEP, FINE_TUNE, "from_scratch")
+NAMES = (PROBE, "freeze_first", FINE_TUNE, "from_scratch")
 IN_WORDS = {
     PROBE: "a linear head on the pretrained features",
     "freeze_first": "the first {k} groups frozen, the others retrained",
-    DEEP: "the first {k} groups frozen, the others retrained",
     FINE_TUNE: "pretrained weights, all of them trained",
     "from_scratch": "the architecture only, trained from random weights",
 }
@@ -66,12 +64,7 @@ def build_all(overrides: Sequence[str], names: Sequence[str] = NAMES) -> dict[st
     Raises:
       InputError: for whatever is wrong in the overrides.
     """
-    groups = len(experiment.build(config_of(PROBE, overrides)).model.groups)
-    deep = f"--config.k={round(0.7 * groups)}"
-    return {
-        name: _build(name, config_of(name, [*overrides, *([deep] if name == DEEP else [])]))
-        for name in names
-    }
+    return {name: _build(name, config_of(name, overrides)) for name in names}
 
 
 def config_of(name: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
@@ -79,7 +72,7 @@ def config_of(name: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
     is said about steps is not for it.
     """
     used = [word for word in overrides if name != PROBE or _field(word) not in OF_STEPS]
-    return load(name.removesuffix("_deep"), used)
+    return load(name, used)
 
 
 def _field(word: str) -> str:
