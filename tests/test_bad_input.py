@@ -31,6 +31,8 @@ TOGETHER = ["--coordinator_address", "localhost:1", "--num_processes", "2"]
 TUNE = ["train", "--config", str(CONFIGS / "fine_tune.py"), "--workdir", "new", *SHORT]
 PLAN = ["plan", "--config", str(CONFIGS / "from_scratch.py")]
 VIT = ("model=vit_micro_patch4_32",)
+# A run of two steps, which does not beat the naive baseline.
+GOOD = ["--config.init_from=runs/good", "--config.accept_source=True"]
 PHOTOS = "--config.data=folder:data/good"
 
 CONFIG_PAGES = {
@@ -215,7 +217,7 @@ def field(*overrides):
 
 
 def tuned(*overrides):
-    argv = [*TUNE, "--config.init_from=runs/good", "--config.train_size=20"]
+    argv = [*TUNE, *GOOD, "--config.train_size=20"]
     return [*argv, *(f"--config.{override}" for override in overrides)]
 
 
@@ -357,14 +359,14 @@ ROWS = {
     "an unknown cache": (field("cache=ram"), "cache"),
     "a cache of images that change": (
         [
-            *(*TUNE, "--config.scenario=feature_extraction", "--config.init_from=runs/good"),
+            *(*TUNE, "--config.scenario=feature_extraction", *GOOD),
             *("--config.augment=crop", "--config.cache=disk"),
         ],
         "images are augmented",
     ),
     "a cache of images that are mixed": (
         [
-            *(*TUNE, "--config.scenario=feature_extraction", "--config.init_from=runs/good"),
+            *(*TUNE, "--config.scenario=feature_extraction", *GOOD),
             *("--config.augment=none", "--config.cutmix=1", "--config.cache=memory"),
         ],
         "nothing can be cached",
@@ -414,7 +416,7 @@ ROWS = {
         " or surgical",
     ),
     "k beyond the depth": (
-        [*TUNE, "--config.scenario=freeze_first", "--config.k=6", "--config.init_from=runs/good"],
+        [*TUNE, "--config.scenario=freeze_first", "--config.k=6", *GOOD],
         "k goes from 0 to 5",
     ),
     "a spread beside a decay": (tuned("lr_spread=100", "layer_decay=0.5"), "set one of them"),
@@ -495,7 +497,7 @@ ROWS = {
         "did you mean 'lr'?",
     ),
     "a negative layer decay": (
-        [*TUNE, "--config.layer_decay=-1", "--config.init_from=runs/good"],
+        [*TUNE, "--config.layer_decay=-1", *GOOD],
         "layer_decay",
     ),
     # --- data
@@ -639,7 +641,7 @@ ROWS = {
     "a text file as .npz": (from_file("text.npz"), "text.npz"),
     "a text file as .h5": (from_file("text.h5"), "text.h5"),
     "a workdir of another model": (
-        [*TUNE, "--config.model=resnet18", "--config.init_from=runs/good"],
+        [*TUNE, "--config.model=resnet18", *GOOD],
         "resnet10_32",
     ),
     "a server that is not there": (
@@ -703,7 +705,7 @@ ROWS = {
     "find_lr: no source": (["find_lr", *TUNE[1:3]], "init_from"),
     "find_lr: stages": (
         [
-            *("find_lr", *TUNE[1:3], "--config.init_from=runs/good"),
+            *("find_lr", *TUNE[1:3], *GOOD),
             "--config.stages=lp_ft",
         ],
         "each stage may need its own rate",
@@ -798,7 +800,7 @@ ROWS = {
     "sweep: what it sets is overridden": (sweep("--config.k=2"), "so does --config.k"),
     "sweep: no source": (sweep("--config.init_from=data/empty"), "in the run k=1,lr=0.03,seed=0"),
     "sweep: a file as workdir": (
-        sweep("--config.init_from=runs/good", workdir="runs/file"),
+        sweep(*GOOD, workdir="runs/file"),
         "runs/file",
     ),
     "demo: no seeds": (["demo", "--seeds", "0", "--workdir", "new"], "--seeds is 0"),

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.test_cli import config, run
-from tljax.analysis.proportions import newcombe, wilson
+from tljax.runs.proportions import newcombe, wilson
 
 
 def test_wilson_as_published():

@@ -67,6 +67,8 @@ class ExperimentFields:
     For example `student`, `model_ema` or `state_dict.encoder_q`; '': names without a prefix. None:
     the network that fits the model best and, of several, the averaged weights (`ema`, `teacher`).
     """
+    accept_source: bool = False
+    """Whether `init_from` may be a run that does not beat the naive baseline."""
     last_group: str | None = None
     """The block after which the network ends; None: its last one."""
     position_resampling: str | None = None

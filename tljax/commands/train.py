@@ -71,6 +71,7 @@ def print_result(summary: dict[str, Any]) -> None:
     """
     console = Console(highlight=False, soft_wrap=True)
     _print_test(summary, console)
+    _print_if_not_better(summary, console)
     stages = summary.get("stages", [])
     for number, stage in enumerate(stages[:-1], 1):
         accuracy = stage["val_accuracy"]
@@ -95,6 +96,23 @@ def print_result(summary: dict[str, Any]) -> None:
         f" on {summary['train_size']:,} images ({summary['examples_seen']:,} seen) in"
         f" {summary['wall_seconds']:.1f} s"
     )
+
+
+def _print_if_not_better(summary: dict[str, Any], console: Console) -> None:
+    """Prints a sentence if the run, or a task, is not known to beat the naive baseline."""
+    from tljax.runs.baseline import compared, describe
+
+    tasks = {f" on {name}": task for name, task in summary.get("tasks", {}).items()}
+    for where, result in {"": summary, **tasks}.items():
+        found = compared(result)
+        if found is None:
+            why = "no test or validation image tells whether the run beats the naive baseline"
+            console.print(why + escape(printable(where)))
+        elif not found["verdict"]:
+            console.print(
+                f"[bold]the run does not beat the naive baseline[/]{escape(printable(where))}:"
+                f" {describe(found)}"
+            )
 
 
 def _print_test(summary: dict[str, Any], console: Console) -> None:

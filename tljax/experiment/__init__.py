@@ -11,6 +11,9 @@ from tljax.experiment.build import (
 )
 from tljax.experiment.loading import load
 from tljax.experiment.source import (
+    Judgement,
+    check_source,
+    judge_source,
     preprocessing_of,
     pretrained_variables,
     read_source,
@@ -38,12 +41,15 @@ from tljax.experiment.workdir import (
 __all__ = [
     "Evaluated",
     "Experiment",
+    "Judgement",
     "Trained",
     "build",
+    "check_source",
     "evaluate_trained",
     "evaluate_workdir",
     "fit_config",
     "is_begun",
+    "judge_source",
     "keep_config",
     "kept_splits",
     "kept_tasks",

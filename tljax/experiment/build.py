@@ -19,6 +19,7 @@ from tljax.errors import InputError, check_known, redacted
 from tljax.experiment import hyperrules, lora
 from tljax.experiment.source import (
     PREPROCESSING_FIELDS,
+    check_source,
     fetch_source,
     preprocessing_of,
     preprocessing_warnings,
@@ -138,7 +139,8 @@ def build(
         their images counts; the experiment has a warning where the config contradicts that.
 
     Raises:
-      InputError: for whatever is wrong in the config.
+      InputError: for whatever is wrong in the config; before a run starts also for a source that
+        does not beat the naive baseline, unless the config accepts it.
     """
     config = _settle(config)
     tasks = tasks or data.read_tasks(config.data, config.data_dir)
@@ -149,8 +151,9 @@ def build(
     lora.check(config, plan, tracing.abstract_variables(model, preprocessing.image_size))
     warnings: tuple[str, ...] = ()
     if fetch_weights and _starts_from_weights(config):  # no slip in the config is left
+        doubts = check_source(config)
         fetch_source(config.init_from, config.model)
-        warnings = preprocessing_warnings(config)
+        warnings = (*doubts, *preprocessing_warnings(config))
         resolved, preprocessing = _prepare_images(config, model)  # as the weights' files say
     return Experiment(resolved, model, plan, preprocessing, tasks, options, stages, warnings)
 

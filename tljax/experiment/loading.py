@@ -1,17 +1,20 @@
 """`tljax.load`: a model by name, with its weights."""
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tljax import weights
 from tljax.errors import InputError
-from tljax.experiment.source import read_source, source_preprocessing
+from tljax.experiment.source import judge_source, read_source, source_preprocessing
 from tljax.models import ImageSize, Model, Preprocessing, registry
 from tljax.training.options import TrainingOptions
 from tljax.training.setup import new_variables
 from tljax.transfer import scenarios
 from tljax.transfer.partition import Tree
+
+_log = logging.getLogger("tljax")
 
 
 def load(
@@ -35,8 +38,8 @@ def load(
     Args:
       name: of the model, as timm names it, e.g. `resnet50`.
       init_from: a name that `tljax models` lists, a weights file, a folder that `save_pretrained`
-        wrote, an address (`hf://`, `https://`, `gs://`), or the workdir of a run of that model;
-        None: random weights.
+        wrote, an address (`hf://`, `https://`, `gs://`), or the workdir of a run of that model,
+        which warns if that run does not beat the naive baseline; None: random weights.
       num_classes: size of the head, which is new (zero); 0: no head, the model returns features;
         None: the source's own head is kept, e.g. to evaluate the source task.
       init_key: of a file that holds several networks, e.g. a student and its teacher, the one to
@@ -58,6 +61,9 @@ def load(
       InputError: for an unknown model or source, or weights of another model.
     """
     source = None if init_from is None else read_source(str(init_from), name, init_key)
+    judged = None if init_from is None else judge_source(str(init_from))
+    if judged is not None and judged.beats_naive is False:
+        _log.warning("%s", judged.sentence)
     keeps_head = num_classes is None
     if in_channels < 1:
         raise InputError(f"in_channels is {in_channels}; set it to 1 or more")

@@ -1,7 +1,7 @@
 """Where weights start: what `init_from` names, and how it prepares its images."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -12,6 +12,8 @@ from tljax.experiment.lora import lora_of
 from tljax.experiment.workdir import is_workdir, read_config
 from tljax.models import ImageSize, Model, Preprocessing, lora, registry
 from tljax.models.preprocessing import parse_normalisation
+from tljax.runs import baseline
+from tljax.runs.record import read_result
 from tljax.runs.resume import best_variables
 from tljax.transfer.partition import Tree
 
@@ -79,6 +81,57 @@ def fetch_source(init_from: str, model_name: str) -> None:
     """Downloads the weights that `init_from` names, unless they lie here."""
     if source_workdir(init_from) is None:
         weights.fetch(init_from, model_name)
+
+
+class Judgement(NamedTuple):
+    """Whether the run of a workdir beats the naive baseline (None: not known), in words."""
+
+    beats_naive: bool | None
+    sentence: str
+
+
+def judge_source(init_from: str) -> Judgement | None:
+    """Whether the run that `init_from` names beats the naive baseline; None if it names no workdir.
+
+    A run is judged by its `result.json`: no image is read.
+    """
+    workdir = source_workdir(init_from)
+    if workdir is None:
+        return None
+    unknown = f"whether the run '{init_from}' beats the naive baseline is not known: "
+    try:
+        result = read_result(workdir)
+    except InputError as error:
+        return Judgement(None, f"{unknown}{error}")
+    if result is None:
+        return Judgement(None, f"{unknown}it is not done")
+    found = baseline.compared(result)
+    if found is not None:
+        verdict = bool(found["verdict"])
+        verb = "beats" if verdict else "does not beat"
+        figures = baseline.describe(found)
+        return Judgement(verdict, f"the run '{init_from}' {verb} the naive baseline ({figures})")
+    return Judgement(None, f"{unknown}its result.json names no test or validation image")
+
+
+def check_source(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """What to warn of before a run starts from the weights of `init_from`: a doubtful source.
+
+    Raises:
+      InputError: if these are of a run that does not beat the naive baseline, unless the config's
+        `accept_source` is True.
+    """
+    judged = judge_source(config.init_from)
+    if judged is None or judged.beats_naive:
+        return ()
+    if judged.beats_naive is None:
+        return (judged.sentence,)
+    if config.accept_source:
+        return (f"{judged.sentence}, and is used as accept_source=True asks",)
+    raise InputError(
+        f"{judged.sentence}, so its weights are no source to learn from; train it for longer, give"
+        " another init_from, or pass --config.accept_source=True to use it all the same"
+    )
 
 
 def source_preprocessing(init_from: str | None) -> Preprocessing | None:

@@ -21,6 +21,7 @@ _SPLITS = "splits.json"
 _MARKS = {"init_from", "scenario", "statistics"}  # fields that other software's config.json lacks
 # Fields that older workdirs lack, as their runs had them.
 _NEW_FIELDS = {
+    "accept_source": False,
     "deep_images": "full_range",
     "hyperrule_chose": (),
     "init_key": None,

@@ -211,8 +211,19 @@ def naive_accuracy(
       tasks: numbers of classes of several tasks; the commonest class of the image's own task is
         then predicted.
     """
-    counts = evaluation.class_counts
-    trained_on = np.bincount(train_labels, minlength=len(counts))
+    return naive_correct(train_labels, evaluation.class_counts, tasks) / evaluation.count
+
+
+def naive_correct(
+    train_labels: np.ndarray, class_counts: Sequence[int], tasks: Sequence[int] = ()
+) -> int:
+    """Number of images that always predicting the commonest training class gets right.
+
+    Args:
+      train_labels, tasks: see `naive_accuracy`.
+      class_counts: number of images of each class.
+    """
+    trained_on = np.bincount(train_labels, minlength=len(class_counts))
     commonest = [first + int(trained_on[first:end].argmax()) for first, end in class_ranges(tasks)]
     commonest = commonest or [int(trained_on.argmax())]
-    return sum(counts[label] for label in commonest) / evaluation.count
+    return sum(int(class_counts[label]) for label in commonest)

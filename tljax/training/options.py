@@ -28,7 +28,7 @@ _NOT_SOLVED = (
 )
 
 # What may change when a run resumes: no number of its result depends on it.
-HARMLESS = ("checkpoint_every", "data_dir", "keep", "num_workers", "on_nan")
+HARMLESS = ("accept_source", "checkpoint_every", "data_dir", "keep", "num_workers", "on_nan")
 
 
 @dataclass(frozen=True)

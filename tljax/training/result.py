@@ -13,11 +13,12 @@ from tljax.data import skipped_message
 from tljax.devices import processes, sharding
 from tljax.models import parameter_count
 from tljax.runs.answers import ANSWERS_FILE, pack_answers
+from tljax.runs.baseline import compare_result
 from tljax.runs.environment import versions
 from tljax.runs.resume import best_row
 from tljax.runs.workdir import write_atomically
 from tljax.training import train_state
-from tljax.training.evaluation import Evaluation, naive_accuracy
+from tljax.training.evaluation import Evaluation, naive_accuracy, naive_correct
 from tljax.training.loss.tasks import class_ranges
 from tljax.training.run import Best, Run
 from tljax.training.setup import Setup
@@ -125,6 +126,7 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
             "test_loss": tested.loss,
             "naive_accuracy": naive_accuracy(setup.train.labels, tested, setup.task_sizes),
         }
+    summary["beats_naive"] = _compare_with_naive(run, summary)
     if len(setup.tasks) > 1:
         summary["tasks"] = _by_task(setup, validated.get("tasks"), tested)
     if setup.options.on_error == "skip":
@@ -156,6 +158,20 @@ def _validated_out_of_fold(report: Mapping[str, Any]) -> dict[str, Any]:
     return {"val_accuracy": found["accuracy"], "validated_by": "cross-validation"}
 
 
+def _compare_with_naive(run: Run, summary: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The field `beats_naive` of a run; None if no image tells."""
+    setup = run.setup
+    val, folds = (0, 0), None
+    if setup.val is not None:
+        counts = np.bincount(setup.val.labels, minlength=setup.model.num_classes)
+        # Without test images, all images that evaluations have skipped are for validation.
+        images = len(setup.val) - len(run.skipped)
+        val = images, naive_correct(setup.train.labels, counts, setup.task_sizes)
+    elif "validated_by" in summary and setup.options.class_weights is None:
+        folds = summary["solved_head"]["cross_validation"]  # with weights it counts no images
+    return compare_result(summary, val, folds)
+
+
 def _by_task(
     setup: Setup, validation: Mapping[str, Any] | None, tested: Evaluation | None
 ) -> dict[str, dict[str, Any]]:
@@ -176,6 +192,7 @@ def _by_task(
         zip(setup.tasks, class_ranges(sizes), strict=True)
     ):
         accuracies = (validation or {}).get(name, {})
+        commonest = first + int(trained_on[first:end].argmax())
         described[name] = {
             "num_classes": setup.tasks[name],
             "train_size": int(trained_on[first:end].sum()),
@@ -185,7 +202,6 @@ def _by_task(
         }
         if tested is not None:
             part = tested.tasks[number]
-            commonest = first + int(trained_on[first:end].argmax())
             described[name] |= {
                 "test_size": part.count,
                 "test_accuracy": part.accuracy,
@@ -193,6 +209,8 @@ def _by_task(
                 "test_loss": part.loss,
                 "naive_accuracy": tested.class_counts[commonest] / part.count,
             }
+        val = described[name]["val_size"], int(validated_on[commonest])
+        described[name]["beats_naive"] = compare_result(described[name], val)
     return described
 
 

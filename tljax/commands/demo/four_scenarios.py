@@ -52,6 +52,7 @@ class Settings:
       source_train_size, source_epochs: letters that the source model learns, and how often.
       small, large: training images of a target.
       steps: of a transfer, except of feature extraction, whose head is solved.
+      accept_source: whether the source model may be no better than the naive baseline.
     """
 
     model: str = "resnet10_32"
@@ -60,6 +61,7 @@ class Settings:
     small: int = 50
     large: int = 1000
     steps: int = 100
+    accept_source: bool = False
 
 
 def run_demo(workdir: Path, seeds: int, settings: Settings = Settings()) -> list[CellRow]:
@@ -124,6 +126,7 @@ def target_config(
     ]
     if scenario != "from_scratch":
         words.append(f"--config.init_from={source}")
+        words.append(f"--config.accept_source={settings.accept_source}")
     if scenario != "feature_extraction":
         words.append(f"--config.steps={settings.steps}")
     return load_config(scenario, words)

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tljax.analysis import statistics
-from tljax.analysis.proportions import Bounds, newcombe, wilson
+from tljax.runs.proportions import Bounds, newcombe, wilson
 from tljax.commands.evaluate.drift import LEARNING_RATES, Drift
 from tljax.errors import printable
 from tljax.training.options import HARMLESS

@@ -36,11 +36,12 @@ from tljax.models import parameter_count
 from tljax.models.probing import Features, choices
 from tljax.runs import record
 from tljax.runs.answers import ANSWERS_FILE, pack_answers
+from tljax.runs.baseline import compare_result
 from tljax.runs.checkpoints import Checkpoint, Checkpoints
 from tljax.runs.environment import versions
 from tljax.runs.metrics import open_metrics
 from tljax.runs.workdir import locked, write_atomically
-from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
+from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy, naive_correct
 from tljax.training.options import TrainingOptions
 from tljax.training.setup import new_variables
 from tljax.transfer.partition import Tree
@@ -137,6 +138,7 @@ def run_probe(
                 result["naive_accuracy"] = naive_accuracy(dataset.train.labels, tested)
                 assert tested.answers is not None
                 write_atomically(workdir / ANSWERS_FILE, pack_answers(tested.answers))
+        result["beats_naive"] = _compare_with_naive(dataset, chosen, result)
         result |= {
             "wall_seconds": round(time.monotonic() - began, 3),
             "devices": [str(device.device_kind) for device in jax.devices()],
@@ -272,6 +274,18 @@ def _describe(
     if dataset.val is None:
         result["validated_by"] = "cross-validation"
     return result
+
+
+def _compare_with_naive(
+    dataset: Dataset, chosen: _Chosen, result: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Returns the field `beats_naive` of `result.json`."""
+    if dataset.val is None:
+        return compare_result(result, (0, 0), chosen.validation)
+    counts = np.bincount(dataset.val.labels, minlength=dataset.num_classes)
+    return compare_result(
+        result, (len(dataset.val), naive_correct(dataset.train.labels, counts))
+    )
 
 
 def _evaluate(exp: Experiment, chosen: _Chosen, features: CachedSource) -> Evaluation:

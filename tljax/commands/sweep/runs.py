@@ -126,7 +126,10 @@ def _check(runs: Sequence[SweepRun], workdir: Path) -> None:
             if not begun:
                 experiment.refuse_inside_data(workdir, data)
             # Finding the classes may take long, so each data set is asked once.
-            tasks[data] = experiment.build(config, tasks.get(data)).tasks
+            exp = experiment.build(config, tasks.get(data))
+            tasks[data] = exp.tasks
+            if not begun and exp.starts_from_weights:
+                experiment.check_source(exp.config)
         except InputError as error:
             raise InputError(f"in the run {run.name}: {error}") from None
 

@@ -29,6 +29,20 @@ def wilson(share: float, count: int, confidence: float = 0.95) -> Bounds:
     return Bounds(max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale))
 
 
+def clopper_pearson(correct: int, count: int, confidence: float = 0.95) -> Bounds:
+    """The exact binomial interval for a share, from `correct` of `count` images.
+
+    Both ends are quantiles of beta distributions: low of Beta(k, n - k + 1), high of
+    Beta(k + 1, n - k). C. J. Clopper and E. S. Pearson, "The use of confidence or fiducial limits
+    illustrated in the case of the binomial", 1934.
+    """
+    tail = (1 - confidence) / 2
+    wrong = count - correct
+    low = float(special.betaincinv(correct, wrong + 1, tail)) if correct else 0.0
+    high = float(special.betaincinv(correct + 1, wrong, 1 - tail)) if wrong else 1.0
+    return Bounds(low, high)
+
+
 def newcombe(
     share_a: float, count_a: int, share_b: float, count_b: int, confidence: float = 0.95
 ) -> Bounds:
