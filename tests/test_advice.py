@@ -109,7 +109,8 @@ def world(tmp_path_factory):
 
 def words(world, *more):
     start = [f"--config.data=folder:{world / 'data'}", f"--config.init_from={world / 'source'}"]
-    return [*start, "--config.steps=10", "--config.batch_size=8", *more]
+    short = ["--config.steps=10", "--config.batch_size=8", "--config.accept_source=True"]
+    return [*start, *short, *more]
 
 
 def test_advice_resumes_and_its_config_runs(world, tmp_path, monkeypatch):

@@ -21,7 +21,8 @@ def tuned(tmp_path_factory):
     experiment.run(config_lib.load("from_scratch", words), source, progress=False)
 
     def make(*more, lrs="(0.05,)"):
-        start = [f"--config.init_from={source}", f"--config.trial_lr={lrs}"]
+        start = [f"--config.init_from={source}", "--config.accept_source=True"]
+        start.append(f"--config.trial_lr={lrs}")
         return config_lib.load("fine_tune", [*words, *start, *more])
 
     return make

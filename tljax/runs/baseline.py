@@ -83,7 +83,8 @@ def compared(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
     )
     if not (_is_share(accuracy) and _is_share(naive) and isinstance(images, int) and images > 0):
         return None
-    assert isinstance(accuracy, int | float) and isinstance(naive, int | float)
+    assert isinstance(accuracy, int | float)
+    assert isinstance(naive, int | float)
     return compare(accuracy, naive, images, "test")
 
 

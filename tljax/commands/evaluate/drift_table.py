@@ -7,9 +7,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from tljax.analysis import statistics
-from tljax.runs.proportions import Bounds, newcombe, wilson
 from tljax.commands.evaluate.drift import LEARNING_RATES, Drift
 from tljax.errors import printable
+from tljax.runs.proportions import Bounds, newcombe, wilson
 from tljax.training.options import HARMLESS
 
 # Config fields in which repetitions of one run may differ.

@@ -283,9 +283,7 @@ def _compare_with_naive(
     if dataset.val is None:
         return compare_result(result, (0, 0), chosen.validation)
     counts = np.bincount(dataset.val.labels, minlength=dataset.num_classes)
-    return compare_result(
-        result, (len(dataset.val), naive_correct(dataset.train.labels, counts))
-    )
+    return compare_result(result, (len(dataset.val), naive_correct(dataset.train.labels, counts)))
 
 
 def _evaluate(exp: Experiment, chosen: _Chosen, features: CachedSource) -> Evaluation:
