@@ -215,7 +215,7 @@ def naive_accuracy(
 
 
 def naive_correct(
-    train_labels: np.ndarray, class_counts: Sequence[int], tasks: Sequence[int] = ()
+    train_labels: np.ndarray, class_counts: Sequence[int] | np.ndarray, tasks: Sequence[int] = ()
 ) -> int:
     """Number of images that always predicting the commonest training class gets right.
 
