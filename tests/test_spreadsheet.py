@@ -8,7 +8,8 @@ import pytest
 
 from tljax.analysis.spreadsheet import as_cell, from_cell
 from tljax.analysis.tables import read_csv, write_csv
-from tljax.commands.predict.classify import Prediction, _write_csv
+from tljax.commands.predict.classify import _write_csv
+from tljax.experiment.classify import Prediction
 
 FORMULAS = [
     "=1+1",

@@ -9,6 +9,7 @@ from tljax.experiment.build import (
     resolve,
     resolve_in,
 )
+from tljax.experiment.classify import source_probabilities
 from tljax.experiment.loading import load
 from tljax.experiment.source import (
     Judgement,
@@ -20,6 +21,7 @@ from tljax.experiment.source import (
     source_preprocessing,
     source_workdir,
 )
+from tljax.experiment.statistics import SourceStatistics, source_statistics
 from tljax.experiment.train import fit_config, run
 from tljax.experiment.trained import (
     Evaluated,
@@ -42,6 +44,7 @@ __all__ = [
     "Evaluated",
     "Experiment",
     "Judgement",
+    "SourceStatistics",
     "Trained",
     "build",
     "check_source",
@@ -66,6 +69,8 @@ __all__ = [
     "run",
     "same_classes",
     "source_preprocessing",
+    "source_probabilities",
+    "source_statistics",
     "source_workdir",
     "task_for",
     "tasks_of",

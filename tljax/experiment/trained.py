@@ -162,11 +162,8 @@ def read_workdir(workdir: Path, task: str | None = None) -> Trained:
       InputError: if it is not a workdir, or holds no weights; or if it has several tasks and none
         is named.
     """
-    tasks = tasks_of(workdir)
-    experiment = build(read_config(workdir), tasks)
-    result = read_result(workdir) or {}
-    splits = kept_splits(workdir)
-    whole = Trained(workdir, experiment, best_variables(workdir), result, splits)
+    whole = read_all_tasks(workdir)
+    tasks = whole.experiment.tasks
     if task is None and len(tasks) == 1:
         return whole
     names = [known.name for known in tasks]
@@ -177,6 +174,17 @@ def read_workdir(workdir: Path, task: str | None = None) -> Trained:
     task = task if task in names else absolute(task)
     check_known("task", task, names)
     return _alone(whole, names.index(task)) if len(tasks) > 1 else whole
+
+
+def read_all_tasks(workdir: Path) -> Trained:
+    """As `read_workdir`, with all tasks of the run together, as their logits are.
+
+    Raises:
+      InputError: if it is not a workdir, or holds no weights.
+    """
+    experiment = build(read_config(workdir), tasks_of(workdir))
+    variables, result = best_variables(workdir), read_result(workdir) or {}
+    return Trained(workdir, experiment, variables, result, kept_splits(workdir))
 
 
 def _alone(whole: Trained, number: int) -> Trained:

@@ -296,7 +296,7 @@ def cached(
         return CachedSource(groups, features, np.arange(len(source)), source.labels)
     base, rows = unwrap_subset(source)
     key = {
-        "prefix": _digest_of_prefix(model, variables, groups),
+        "prefix": digest_of_prefix(model, variables, groups),
         "model": repr(_without_head(model)),
         "groups": groups,
         "preprocessing": asdict(preprocessing),
@@ -365,7 +365,7 @@ def _without_head(model: Model) -> Model:
     return model.clone(**{name: v for name, v in changes.items() if hasattr(model, name)})
 
 
-def _digest_of_prefix(model: Model, variables: Tree, groups: int) -> str:
+def digest_of_prefix(model: Model, variables: Tree, groups: int) -> str:
     """SHA-256 over the variables of the first `groups` groups."""
     digest = hashlib.sha256()
     for collection, tree in sorted(variables.items()):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from tljax.runs.proportions import clopper_pearson
 
@@ -78,13 +78,10 @@ def compared(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
         return found
     if "beats_naive" in result:  # null, or damaged
         return None
-    accuracy, naive, images = (
-        result.get(name) for name in ("test_accuracy", "naive_accuracy", "test_size")
-    )
+    names = ("test_accuracy", "naive_accuracy", "test_size")
+    accuracy, naive, images = (cast(Any, result.get(name)) for name in names)
     if not (_is_share(accuracy) and _is_share(naive) and isinstance(images, int) and images > 0):
         return None
-    assert isinstance(accuracy, int | float)
-    assert isinstance(naive, int | float)
     return compare(accuracy, naive, images, "test")
 
 

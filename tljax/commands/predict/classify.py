@@ -2,76 +2,19 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-
-import jax
-import numpy as np
 
 from tljax import experiment
 from tljax.analysis.spreadsheet import as_cell, write_rows
 from tljax.console import progress_bar
-from tljax.data import Preprocessing, Source, eval_batches, skipped_message
+from tljax.data import skipped_message
 from tljax.data.folder import FolderSource
 from tljax.data.listing import find_images
 from tljax.errors import InputError
+from tljax.experiment.classify import Prediction, classify
 from tljax.files import replacing, writable_file
-from tljax.models import Model
-from tljax.training.step import predict_step
-from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for one image.
-
-    Attributes:
-      label: the class with the largest logit.
-      probabilities: (classes,).
-    """
-
-    label: int
-    probabilities: np.ndarray
-
-    @property
-    def probability(self) -> float:
-        """The probability of the predicted class."""
-        return float(self.probabilities[self.label])
-
-
-def classify(
-    model: Model,
-    variables: Tree,
-    source: Source,
-    preprocessing: Preprocessing,
-    batch_size: int,
-    on_error: str = "fail",
-) -> Iterator[Prediction | None]:
-    """Classifies the images of a source in order, without reading its labels.
-
-    Args:
-      model, variables, preprocessing: of the trained model.
-      source: the images.
-      batch_size: of the computation.
-      on_error: what to do about an image that cannot be read: `fail` or `skip`.
-
-    Yields:
-      A prediction for each image; None for a skipped one.
-    """
-    step = predict_step(model, preprocessing)
-    variables = jax.device_put(variables)  # otherwise every batch would copy them
-    left = len(source)
-    batches = eval_batches(source, preprocessing, batch_size=batch_size, on_error=on_error)
-    with closing(iter(batches)) as reader:
-        for batch in reader:
-            outputs = jax.device_get(step(variables, batch))
-            for row in range(min(left, batch_size)):
-                prediction = Prediction(int(outputs["label"][row]), outputs["probabilities"][row])
-                yield prediction if batch["mask"][row] else None
-            left -= batch_size
 
 
 def classify_files(

@@ -1,0 +1,90 @@
+"""The classes that a trained network predicts for images, with their probabilities."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from tljax.data import Preprocessing, Source, eval_batches
+from tljax.experiment.trained import Trained
+from tljax.models import Model
+from tljax.training.step import predict_step
+from tljax.transfer.partition import Tree
+
+_BATCH = 32  # images at once; the last batch is padded
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one image.
+
+    Attributes:
+      label: the class with the largest logit.
+      probabilities: (classes,).
+    """
+
+    label: int
+    probabilities: np.ndarray
+
+    @property
+    def probability(self) -> float:
+        """The probability of the predicted class."""
+        return float(self.probabilities[self.label])
+
+
+def classify(
+    model: Model,
+    variables: Tree,
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    on_error: str = "fail",
+) -> Iterator[Prediction | None]:
+    """Classifies the images of a source in order, without reading its labels.
+
+    Args:
+      model, variables, preprocessing: of the trained model.
+      source: the images.
+      batch_size: of the computation.
+      on_error: what to do about an image that cannot be read: `fail` or `skip`.
+
+    Yields:
+      A prediction for each image; None for a skipped one.
+    """
+    step = predict_step(model, preprocessing)
+    variables = jax.device_put(variables)  # otherwise every batch would copy them
+    left = len(source)
+    batches = eval_batches(source, preprocessing, batch_size=batch_size, on_error=on_error)
+    with closing(iter(batches)) as reader:
+        for batch in reader:
+            outputs = jax.device_get(step(variables, batch))
+            for row in range(min(left, batch_size)):
+                prediction = Prediction(int(outputs["label"][row]), outputs["probabilities"][row])
+                yield prediction if batch["mask"][row] else None
+            left -= batch_size
+
+
+def source_probabilities(trained: Trained, source: Source) -> np.ndarray:
+    """The probabilities of a trained network's own classes for images of any other data.
+
+    They are what LEEP and NCE know of a source. The images are prepared as for its training.
+
+    Args:
+      trained: from `read_workdir`.
+      source: the images; their labels are not read.
+
+    Returns:
+      (n, classes) float32; each row adds up to 1.
+
+    Raises:
+      InputError: if an image cannot be read.
+    """
+    exp = trained.experiment
+    found = np.empty((len(source), len(exp.class_names)), np.float32)
+    predictions = classify(exp.model, trained.variables, source, exp.preprocessing, _BATCH)
+    for row, prediction in enumerate(predictions):
+        assert prediction is not None  # `classify` has skipped none
+        found[row] = prediction.probabilities
+    return found
