@@ -1,6 +1,7 @@
 """Random variables of a network, of all groups or of some."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from tljax.models.groups import leaf_paths, map_with_path
 from tljax.models.model import Model
 from tljax.models.preprocessing import ImageSize, height_width
 from tljax.models.tracing import output_for, variables_for
+
+_LEVEL = "xla_backend_optimization_level"
 
 
 def init(
@@ -56,9 +59,10 @@ def _compiled_drawing() -> Callable[..., dict[str, Any]]:
     """`_draw`, compiled on a CPU with little optimisation, since it runs once.
 
     With full optimisation XLA takes most of a second for each shape; with little, a third of that,
-    for the same bits.
+    for the same bits. `XLA_FLAGS` has precedence.
     """
-    little = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    chosen = jax.default_backend() != "cpu" or _LEVEL in os.environ.get("XLA_FLAGS", "")
+    little = None if chosen else {_LEVEL: 1}
     return jax.jit(_draw, static_argnums=(0, 2, 3, 4), compiler_options=little)
 
 
