@@ -19,6 +19,13 @@ os.environ.setdefault(
     " --xla_cpu_parallel_codegen_split_count=1",
 )
 
+# Where an operation stands in the source is of no use here, and takes a fifth of tracing and
+# compiling.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+jax.config.update(
+    "jax_traceback_in_locations_limit", int(os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"])
+)
+
 # As the command does, see tljax/devices/startup.py: tracing networks makes many objects that stay.
 gc.set_threshold(100_000)
 
@@ -42,6 +49,7 @@ _LONG = (
 def pytest_collection_modifyitems(items):
     """Runs slow files first, so that the processes end at about the same time."""
     items.sort(key=lambda item: _LONG.index(name) if (name := item.path.name) in _LONG else 99)
+    gc.freeze()  # what is imported stays; no collection needs to look at it
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -63,7 +71,7 @@ def own_caches(tmp_path_factory, worker_id):
 
 @pytest.fixture
 def tiny_config():
-    """Makes the config of a short run: digits, ten steps, the first blocks of a ResNet.
+    """Makes the config of a short run: digits, ten steps, the first block of a ResNet.
 
     As a source it is too short to beat the naive baseline, which `accept_source` allows.
     """
@@ -82,7 +90,8 @@ def tiny_config():
                 "lr": 0.05,
                 "augment": "crop",
                 "accept_source": True,
-                **({} if "model" in fields else {"last_group": "layer2_0"}),
+                **({} if "data" in fields else {"val_fraction": 0.05}),
+                **({} if "model" in fields else {"last_group": "layer1_0", "image_size": 16}),
                 **fields,
             }
         )
