@@ -1,6 +1,6 @@
 """A run whose loss is not finite restarts once at a third of the rate; one that is stuck says so.
 
-The runs diverge by weight decay: rate times decay is 5, so that a kernel of a block grows fourfold
+The runs diverge by weight decay: rate times decay is 5.5, so that a kernel of a block grows by 4.5
 in each step, and overflows after about twelve. At a third of the rate it shrinks.
 """
 
@@ -18,9 +18,10 @@ import pytest
 import tljax
 from tests.bits import same
 from tests.soak.campaign import compare
-from tests.test_plan_laws import network
 from tests.test_run import run_in
+from tests.tiny_networks import NETWORKS, network
 from tljax import data as data_lib
+from tljax import experiment
 from tljax.data import ArraySource, Preprocessing
 from tljax.devices.preemption import Preempted
 from tljax.errors import InputError
@@ -36,7 +37,7 @@ LR = 0.03
 OPTIONS = {
     "preprocessing": Preprocessing(16, (0.5,) * 3, (0.5,) * 3),
     "lr": LR,
-    "weight_decay": 5 / LR,
+    "weight_decay": 5.5 / LR,
     "decayed": "block.*kernel",
     "momentum": 0.0,
     "schedule": "constant",
@@ -49,7 +50,7 @@ OPTIONS = {
     "progress": False,
 }
 LATE = {"steps": 14}  # step 7 is then in the second half
-PLAN = tljax.from_scratch(network("vit")[0].groups)
+PLAN = tljax.from_scratch(NETWORKS["vit"].groups)
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +123,29 @@ def test_it_is_said_in_one_line(train, caplog):
 @pytest.mark.parametrize(
     "options",
     [
-        {"optimizer": "adamw", "weight_decay": 5.8 / LR},
+        {"optimizer": "adamw", "weight_decay": 5.8 / LR, "wise_ft": True},
         pytest.param({"ema": 0.5}, marks=pytest.mark.soak),
     ],
 )
 def test_with_other_state_too(options, train):
     result, third = train(**options), train(**options, lr=LR / 3)
     assert result.summary["restarted"]["from_step"] == 0
+    assert same(result.last, third.last)
+    assert without_restart(result.history) == third.history
+
+
+def test_pretrained_weights_are_read_again(tiny_config, tmp_path, caplog):
+    """A run of a config keeps no copy of them."""
+    network = {"model": "vit_micro_patch4_32", "last_group": "block0", "image_size": 16}
+    source = tmp_path / "source"
+    experiment.run(tiny_config(**network, steps=1), source)
+    tuned = {"scenario": "fine_tune", "backbone_lr_scale": 1.0, "init_from": str(source)}
+    names = ("decayed", "momentum", "schedule", "batch_size", "weight_decay")
+    tuned |= {name: OPTIONS[name] for name in names} | network
+    tuned |= {"steps": 30, "eval_every": 3, "augment": "none"}
+    result = experiment.fit_config(tiny_config(**tuned, lr=LR))
+    third = experiment.fit_config(tiny_config(**tuned, lr=LR / 3))
+    assert "restarts from its beginning" in caplog.text
     assert same(result.last, third.last)
     assert without_restart(result.history) == third.history
 
@@ -206,7 +223,7 @@ def test_no_checkpoint_and_no_best_weights_are_not_finite(straight, straight_lat
 
 
 def test_a_run_that_failed_may_restart(straight, train, tmp_path, caplog):
-    """Also if a version failed that knew no other way."""
+    """Also one of a version that did not have the option, or those of the solved head."""
     with pytest.raises(InputError, match=r"training loss became nan at step 1\d .*lower lr"):
         train(tmp_path, on_nan="fail")
     assert not (tmp_path / "result.json").exists()
@@ -214,7 +231,8 @@ def test_a_run_that_failed_may_restart(straight, train, tmp_path, caplog):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in sorted(checkpoints.steps()):
         saved = checkpoints.read(step)
-        del saved.bookkeeping.made_by["config"]["on_nan"]
+        for name in ("on_nan", "l2", "wise_ft", "wise_ft_alpha"):
+            del saved.bookkeeping.made_by["config"][name]
         shutil.rmtree(checkpoints.folder(step))
         checkpoints.save(saved, keep=9, also=set())
     checkpoints.close()
@@ -330,6 +348,18 @@ def test_killed_it_ends_with_the_same_bits(moment, straight, train, when, tmp_pa
     assert compare(straight[0], tmp_path / "killed") == []
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_it_finds_the_weights_of_its_start(moment, train, when, tmp_path):
+    """Which `wise_ft` needs after the last step."""
+    train(tmp_path / "straight", wise_ft=True)
+    when(*MOMENTS[moment], die)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", wise_ft=True)
+    train(tmp_path / "killed", wise_ft=True)
+    assert compare(tmp_path / "straight", tmp_path / "killed") == []
+
+
 @pytest.mark.parametrize(
     "moment", [pytest.param("when it is noticed", marks=pytest.mark.soak), "right after"]
 )
@@ -391,24 +421,6 @@ def test_a_damaged_checkpoint_falls_back_to_before_the_restart(straight, train, 
     for step in Checkpoints(killed / "checkpoints").steps()[:-1]:
         shutil.rmtree(killed / "checkpoints" / str(step))
     train(killed)
-    assert compare(straight[0], killed) == []
-
-
-def test_a_run_of_a_version_without_the_options_resumes(straight, train, when, tmp_path, caplog):
-    when(*MOMENTS["before"], die)
-    killed = tmp_path / "killed"
-    with pytest.raises(KeyboardInterrupt):
-        train(killed)
-    checkpoints = Checkpoints(killed / "checkpoints")
-    for step in sorted(checkpoints.steps()):
-        saved = checkpoints.read(step)
-        for name in ("on_nan", "l2", "wise_ft", "wise_ft_alpha"):
-            del saved.bookkeeping.made_by["config"][name]
-        shutil.rmtree(checkpoints.folder(step))
-        checkpoints.save(saved, keep=9)
-    checkpoints.close()
-    train(killed)
-    assert "on_nan was" not in caplog.text
     assert compare(straight[0], killed) == []
 
 
