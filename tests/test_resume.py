@@ -19,6 +19,7 @@ from PIL import Image
 
 import tljax
 from tests.soak.campaign import ROOT, compare, run_campaign
+from tests.tiny_networks import NETWORKS, PREPROCESSING
 from tests.watched import Watched
 from tljax import cli, experiment
 from tljax import data as data_lib
@@ -31,8 +32,10 @@ from tljax.runs.checkpoints import Checkpoint, Checkpoints, DamagedCheckpoint
 from tljax.runs.resume import best_variables
 from tljax.runs.workdir import locked
 
+MODEL = NETWORKS["resnet"].clone(widths=(32,))  # its arrays are the largest files of a checkpoint
+SMALL = ("--config.model=resnet10_32", "--config.last_group=layer1_0", "--config.image_size=16")
 OPTIONS = {
-    "preprocessing": Preprocessing(32, (0.5,) * 3, (0.5,) * 3),
+    "preprocessing": PREPROCESSING,
     "batch_size": 16,
     "steps": 12,
     "eval_every": 4,
@@ -55,13 +58,12 @@ def digits():
 @pytest.fixture(scope="module")
 def train(digits):
     """train(workdir, images=n, **options): a run that is killed at the n-th image."""
-    model = tljax.create("resnet10_32", 10)
-    plan = tljax.from_scratch(model.groups)
+    plan = tljax.from_scratch(MODEL.groups)
 
     def run(workdir, images=None, **options):
         source = digits.train if images is None else Watched(digits.train, images)
         return tljax.fit(
-            model, None, plan, source, digits.val, digits.test, workdir=workdir, **OPTIONS | options
+            MODEL, None, plan, source, digits.val, digits.test, workdir=workdir, **OPTIONS | options
         )
 
     return run
@@ -105,7 +107,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(tmp_path):
     argv = [
         "--config",
         str(ROOT / "configs/from_scratch.py"),
-        *("--config.model=resnet10_32", "--config.data=embedded:digits", "--config.train_size=50"),
+        *(*SMALL, "--config.data=embedded:digits", "--config.train_size=50"),
         *("--config.steps=12", "--config.eval_every=4", "--config.checkpoint_every=2"),
         *("--config.batch_size=16", "--config.log_every=3"),
     ]
@@ -158,19 +160,18 @@ def test_sigterm_saves_at_once_and_in_the_middle_of_an_interval(digits, tmp_path
                 os.kill(os.getpid(), signal.SIGTERM)
             return super().__getitem__(index)
 
-    model = tljax.create("resnet10_32", 10)
     source = Preempting(digits.train)
-    plan = tljax.from_scratch(model.groups)
+    plan = tljax.from_scratch(MODEL.groups)
     options = {**OPTIONS, "checkpoint_every": 100, "eval_every": 100, "steps": 90}
     with pytest.raises(Preempted, match="resumes from what was saved"):
-        tljax.fit(model, None, plan, source, digits.val, workdir=tmp_path / "run", **options)
+        tljax.fit(MODEL, None, plan, source, digits.val, workdir=tmp_path / "run", **options)
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     assert 0 < checkpoints.steps()[0] < 90
     rest = tljax.fit(
-        model, None, plan, digits.train, digits.val, workdir=tmp_path / "run", **options
+        MODEL, None, plan, digits.train, digits.val, workdir=tmp_path / "run", **options
     )
     whole = tljax.fit(
-        model, None, plan, digits.train, digits.val, workdir=tmp_path / "whole", **options
+        MODEL, None, plan, digits.train, digits.val, workdir=tmp_path / "whole", **options
     )
     assert rest.history == whole.history, "rows, though an interval was split"
     assert compare(tmp_path / "whole", tmp_path / "run") == []
@@ -206,7 +207,7 @@ def test_ctrl_c_ends_the_step_and_saves(straight, train, tmp_path):
 def test_ctrl_c_in_the_command_says_how_to_resume(tmp_path, capsys):
     argv = [
         *("train", "--config", str(ROOT / "configs/from_scratch.py"), "--config.steps=12"),
-        *("--config.model=resnet10_32", "--config.data=embedded:digits", "--config.train_size=50"),
+        *(*SMALL, "--config.data=embedded:digits", "--config.train_size=50"),
         *("--config.eval_every=12", "--config.batch_size=16", "--workdir", str(tmp_path)),
     ]
     assert cli.main(argv) == 130
@@ -453,9 +454,9 @@ def pairs(wrong=()):
 
 def test_one_other_image_of_200_is_another_data_set(tmp_path):
     """A data set that says nothing of its content, such as a list, is read in whole."""
-    model = tljax.create("resnet10_32", 2)
+    model = MODEL.clone(num_classes=2)
     plan = tljax.from_scratch(model.groups)
-    options = {**OPTIONS, "preprocessing": Preprocessing(16, (0.5,) * 3, (0.5,) * 3), "steps": 1}
+    options = {**OPTIONS, "steps": 1}
     tljax.fit(model, None, plan, pairs(), None, workdir=tmp_path, **options)
     with pytest.raises(InputError, match="train images are not those"):
         tljax.fit(model, None, plan, pairs(wrong=[1]), None, workdir=tmp_path, **options)
@@ -493,7 +494,7 @@ def test_a_run_of_a_version_that_kept_no_settings_resumes_and_says_so(
 def test_other_code_and_devices_are_refused_unless_accepted(tiny_config, tmp_path):
     config = [
         *("--config", str(ROOT / "configs/from_scratch.py"), "--config.data=embedded:digits"),
-        *("--config.model=resnet10_32", "--config.train_size=40", "--config.steps=4"),
+        *(*SMALL, "--config.train_size=40", "--config.steps=4"),
         *("--config.eval_every=2", "--config.batch_size=16", "--workdir", str(tmp_path / "run")),
     ]
     shutil.copytree(ROOT / "tljax", tmp_path / "edited" / "tljax")
@@ -545,7 +546,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
-MORE_SIZES = [pytest.param(size, marks=pytest.mark.soak) for size in ("16k", "2m", "3200k")]
+MORE_SIZES = [pytest.param(size, marks=pytest.mark.soak) for size in ("16k", "320k", "640k")]
 
 
 @pytest.mark.parametrize("size", ["4k", "64m,nr_inodes=30", *MORE_SIZES])
