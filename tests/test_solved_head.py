@@ -10,9 +10,9 @@ import pytest
 
 import tljax
 from tests.bits import same
+from tests.tiny_networks import NETWORKS, PREPROCESSING
 from tljax import data as data_lib
 from tljax import experiment
-from tljax.data import Preprocessing
 from tljax.errors import InputError
 from tljax.experiment import read_workdir
 from tljax.frozen import cache as feature_cache
@@ -24,7 +24,6 @@ from tljax.runs.resume import best_variables
 from tljax.training import wise_ft
 from tljax.training.evaluation import evaluate
 
-PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
 OPTIONS = {"preprocessing": PREPROCESSING, "batch_size": 16, "progress": False}
 TUNING = {
     "head_init": "solved",
@@ -38,13 +37,14 @@ TUNING = {
 
 @pytest.fixture(scope="module")
 def digits():
-    return data_lib.load("embedded:digits", train_size=60, val_fraction=0.05)
+    whole = data_lib.load("embedded:digits", train_size=60, val_fraction=0.05)
+    return dataclasses.replace(whole, test=data_lib.Subset(whole.test, range(128)))
 
 
 @pytest.fixture(scope="module")
 def network():
-    model = tljax.create("resnet10_32", 10)
-    return model, init(model, jax.random.key(0), 32)
+    model = NETWORKS["resnet"].clone(widths=(32,))
+    return model, init(model, jax.random.key(0), 16)
 
 
 def features_of(network, source):
