@@ -1,11 +1,14 @@
 """The moving average of trained parameters: its arithmetic, and that a run keeps it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import tljax
+from tests import tiny_networks
 from tests.bits import same
 from tests.soak.campaign import compare
 from tests.test_plan_laws import (
@@ -25,7 +28,7 @@ from tljax.transfer import freeze_first
 
 EVERYTHING = Objective(label_smoothing=0.1, mixup=0.4, cutmix=1.0)
 OPTIONS = {  # many training options at once
-    "preprocessing": PREPROCESSING,
+    "preprocessing": tiny_networks.PREPROCESSING,
     "batch_size": 16,
     "steps": 9,
     "eval_every": 3,
@@ -90,13 +93,15 @@ def test_it_follows_training_and_leaves_the_frozen_alone():
 
 @pytest.fixture(scope="module")
 def digits():
-    return data_lib.load("embedded:digits", train_size=50)
+    whole = data_lib.load("embedded:digits", train_size=50)
+    some = {split: data_lib.Subset(getattr(whole, split), range(64)) for split in ("val", "test")}
+    return dataclasses.replace(whole, **some)
 
 
 @pytest.fixture(scope="module")
 def train(digits):
     """train(workdir, images=n, **options): a run that is killed at the n-th image."""
-    model, variables = network("resnet")
+    model, variables = tiny_networks.network("resnet")
     plan = freeze_first(model.groups, 1)
 
     def run(workdir, images=None, **options):
@@ -115,12 +120,12 @@ def straight(train, tmp_path_factory):
 
 def test_the_average_is_what_is_evaluated_and_kept(straight, digits):
     workdir, result = straight
-    model, variables = network("resnet")
+    model, variables = tiny_networks.network("resnet")
     assert same(best_variables(workdir), result.variables)
     best = result.summary["best_step"]
     assert best > 0
     row = next(r for r in result.history if (r["event"], r["step"]) == ("val", best))
-    kept = evaluate(model, result.variables, digits.val, PREPROCESSING, 16)
+    kept = evaluate(model, result.variables, digits.val, tiny_networks.PREPROCESSING, 16)
     assert (kept.accuracy, kept.loss) == (row["accuracy"], row["loss"])
     plan = freeze_first(model.groups, 1)
     assert_frozen_identical_and_trained_moved(plan, variables, result.variables)

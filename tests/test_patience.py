@@ -7,7 +7,7 @@ import pytest
 
 import tljax
 from tests.soak.campaign import compare
-from tests.test_plan_laws import PREPROCESSING, network
+from tests.tiny_networks import PREPROCESSING, network
 from tests.watched import Watched
 from tljax import data as data_lib
 from tljax.errors import InputError
@@ -33,7 +33,7 @@ def splits():
     digits = data_lib.load("embedded:digits", train_size=50)
     images = np.stack([digits.train[i]["image"] for i in range(len(digits.train))])
     wrong = data_lib.ArraySource(images, (digits.train.labels + 1) % 10)
-    return wrong, digits.val, digits.test
+    return wrong, digits.val, data_lib.Subset(digits.test, range(32))
 
 
 @pytest.fixture(scope="module")

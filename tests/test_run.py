@@ -3,15 +3,14 @@
 import contextlib
 from dataclasses import fields
 
-import jax
 import pytest
 
 import tljax
 from tests.bits import same
+from tests.tiny_networks import network
 from tljax import data
 from tljax.data import Preprocessing
 from tljax.devices.startup import Startup
-from tljax.models import init
 from tljax.runs.checkpoints import Bookkeeping
 from tljax.training.make_run import make_run
 from tljax.training.options import TrainingOptions
@@ -30,8 +29,7 @@ def run_in(workdir, variables, setup):
 @pytest.mark.parametrize("ema", [None, 0.9])
 def test_restore_is_the_inverse_of_save(ema, tmp_path):
     digits = data.load("embedded:digits", train_size=24)
-    model = tljax.create("resnet10_32", num_classes=10)
-    variables = init(model, jax.random.key(1), 16)
+    model, variables = network("resnet")
     options = TrainingOptions(
         batch_size=8, steps=9, lr=0.05, ema=ema, log_every=4, optimizer="adamw"
     )

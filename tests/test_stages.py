@@ -1,6 +1,6 @@
 """Runs in stages: what each trains, what the next one inherits, and resuming after a kill."""
 
-import functools
+import dataclasses
 import json
 import shutil
 
@@ -11,23 +11,18 @@ import pytest
 import tljax
 from tests.bits import changed_paths, same
 from tests.soak.campaign import compare
+from tests.tiny_networks import NETWORKS, PREPROCESSING, network
 from tests.watched import Watched
 from tljax import data as data_lib
-from tljax.data import Preprocessing
 from tljax.errors import InputError
-from tljax.models import ResNet, ViT, init
 from tljax.models.groups import leaf_paths
 from tljax.runs.checkpoints import Checkpoints, has_checkpoint
 from tljax.runs.metrics import read_rows
 from tljax.runs.resume import best_variables
 from tljax.transfer import Stage, feature_extraction, fine_tune, gradual_unfreezing, lp_ft
 
-NETWORKS = {
-    "resnet": ResNet((1,), (8,), False, num_classes=10, stem=(3, 2), stem_pool=False),
-    "vit": ViT(32, 1, 2, 4, num_classes=10),
-}
 OPTIONS = {
-    "preprocessing": Preprocessing(16, (0.5,) * 3, (0.5,) * 3),
+    "preprocessing": PREPROCESSING,
     "batch_size": 8,
     "steps": 6,
     "eval_every": 2,
@@ -42,13 +37,9 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def digits():
-    return data_lib.load("embedded:digits", train_size=40)
-
-
-@functools.cache
-def network(name):
-    model = NETWORKS[name]
-    return model, init(model, jax.random.key(0), 16)
+    whole = data_lib.load("embedded:digits", train_size=40)
+    some = {split: data_lib.Subset(getattr(whole, split), range(64)) for split in ("val", "test")}
+    return dataclasses.replace(whole, **some)
 
 
 @pytest.fixture(params=NETWORKS)
