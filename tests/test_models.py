@@ -13,9 +13,10 @@ from tljax.models.groups import leaf_paths
 SMALL = ("resnet10_32", "vit_micro_patch4_32")
 
 
-def abstract_params(name, num_classes=1000, size=224):
-    model = create(name, num_classes)
-    return model, tracing.abstract_variables(model, size)["params"]
+def abstract(name):
+    """A network, and its variables without numbers: one trace serves several tests."""
+    model = create(name, 1000)
+    return model, tracing.abstract_variables(model, MODELS[name].preprocessing.image_size)
 
 
 @pytest.mark.parametrize(
@@ -35,9 +36,37 @@ def abstract_params(name, num_classes=1000, size=224):
     ],
 )
 def test_sizes_are_the_published_ones(name, parameters, groups):
-    model, params = abstract_params(name)
-    assert parameter_count(params) == parameters
+    model, variables = abstract(name)
+    assert parameter_count(variables["params"]) == parameters
     assert len(model.groups) == groups
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "groups"),
+    [  # `param_count` of timm's results
+        ("resnetv2_50x1_bit", 25.55, 18),
+        ("resnetv2_101x3_bit", 387.93, 35),
+        ("resnetv2_152x4_bit", 936.53, 52),
+    ],
+)
+def test_sizes_of_big_transfer_are_the_published_ones(name, millions, groups):
+    model, variables = abstract(name)
+    assert round(parameter_count(variables["params"]) / 1e6, 2) == millions
+    assert len(model.groups) == groups
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [  # `count_params()` of Keras 3.15, which counts BatchNorm's statistics
+        ("keras_resnet50", 25_636_712),
+        ("keras_resnet152", 60_419_944),
+        ("keras_resnet50v2", 25_613_800),
+        ("keras_resnet101v2", 44_675_560),
+    ],
+)
+def test_sizes_of_keras_networks_are_those_of_keras(name, count):
+    _, variables = abstract(name)
+    assert parameter_count(variables) == count
 
 
 @pytest.mark.parametrize("fields", [{}, {"dropout": 0.1, "drop_path": 0.1}, {"remat": True}])
@@ -46,18 +75,17 @@ def test_abstract_variables_are_those_that_are_drawn(name, fields):
     known = create(name, 10).__dataclass_fields__
     model = create(name, 10, **{field: v for field, v in fields.items() if field in known})
     drawn = jax.eval_shape(lambda key: init(model, key, 64), jax.random.key(0))
-    abstract = tracing.abstract_variables(model, 64)
-    assert jax.tree.structure(abstract) == jax.tree.structure(drawn)
-    assert leaf_paths(abstract) == leaf_paths(drawn)
-    found, wanted = ([(x.shape, x.dtype) for x in jax.tree.leaves(t)] for t in (abstract, drawn))
+    traced = tracing.abstract_variables(model, 64)
+    assert jax.tree.structure(traced) == jax.tree.structure(drawn)
+    assert leaf_paths(traced) == leaf_paths(drawn)
+    found, wanted = ([(x.shape, x.dtype) for x in jax.tree.leaves(t)] for t in (traced, drawn))
     assert found == wanted
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_is_in_exactly_one_group_and_no_group_is_empty(name):
-    size = MODELS[name].preprocessing.image_size
-    model, params = abstract_params(name, num_classes=10, size=size)
-    depths = {model.groups.depth(path) for path in leaf_paths(params)}
+    model, variables = abstract(name)
+    depths = {model.groups.depth(path) for path in leaf_paths(variables["params"])}
     assert depths == set(range(len(model.groups)))
 
 
