@@ -82,10 +82,10 @@ def test_choices():
 
 @pytest.fixture(scope="module")
 def cached():
-    """(model, its features of 60 digits)."""
+    """(model, its features of 30 digits)."""
     model = tljax.create(VIT, 10)
     variables = init(model, jax.random.key(0), 32)
-    digits = data_lib.load("embedded:digits", train_size=60)
+    digits = data_lib.load("embedded:digits", train_size=30)
     preprocessing = tljax.models.registry.spec(VIT).preprocessing
     return model, compute_features(model, variables, preprocessing, digits.train, "training")
 
@@ -170,7 +170,7 @@ def result_of(workdir):
     return json.loads((workdir / "result.json").read_text())
 
 
-@pytest.mark.parametrize("name", [VIT, RESNET])
+@pytest.mark.parametrize("name", [pytest.param(VIT, marks=pytest.mark.soak), RESNET])
 def test_validation_alone_chooses_and_the_workdir_serves_if_the_head_fits(
     name, sources, photos, tmp_path, capsys
 ):
@@ -220,7 +220,7 @@ def solved_argv(name, sources, data, workdir, *more):
     return [*page, *(f"--config.{field}={value}" for field, value in fields.items()), *more]
 
 
-@pytest.mark.parametrize("name", [VIT, RESNET])
+@pytest.mark.parametrize("name", [VIT, pytest.param(RESNET, marks=pytest.mark.soak)])
 def test_cross_validation_alone_chooses_features_and_penalty(
     name, sources, photos, tmp_path, capsys
 ):
