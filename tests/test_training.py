@@ -1,5 +1,6 @@
 """The training loop: resuming, selection on validation, one test evaluation, files, stops."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from sklearn.metrics import balanced_accuracy_score
 import tljax
 from tests.bits import same
 from tests.soak.campaign import ROOT
-from tests.test_plan_laws import NETWORKS
+from tests.tiny_networks import NETWORKS, PREPROCESSING, network
 from tests.watched import Watched
 from tljax import data as data_lib
 from tljax import experiment
@@ -28,7 +29,6 @@ from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
 from tljax.training.step import predict_step
 from tljax.transfer import feature_extraction, from_scratch
 
-PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
 OPTIONS = {
     "preprocessing": PREPROCESSING,
     "batch_size": 16,
@@ -43,13 +43,15 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def digits():
-    return data_lib.load("embedded:digits", train_size=50)
+    whole = data_lib.load("embedded:digits", train_size=50)
+    some = {"val": data_lib.Subset(whole.val, range(64))}
+    some["test"] = data_lib.Subset(whole.test, range(128))
+    return dataclasses.replace(whole, **some)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def start(request):
-    model = NETWORKS[request.param]
-    return model, init(model, jax.random.key(0), 32)
+    return network(request.param)
 
 
 def without_time(summary):
@@ -105,8 +107,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(start, digits
 
 def test_the_best_weights_on_validation_are_kept(digits, tmp_path):
     """Training on wrong labels makes accuracy fall, so the best weights are not the last."""
-    model = NETWORKS["resnet"]
-    variables = init(model, jax.random.key(0), 32)
+    model, variables = network("resnet")
     images = np.stack([digits.train[i]["image"] for i in range(len(digits.train))])
     wrong = (images, (digits.train.labels + 1) % 10)
     options = {**OPTIONS, "steps": 40, "eval_every": 5}
@@ -130,8 +131,7 @@ def test_the_best_weights_on_validation_are_kept(digits, tmp_path):
 
 
 def test_test_images_are_read_once_and_at_the_end(digits):
-    model = NETWORKS["resnet"]
-    variables = init(model, jax.random.key(0), 32)
+    model, variables = network("resnet")
     test = Watched(digits.test)
     result = tljax.fit(
         model, variables, from_scratch(model.groups), digits.train, digits.val, test, **OPTIONS
@@ -145,8 +145,7 @@ def test_test_images_are_read_once_and_at_the_end(digits):
 
 @pytest.mark.parametrize("count", [1, 15, 16, 17])
 def test_evaluation_counts_every_image_once(count, digits):
-    model = NETWORKS["resnet"]
-    variables = init(model, jax.random.key(0), 32)
+    model, variables = network("resnet")
     source = data_lib.Subset(digits.test, range(count))
     in_batches = evaluate(model, variables, source, PREPROCESSING, 16)
     one_by_one = [
@@ -197,8 +196,7 @@ def test_naive_accuracy_answers_the_commonest_training_class():
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_at_once(digits, tmp_path):
-    model = tljax.create("vit_micro_patch4_32", 10)
-    variables = init(model, jax.random.key(0), 32)
+    model, variables = network("vit")
     options = {**OPTIONS, "lr": 1e20, "steps": 500}
     with pytest.raises(InputError, match=r"loss became \S+ at step \d+ .*lower lr"):
         tljax.fit(
@@ -216,8 +214,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_at_once(digits, tmp_path):
 
 
 def test_the_callers_variables_are_left_alone(digits):
-    model = NETWORKS["resnet"]
-    variables = init(model, jax.random.key(0), 32)
+    model, variables = network("resnet")
     before = jax.tree.map(np.array, variables)
     tljax.fit(
         model, variables, feature_extraction(model.groups), digits.train, digits.val, **OPTIONS
@@ -226,8 +223,7 @@ def test_the_callers_variables_are_left_alone(digits):
 
 
 def test_without_validation_the_last_weights_are_kept_and_nothing_is_written(digits, tmp_path):
-    model = NETWORKS["resnet"]
-    variables = init(model, jax.random.key(0), 32)
+    model, variables = network("resnet")
     images = np.stack([digits.train[i]["image"] for i in range(len(digits.train))])
     pair = (images, digits.train.labels)
     result = tljax.fit(model, variables, from_scratch(model.groups), pair, None, **OPTIONS)
@@ -248,30 +244,30 @@ def test_runs_of_several_seeds_can_share_their_images(tiny_config):
 
 def test_a_workdir_is_a_source(tiny_config, tmp_path):
     """A source run on 37 letters, then a target run on 10 digits with a new zero head."""
-    whole = {"last_group": None}  # as `tljax.load` takes it
     glyphs = {"data": "embedded:glyphs", "val_fraction": 0.01}
-    source = tiny_config(**whole, **glyphs, normalisation="imagenet")
+    source = tiny_config(**glyphs, normalisation="imagenet")
     source_result = experiment.run(source, tmp_path / "source")
     target = tiny_config(
-        **whole,
         scenario="feature_extraction",
         init_from=str(tmp_path / "source"),
         augment="none",
     )
     assert experiment.build(target).preprocessing.mean == (0.485, 0.456, 0.406), "the source's"
-    _, variables, preprocessing = tljax.load("resnet10_32", tmp_path / "source", num_classes=10)
+    _, variables, preprocessing = tljax.load(
+        "resnet10_32", tmp_path / "source", num_classes=10, last_group=source.last_group
+    )
     assert preprocessing == experiment.build(target).preprocessing
-    assert same(variables["params"]["layer2_0"], source_result.variables["params"]["layer2_0"])
+    assert same(variables["params"]["layer1_0"], source_result.variables["params"]["layer1_0"])
     assert same(variables["batch_stats"], source_result.variables["batch_stats"])
     assert not np.any(variables["params"]["head"]["kernel"])
     result = experiment.run(target, tmp_path / "target")
     assert same(result.variables["params"]["stem"], source_result.variables["params"]["stem"])
     assert same(result.variables["batch_stats"], source_result.variables["batch_stats"])
-    assert result.summary["trainable_parameters"] == 128 * 10 + 10
+    assert result.summary["trainable_parameters"] == 16 * 10 + 10
 
 
 def test_features_are_what_the_head_sees(digits):
-    model, variables, _ = tljax.load("vit_micro_patch4_32", num_classes=10)
+    model, variables, _ = tljax.load("vit_micro_patch4_32", num_classes=10, last_group="block0")
     images = jax.random.normal(jax.random.key(0), (3, 32, 32, 3))
     features = tljax.features(model, variables, images)
     logits = model.apply(variables, features, start=len(model.groups) - 1)
@@ -363,7 +359,7 @@ def test_programs_compiled_ahead_are_the_ones_that_run(form, digits, tmp_path):
     model = NETWORKS["resnet"]
     plan = feature_extraction(model.groups) if form == "features" else from_scratch(model.groups)
     options = OPTIONS | {"augment": "none", "batch_size": 20 + len(form)}  # a new shape
-    start = init(model, jax.random.key(0), 32)
+    _, start = network("resnet")
     if form == "weighted":
         options["class_weights"] = "balanced"
     if form == "on a device":
@@ -412,6 +408,7 @@ sys.exit(cli.main(sys.argv[1:]))
 """
     run = ("train", "--config", "configs/from_scratch.py", "--workdir", str(tmp_path / "run"))
     options = ("--config.data=embedded:digits", "--config.train_size=20", "--config.steps=1")
+    options += ("--config.model=resnet10_32", "--config.last_group=layer1_0")
     command = [sys.executable, "-c", code, *run, *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -424,7 +421,7 @@ def test_a_trace_of_steps_and_times_are_in_the_workdir(tiny_config, tmp_path):
     for steps, profiles in ((3, [True]), (10, [True, False])):
         for profile in profiles:
             workdir = tmp_path / f"{steps}_{profile}"
-            config = tiny_config(steps=steps, eval_every=10, last_group="layer1_0")
+            config = tiny_config(steps=steps, eval_every=10)
             result = experiment.run(config, workdir, profile=profile)
             traces = list((workdir / "profile").rglob("*.xplane.pb"))
             assert len(traces) == int(profile)
