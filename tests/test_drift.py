@@ -30,6 +30,7 @@ def runs(tmp_path_factory):
         argv = [*config("from_scratch"), "--workdir", str(folder / str(seed)), "--config.steps=60"]
         argv += ["--config.data=embedded:digits", "--config.train_size=200", "--config.lr=0.1"]
         argv += ["--config.batch_size=16", "--config.eval_every=30", f"--config.seed={seed}"]
+        argv += ["--config.last_group=layer2_0", "--config.image_size=16"]
         assert cli.main(["train", *argv]) == 0
     return [folder / "0", folder / "1"]
 

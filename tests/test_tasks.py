@@ -29,6 +29,7 @@ def joint(tmp_path_factory):
             "data": SPEC,
             "scenario": "from_scratch",
             "last_group": "layer1_0",
+            "image_size": 16,
             "train_size": 60,
             "steps": 12,
             "batch_size": 16,

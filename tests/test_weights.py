@@ -117,22 +117,25 @@ def test_an_image_size_of_its_own(vit_file, size):
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_other_numbers_of_channels(name, channels, tmp_path):
     save_file(torch_tensors(name), tmp_path / "file.safetensors")
+    cut = {"num_classes": 0, "last_group": "block0" if name == VIT else "layer1_0"}
     model, variables, preprocessing = tljax.load(
-        name, tmp_path / "file.safetensors", num_classes=0, in_channels=channels
+        name, tmp_path / "file.safetensors", in_channels=channels, **cut
     )
     assert len(preprocessing.mean) == len(preprocessing.std) == channels
     grey = np.random.default_rng(0).standard_normal((2, 32, 32, 1)).astype(np.float32)
     features = tljax.features(model, variables, np.repeat(grey, channels, axis=-1))
     if channels == 1:
-        rgb, all_variables, _ = tljax.load(name, tmp_path / "file.safetensors", num_classes=0)
+        rgb, all_variables, _ = tljax.load(name, tmp_path / "file.safetensors", **cut)
         expected = tljax.features(rgb, all_variables, np.repeat(grey, 3, axis=-1))
         np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_a_workdir_serves_another_image_size(tmp_path, tiny_config):
-    config = tiny_config(model=VIT, steps=2)
+    config = tiny_config(model=VIT, last_group="block0", steps=2)
     experiment.fit_config(config, tmp_path / "source")
-    config = tiny_config(scenario="feature_extraction", model=VIT, steps=2, image_size=48)
+    config = tiny_config(
+        scenario="feature_extraction", model=VIT, last_group="block0", steps=2, image_size=48
+    )
     config.init_from = str(tmp_path / "source")
     result = experiment.fit_config(config)
     assert result.variables["params"]["embed"]["pos_embed"].shape == (1, 145, 64)
@@ -172,7 +175,7 @@ def test_the_config_follows_the_weights_and_is_warned_where_it_does_not(
     vit_file, tiny_config, caplog
 ):
     vit_file.with_name("config.json").write_text(json.dumps(TIMM))
-    config = tiny_config(scenario="feature_extraction", model=VIT, steps=1)
+    config = tiny_config(scenario="feature_extraction", model=VIT, last_group="block0", steps=1)
     config.init_from = str(vit_file)
     assert experiment.resolve(config).normalisation == "0.1 0.1 0.1 0.2 0.2 0.2"
     with caplog.at_level(logging.WARNING, "tljax"):
@@ -186,7 +189,7 @@ def test_the_config_follows_the_weights_and_is_warned_where_it_does_not(
 
 
 def test_weights_that_say_nothing_of_their_images_are_mentioned(vit_file, tiny_config, caplog):
-    config = tiny_config(scenario="feature_extraction", model=VIT, steps=1)
+    config = tiny_config(scenario="feature_extraction", model=VIT, last_group="block0", steps=1)
     config.init_from = str(vit_file)
     with caplog.at_level(logging.WARNING, "tljax"):
         experiment.fit_config(config)
@@ -204,14 +207,16 @@ def test_a_home_folder_is_found_and_its_workdir_keeps_its_preprocessing(
     tmp_path, tiny_config, monkeypatch
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
-    config = tiny_config(model=VIT, steps=1, normalisation="imagenet", crop_ratio=0.5)
+    config = tiny_config(
+        model=VIT, last_group="block0", steps=1, normalisation="imagenet", crop_ratio=0.5
+    )
     experiment.fit_config(config, tmp_path / "source")
-    config = tiny_config(scenario="feature_extraction", model=VIT, steps=1)
+    config = tiny_config(scenario="feature_extraction", model=VIT, last_group="block0", steps=1)
     config.init_from = "~/source"
     resolved = experiment.resolve(config)
     assert (resolved.normalisation, resolved.crop_ratio) == ("imagenet", 0.5)
     assert resolved.init_from == str(tmp_path / "source")
-    _, _, preprocessing = tljax.load(VIT, "~/source", num_classes=2)
+    _, _, preprocessing = tljax.load(VIT, "~/source", num_classes=2, last_group="block0")
     assert preprocessing.normalisation == "imagenet"
 
 
