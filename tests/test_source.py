@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 from scipy import stats
 
 import tljax
@@ -17,13 +18,13 @@ from tljax.config import base
 from tljax.data import ArraySource, eval_batches, normalise
 from tljax.errors import InputError
 from tljax.experiment.statistics import MOST_IMAGES, STATISTICS_FILE, Moments, _choose
-from tljax.models.groups import leaf_paths
 from tljax.runs import baseline
 from tljax.runs.proportions import clopper_pearson
 from tljax.training import solved_head
 from tljax.weights import rules
+from tljax.weights.read import read_metadata
 
-NETWORK = {"model": "resnet10_32", "last_group": "layer1_0"}
+NETWORK = {"model": "resnet10_32", "last_group": "layer2_0"}
 
 
 def make_config(**fields):
@@ -154,7 +155,7 @@ def test_train_prints_a_sentence_if_the_run_does_not_beat_it(good, noise, tmp_pa
 
 # --- init_from ------------------------------------------------------------------------------------
 
-TUNE = [*("--config", "fine_tune", "--config.model=resnet10_32", "--config.last_group=layer1_0")]
+TUNE = [*("--config", "fine_tune", "--config.model=resnet10_32", "--config.last_group=layer2_0")]
 TUNE += [*("--config.train_size=40", "--config.steps=2", "--config.batch_size=16")]
 SWEEP = """
 from tljax.config import base, load
@@ -235,7 +236,7 @@ def test_what_an_older_run_does_not_say_is_computed_or_said_to_be_unknown(good, 
 
 def test_load_warns(noise, caplog):
     with caplog.at_level(logging.WARNING, "tljax"):
-        tljax.load("resnet10_32", noise / "run", num_classes=3, last_group="layer1_0")
+        tljax.load("resnet10_32", noise / "run", num_classes=3, last_group="layer2_0")
     (said,) = caplog.messages
     assert "does not beat the naive baseline" in said
 
@@ -243,7 +244,7 @@ def test_load_warns(noise, caplog):
 # --- reuse up to a group --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("n", [0, 1, 2])
+@pytest.mark.parametrize("n", [0, 1, 3])
 def test_the_groups_below_init_k_are_those_of_the_source(n, good, caplog):
     source = rules.flatten(experiment.read_workdir(good).variables)
     exp, variables, _ = start_of(tuned(good, init_k=n, scenario="fine_tune", seed=5), caplog)
@@ -266,22 +267,23 @@ def test_the_groups_below_init_k_are_those_of_the_source(n, good, caplog):
     assert compared > 5
 
 
-def test_a_network_that_ends_early_takes_the_first_groups_of_a_longer_one(
-    tmp_path, caplog, tiny_config
-):
-    experiment.run(tiny_config(steps=2), tmp_path / "run", progress=False)  # up to layer2_0
-    source = experiment.read_workdir(tmp_path / "run")
-    config = tuned(tmp_path / "run", last_group="layer1_0", accept_source=True)
-    exp, variables, _ = start_of(config, caplog)
-    assert len(exp.model.groups) == len(source.experiment.model.groups) - 1
-    for collection, tree in variables.items():
-        for path in leaf_paths(tree):
-            if not path.startswith("head/"):
-                (flat, known) = (
-                    rules.flatten({collection: one[collection]})
-                    for one in (variables, source.variables)
-                )
-                assert same(flat[path], known[path])
+def test_a_network_that_ends_early_takes_the_first_groups_of_a_longer_one(good, caplog):
+    source = rules.flatten(experiment.read_workdir(good).variables)
+    exp, variables, _ = start_of(tuned(good, last_group="layer1_0"), caplog)
+    assert exp.model.groups.names == ("stem", "layer1_0", "head")
+    for path, value in rules.flatten(variables).items():
+        if not path.startswith("head/"):
+            assert same(value, source[path]), path
+
+
+def test_a_longer_network_takes_the_first_groups_of_one_that_ends_early(good, caplog):
+    source = rules.flatten(experiment.read_workdir(good).variables)
+    exp, variables, _ = start_of(tuned(good, last_group=None, init_k=3), caplog)
+    for path, value in rules.flatten(variables).items():
+        if exp.model.groups.depth(path) < 3:
+            assert same(value, source[path]), path
+    with pytest.raises(InputError, match="layer3_0"):
+        start_of(tuned(good, last_group=None, init_k=4), caplog)
 
 
 # --- what a source knows of itself ----------------------------------------------------------------
@@ -317,21 +319,24 @@ def test_statistics_are_those_of_the_features_and_are_kept(good, tmp_path):
     assert (workdir / STATISTICS_FILE).read_bytes() == kept
 
 
-def test_statistics_of_other_weights_are_not_taken(good, noise, tmp_path):
+@pytest.mark.parametrize("damage", ["other weights", "other shapes", "not finite"])
+def test_statistics_that_are_not_those_of_the_weights_are_computed_again(damage, good, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(good, workdir)
-    experiment.source_statistics(workdir)
-    shutil.copytree(good, tmp_path / "other")
-    shutil.rmtree(tmp_path / "other" / "checkpoints")
-    other = make_config(train_size=200, steps=40, lr=0.05)
-    experiment.run(other, tmp_path / "again", progress=False)
-    shutil.copytree(tmp_path / "again" / "checkpoints", tmp_path / "other" / "checkpoints")
-    shutil.copy(tmp_path / "again" / "metrics.jsonl", tmp_path / "other" / "metrics.jsonl")
-    shutil.copy(workdir / STATISTICS_FILE, tmp_path / "other" / STATISTICS_FILE)
-    found, _ = experiment.source_statistics(tmp_path / "other")
-    anew, _ = experiment.source_statistics(tmp_path / "again")
-    assert same(found.means, anew.means)
-    assert not same(found.means, experiment.source_statistics(workdir)[0].means)
+    statistics, _ = experiment.source_statistics(workdir)
+    path = workdir / STATISTICS_FILE
+    whole = path.read_bytes()
+    metadata = read_metadata(path)
+    arrays = {name: np.zeros_like(array) for name, array in statistics._asdict().items()}
+    if damage == "other weights":
+        metadata = {"weights": "0" * 64}
+    elif damage == "other shapes":
+        arrays["covariance"] = arrays["covariance"][:1]
+    else:
+        arrays["means"][0] = np.nan
+    save_file(arrays, path, metadata)
+    assert all(map(same, experiment.source_statistics(workdir)[0], statistics))
+    assert path.read_bytes() == whole
 
 
 def test_statistics_need_the_images_once(noise, tmp_path):

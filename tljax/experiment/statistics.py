@@ -170,6 +170,8 @@ def _read(path: Path, trained: Trained, made_from: str) -> SourceStatistics | No
         shapes = [array.shape for array in found]
         if shapes != [(classes, width), (classes,), (width, width)]:
             raise InputError(f"'{path}' holds arrays of the shapes {shapes}")
+        if not all(np.isfinite(array).all() for array in found):
+            raise InputError(f"'{path}' holds numbers that are not finite")
     except (InputError, TypeError, IndexError) as error:
         _log.warning("%s; the statistics are computed again", error)
         return None
