@@ -182,7 +182,10 @@ def _advise(workdir: Path, settings: Settings) -> dict[tuple[str, str], str]:
             f"--config.model={settings.model}",
             f"--config.train_size={settings.small if size == 'small' else settings.large}",
         ]
-        content = advise(words, workdir / "advice" / f"{target}_{size}", FEATURES_ALONE)
+        try:
+            content = advise(words, workdir / "advice" / f"{target}_{size}", FEATURES_ALONE)
+        except InputError:  # too few images of a class
+            continue
         (chosen,) = (r for r in content["strategies"] if r["name"] == content["choice"]["name"])
         advised[target, size] = chosen["scenario"]
     return advised
@@ -208,8 +211,8 @@ def _print_table(rows: list[CellRow], advised: dict[tuple[str, str], str], out: 
     table.add_column("won")
     table.add_column("advised (points lost)")
     for row in rows:
-        advice = advised[row.target, row.size]
-        lost = 100 * (row.scores[row.winner].mean - row.scores[advice].mean)
+        advice = advised.get((row.target, row.size))
+        lost = row.scores[row.winner].mean - row.scores[advice or row.winner].mean
         cells = []
         for scenario in TEXTBOOK:
             score = row.scores[scenario]
@@ -224,6 +227,6 @@ def _print_table(rows: list[CellRow], advised: dict[tuple[str, str], str], out: 
             *cells,
             row.prescribed,
             f"{row.winner} ({row.verdict})",
-            f"{advice} ({lost:.1f})",
+            f"{advice} ({100 * lost:.1f})" if advice else "too few images",
         )
     (out if out.is_terminal else Console(highlight=False, width=190)).print(table)
