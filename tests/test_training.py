@@ -294,7 +294,8 @@ def test_the_plan_decides_where_each_group_starts(digits):
 def test_a_workdir_needs_its_source_no_more(tiny_config, tmp_path):
     """A run that has started does not change if its source is moved or retrained."""
     experiment.run(tiny_config(image_size=24), tmp_path / "source")
-    target = tiny_config(scenario="fine_tune", init_from=str(tmp_path / "source"))
+    start = {"init_from": str(tmp_path / "source"), "image_size": None}  # as the source has it
+    target = tiny_config(scenario="fine_tune", **start)
     first = experiment.run(target, tmp_path / "target")
     (tmp_path / "source").rename(tmp_path / "elsewhere")
     (tmp_path / "target" / "result.json").unlink()
