@@ -169,9 +169,8 @@ def rank(
         fetch(candidate)
     scored = []
     for number, candidate in enumerate(candidates, 1):
-        console.print(
-            f"{number} of {len(candidates)}: {printable(candidate.name)}", markup=False, style="dim"
-        )
+        progress = f"{number} of {len(candidates)}: {printable(candidate.name)}"
+        console.print(progress, markup=False, soft_wrap=True)
         with errors_name(candidate):
             scored.append(_score(candidate, train, dataset.num_classes, image_size, seed))
     classes = len(np.unique(train.labels))
@@ -279,7 +278,7 @@ def score_features(
     solved = solve_head(features, labels, num_classes, seed=seed)
     right = np.asarray(solved.out_of_fold == labels)
     scores = {
-        "probe": float(solved.report["cross_validation"]["accuracy"]),
+        "probe": float(right.mean()),
         "knn": leave_one_out(features, labels),
         "logme": logme(features, labels),
         "h_score": h_score(features, labels),

@@ -50,8 +50,8 @@ def choose(ranking: Ranking) -> SourceChoice:
 
     "Which Model to Transfer? Finding the Needle in the Growing Haystack", section 4.3: on 19
     targets, published accuracy alone and a linear probe alone each miss a good model now and then;
-    fine-tuning the best of both rarely does. Probes within one standard error of the best are a
-    tie, of which the model with the fewest parameters is taken.
+    fine-tuning the best of both rarely does. Probes within one standard error of the best, that of
+    the difference on the same images, are a tie; the model with the fewest parameters is taken.
 
         choice = choose(rank("folder:PETS", find_candidates(["resnet50.*"])))
         names = [model.candidate.name for model in choice.to_try]
@@ -102,9 +102,9 @@ def _describe_tie(choice: SourceChoice) -> list[str]:
         return []
     best = choice.best_probe
     return [
-        f"The probes of {_join([model.candidate.name for model in choice.tied])} are within one"
-        f" standard error of the best ({_percent(best)} for {best.candidate.name}): a tie, of which"
-        f" the smallest network is taken, {choice.by_probe.candidate.name}."
+        f"{_join([model.candidate.name for model in choice.tied])} tie: their probes are at most one"
+        f" standard error of the difference below the best, {best.candidate.name}"
+        f" ({_percent(best)}). {choice.by_probe.candidate.name} has the fewest parameters of them."
     ]
 
 

@@ -100,7 +100,7 @@ def errors_name(candidate: Candidate) -> Iterator[None]:
         yield
     except InputError as error:
         text = str(error)
-        named = text if candidate.name in text else f"cannot rank '{candidate.name}': {text}"
+        named = text if f"'{candidate.name}'" in text else f"cannot rank '{candidate.name}': {text}"
         raise InputError(named) from error
 
 
@@ -153,10 +153,9 @@ def _preprocessing(candidate: Candidate, image_size: ImageSize | None) -> Prepro
     if found is None:
         found = registry.spec(candidate.model).preprocessing
         _log.warning(
-            "'%s' does not say how its images were prepared; taking %s and %s pixels, as %s does",
+            "'%s' does not say how its images were normalised; taking %s, as %s does",
             candidate.name,
             found.normalisation,
-            image_size or found.image_size,
             candidate.model,
         )
     found = found.for_channels(3)  # which is what data sets give
@@ -178,8 +177,12 @@ def _candidates(word: str) -> list[Candidate]:
         return [_of_entry(entry)]
     if _is_there(word):
         return [_on_the_disk(word)]
+    if addresses.is_address(word):
+        raise InputError(
+            f"the address '{redacted(word)}' does not say which model it holds; write MODEL=ADDRESS"
+        )
     model, equals, source = word.partition("=")
-    if equals and not addresses.is_address(word):
+    if equals:
         return [_with_model(model, source)]
     if any(mark in word for mark in "*?["):
         return _matching(word)

@@ -7,8 +7,9 @@ import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -18,11 +19,12 @@ from tljax.errors import InputError, printable, redacted
 from tljax.files import replacing, writable_file
 
 if TYPE_CHECKING:
-    from tljax.advice.ranking import Ranking
+    from tljax.advice.ranking import Ranking, Scored
     from tljax.advice.source_choice import SourceChoice
     from tljax.advice.sources import Candidate
 
 _PIPE_WIDTH = 200
+_STYLE: dict[str, Any] = {"title_justify": "left", "pad_edge": False, "box": box.SIMPLE}
 _HEADINGS = {
     "probe": "probe %",
     "knn": "k-NN %",
@@ -32,7 +34,7 @@ _HEADINGS = {
     "sfda": "SFDA",
     "leep": "LEEP",
     "nce": "NCE",
-    "top1": "top-1 %",
+    "top1": "top-1",
     "parameters": "parameters",
 }
 
@@ -90,10 +92,11 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         content = {**ranking_lib.to_json(ranking), "choice": choice.to_json()}
         with replacing(output) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    _print(ranking, choice)
+    print_ranking(ranking, choice)
 
 
-def _print(ranking: Ranking, choice: SourceChoice) -> None:
+def print_ranking(ranking: Ranking, choice: SourceChoice) -> None:
+    """Prints scores, prior, agreement, cost, the models to try and how to train them."""
     from tljax.advice.source_choice import describe
 
     plain = Console(highlight=False, soft_wrap=True)
@@ -105,12 +108,12 @@ def _print(ranking: Ranking, choice: SourceChoice) -> None:
         markup=False,
     )
     wide.print(_score_table(ranking))
+    wide.print(_facts_table(ranking))
     if agreement := ranking.agreement():
         wide.print(_agreement_table(agreement))
     elif len(ranking.models) > 1:
         plain.print("agreement of the scores: needs three models or more")
     plain.print(_describe_cost(ranking), markup=False)
-    plain.print()
     for sentence in describe(choice):
         plain.print(printable(sentence), markup=False)
     for model in choice.to_try:
@@ -119,50 +122,61 @@ def _print(ranking: Ranking, choice: SourceChoice) -> None:
 
 def _score_table(ranking: Ranking) -> Table:
     """A row a model, in the order of the probes."""
-    table = Table(pad_edge=False)
+    table = Table(title="scores, the higher the better", **_STYLE)
     table.add_column("source model", overflow="fold")
-    figures = [model.figures for model in ranking.models]
-    shown = [name for name in _HEADINGS if any(name in known for known in figures)]
-    for name in shown:
-        table.add_column(_HEADINGS[name], justify="right")
-    for heading in ("mean rank", "pixels", "GFLOPs"):
-        table.add_column(heading, justify="right")
-    rows = zip(ranking.models, figures, ranking.ranks(), ranking.mean_ranks(), strict=True)
-    for model, known, ranks, mean in sorted(rows, key=lambda row: -row[0].scores["probe"]):
+    shown = [name for name in _HEADINGS if any(name in model.scores for model in ranking.models)]
+    for name in (*shown, "mean rank"):
+        table.add_column(_HEADINGS.get(name, name), justify="right", no_wrap=True)
+    for model, ranks, mean in _in_order(ranking):
+        scores = model.scores
         table.add_row(
             Text(printable(model.candidate.name)),
-            *(
-                f"{_format(name, known[name])} ({ranks[name]})" if name in known else ""
-                for name in shown
-            ),
+            *(f"{_format(n, scores[n])} ({ranks[n]})" if n in scores else "" for n in shown),
             f"{mean:.1f}",
-            str(model.image_size),
-            "" if model.gflops is None else f"{model.gflops:.2f}",
         )
     return table
 
 
+def _facts_table(ranking: Ranking) -> Table:
+    """What is known of the models without the target, and what their features cost."""
+    table = Table(title="prior and cost", **_STYLE)
+    table.add_column("source model", overflow="fold")
+    for heading in ("top-1 %", "parameters", "features", "pixels", "GFLOPs an image", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model, ranks, _ in _in_order(ranking):
+        top1 = model.candidate.top1
+        table.add_row(
+            Text(printable(model.candidate.name)),
+            "" if top1 is None else f"{top1:.1f} ({ranks['top1']})",
+            f"{model.parameters:,} ({ranks['parameters']})",
+            f"{model.width:,}",
+            str(model.image_size),
+            "" if model.gflops is None else f"{model.gflops:.2f}",
+            f"{model.feature_seconds + model.score_seconds:,.1f}",
+        )
+    return table
+
+
+def _in_order(ranking: Ranking) -> list[tuple[Scored, dict[str, int], float]]:
+    """Models with ranks and mean rank, the best probe first."""
+    rows = zip(ranking.models, ranking.ranks(), ranking.mean_ranks(), strict=True)
+    return sorted(rows, key=lambda row: -row[0].scores["probe"])
+
+
 def _format(name: str, value: float) -> str:
-    if name in ("probe", "knn"):
-        return f"{100 * value:.1f}"
-    if name == "parameters":
-        return f"{value / 1e6:.1f}M"
-    return f"{value:.1f}" if name == "top1" else f"{value:.3f}"
+    return f"{100 * value:.1f}" if name in ("probe", "knn") else f"{value:.2f}"
 
 
 def _agreement_table(agreement: Mapping[str, Mapping[str, float]]) -> Table:
-    table = Table(
-        title="agreement: weighted Kendall tau, 1 for the same order",
-        title_justify="left",
-        pad_edge=False,
-    )
+    table = Table(title="agreement: weighted Kendall tau, 1 for the same order", **_STYLE)
     table.add_column("")
     shown = [name for name in _HEADINGS if name in agreement]
-    for name in shown:
-        table.add_column(_HEADINGS[name].removesuffix(" %"), justify="right")
-    for name in shown:
+    headings = [_HEADINGS[name].removesuffix(" %") for name in shown]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, heading in zip(shown, headings, strict=True):
         cells = [f"{agreement[name][b]:.2f}" if b in agreement[name] else "" for b in shown]
-        table.add_row(_HEADINGS[name].removesuffix(" %"), *cells)
+        table.add_row(heading, *cells)
     return table
 
 
