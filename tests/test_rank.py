@@ -266,7 +266,7 @@ def test_models_are_ranked_on_training_images_and_their_features_are_kept(
     assert code == 0, err
     assert "24 training images" in out
     assert "2 of 2" in err
-    assert "--config.init_from=" in out
+    assert f"--config.data=folder:{photos}" in out
     content = json.loads(output.read_text())
     assert [model["name"] for model in content["models"]] == [str(word) for word in words]
     first, drawn = content["models"]

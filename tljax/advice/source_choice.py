@@ -1,6 +1,5 @@
 """Chooses source models by the prior and by the probe, and says why."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,11 +99,12 @@ def describe(choice: SourceChoice) -> list[str]:
 def _describe_tie(choice: SourceChoice) -> list[str]:
     if len(choice.tied) < 2:
         return []
+    names = [model.candidate.name for model in choice.tied]
     best = choice.best_probe
     return [
-        f"{_join([model.candidate.name for model in choice.tied])} tie: their probes are at most one"
-        f" standard error of the difference below the best, {best.candidate.name}"
-        f" ({_percent(best)}). {choice.by_probe.candidate.name} has the fewest parameters of them."
+        f"{', '.join(names[:-1])} and {names[-1]} tie: their probes are at most one standard error"
+        f" of the difference below the best, {best.candidate.name} ({_percent(best)})."
+        f" {choice.by_probe.candidate.name} has the fewest parameters of them."
     ]
 
 
@@ -117,7 +117,3 @@ def _percent(model: Scored) -> str:
     accuracy = model.scores["probe"]
     error = np.sqrt(accuracy * (1 - accuracy) / len(model.right))
     return f"{100 * accuracy:.1f} ± {100 * error:.1f} %"
-
-
-def _join(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
