@@ -13,7 +13,14 @@ from scipy.stats import weightedtau
 
 from tljax import data as data_lib
 from tljax.advice.neighbours import leave_one_out
-from tljax.advice.sources import Candidate, SourceNetwork, errors_name, fetch, load_network
+from tljax.advice.sources import (
+    Candidate,
+    SourceNetwork,
+    check_image_size,
+    errors_name,
+    fetch,
+    load_network,
+)
 from tljax.advice.transferability import h_score, leep, logme, nce, nleep, sfda
 from tljax.console import console
 from tljax.data import Dataset, Source, Subset
@@ -165,6 +172,8 @@ def rank(
     """
     dataset = data_lib.load(data, val_fraction=0.0, data_dir=data_dir, seed=seed)
     train = choose_images(dataset, data, images, seed)
+    for candidate in candidates:
+        check_image_size(candidate, image_size)
     for candidate in candidates:
         fetch(candidate)
     scored = []

@@ -104,6 +104,14 @@ def errors_name(candidate: Candidate) -> Iterator[None]:
         raise InputError(named) from error
 
 
+def check_image_size(candidate: Candidate, image_size: ImageSize | None) -> None:
+    """Raises InputError if a model cannot take images of this size; reads no weights."""
+    if image_size is not None:
+        model = registry.create(candidate.model, num_classes=0)
+        with errors_name(candidate):
+            registry.check_image_size(candidate.model, model, image_size)
+
+
 def fetch(candidate: Candidate) -> None:
     """Downloads a model's weights, unless they lie here.
 

@@ -141,13 +141,15 @@ def _facts_table(ranking: Ranking) -> Table:
     """What is known of the models without the target, and what their features cost."""
     table = Table(title="prior and cost", **_STYLE)
     table.add_column("source model", overflow="fold")
-    for heading in ("top-1 %", "parameters", "features", "pixels", "GFLOPs an image", "seconds"):
+    published = any(model.candidate.top1 is not None for model in ranking.models)
+    headings = ("parameters", "features", "pixels", "GFLOPs an image", "seconds")
+    for heading in (*(["ImageNet top-1 %"] if published else []), *headings):
         table.add_column(heading, justify="right", no_wrap=True)
     for model, ranks, _ in _in_order(ranking):
         top1 = model.candidate.top1
         table.add_row(
             Text(printable(model.candidate.name)),
-            "" if top1 is None else f"{top1:.1f} ({ranks['top1']})",
+            *(["" if top1 is None else f"{top1:.1f} ({ranks['top1']})"] if published else []),
             f"{model.parameters:,} ({ranks['parameters']})",
             f"{model.width:,}",
             str(model.image_size),
@@ -183,7 +185,7 @@ def _agreement_table(agreement: Mapping[str, Mapping[str, float]]) -> Table:
 def _describe_cost(ranking: Ranking) -> str:
     cost = ranking.cost()
     operations = (
-        "" if cost["gflops"] is None else f" ({cost['gflops']:,.0f} GFLOPs if none is kept)"
+        "" if cost["gflops"] is None else f" ({cost['gflops']:,.1f} GFLOPs if none is kept)"
     )
     return (
         f"cost: features of {ranking.images:,} images by {len(ranking.models)} models"
