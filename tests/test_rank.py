@@ -74,7 +74,7 @@ def test_a_workdir_says_its_model(tiny_config, tmp_path):
     config = tiny_config(steps=2, eval_every=2)
     tljax.experiment.run(config, tmp_path)
     (found,) = find_candidates([str(tmp_path)])
-    assert found == Candidate(str(tmp_path), RESNET, str(tmp_path), "layer2_0")
+    assert found == Candidate(str(tmp_path), RESNET, str(tmp_path), "layer1_0")
     assert find_candidates([f"{RESNET}={tmp_path}"]) == [found]
     network = load_network(found, 64)
     assert network.preprocessing.image_size == 64
