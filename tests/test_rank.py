@@ -78,7 +78,7 @@ def test_a_workdir_says_its_model(tiny_config, tmp_path):
     assert find_candidates([f"{RESNET}={tmp_path}"]) == [found]
     network = load_network(found, 64)
     assert network.preprocessing.image_size == 64
-    assert network.head[0].shape == (32, 10)
+    assert network.head[0].shape == (16, 10)
     assert network.parameters == sum(
         leaf.size
         for name, tree in network.variables["params"].items()
