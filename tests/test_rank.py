@@ -257,8 +257,9 @@ def kept_features():
 
 
 def test_models_are_ranked_on_training_images_and_their_features_are_kept(
-    files, photos, tmp_path, capsys
+    files, photos, tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # other tests keep features, too
     output = tmp_path / "ranking.json"
     words = [files[RESNET], f"{VIT}=random"]
     argv = ["rank", "--data", f"folder:{photos}", "--models", *words, "--output", output]
