@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tljax.models import Model, ResNet, ResNetV2, ViT
+from tljax.training import trial
 
 STUDY = "experiments/defaults"
 # Fields that an optimizer of steps uses and a solved head does not.
@@ -224,7 +225,7 @@ def _fine_tuning(
 def _can_try(target: Target, network: Network, set_by_hand: Mapping[str, Any]) -> bool:
     """Whether a small network may be trained some times to choose rate and place on the line."""
     settled = {"wise_ft", "wise_ft_alpha", "head_init", "stages", "l2", "on_error"}
-    enough = target.tasks == 1 and target.rarest >= 4
+    enough = target.tasks == 1 and target.rarest >= trial.LEAST_OF_A_CLASS
     return _is_small(network) and enough and not settled & set_by_hand.keys()
 
 

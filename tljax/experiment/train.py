@@ -77,8 +77,9 @@ def fit_config(
         pretrained: Any = experiment.read_pretrained
     else:  # a slip is found before anything is written
         held = [experiment.read_pretrained()]
-        experiment = trial.settle(experiment, dataset, held[0], progress=progress)
-        setups = experiment.setups(dataset)
+        if experiment.config.trial_lr and not experiment.config.tried:
+            experiment = trial.settle(experiment, setups[0], held[0], progress=progress)
+            setups = experiment.setups(dataset)
 
         def pretrained() -> Any:  # leaves no reference here, so that the run can free the memory
             return held.pop() if held else experiment.read_pretrained()  # again: after a restart

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from tljax.console import console
-from tljax.data import Dataset
 from tljax.devices import processes
 from tljax.errors import InputError
 from tljax.experiment.build import Experiment
@@ -16,13 +15,13 @@ from tljax.transfer.partition import Tree
 
 
 def settle(
-    experiment: Experiment, dataset: Dataset, pretrained: Tree | None, *, progress: bool
+    experiment: Experiment, setup: Setup, pretrained: Tree | None, *, progress: bool
 ) -> Experiment:
-    """The experiment with the rate and the place that trials choose; as it is if none is asked for.
+    """The experiment with the rate and the place that trials choose.
 
     Args:
-      experiment: of a run that has not begun.
-      dataset: of it.
+      experiment: of a run that has not begun, with `trial_lr`.
+      setup: of it.
       pretrained: its weights.
       progress: whether to show progress, and what was chosen, on stderr.
 
@@ -30,9 +29,6 @@ def settle(
       InputError: if nothing could be compared.
     """
     config = experiment.config
-    if not config.trial_lr or config.tried:
-        return experiment
-    (setup,) = experiment.setups(dataset)[:1]
     _check(experiment, setup)
     chosen = trial.choose(
         setup,
@@ -66,10 +62,11 @@ def _check(experiment: Experiment, setup: Setup) -> None:
     if not all(lr > 0 for lr in experiment.config.trial_lr):
         raise InputError(f"{which}; give rates above 0")
     counts = np.bincount(setup.train.labels)
-    if counts[counts > 0].min() < 2 * trial.FOLDS - 2:
+    rarest = counts[counts > 0].min()
+    if rarest < trial.LEAST_OF_A_CLASS:
         raise InputError(
-            f"{which}, but the rarest class has {counts[counts > 0].min()} training images, too few"
-            f" for {trial.FOLDS} folds; leave trial_lr out"
+            f"{which}, but the rarest class has {rarest} training images, too few for"
+            f" {trial.FOLDS} folds; leave trial_lr out"
         )
 
 

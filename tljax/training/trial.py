@@ -25,6 +25,7 @@ from tljax.training.setup import Setup
 from tljax.training.step_metrics import Diverged
 
 FOLDS = 3
+LEAST_OF_A_CLASS = 2 * FOLDS - 2  # images, so that two are left to solve a head in each fold
 _ALPHAS = (0.0, 0.5, 1.0)
 
 
