@@ -8,7 +8,7 @@ from PIL import Image
 
 from tljax import config as config_lib
 from tljax import experiment
-from tljax.advice import advisor, decision, prior, races, textbook
+from tljax.advice import advisor, config_page, decision, prior, races, textbook
 from tljax.advice.decision import Measured
 from tljax.advice.prior import Covariates, Normal, Recorded
 from tljax.advice.strategies import FINE_TUNE, NAMES, PROBE
@@ -87,6 +87,13 @@ def test_the_cheaper_of_two_that_are_level_is_chosen():
     assert 0 < decision.choose({n: Normal(g, 0.1) for n, g in gains.items()}, costs).sureness < 1
 
 
+def test_secrets_of_an_address_are_in_no_file_and_names_end_no_docstring():
+    word = "--config.init_from=https://ann:pw@host/x?sig=KEY"
+    assert advisor._without_secrets(word) == "--config.init_from=https://***@host/x?***"
+    assert advisor._without_secrets("--config.k=3") == "--config.k=3"
+    assert '"' not in config_page._quoted('folder:a"""b')
+
+
 # ------------------------------------------------------------------------------ the command
 
 
@@ -125,10 +132,10 @@ def test_advice_resumes_and_its_config_runs(world, tmp_path, monkeypatch):
 
     done, once = [], races.run
 
-    def killed(*args):
+    def killed(*args, **kwargs):
         if len(done) == 1:
             raise KeyboardInterrupt
-        done.append(once(*args))
+        done.append(once(*args, **kwargs))
         return done[-1]
 
     monkeypatch.setattr(races, "run", killed)
@@ -151,10 +158,17 @@ def test_races_keep_to_the_budget(world):
         return races.race_cost(strategies[name], length)
 
     for available in (0.0, 50.0, 200.0, 1e4):
-        rounds = races.plan(ranked, cost_of, available)
-        costs = [cost_of(*heat) for heats in rounds for heat in heats]
-        assert sum(costs) <= available
-    assert len(races.plan(ranked, cost_of, 1e4)) == len(races.LENGTHS)
+        run = []
+
+        def race(name, length, run=run):
+            run.append((name, length))
+            return Measured(0.1 * ranked.index(name), 30, 0.5, length)
+
+        _, spent = races.halve(ranked, cost_of, available, race)
+        assert spent == pytest.approx(sum(cost_of(*heat) for heat in run))
+        assert spent <= available
+    assert {length for _, length in run} == set(races.LENGTHS)
+    assert run[-1][0] == ranked[-1], "the best of the first round goes on"
 
 
 @pytest.mark.parametrize(

@@ -8,29 +8,24 @@ races.csv. Each root data set is left out in turn: the prior is fitted on the ot
 """
 
 import argparse
-import csv
 import json
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import targets
 
 import tljax.advice
 from tljax.advice import prior, textbook
 from tljax.advice.decision import Measured, choose, combine, interval
 from tljax.advice.prior import Normal, Prior, Recorded
-from tljax.advice.races import LENGTHS, plan, races_first
+from tljax.advice.races import LENGTHS, halve, races_first
 from tljax.advice.strategies import FINE_TUNE, NAMES, PROBE
 from tljax.analysis.statistics import mean_interval
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
-from evidence import read as read_evidence  # noqa: E402
-from races import read as read_race_rows  # noqa: E402
-
 # Cost of each strategy in units of fine-tuning, as `tljax advise` prints it, by kind of network.
 COSTS = {
     "small": dict(zip(NAMES, (0.0, 0.75, 1.0, 0.42), strict=True)),
@@ -79,15 +74,13 @@ def read_cases(results: Path, evidence_file: Path, races_file: Path) -> dict[Key
     """The targets whose probe and fine-tuning are recorded."""
     run = read_races(races_file)
     accuracies: dict[Key, dict[str, float]] = defaultdict(dict)
-    with results.open(newline="") as file:
-        for row in csv.DictReader(file):
-            key = (row["network"], row["set"], int(row["n"]), int(row["seed"]))
-            if row["variant"] == "default":
-                failed = bool(row["error"])
-                accuracy = float(row["majority"] if failed else row["test_accuracy"])
-                accuracies[key][row["scenario"]] = accuracy
+    for row in targets.read(results):
+        if row["variant"] == "default":
+            accuracy = float(row["majority"] if row["error"] else row["test_accuracy"])
+            accuracies[targets.key_of(row)][row["scenario"]] = accuracy
     cases = {}
-    for key, row in read_evidence(evidence_file).items():
+    for row in targets.read(evidence_file):
+        key = targets.key_of(row)
         found = accuracies.get(key, {})
         if {PROBE, FINE_TUNE} <= found.keys():
             images, probe = int(row["images"]), float(row["probe"])
@@ -103,8 +96,8 @@ def read_cases(results: Path, evidence_file: Path, races_file: Path) -> dict[Key
 def read_races(path: Path) -> dict[Key, dict[tuple[str, float], Race]]:
     """The rows of races.csv by target."""
     found: dict[Key, dict[tuple[str, float], Race]] = defaultdict(dict)
-    for row in read_race_rows(path):
-        key = (row["network"], row["set"], int(row["n"]), int(row["seed"]))
+    for row in targets.read(path):
+        key = targets.key_of(row)
         length = float(row["length"])
         accuracy = float(row["accuracy"])
         measured = Measured(float(row["gain"]), int(row["images"]), accuracy, length)
@@ -116,18 +109,17 @@ def read_races(path: Path) -> dict[Key, dict[tuple[str, float], Race]]:
 def advice(case: Case, fitted: Prior, budget: float = 0.0) -> str:
     """The strategy that `tljax advise` would choose with a budget, of those that are recorded."""
     gains = {n: g for n, g in beliefs(case, fitted).items() if n in case.recorded.accuracies}
-    raced: dict[str, Measured] = {}
     ranked = races_first(sorted(gains, key=lambda name: -gains[name].mean))
     if budget and all((name, length) in case.races for name in ranked for length in LENGTHS):
-        rounds = plan(ranked, lambda name, length: case.races[name, length].race_cost, budget)
-        for heats in rounds:
-            order = sorted(raced, key=lambda name: -raced[name].gain) or ranked
-            for name in order[: len(heats)]:
-                raced[name] = case.races[name, heats[0].length].measured
-    for name, measured in raced.items():
-        gains[name] = combine(
-            gains[name], measured, fitted.fidelity(case.recorded.kind, name, measured.length)
+        raced, _ = halve(
+            ranked,
+            lambda name, length: case.races[name, length].race_cost,
+            budget,
+            lambda name, length: case.races[name, length].measured,
         )
+        for name, measured in raced.items():
+            fidelity = fitted.fidelity(case.recorded.kind, name, measured.length)
+            gains[name] = combine(gains[name], measured, fidelity)
     return choose(gains, COSTS[case.recorded.kind]).name
 
 

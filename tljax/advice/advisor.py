@@ -17,8 +17,8 @@ from tljax.advice.evidence import Evidence
 from tljax.advice.prior import Normal, Prior
 from tljax.advice.strategies import FINE_TUNE, IN_WORDS, PROBE, Strategy, build_all
 from tljax.console import console, progress_bar
-from tljax.data import Dataset
-from tljax.errors import InputError
+from tljax.data import Dataset, Source
+from tljax.errors import InputError, redacted
 from tljax.files import parse_json
 from tljax.runs.workdir import locked, make_workdir, write_atomically
 
@@ -55,12 +55,12 @@ def advise(
     if not probe.starts_from_weights:
         raise InputError("advice is about pretrained weights; name them with --init_from")
     dataset = _training_side(probe)
-    evidence.check(dataset)
-    settings = {"data": probe.config.data, "overrides": _absolute(overrides)}
+    images = evidence.choose_images(dataset)
+    settings = {"data": probe.config.data, "overrides": sorted(map(_without_secrets, overrides))}
     with locked(workdir):
         kept = _read(workdir, settings)
         make_workdir(workdir)
-        found = _evidence(kept, workdir, probe, dataset, progress)
+        found = _evidence(kept, workdir, probe, dataset, images, progress)
         full = strategies[FINE_TUNE].cost
         raced, spent = _race(kept, workdir, strategies, dataset, found, budget * full, progress)
         content = _conclude(found, strategies, raced, priors.recorded())
@@ -90,7 +90,7 @@ def conclude(
       prior: of the record.
     """
     kind = priors.kind_of(found.parameters)
-    lines = prior.gains.get(kind) or next(iter(prior.gains.values()))
+    lines = prior.gains[kind]
     known = priors.covariates_of(found.images, found.probe, found.similarity)
     gains = {PROBE: Normal(0.0, 1e-6)}
     for name in costs:
@@ -111,7 +111,7 @@ def _conclude(
     costs = {name: strategy.cost for name, strategy in strategies.items()}
     gains, choice = conclude(found, costs, raced, prior)
     kind = priors.kind_of(found.parameters)
-    offset = prior.offsets.get(kind) or next(iter(prior.offsets.values()))
+    offset = prior.offsets[kind]
     sampling = found.probe * (1 - found.probe) / found.looked_at
     rows = []
     for name, gain in sorted(gains.items(), key=lambda item: -item[1].mean):
@@ -122,7 +122,6 @@ def _conclude(
         rows.append(
             {
                 "name": name,
-                "scenario": strategy.scenario,
                 "k": strategy.k,
                 "in_words": IN_WORDS[name].format(k=strategy.k),
                 "gain": gain.mean,
@@ -135,7 +134,7 @@ def _conclude(
             }
         )
     book = textbook.advise(found.images, found.similarity)
-    similarities = prior.similarities.get(kind, [])
+    similarities = np.array(prior.similarities[kind])
     return {
         "choice": choice._asdict(),
         "strategies": rows,
@@ -144,9 +143,7 @@ def _conclude(
         | {
             "probe": found.probe,
             "similarity": found.similarity,
-            "more_similar_than": float(np.mean(np.array(similarities) < found.similarity))
-            if similarities
-            else None,
+            "more_similar_than": float(np.mean(similarities < found.similarity)),
             "recorded_targets": len(similarities),
         },
     }
@@ -164,13 +161,14 @@ def _evidence(
     workdir: Path,
     probe: experiment.Experiment,
     dataset: Dataset,
+    images: Source,
     progress: bool,
 ) -> Evidence:
     """The evidence, kept or gathered."""
     if "evidence" not in kept:
         pretrained = probe.read_pretrained()
         assert pretrained is not None
-        found, _ = evidence.gather(probe, dataset, pretrained, progress=progress)
+        found = evidence.gather(probe, dataset, images, pretrained, progress=progress)
         kept["evidence"] = found.to_json()
         _write(workdir, kept)
     return evidence.from_json(kept["evidence"])
@@ -194,32 +192,32 @@ def _race(
     def cost_of(name: str, length: float) -> float:
         return races.race_cost(strategies[name], length)
 
-    rounds = races.plan(ranked, cost_of, allowed - spent)
-    if found.images < races.LEAST_IMAGES or not rounds:
-        if progress and allowed > spent * 1.5:
-            console.print("no race fits the budget or the target: features alone decide")
-        return {}, spent
-    raced: dict[str, Measured] = {}
-    rows, pretrained, right = races.left_out(dataset), None, None
+    if found.images < races.LEAST_IMAGES:
+        ranked = []
+    rows = races.left_out(dataset)
+    held: dict[str, Any] = {}  # what races need, read before the first one
+    total = len(ranked) + len(ranked) // 2  # of two rounds, if the budget allows them
     with progress_bar() as bar:
-        total = sum(len(heats) for heats in rounds)
-        task = bar.add_task("races", total=total, visible=progress)
-        for heats in rounds:
-            order = sorted(raced, key=lambda name: -raced[name].gain) or ranked
-            for name in order[: len(heats)]:
-                length = heats[0].length
-                key = f"{name} {length}"
-                if key not in kept["races"]:
-                    if right is None:
-                        pretrained = strategies[PROBE].experiment.read_pretrained()
-                        right = _probe_right(strategies[PROBE], dataset, pretrained, rows)
-                    measured = races.run(strategies[name], length, dataset, pretrained, rows, right)
-                    kept["races"][key] = measured._asdict()
-                    _write(workdir, kept)
-                raced[name] = Measured(**kept["races"][key])
-                spent += cost_of(name, length)
-                bar.advance(task)
-    return raced, spent
+        task = bar.add_task("races", total=total, visible=progress and total > 0)
+
+        def race(name: str, length: float) -> Measured:
+            key = f"{name} {length}"
+            if key not in kept["races"]:
+                if not held:
+                    pretrained = strategies[PROBE].experiment.read_pretrained()
+                    right = _probe_right(strategies[PROBE], dataset, pretrained, rows)
+                    held.update(pretrained=pretrained, probe_right=right)
+                measured = races.run(strategies[name], length, dataset, rows=rows, **held)
+                kept["races"][key] = measured._asdict()
+                _write(workdir, kept)
+            bar.advance(task)
+            return Measured(**kept["races"][key])
+
+        probe_pass = float(found.images)  # features for the probe that races are compared with
+        raced, cost = races.halve(ranked, cost_of, allowed - spent - probe_pass, race)
+    if not raced and progress:
+        console.print("no race fits the budget or the target: features alone decide")
+    return raced, spent + (cost + probe_pass if raced else 0.0)
 
 
 def _probe_right(probe: Strategy, dataset: Dataset, pretrained: Any, rows: np.ndarray) -> int:
@@ -231,8 +229,10 @@ def _probe_right(probe: Strategy, dataset: Dataset, pretrained: Any, rows: np.nd
     return races.probe_right(last, dataset.train.labels, dataset.num_classes, rows)
 
 
-def _absolute(overrides: Sequence[str]) -> list[str]:
-    return sorted(overrides)
+def _without_secrets(word: str) -> str:
+    """An override without the secrets of an address that it holds."""
+    name, equals, value = word.partition("=")
+    return name + equals + redacted(value)
 
 
 def _read(workdir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:

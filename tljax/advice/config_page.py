@@ -1,14 +1,17 @@
 """The config file that advice writes: a page like those in `configs/`."""
 
-import re
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tljax.advice.strategies import PROBE, Strategy
+from tljax.advice.strategies import PROBE, Strategy, field_of
 from tljax.config import base
+from tljax.errors import printable, redacted
 from tljax.experiment.default_rule import OF_STEPS
 from tljax.runs.workdir import write_atomically
+
+_log = logging.getLogger("tljax")
 
 _PAGE = '''r"""{what}
 
@@ -42,19 +45,23 @@ def write_config(
     """
     (row,) = [row for row in content["strategies"] if row["name"] == strategy.name]
     config = strategy.experiment.config
-    names = {match[1] for word in overrides if (match := re.match(r"--config\.([^=]+)=", word))}
+    names = {field_of(word) for word in overrides}
     names -= set(OF_STEPS) if strategy.name == PROBE else set()
-    names |= {"scenario", "data", "init_from", "model"} | (
-        {"k"} if strategy.k is not None else set()
-    )
-    fields = "\n".join(
-        f"    config.{name} = {_value(config[name])!r}" for name in base() if name in names
-    )
+    names |= {"scenario", "data", "model", *({"k"} if strategy.k is not None else ())}
+    values = {name: config[name] for name in base() if name in names}
+    values["init_from"] = redacted(config.init_from)
+    if values["init_from"] != config.init_from:
+        _log.warning(
+            "%s does not hold the secrets in the address of init_from; give them again with"
+            " --config.init_from",
+            path,
+        )
+    fields = "\n".join(f"    config.{name} = {value!r}" for name, value in values.items())
     text = _PAGE.format(
-        what=f"{strategy.scenario}: {row['in_words']}.",
-        file=path,
-        run=path.parent / "run",
-        data=config.data,
+        what=f"{strategy.name}: {row['in_words']}.",
+        file=_quoted(path),
+        run=_quoted(path.parent / "run"),
+        data=_quoted(config.data),
         predicted=row["predicted"],
         low=row["low"],
         high=row["high"],
@@ -63,5 +70,6 @@ def write_config(
     write_atomically(path, text)
 
 
-def _value(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _quoted(text: object) -> str:
+    """A name within a docstring, which it cannot end."""
+    return printable(text).replace('"', "'").replace("\\", "/")

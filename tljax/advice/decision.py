@@ -1,7 +1,7 @@
 """Combines what is known about strategies, and chooses one."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -97,7 +97,3 @@ def interval(belief: Normal, share: float = 0.9) -> tuple[float, float]:
 
     reach = float(norm.ppf(0.5 + share / 2)) * belief.deviation
     return max(0.0, belief.mean - reach), min(1.0, belief.mean + reach)
-
-
-def to_json(choice: Choice) -> dict[str, Any]:
-    return choice._asdict()

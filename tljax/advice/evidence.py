@@ -1,23 +1,21 @@
 """What is known about a target and a source from features alone: `tljax advise`'s evidence."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tljax.advice import depths
+from tljax.advice import depths, target
 from tljax.advice.depths import Depth
 from tljax.advice.textbook import similarity
-from tljax.data import Dataset, Subset
-from tljax.data.splits import stratified_order
-from tljax.errors import InputError
+from tljax.data import Dataset, Source
 from tljax.experiment import Experiment
 from tljax.models import parameter_count, tracing
 from tljax.training.setup import new_variables
 from tljax.transfer.partition import Tree
 
 MOST_IMAGES = 2_000  # that are looked at; the probe of more would change little
-LEAST_OF_A_CLASS = 2
 
 
 @dataclass(frozen=True)
@@ -55,38 +53,23 @@ class Evidence:
         return similarity(best, control)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            **{name: getattr(self, name) for name in _PLAIN},
-            "pretrained": [depth._asdict() for depth in self.pretrained],
-            "control": [depth._asdict() for depth in self.control],
-        }
+        by_depth = {name: [depth._asdict() for depth in getattr(self, name)] for name in _BY_DEPTH}
+        return vars(self) | by_depth
 
 
-_PLAIN = (*("images", "classes", "fewest", "most", "naive_accuracy", "looked_at", "parameters"),)
+_BY_DEPTH = ("pretrained", "control")
 
 
-def from_json(content: dict[str, Any]) -> Evidence:
+def from_json(content: Mapping[str, Any]) -> Evidence:
     """The evidence of `Evidence.to_json`."""
-    by_depth: dict[str, Any] = {
-        name: [Depth(**depth) for depth in content[name]] for name in ("pretrained", "control")
-    }
-    return Evidence(**{name: content[name] for name in _PLAIN} | by_depth)
+    by_depth = {name: [Depth(**depth) for depth in content[name]] for name in _BY_DEPTH}
+    return Evidence(**{**content, **by_depth})
 
 
-def check(dataset: Dataset) -> None:
-    """Raises InputError if the target's training images cannot be cross-validated."""
-    counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
-    present = counts[counts > 0]
-    if len(present) < 2:
-        raise InputError(
-            f"all {len(dataset.train):,} training images of '{dataset.name}' are of one class, so"
-            " there is nothing to advise; give images of two classes or more"
-        )
-    if present.min() < LEAST_OF_A_CLASS:
-        raise InputError(
-            f"{(present < LEAST_OF_A_CLASS).sum()} of {len(present)} classes of '{dataset.name}'"
-            " have a single training image, which cross-validation cannot hold out; add images"
-        )
+def choose_images(dataset: Dataset) -> Source:
+    """The training images to look at; InputError if they cannot be cross-validated."""
+    most = max(MOST_IMAGES, 2 * dataset.num_classes)
+    return target.choose_images(dataset, dataset.name, most, seed=0)
 
 
 def variables_of(built: Experiment, pretrained: Tree) -> Tree:
@@ -100,47 +83,37 @@ def _random_variables(built: Experiment) -> Tree:
 
 
 def gather(
-    built: Experiment, dataset: Dataset, pretrained: Tree, *, progress: bool = False
-) -> tuple[Evidence, np.ndarray]:
+    built: Experiment,
+    dataset: Dataset,
+    images: Source,
+    pretrained: Tree,
+    *,
+    progress: bool = False,
+) -> Evidence:
     """Gathers the evidence: two passes over the images, and solved heads.
 
     Args:
       built: an experiment with the source's weights.
-      dataset: the target, whose training images alone are looked at.
+      dataset: the target.
+      images: those to look at, of `choose_images`.
       pretrained: the source's weights.
       progress: whether to show progress on stderr.
-
-    Returns:
-      The evidence; and (images,), which of the training images were looked at.
     """
-    check(dataset)
-    labels = dataset.train.labels
-    rows = stratified_order(labels, np.random.default_rng(0))[:MOST_IMAGES]
-    counts = np.bincount(labels[rows])
-    rows = np.sort(rows[counts[labels[rows]] >= LEAST_OF_A_CLASS])
-    some = Subset(dataset.train, rows)
-    found = {}
-    for name, weights in (
-        ("pretrained", variables_of(built, pretrained)),
-        ("random", _random_variables(built)),
-    ):
-        x = depths.compute(
-            built.model, weights, built.preprocessing, some, f"{name} features", progress
-        )
-        found[name] = depths.judge(built.model, x, some.labels, dataset.num_classes)
-    counts = np.bincount(labels)
+
+    def judge(weights: Tree, name: str) -> list[Depth]:
+        x = depths.compute(built.model, weights, built.preprocessing, images, name, progress)
+        return depths.judge(built.model, x, images.labels, dataset.num_classes)
+
+    counts = np.bincount(dataset.train.labels)
     size = built.preprocessing.image_size
-    return (
-        Evidence(
-            images=len(labels),
-            classes=int((counts > 0).sum()),
-            fewest=int(counts[counts > 0].min()),
-            most=int(counts.max()),
-            naive_accuracy=float(counts.max() / len(labels)),
-            looked_at=len(rows),
-            parameters=parameter_count(tracing.abstract_variables(built.model, size)["params"]),
-            pretrained=found["pretrained"],
-            control=found["random"],
-        ),
-        rows,
+    return Evidence(
+        images=len(dataset.train),
+        classes=int((counts > 0).sum()),
+        fewest=int(counts[counts > 0].min()),
+        most=int(counts.max()),
+        naive_accuracy=float(counts.max() / len(dataset.train)),
+        looked_at=len(images),
+        parameters=parameter_count(tracing.abstract_variables(built.model, size)["params"]),
+        pretrained=judge(variables_of(built, pretrained), "pretrained features"),
+        control=judge(_random_variables(built), "random features"),
     )

@@ -26,7 +26,7 @@ def write_advice_page(path: Path, content: Mapping[str, Any]) -> None:
     advice = next(sentence for sentence in others if sentence.startswith("Advice"))
     rest = [first, *(sentence for sentence in others if sentence != advice)]
     command = f"tljax train --config {path.parent}/advised.py --workdir {path.parent}/run"
-    body = f"""<h1>Advice: {escape(scenario_name(chosen["scenario"]))}</h1>
+    body = f"""<h1>Advice: {escape(scenario_name(chosen["name"]))}</h1>
 <p>For <code>{escape(content["settings"]["data"])}</code></p>
 <p class="finding">{escape(advice)}</p>
 <ul>{"".join(f"<li>{escape(sentence)}</li>" for sentence in rest)}</ul>
@@ -41,7 +41,7 @@ def write_advice_page(path: Path, content: Mapping[str, Any]) -> None:
 def _strategies(content: Mapping[str, Any], gallery: Gallery) -> str:
     rows = [
         [
-            escape(scenario_name(row["scenario"])) + f"<small>{escape(row['in_words'])}</small>",
+            escape(scenario_name(row["name"])) + f"<small>{escape(row['in_words'])}</small>",
             f"{percent(row['predicted'])}<small>{100 * row['low']:.0f} to"
             f" {100 * row['high']:.0f}</small>",
             f"{100 * row['gain']:+.1f} &plusmn; {100 * row['gain_deviation']:.1f}",
@@ -54,13 +54,13 @@ def _strategies(content: Mapping[str, Any], gallery: Gallery) -> str:
     def paint(axes: Any) -> None:
         ranked = content["strategies"][::-1]
         for height, row in enumerate(ranked):
-            colour = COLOURS.get(row["scenario"], INK)
+            colour = COLOURS.get(row["name"], INK)
             axes.plot([row["low"], row["high"]], [height] * 2, color=colour, linewidth=2)
             axes.plot(row["predicted"], height, "o", color=colour)
         axes.set_yticks(
             range(len(ranked)),
             [
-                scenario_name(row["scenario"]) + (f", k = {row['k']}" if row["k"] else "")
+                scenario_name(row["name"]) + (f", k = {row['k']}" if row["k"] else "")
                 for row in ranked
             ],
         )
@@ -108,7 +108,7 @@ def _races(content: Mapping[str, Any]) -> str:
         return "<h2>Races</h2><p>None: features alone decided.</p>"
     rows = [
         [
-            escape(scenario_name(row["scenario"])) + f"<small>{escape(row['in_words'])}</small>",
+            escape(scenario_name(row["name"])) + f"<small>{escape(row['in_words'])}</small>",
             f"{row['raced']['length']:.0%}",
             percent(row["raced"]["accuracy"]),
             f"{100 * row['raced']['gain']:+.1f}",

@@ -7,12 +7,11 @@ halving; Jamieson & Talwalkar 2016, "Non-stochastic best arm identification").
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
 from tljax.advice.decision import Measured
-from tljax.advice.strategies import PROBE, Strategy
+from tljax.advice.strategies import PROBE, Strategy, trainings
 from tljax.data import Dataset
 from tljax.frozen.cross_validation import assign_folds
 from tljax.frozen.linear_head import solve_head
@@ -23,51 +22,44 @@ LENGTHS = (0.1, 0.3)  # of a run's steps
 LEAST_IMAGES = 30  # training images, below which a third decides nothing
 
 
-class Heat(NamedTuple):
-    """A race to run: which strategy, and what share of its steps."""
-
-    strategy: str
-    length: float
-
-
-def plan(
-    ranked: Sequence[str], cost_of: Callable[[str, float], float], available: float
-) -> list[list[Heat]]:
-    """The races that a budget allows, round by round; later rounds are for the best of the former.
+def halve(
+    ranked: Sequence[str],
+    cost_of: Callable[[str, float], float],
+    available: float,
+    race: Callable[[str, float], Measured],
+) -> tuple[dict[str, Measured], float]:
+    """Races as a budget allows, round by round; the better half goes on to the next.
 
     Args:
       ranked: strategies without the probe, the most promising first.
       cost_of: a strategy's name and a length to what that race costs, see `race_cost`.
-      available: what races may cost in all, in the same unit.
+      available: what races may cost in all, in the same unit; a race that costs more is left out.
+      race: runs one.
 
     Returns:
-      For each round its races, of which the second round's names only count the places.
+      Of each strategy that raced its longest race; and what all races cost.
     """
-    rounds: list[list[Heat]] = []
-    entrants = list(ranked)
+    raced: dict[str, Measured] = {}
+    spent, entrants = 0.0, list(ranked)
     for length in LENGTHS:
-        heats: list[Heat] = []
+        done = []
         for name in entrants:
-            cost = cost_of(name, length)
-            if cost <= available:
-                heats.append(Heat(name, length))
-                available -= cost
-        if not heats:
-            break
-        rounds.append(heats)
-        entrants = entrants[: max(1, len(heats) // 2)]
-    return rounds
+            if spent + cost_of(name, length) <= available:
+                raced[name] = race(name, length)
+                spent += cost_of(name, length)
+                done.append(name)
+        entrants = sorted(done, key=lambda name: -raced[name].gain)[: max(1, len(done) // 2)]
+    return raced, spent
 
 
 def race_cost(strategy: Strategy, length: float) -> float:
     """Forward passes of a race."""
-    runs = 1 + trial.FOLDS * len(strategy.experiment.config.trial_lr)
-    return length * strategy.cost / runs
+    return length * strategy.cost / trainings(strategy.experiment.config)
 
 
 def left_out(dataset: Dataset) -> np.ndarray:
     """bool (images,): the third of the training images that races ask for."""
-    (folds, *_) = assign_folds(dataset.train.labels, seed=0, number=3)
+    (folds, *_) = assign_folds(dataset.train.labels, seed=0, number=trial.FOLDS)
     return np.asarray(folds == 0)
 
 
@@ -101,8 +93,7 @@ def run(
         wise_ft_alpha=None,
         patience=None,
     )
-    (setup,) = built.setups(replace(dataset, val=None, test=None))[:1]
-    setup = replace(setup, options=options)
+    setup = replace(built.setups(replace(dataset, val=None, test=None))[0], options=options)
     weights = pretrained if built.starts_from_weights else None
     found = trial.try_once(setup, lambda: weights, options.lr, rows)
     # a network of which half the way is taken is judged there; see `default_rule`

@@ -21,10 +21,10 @@ from tljax.advice.sources import (
     fetch,
     load_network,
 )
+from tljax.advice.target import choose_images
 from tljax.advice.transferability import h_score, leep, logme, nce, nleep, sfda
 from tljax.console import console
-from tljax.data import Dataset, Source, Subset
-from tljax.data.splits import random_ranks
+from tljax.data import Source
 from tljax.errors import InputError, printable
 from tljax.frozen.cache import cached, find_folder
 from tljax.frozen.linear_head import solve_head
@@ -32,7 +32,6 @@ from tljax.models import ImageSize
 from tljax.models.flops import flops
 
 IMAGES = 5000  # at most, by default
-_TWO = 2  # images of a class that cross-validation needs
 
 # Scores in the order in which they are printed; of each, the higher the better.
 SCORES = ("probe", "knn", "logme", "h_score", "nleep", "sfda", "leep", "nce")
@@ -184,46 +183,6 @@ def rank(
             scored.append(_score(candidate, train, dataset.num_classes, image_size, seed))
     classes = len(np.unique(train.labels))
     return Ranking(data, len(train), len(dataset.train), classes, tuple(scored))
-
-
-def choose_images(dataset: Dataset, data: str, most: int, seed: int) -> Source:
-    """Draws at most `most` training images, by class, so that each can be cross-validated.
-
-    Raises:
-      InputError: if there is one class only, a class has a single image, or `most` is too small
-        for two images of each class.
-    """
-    if len(dataset.parts) > 1:
-        raise InputError(
-            f"data is {data}, but one target is ranked for at a time; name one of them"
-        )
-    train, names = dataset.train, dataset.class_names
-    present, counts = np.unique(train.labels, return_counts=True)
-    if len(present) < 2:
-        raise InputError(
-            f"all {len(train):,} training images of '{data}' are of the class"
-            f" '{names[int(present[0])]}', so no features can tell classes apart; give images of"
-            " two classes or more"
-        )
-    single = present[counts < _TWO]
-    if len(single):
-        raise InputError(
-            f"{len(single)} of {len(present)} classes of '{data}' have a single training image (the"
-            f" first is '{names[int(single[0])]}'), which cross-validation cannot hold out; add"
-            " images of them, or leave these classes out"
-        )
-    if most < _TWO * len(present):
-        raise InputError(
-            f"--images is {most}, but '{data}' has {len(present)} classes, and two images of each"
-            f" are needed; set it to {_TWO * len(present)} or more"
-        )
-    if len(train) <= most:
-        return train
-    rng = np.random.default_rng((seed, 2))
-    ranks = random_ranks(train.labels, rng)
-    position = (ranks + 0.5) / np.bincount(train.labels)[train.labels]
-    order = np.lexsort((rng.random(len(train)), position, ranks >= _TWO))
-    return Subset(train, np.sort(order[:most]))
 
 
 def _score(

@@ -30,13 +30,9 @@ class Strategy:
     cost: float
 
     @property
-    def scenario(self) -> str:
-        return str(self.experiment.config.scenario)
-
-    @property
     def k(self) -> int | None:
         """Number of frozen groups, where the scenario has one."""
-        return self.experiment.config.k if self.scenario == "freeze_first" else None
+        return self.experiment.config.k if self.name == "freeze_first" else None
 
 
 PROBE = "feature_extraction"
@@ -50,13 +46,12 @@ IN_WORDS = {
 }
 
 
-def build_all(overrides: Sequence[str], names: Sequence[str] = NAMES) -> dict[str, Strategy]:
+def build_all(overrides: Sequence[str]) -> dict[str, Strategy]:
     """Builds the strategies for a target and a source.
 
     Args:
       overrides: `--config.FIELD=VALUE`: the data, the source, the model, and what else is set by
         hand.
-      names: of the strategies.
 
     Returns:
       Each by its name.
@@ -64,18 +59,19 @@ def build_all(overrides: Sequence[str], names: Sequence[str] = NAMES) -> dict[st
     Raises:
       InputError: for whatever is wrong in the overrides.
     """
-    return {name: _build(name, config_of(name, overrides)) for name in names}
+    return {name: _build(name, config_of(name, overrides)) for name in NAMES}
 
 
 def config_of(name: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
     """The config of a strategy's scenario page, with overrides; the probe is solved, so that what
     is said about steps is not for it.
     """
-    used = [word for word in overrides if name != PROBE or _field(word) not in OF_STEPS]
+    used = [word for word in overrides if name != PROBE or field_of(word) not in OF_STEPS]
     return load(name, used)
 
 
-def _field(word: str) -> str:
+def field_of(word: str) -> str:
+    """The field that an override `--config.FIELD=VALUE` sets."""
     return word.removeprefix("--config.").partition("=")[0]
 
 
@@ -103,6 +99,10 @@ def cost(built: Experiment, images: int) -> float:
     flops = group_flops(model, variables, size)
     frozen = built.plan.frozen_prefix(variables["params"])
     share = sum(flops[:frozen]) / sum(flops)
-    runs = 1 + trial.FOLDS * len(built.config.trial_lr)
-    steps = options.total_steps(images) * runs
+    steps = options.total_steps(images) * trainings(built.config)
     return steps * options.batch_size * (3 - 2 * share) + images
+
+
+def trainings(config: ml_collections.ConfigDict) -> int:
+    """How often a run trains: once, and before it once for each trial."""
+    return 1 + trial.FOLDS * len(config.trial_lr)

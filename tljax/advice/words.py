@@ -26,7 +26,7 @@ def print_advice(content: Mapping[str, Any], workdir: Path) -> None:
     for row in content["strategies"]:
         raced = row["raced"]
         table.add_row(
-            row["scenario"],
+            row["name"],
             "" if row["k"] is None else str(row["k"]),
             f"{row['predicted']:.3f}",
             f"{row['low']:.3f}-{row['high']:.3f}",
@@ -63,17 +63,15 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
         f" {control:.3f}: pretraining avoids {max(0.0, evidence['similarity']):.0%} of the errors"
         + _percentile(evidence)
         + ".",
-        f"Advice: {chosen['scenario']} ({chosen['in_words']}), expected test accuracy"
+        f"Advice: {chosen['name']} ({chosen['in_words']}), expected test accuracy"
         f" {chosen['predicted']:.3f} [{chosen['low']:.3f}-{chosen['high']:.3f}],"
         f" {chosen['cost']:.2f} times the cost of a full fine-tuning; with a probability of"
         f" {choice['sureness']:.0%} no other is better by more than a point.",
-        f"Runner-up: {runner_up['scenario']} ({runner_up['in_words']}),"
-        f" {runner_up['predicted']:.3f}.",
+        f"Runner-up: {runner_up['name']} ({runner_up['in_words']}), {runner_up['predicted']:.3f}.",
     ]
     if choice["best"] != choice["name"]:
         said.append(
-            f"{by_name[choice['best']]['scenario']} is expected to be better by half a point at"
-            " most, and costs more."
+            f"{choice['best']} is expected to be better by half a point at most, and costs more."
         )
     size = "small" if book["is_small"] else "large"
     alike = "similar to" if book["is_similar"] else "unlike"
@@ -90,8 +88,6 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
 
 
 def _percentile(evidence: Mapping[str, Any]) -> str:
-    if evidence["more_similar_than"] is None:
-        return ""
     return (
         f", more than on {evidence['more_similar_than']:.0%} of {evidence['recorded_targets']}"
         " recorded targets"

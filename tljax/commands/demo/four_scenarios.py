@@ -184,10 +184,10 @@ def _advise(workdir: Path, settings: Settings) -> dict[tuple[str, str], str]:
         ]
         try:
             content = advise(words, workdir / "advice" / f"{target}_{size}", FEATURES_ALONE)
-        except InputError:  # too few images of a class
+        except InputError as error:  # too few images of a class
+            stderr.print(f"no advice: {error}", markup=False)
             continue
-        (chosen,) = (r for r in content["strategies"] if r["name"] == content["choice"]["name"])
-        advised[target, size] = chosen["scenario"]
+        advised[target, size] = content["choice"]["name"]
     return advised
 
 
@@ -227,6 +227,6 @@ def _print_table(rows: list[CellRow], advised: dict[tuple[str, str], str], out: 
             *cells,
             row.prescribed,
             f"{row.winner} ({row.verdict})",
-            f"{advice} ({100 * lost:.1f})" if advice else "too few images",
+            f"{advice} ({100 * lost:.1f})" if advice else "no advice",
         )
     (out if out.is_terminal else Console(highlight=False, width=190)).print(table)
