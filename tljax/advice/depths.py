@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any, NamedTuple
 
 import jax
@@ -10,14 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax.advice.neighbours import leave_one_out
-from tljax.console import progress_bar
-from tljax.data import Preprocessing, Source, eval_batches, normalise
+from tljax.data import Preprocessing, Source, normalise
 from tljax.devices.compiler import compiled
 from tljax.frozen.linear_head import solve_head
+from tljax.frozen.over_images import over_images
 from tljax.models import Model
 from tljax.transfer.partition import Tree
-
-_BATCH = 32  # images at once
 
 
 class Depth(NamedTuple):
@@ -67,19 +64,11 @@ def compute(
       For each depth (n, d) float32: the mean over places or tokens; at the last depth what the
       network's own head sees.
     """
-    run, parts, done = _compile(model, preprocessing), [], 0
-    batches = eval_batches(source, preprocessing, batch_size=_BATCH)
-    with closing(iter(batches)) as reader, progress_bar() as bar:
-        task = bar.add_task(name, total=len(source), visible=progress)
-        for batch in reader:
-            parts.append(jax.device_get(run(variables, batch["image"])))
-            done += len(batch["image"])
-            bar.update(task, completed=min(done, len(source)))
-    stops = choose_depths(model)
-    return {
-        stop: np.concatenate([part[place] for part in parts])[: len(source)]
-        for place, stop in enumerate(stops)
-    }
+    run = _compile(model, preprocessing)
+    found = over_images(
+        lambda batch: run(variables, batch["image"]), source, preprocessing, name, progress
+    )
+    return dict(zip(choose_depths(model), found, strict=True))
 
 
 @functools.cache

@@ -2,21 +2,18 @@
 
 import functools
 from collections.abc import Callable
-from contextlib import closing
 
 import jax
 import numpy as np
 
-from tljax.console import progress_bar
-from tljax.data import Preprocessing, Source, eval_batches, normalise
+from tljax.data import Preprocessing, Source, normalise
 from tljax.devices import micro_batches
 from tljax.devices.compiler import compiled
 from tljax.frozen.cache import CachedSource
+from tljax.frozen.over_images import over_images
 from tljax.models import Model
 from tljax.models.probing import all_parts
 from tljax.transfer.partition import Tree
-
-_BATCH = 32  # images at once
 
 
 def compute_features(
@@ -38,15 +35,14 @@ def compute_features(
     Returns:
       The features in memory, (n, parts, d), with parts as in `all_parts`.
     """
-    compute, parts, done = _compile(model, preprocessing), [], 0
-    batches = eval_batches(source, preprocessing, batch_size=_BATCH)
-    with closing(iter(batches)) as reader, progress_bar() as bar:
-        task = bar.add_task(f"features of {name} images", total=len(source), visible=progress)
-        for batch in reader:
-            parts.append(np.asarray(compute(variables, batch["image"], batch["mask"])))
-            done += len(parts[-1])
-            bar.update(task, completed=min(done, len(source)))
-    features = np.concatenate(parts)[: len(source)]  # without the padding of the last batch
+    compute = _compile(model, preprocessing)
+    features = over_images(
+        lambda batch: compute(variables, batch["image"], batch["mask"]),
+        source,
+        preprocessing,
+        f"features of {name} images",
+        progress,
+    )
     return CachedSource(len(model.groups) - 1, features, np.arange(len(source)), source.labels)
 
 
