@@ -30,6 +30,7 @@ QUICK = [
     "--config.train_size=32",
     "--config.batch_size=16",
     "--config.eval_every=2",
+    "--config.image_size=16",
     "--config.last_group=layer2_0",
     "--config.accept_source=True",  # four steps do not beat the naive baseline
 ]
@@ -74,7 +75,13 @@ def test_train_then_again_then_evaluate(scenario, source, tmp_path, capsys):
 
 def test_train_on_a_folder_and_evaluate_on_another(photo_folder, tmp_path, capsys):
     workdir = tmp_path / "run"
-    argv = [*config("from_scratch"), "--workdir", workdir, "--config.steps=4"]
+    argv = [
+        *config("from_scratch"),
+        "--workdir",
+        workdir,
+        "--config.steps=4",
+        "--config.image_size=16",
+    ]
     code, _, err = run(capsys, "train", *argv, f"--config.data=folder:{photo_folder}")
     assert code == 0, err
     code, out, _ = run(capsys, "evaluate", "--workdir", workdir, "--data", f"folder:{photo_folder}")
@@ -119,8 +126,12 @@ def test_help_names_the_commands(capsys):
     assert all(f"\n    {command} " in out for command in cli.COMMANDS)
 
 
-def test_a_small_demo_prints_the_table_and_writes_the_report(tmp_path, capsys):
-    settings = Settings(source_train_size=64, source_epochs=1.0, small=20, large=40, steps=2)
+@pytest.mark.parametrize(
+    "model",  # the second is the demo's own, and twice as slow here
+    ["vit_micro_patch4_32", pytest.param("resnet10_32", marks=pytest.mark.soak)],
+)
+def test_a_small_demo_prints_the_table_and_writes_the_report(model, tmp_path, capsys):
+    settings = Settings(model, source_train_size=64, source_epochs=1.0, small=20, large=40, steps=2)
     with pytest.raises(InputError, match="does not beat the naive baseline"):
         run_demo(tmp_path, seeds=1, settings=settings)  # two steps on 64 letters
     settings = replace(settings, accept_source=True)

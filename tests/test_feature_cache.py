@@ -1,5 +1,6 @@
 """The cache of frozen groups' outputs: the same numbers as without it, and never stale."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -24,7 +25,7 @@ from tljax.runs.checkpoints import Checkpoints
 from tljax.training.evaluation import evaluate
 from tljax.training.step import loss_and_gradient
 
-PREPROCESSING = Preprocessing(32, (0.5,) * 3, (0.5,) * 3)
+PREPROCESSING = Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
 OPTIONS = {
     "preprocessing": PREPROCESSING,
     "batch_size": 16,
@@ -38,16 +39,20 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def digits():
-    return data_lib.load("embedded:digits", train_size=50)
+    whole = data_lib.load("embedded:digits", train_size=50)
+    return dataclasses.replace(whole, val=data_lib.Subset(whole.val, range(64)))
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def start(request):
     model = NETWORKS[request.param].clone(drop_path=0.0)
-    return model, init(model, jax.random.key(0), 32)
+    return model, init(model, jax.random.key(0), 16)
 
 
-one_network = pytest.mark.parametrize("start", ["resnet"], indirect=True)
+# For what does not depend on the network; a soak tests the other one.
+one_network = pytest.mark.parametrize(
+    "start", ["resnet", pytest.param("vit", marks=pytest.mark.soak)], indirect=True
+)
 
 
 def cached(start, source, folder=None, k=2, preprocessing=PREPROCESSING):
@@ -112,6 +117,7 @@ def test_evaluation_from_the_cache_is_evaluation(start, digits, count):
     assert again.loss == pytest.approx(straight.loss, rel=1e-5)
 
 
+@one_network
 def test_runs_share_what_was_computed(start, digits, tmp_path):
     """With other seeds, sizes and splits of a data set, each image is computed once."""
     whole = Watched(digits.test)
@@ -137,7 +143,7 @@ def test_whatever_decides_the_numbers_decides_the_entry(start, digits, tmp_path,
     cached((model.clone(num_classes=7), variables), source, tmp_path)
     assert len(entries(tmp_path)) == 1, "the entry does not depend on the head"
     cached(start, source, tmp_path, k=1)
-    cached(start, source, tmp_path, preprocessing=Preprocessing(32, (0.4,) * 3, (0.5,) * 3))
+    cached(start, source, tmp_path, preprocessing=Preprocessing(16, (0.4,) * 3, (0.5,) * 3))
     cached(start, data_lib.Subset(digits.train.source, range(3)), tmp_path)
     changed = jax.tree.map(lambda leaf: leaf, variables)
     first = model.groups.names[0]
@@ -229,6 +235,7 @@ def test_auto_uses_memory_where_nothing_can_be_written(
     assert result.history == on_disk.history
 
 
+@one_network
 def test_what_a_killed_process_computed_is_kept(start, digits, tmp_path):
     dying = Watched(digits.test, fail_on=70)  # in the third batch
     with pytest.raises(KeyboardInterrupt):
@@ -244,6 +251,7 @@ def test_what_a_killed_process_computed_is_kept(start, digits, tmp_path):
         )
 
 
+@one_network
 def test_two_at_once_compute_it_once(start, digits, tmp_path):
     whole = Watched(digits.test)
     source = data_lib.Subset(whole, range(40))
@@ -260,6 +268,7 @@ def test_two_at_once_compute_it_once(start, digits, tmp_path):
     np.testing.assert_array_equal(found[0].features[:40], found[1].features[:40])
 
 
+@one_network
 def test_resumed_equals_uninterrupted(start, digits, tmp_path):
     model, variables = start
     plan = tljax.feature_extraction(model.groups)
@@ -291,6 +300,7 @@ def test_resumed_equals_uninterrupted(start, digits, tmp_path):
         train("killed", cache="off")
 
 
+@one_network
 def test_the_images_are_read_once(start, digits):
     model, variables = start
     train, val = Watched(digits.train), Watched(digits.val)
@@ -337,6 +347,7 @@ def test_views_are_the_same_for_every_part_and_seed(digits):
     assert (of_part[0]["image"] != of_part[2]["image"]).any()
 
 
+@one_network
 def test_with_views_images_are_read_once_a_view(start, digits, tmp_path):
     """A run without the cache sees the same views, so that losses are the same."""
     model, variables = start
@@ -352,6 +363,7 @@ def test_with_views_images_are_read_once_a_view(start, digits, tmp_path):
     np.testing.assert_allclose(rows["memory"], rows["off"], rtol=1e-3)
 
 
+@one_network
 def test_what_cannot_be_kept_is_said(start, digits):
     model, variables = start
     frozen, moving = tljax.feature_extraction(model.groups), tljax.from_scratch(model.groups)
@@ -362,6 +374,7 @@ def test_what_cannot_be_kept_is_said(start, digits):
         tljax.fit(model, None, moving, digits.train, None, **options)
 
 
+@one_network
 def test_a_full_disk_stops_it_and_room_lets_it_go_on(start, digits, tmp_path):
     place = tmp_path / "disk"
     place.mkdir()
