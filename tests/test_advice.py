@@ -8,7 +8,7 @@ from PIL import Image
 
 from tljax import config as config_lib
 from tljax import experiment
-from tljax.advice import advisor, config_page, decision, prior, races, textbook
+from tljax.advice import advisor, config_page, decision, distances, prior, races, textbook
 from tljax.advice.decision import Measured
 from tljax.advice.prior import Covariates, Normal, Recorded
 from tljax.advice.strategies import FINE_TUNE, NAMES, PROBE
@@ -29,7 +29,7 @@ def recorded(gain, roots=8, kind="large", noise=0.0):
         known = Covariates(*rng.uniform([0, 0.1, 0], [1.3, 0.7, 0.5]))
         better = gain(known) + noise * rng.normal()
         accuracies = {PROBE: 0.6, FINE_TUNE: 0.6 + better}
-        yield Recorded(kind, str(root), known, 0.65, accuracies)
+        yield Recorded(kind, str(root), known, 0.65, accuracies, {}, {"mmd": float(root)})
 
 
 def test_the_prior_finds_the_mean_gain_and_the_probes_offset():
@@ -85,6 +85,22 @@ def test_the_cheaper_of_two_that_are_level_is_chosen():
     clear = decision.choose({n: Normal(g, 1e-6) for n, g in gains.items()}, costs)
     assert clear.sureness == 1.0
     assert 0 < decision.choose({n: Normal(g, 0.1) for n, g in gains.items()}, costs).sureness < 1
+
+
+def test_distances_say_how_far_the_target_lies_from_the_source():
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    x = rng.standard_normal((90, 4)) + np.eye(3, 4)[labels]
+    means = np.stack([x[labels == label].mean(axis=0) for label in range(3)])
+    source = experiment.SourceStatistics(means, np.bincount(labels), np.cov(x.T), x)
+    near, far = (distances.compute(source, x + shift, labels) for shift in (0.0, 2.0))
+    assert near["frechet"] == pytest.approx(0, abs=1e-6)
+    assert near["emd"] == pytest.approx(0, abs=1e-9)
+    assert far["frechet"] == pytest.approx(4 * 2.0**2 / np.trace(np.cov(x.T)), rel=1e-6)
+    assert all(far[name] > near[name] for name in distances.NAMES)
+    assert distances.percentiles({"mmd": 2.0, "emd": 1.0}, {"mmd": [1.0, 2.0, 3.0, 4.0]}) == {
+        "mmd": 0.25
+    }
 
 
 def test_secrets_of_an_address_are_in_no_file_and_names_end_no_docstring():
@@ -167,8 +183,28 @@ def test_races_keep_to_the_budget(world):
         _, spent = races.halve(ranked, cost_of, available, race)
         assert spent == pytest.approx(sum(cost_of(*heat) for heat in run))
         assert spent <= available
-    assert {length for _, length in run} == set(races.LENGTHS)
-    assert run[-1][0] == ranked[-1], "the best of the first round goes on"
+        if run:
+            first = run[0][1]
+            longer = [length for length in races.LENGTHS if length > first]
+            both = [sum(cost_of(name, length) for name in ranked[:2]) for length in longer]
+            assert all(cost > available for cost in both), "the longest that two can race"
+    assert run == [(name, races.LENGTHS[-1]) for name in ranked], "with plenty all race to the end"
+
+
+def test_the_better_half_of_a_round_goes_on():
+    run = []
+
+    def race(name, length):
+        run.append((name, length))
+        return Measured({"a": 0.1, "b": 0.3, "c": 0.2}[name], 30, 0.5, length)
+
+    raced, spent = races.halve(["a", "b", "c"], lambda _, length: length, 1.2, race)
+    assert run == [("a", 0.3), ("b", 0.3), ("c", 0.3)], "no longer one fits into what is left"
+    assert spent == pytest.approx(0.9)
+    run.clear()
+    raced, _ = races.halve(["a", "b", "c"], lambda _, length: length, 1.95, race)
+    assert run[3:] == [("b", 1.0)]
+    assert {name: one.length for name, one in raced.items()} == {"a": 0.3, "b": 1.0, "c": 0.3}
 
 
 @pytest.mark.parametrize(

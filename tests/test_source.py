@@ -312,6 +312,8 @@ def test_statistics_are_those_of_the_features_and_are_kept(good, tmp_path):
     np.testing.assert_allclose(statistics.covariance, np.cov(x.T), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(statistics.mean, x.mean(axis=0), rtol=1e-5, atol=1e-6)
     assert statistics.counts.tolist() == np.bincount(labels).tolist()
+    assert len(statistics.sample) == len(x), "all of so few"
+    np.testing.assert_allclose(statistics.sample, x, rtol=1e-5, atol=1e-6)
     kept = (workdir / STATISTICS_FILE).read_bytes()
     assert all(map(same, experiment.source_statistics(workdir)[0], statistics))
     (workdir / STATISTICS_FILE).write_bytes(kept[:-3])  # damaged: computed again, to the same bits
@@ -363,7 +365,7 @@ def test_moments_of_batches_are_those_of_all():
     for start in range(0, 500, 37):
         moments.add(x[start : start + 37], labels[start : start + 37])
     moments.add(x[:0], labels[:0])
-    found = moments.statistics()
+    found = moments.statistics(x[:2])
     np.testing.assert_allclose(found.covariance, np.cov(x.T.astype(np.float64)), rtol=1e-6)
     assert found.counts.tolist() == [*np.bincount(labels), 0]
     assert not found.means[3].any()

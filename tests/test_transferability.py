@@ -226,13 +226,14 @@ def test_leave_one_out_as_a_plain_loop():
     assert leave_one_out(np.tile(x, (20, 1)), np.tile(labels, 20)) == 1, "more than one block"
 
 
-def test_near_duplicates_are_counted():
+def test_images_with_a_near_duplicate_are_counted():
     rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((30, 40)), rng.standard_normal((20, 40))
-    assert near_duplicates(a, b) == 0
-    b[:3] = 5 * a[[4, 9, 4]] + 1e-3
-    assert near_duplicates(a, b) == 3
-    assert near_duplicates(a, np.zeros((2, 40))) == 0
+    x = rng.standard_normal((30, 40))
+    assert near_duplicates(x) == 0
+    copies = np.concatenate([x, x[[4, 9, 4]] + 1e-2 * rng.standard_normal((3, 40))])
+    assert near_duplicates(copies) == 5, "the fourth, its two copies, the ninth and its copy"
+    assert near_duplicates(100 + copies) == 5, "what all have in common does not count"
+    assert near_duplicates(np.tile(x, (40, 1))) == 1200, "more than one block"
 
 
 # --- similarity ---------------------------------------------------------------------------------

@@ -11,12 +11,12 @@ import time
 import targets
 
 from tljax import experiment
-from tljax.advice import evidence
+from tljax.advice import distances, evidence
 from tljax.advice.strategies import PROBE, config_of
 
 COLUMNS = (
     *("images", "classes", "naive", "parameters", "probe"),
-    *("similarity", "best_depth", "neighbours", "seconds"),
+    *("similarity", "best_depth", "neighbours", *distances.NAMES, "seconds"),
 )
 
 
@@ -44,6 +44,7 @@ def look_at(target: targets.Target) -> dict[str, object]:
         "similarity": found.similarity,
         "best_depth": max(found.pretrained, key=lambda depth: depth.probe).group,
         "neighbours": found.pretrained[-1].neighbours,
+        **found.distances,
         "seconds": round(time.monotonic() - began, 1),
     }
 

@@ -18,7 +18,7 @@ import numpy as np
 import targets
 
 import tljax.advice
-from tljax.advice import prior, textbook
+from tljax.advice import distances, prior, textbook
 from tljax.advice.decision import Measured, choose, combine, interval
 from tljax.advice.prior import Normal, Prior, Recorded
 from tljax.advice.races import LENGTHS, halve, races_first
@@ -88,7 +88,8 @@ def read_cases(results: Path, evidence_file: Path, races_file: Path) -> dict[Key
             kind = prior.kind_of(int(row["parameters"]))
             races = run.get(key, {})
             raced = {which: race.measured.gain for which, race in races.items()}
-            recorded = Recorded(kind, key[1], known, probe, found, raced)
+            away = {name: float(row[name]) for name in distances.NAMES if row[name]}
+            recorded = Recorded(kind, key[1], known, probe, found, raced, away)
             cases[key] = Case(recorded, images, races)
     return cases
 
@@ -110,7 +111,8 @@ def advice(case: Case, fitted: Prior, budget: float = 0.0) -> str:
     """The strategy that `tljax advise` would choose with a budget, of those that are recorded."""
     gains = {n: g for n, g in beliefs(case, fitted).items() if n in case.recorded.accuracies}
     ranked = races_first(sorted(gains, key=lambda name: -gains[name].mean))
-    if budget and all((name, length) in case.races for name in ranked for length in LENGTHS):
+    ranked = [name for name in ranked if all((name, a) in case.races for a in LENGTHS)]
+    if budget and ranked:
         raced, _ = halve(
             ranked,
             lambda name, length: case.races[name, length].race_cost,

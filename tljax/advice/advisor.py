@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tljax import experiment
-from tljax.advice import decision, depths, evidence, races, textbook
+from tljax.advice import decision, depths, distances, evidence, races, textbook
 from tljax.advice import prior as priors
 from tljax.advice.config_page import write_config
 from tljax.advice.decision import Choice, Measured
@@ -145,6 +145,7 @@ def _conclude(
             "similarity": found.similarity,
             "more_similar_than": float(np.mean(similarities < found.similarity)),
             "recorded_targets": len(similarities),
+            "farther_than": distances.percentiles(found.distances, prior.distances[kind]),
         },
     }
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tljax.advice import depths, target
+from tljax.advice import depths, distances, target
 from tljax.advice.depths import Depth
+from tljax.advice.neighbours import near_duplicates
 from tljax.advice.textbook import similarity
 from tljax.data import Dataset, Source
 from tljax.experiment import Experiment
@@ -16,6 +17,7 @@ from tljax.training.setup import new_variables
 from tljax.transfer.partition import Tree
 
 MOST_IMAGES = 2_000  # that are looked at; the probe of more would change little
+_MEASURED = 100  # images whose height and width are asked for
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,12 @@ class Evidence:
       fewest, most: images of a class.
       naive_accuracy: of always answering the commonest class.
       looked_at: number of images whose features were computed.
+      height_width: of the images, in pixels: the median of each.
+      near_duplicates: how many of the images looked at nearly equal another one of them.
       parameters: of the network.
       pretrained, control: by depth, of the source's weights and of random ones.
+      distances: from the source's own images, see `tljax.advice.distances`.
+      no_distances: why there are none; else empty.
     """
 
     images: int
@@ -37,9 +43,13 @@ class Evidence:
     most: int
     naive_accuracy: float
     looked_at: int
+    height_width: tuple[int, int]
+    near_duplicates: int
     parameters: int
     pretrained: list[Depth]
     control: list[Depth]
+    distances: dict[str, float]
+    no_distances: str
 
     @property
     def probe(self) -> float:
@@ -63,7 +73,7 @@ _BY_DEPTH = ("pretrained", "control")
 def from_json(content: Mapping[str, Any]) -> Evidence:
     """The evidence of `Evidence.to_json`."""
     by_depth = {name: [Depth(**depth) for depth in content[name]] for name in _BY_DEPTH}
-    return Evidence(**{**content, **by_depth})
+    return Evidence(**{**content, **by_depth, "height_width": tuple(content["height_width"])})
 
 
 def choose_images(dataset: Dataset) -> Source:
@@ -100,12 +110,17 @@ def gather(
       progress: whether to show progress on stderr.
     """
 
-    def judge(weights: Tree, name: str) -> list[Depth]:
-        x = depths.compute(built.model, weights, built.preprocessing, images, name, progress)
+    def compute(weights: Tree, name: str) -> dict[int, np.ndarray]:
+        return depths.compute(built.model, weights, built.preprocessing, images, name, progress)
+
+    def judge(x: dict[int, np.ndarray]) -> list[Depth]:
         return depths.judge(built.model, x, images.labels, dataset.num_classes)
 
     counts = np.bincount(dataset.train.labels)
     size = built.preprocessing.image_size
+    x = compute(variables_of(built, pretrained), "pretrained features")
+    last = x[max(x)]
+    away, why_not = distances.of_source(built.config.init_from, last, images.labels)
     return Evidence(
         images=len(dataset.train),
         classes=int((counts > 0).sum()),
@@ -113,7 +128,18 @@ def gather(
         most=int(counts.max()),
         naive_accuracy=float(counts.max() / len(dataset.train)),
         looked_at=len(images),
+        height_width=_median_size(images),
+        near_duplicates=near_duplicates(last),
         parameters=parameter_count(tracing.abstract_variables(built.model, size)["params"]),
-        pretrained=judge(variables_of(built, pretrained), "pretrained features"),
-        control=judge(_random_variables(built), "random features"),
+        pretrained=judge(x),
+        control=judge(compute(_random_variables(built), "random features")),
+        distances=away,
+        no_distances=why_not,
     )
+
+
+def _median_size(images: Source) -> tuple[int, int]:
+    """Median height and width in pixels, of 100 images at most."""
+    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), _MEASURED)).astype(int))
+    height, width = np.median([images[int(row)]["image"].shape[:2] for row in rows], axis=0)
+    return round(height), round(width)

@@ -1,4 +1,4 @@
-"""Nearest neighbours among frozen features: their accuracy, and near-duplicates between splits."""
+"""Nearest neighbours among frozen features: their accuracy, and near-duplicates."""
 
 import numpy as np
 
@@ -46,25 +46,30 @@ def leave_one_out(features: np.ndarray, labels: np.ndarray) -> float:
     return right / len(y)
 
 
-def near_duplicates(features_a: np.ndarray, features_b: np.ndarray, threshold: float = 0.98) -> int:
-    """Returns how many pairs, one image of each split, have a cosine similarity above a threshold.
+def near_duplicates(features: np.ndarray, threshold: float = 0.95) -> int:
+    """Returns how many images have a near-duplicate among the others.
 
-    The default was measured with DINOv2-small at 98 pixels. Of 78,328 pairs of drawings of
-    different figures none is above 0.98. Of pairs of an image and its JPEG of quality 50 at least
-    half are, in three sets (drawings, icons, solar cells); of an image and a crop of 90 % of its
-    sides hardly any. Pictures that all look alike, such as solar cells, exceed it without being
-    copies: compare the count with that within one split.
+    That is an image whose features, less the mean of all, have a cosine similarity above a
+    threshold. The default was measured on four sets of drawings, icons and solar cells. Of images
+    and their JPEG of quality 50 all pass it with a small ResNet, and 47 to 97 % with DINOv2-small;
+    of images cut by 2 % on each side 22 to 97 % and 3 to 75 %; of images without a copy 0 to 12 %
+    and 0 to 8 %. Pictures that all look alike, such as cloth, pass it without being copies.
 
-        pairs = near_duplicates(training_features, test_features)
+        near_duplicates(features) / len(features)  # a share, of features (n, d)
 
     Args:
-      features_a: (n, d), of one split.
-      features_b: (m, d), of the other, from the same network.
+      features: (n, d), from one network.
       threshold: between -1 and 1.
     """
-    a, b = _unit(features_a), _unit(features_b)
-    blocks = range(0, len(a), _BLOCK)
-    return sum(int((a[at : at + _BLOCK] @ b.T > threshold).sum()) for at in blocks)
+    x = np.asarray(features, np.float64)
+    unit = _unit(x - x.mean(axis=0))
+    found = 0
+    for start in range(0, len(unit), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(unit)))
+        similar = unit[rows] @ unit.T
+        similar[np.arange(len(rows)), rows] = -np.inf
+        found += int((similar.max(axis=1) > threshold).sum())
+    return found
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

@@ -47,6 +47,7 @@ class Recorded(NamedTuple):
       out_of_fold: accuracy of the probe by cross-validation.
       accuracies: test accuracy of each strategy, by its name; the probe's is among them.
       raced: {(strategy, length): gain over the probe in a race}.
+      distances: from the source's own images, see `tljax.advice.distances`.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Recorded(NamedTuple):
     out_of_fold: float
     accuracies: Mapping[str, float]
     raced: Mapping[tuple[str, float], float] = {}
+    distances: Mapping[str, float] = {}
 
 
 class Normal(NamedTuple):
@@ -91,12 +93,14 @@ class Prior(NamedTuple):
       similarities: {kind: of each recorded target}, for percentiles.
       fidelities: {kind: {"strategy length": belief}}: by how much the gain of a whole run is above
         that of a race.
+      distances: {kind: {name: of each recorded target}}, for percentiles.
     """
 
     gains: dict[str, dict[str, Fit]]
     offsets: dict[str, Normal]
     similarities: dict[str, list[float]]
     fidelities: dict[str, dict[str, Normal]]
+    distances: dict[str, dict[str, list[float]]]
 
     def fidelity(self, kind: str, strategy: str, length: float) -> Normal:
         """By how much the gain of a whole run is above a race's; wide where none is recorded."""
@@ -114,6 +118,7 @@ class Prior(NamedTuple):
                 kind: {name: list(belief) for name, belief in beliefs.items()}
                 for kind, beliefs in self.fidelities.items()
             },
+            "distances": self.distances,
         }
 
 
@@ -128,7 +133,8 @@ def from_json(content: Mapping[str, Any]) -> Prior:
         kind: {name: Normal(*belief) for name, belief in beliefs.items()}
         for kind, beliefs in content["fidelities"].items()
     }
-    return Prior(gains, offsets, dict(content["similarities"]), fidelities)
+    similarities, distances = dict(content["similarities"]), dict(content["distances"])
+    return Prior(gains, offsets, similarities, fidelities, distances)
 
 
 @functools.cache
@@ -159,6 +165,7 @@ def fit(targets: Iterable[Recorded]) -> Prior:
     offsets: dict[str, Normal] = {}
     similarities: dict[str, list[float]] = {}
     fidelities: dict[str, dict[str, Normal]] = {}
+    distances: dict[str, dict[str, list[float]]] = {}
     for kind in KINDS:
         of_kind = [target for target in everything if target.kind == kind]
         if not of_kind:
@@ -178,7 +185,12 @@ def fit(targets: Iterable[Recorded]) -> Prior:
         offsets[kind] = Normal(mean, max(_LEAST_NOISE, float(spread * np.sqrt(1 + 2 / roots))))
         similarities[kind] = sorted(target.covariates.similarity for target in of_kind)
         fidelities[kind] = _fidelities(of_kind)
-    return Prior(gains, offsets, similarities, fidelities)
+        names = sorted({name for target in of_kind for name in target.distances})
+        distances[kind] = {
+            name: sorted(t.distances[name] for t in of_kind if name in t.distances)
+            for name in names
+        }
+    return Prior(gains, offsets, similarities, fidelities, distances)
 
 
 def _fidelities(targets: Sequence[Recorded]) -> dict[str, Normal]:

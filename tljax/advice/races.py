@@ -1,8 +1,10 @@
 """Short races between strategies, on training images alone.
 
 A race trains a strategy for a share of its steps, on two thirds of the training images, and asks
-for the others. Of the strategies that the record favours, half go on to a longer race (successive
-halving; Jamieson & Talwalkar 2016, "Non-stochastic best arm identification").
+for the others. The first round is as long as the budget allows for the two strategies that the
+record favours: a short race favours what starts well. Of those that it is for, the better half go
+on to a longer one (successive halving; Jamieson & Talwalkar 2016, "Non-stochastic best arm
+identification").
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +20,7 @@ from tljax.frozen.linear_head import solve_head
 from tljax.training import trial
 from tljax.transfer.partition import Tree
 
-LENGTHS = (0.1, 0.3)  # of a run's steps
+LENGTHS = (0.1, 0.3, 1.0)  # of a run's steps
 LEAST_IMAGES = 30  # training images, below which a third decides nothing
 
 
@@ -41,7 +43,11 @@ def halve(
     """
     raced: dict[str, Measured] = {}
     spent, entrants = 0.0, list(ranked)
-    for length in LENGTHS:
+    first = max(
+        (a for a in LENGTHS if sum(cost_of(name, a) for name in ranked[:2]) <= available),
+        default=LENGTHS[0],
+    )
+    for length in LENGTHS[LENGTHS.index(first) :]:
         done = []
         for name in entrants:
             if spent + cost_of(name, length) <= available:

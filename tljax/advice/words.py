@@ -9,6 +9,9 @@ from rich.table import Table
 
 from tljax.errors import printable
 
+_WORTH_SAYING = 0.02  # share of near-duplicates; fewer change no figure
+_IN_WORDS = {"frechet": "Fréchet", "mmd": "MMD", "proxy_a": "proxy-A", "emd": "earth mover's"}
+
 
 def print_advice(content: Mapping[str, Any], workdir: Path) -> None:
     """Prints the evidence, the strategies and the choice.
@@ -53,16 +56,19 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
     chosen, runner_up = by_name[choice["name"]], by_name[choice["runner_up"]]
     best_depth = max(evidence["pretrained"], key=lambda depth: depth["probe"])
     control = max(depth["probe"] for depth in evidence["control"])
+    height, width = evidence["height_width"]
     said = [
         f"The target has {evidence['images']:,} training images of {evidence['classes']} classes"
         f" ({evidence['fewest']} to {evidence['most']} a class; always answering the commonest:"
-        f" {evidence['naive_accuracy']:.3f}).",
+        f" {evidence['naive_accuracy']:.3f}); half of them are at most {height} pixels high, and"
+        f" {width} wide." + _near_duplicates(evidence),
         f"A linear head on the pretrained features is right on {evidence['probe']:.3f} of the"
         f" {evidence['looked_at']:,} images looked at (cross-validation), at best"
         f" {best_depth['probe']:.3f}, after {best_depth['group']}; on features of random weights on"
         f" {control:.3f}: pretraining avoids {max(0.0, evidence['similarity']):.0%} of the errors"
         + _percentile(evidence)
         + ".",
+        _distances(evidence),
         f"Advice: {chosen['name']} ({chosen['in_words']}), expected test accuracy"
         f" {chosen['predicted']:.3f} [{chosen['low']:.3f}-{chosen['high']:.3f}],"
         f" {chosen['cost']:.2f} times the cost of a full fine-tuning; with a probability of"
@@ -92,3 +98,26 @@ def _percentile(evidence: Mapping[str, Any]) -> str:
         f", more than on {evidence['more_similar_than']:.0%} of {evidence['recorded_targets']}"
         " recorded targets"
     )
+
+
+def _near_duplicates(evidence: Mapping[str, Any]) -> str:
+    share = evidence["near_duplicates"] / evidence["looked_at"]
+    if share < _WORTH_SAYING:
+        return ""
+    return (
+        f" {share:.0%} of those looked at nearly equal another one: if these are copies or frames"
+        " of one film, cross-validation promises too much."
+    )
+
+
+def _distances(evidence: Mapping[str, Any]) -> str:
+    if evidence["no_distances"]:
+        why_not = evidence["no_distances"]
+        return f"How far it lies from the source's own images is not known: {why_not}."
+    nearer = evidence["farther_than"]
+    listed = ", ".join(
+        f"{_IN_WORDS[name]} {value:.2f}"
+        + (f" (nearer: {nearer[name]:.0%} of recorded targets)" if name in nearer else "")
+        for name, value in evidence["distances"].items()
+    )
+    return f"Its features lie this far from those of the source's own images: {listed}."

@@ -1,4 +1,4 @@
-"""What a source model makes of its own training images: class means and covariance of its features.
+"""What a source model makes of its own training images: statistics of its features.
 
 They are computed when somebody asks for them, and kept in the workdir of the source: a run that is
 no source pays nothing, and its workdir holds nothing else than before.
@@ -30,6 +30,7 @@ _log = logging.getLogger("tljax")
 
 STATISTICS_FILE = "source_statistics.safetensors"
 MOST_IMAGES = 5_000
+MOST_KEPT = 500  # images whose features themselves are kept
 _BATCH = 32  # images at once; the last batch is padded
 
 
@@ -40,11 +41,13 @@ class SourceStatistics(NamedTuple):
       means: float32 (classes, d), the mean of each class; zeros for a class without images.
       counts: int64 (classes,), the number of images of each class, of 5,000 at most in all.
       covariance: float32 (d, d), of all images around their common mean, with n - 1.
+      sample: float32 (m, d), the features of some of the images, of 500 at most.
     """
 
     means: np.ndarray
     counts: np.ndarray
     covariance: np.ndarray
+    sample: np.ndarray
 
     @property
     def mean(self) -> np.ndarray:
@@ -81,17 +84,17 @@ class Moments:
         self.counts += np.bincount(labels, minlength=len(self.counts))
         np.add.at(self.sums, labels, rows)
 
-    def statistics(self) -> SourceStatistics:
-        """The statistics of the images added so far."""
+    def statistics(self, sample: np.ndarray) -> SourceStatistics:
+        """The statistics of the images added so far, with features of some of them."""
         means = self.sums / np.maximum(self.counts, 1)[:, None]
         covariance = self.scatter / max(1, int(self.counts.sum()) - 1)
         return SourceStatistics(
-            means.astype(np.float32), self.counts.copy(), covariance.astype(np.float32)
+            means.astype(np.float32), self.counts.copy(), covariance.astype(np.float32), sample
         )
 
 
 def source_statistics(workdir: Path) -> tuple[SourceStatistics | None, str]:
-    """Class means and covariance of a source's features over its training images.
+    """Class means, covariance and a sample of a source's features over its training images.
 
         statistics, why_not = experiment.source_statistics(Path("runs/source"))
 
@@ -134,6 +137,7 @@ def _compute(trained: Trained) -> SourceStatistics:
     variables = jax.device_put(trained.variables)  # once, and not with every batch
     batches = eval_batches(images, exp.preprocessing, batch_size=_BATCH, on_error=config.on_error)
     moments: Moments | None = None
+    found: list[np.ndarray] = []
     with closing(iter(batches)) as reader, progress_bar() as bar:
         task = bar.add_task("statistics of the source", total=len(images))
         for batch in reader:
@@ -141,12 +145,15 @@ def _compute(trained: Trained) -> SourceStatistics:
             rows, real = np.asarray(features(exp.model, variables, x)), batch["mask"] > 0
             moments = moments or Moments(len(exp.class_names), rows.shape[1])
             moments.add(rows[real], batch["label"][real])
+            found.append(rows[real])
             bar.update(task, advance=_BATCH)
     if batches.skipped:
         _log.warning(skipped_message(batches.skipped))
     if moments is None or not moments.counts.any():
         raise InputError(f"'{config.data}' has no training image that can be read; restore it")
-    return moments.statistics()
+    everything = np.concatenate(found).astype(np.float32)
+    kept = np.linspace(0, len(everything) - 1, min(len(everything), MOST_KEPT)).astype(int)
+    return moments.statistics(everything[kept])
 
 
 def _choose(source: Source) -> Source:
@@ -168,7 +175,7 @@ def _read(path: Path, trained: Trained, made_from: str) -> SourceStatistics | No
         found = SourceStatistics(**content.tensors)
         classes, width = len(trained.experiment.class_names), found.covariance.shape[-1]
         shapes = [array.shape for array in found]
-        if shapes != [(classes, width), (classes,), (width, width)]:
+        if shapes != [(classes, width), (classes,), (width, width), (len(found.sample), width)]:
             raise InputError(f"'{path}' holds arrays of the shapes {shapes}")
         if not all(np.isfinite(array).all() for array in found):
             raise InputError(f"'{path}' holds numbers that are not finite")
