@@ -13,6 +13,7 @@ from tljax.advice.decision import Measured
 from tljax.advice.prior import Covariates, Normal, Recorded
 from tljax.advice.strategies import FINE_TUNE, NAMES, PROBE
 from tljax.cli import main
+from tljax.commands.advise.source_model import source_fields
 from tljax.experiment import Experiment
 
 
@@ -249,3 +250,15 @@ def test_a_workdir_of_other_advice_is_left_alone(world, tmp_path):
     with pytest.raises(advisor.InputError, match="other settings"):
         advisor.advise(words(world), workdir, budget=0.5)
     assert json.loads((workdir / "advice_state.json").read_text()) == kept
+
+
+def test_a_source_tells_which_network_it_is_of(world, tmp_path):
+    assert source_fields(str(world / "source")) == {"model": "resnet10_32"}
+    words = ["--config.train_size=30", "--config.steps=2", "--config.batch_size=16"]
+    config = config_lib.load("from_scratch", [*words, "--config.last_group=layer2_0"])
+    experiment.run(config, tmp_path / "cut", progress=False)
+    found = source_fields(str(tmp_path / "cut"))
+    assert found == {"model": "resnet10_32", "last_group": "layer2_0"}
+    file = str(tmp_path / "own.safetensors")
+    assert main(["convert", str(world / "source"), "--model", "resnet10_32", "--output", file]) == 0
+    assert source_fields(file) == {"model": "resnet10_32"}

@@ -67,6 +67,9 @@ def advise(
         seconds = kept["seconds"] + time.monotonic() - begun
         content["cost"] = {"budget": budget, "spent": spent / full, "seconds": round(seconds, 1)}
         content["settings"] = settings
+        content["races"] = [
+            {"name": key.rpartition(" ")[0], **measured} for key, measured in kept["races"].items()
+        ]
         chosen = strategies[content["choice"]["name"]]
         write_config(workdir / "advised.py", chosen, overrides, content)
         write_atomically(workdir / "advice.json", json.dumps(content, indent=2) + "\n")

@@ -33,7 +33,7 @@ def write_advice_page(path: Path, content: Mapping[str, Any]) -> None:
 <div class="scroll" tabindex="0"><pre>{escape(command)}</pre></div>
 {_strategies(content, gallery)}
 {_depths(content["evidence"], gallery)}
-{_races(content)}
+{_races(content, gallery)}
 {_two_by_two(content)}"""
     write_page(path, "Advice", body)
 
@@ -102,24 +102,40 @@ commonest class.</p>
 <figure>{figure}</figure>"""
 
 
-def _races(content: Mapping[str, Any]) -> str:
-    raced = [row for row in content["strategies"] if row["raced"]]
-    if not raced:
+def _races(content: Mapping[str, Any], gallery: Gallery) -> str:
+    races = sorted(content["races"], key=lambda race: (race["name"], race["length"]))
+    if not races:
         return "<h2>Races</h2><p>None: features alone decided.</p>"
     rows = [
         [
-            escape(scenario_name(row["name"])) + f"<small>{escape(row['in_words'])}</small>",
-            f"{row['raced']['length']:.0%}",
-            percent(row["raced"]["accuracy"]),
-            f"{100 * row['raced']['gain']:+.1f}",
-            f"{row['raced']['images']:,}",
+            escape(scenario_name(race["name"])),
+            f"{race['length']:.0%}",
+            percent(race["accuracy"]),
+            f"{100 * race['gain']:+.1f}",
+            f"{race['images']:,}",
         ]
-        for row in raced
+        for race in races
     ]
     head = ["scenario", "share of its steps", "accuracy", "over the linear head, points", "images"]
+
+    def paint(axes: Any) -> None:
+        for name in sorted({race["name"] for race in races}):
+            own = [race for race in races if race["name"] == name]
+            lengths, gains = ([100 * race[of] for race in own] for of in ("length", "gain"))
+            colour = COLOURS.get(name, INK)
+            axes.plot(lengths, gains, "o-", color=colour, label=scenario_name(name))
+        axes.axhline(0, color=INK, linewidth=0.8, linestyle=":")
+        axes.set_xlim(0, 105)
+        axes.set_xlabel("share of its steps, %")
+        axes.set_ylabel("over the linear head, points")
+        axes.legend(frameon=False)
+
+    figure = gallery.draw("races", "gain over the linear head in each race", paint, (7.0, 3.2))
     return f"""<h2>Races</h2>
-<p>Short runs on two thirds of the training images, judged on the others, where the linear head was
-fitted on the same two thirds. Few images decide little: the beliefs above weigh them so.</p>
+<p>Short runs on two thirds of the training images, judged on the others, where the linear head
+(dotted) was fitted on the same two thirds. Few images decide little: the beliefs above weigh them
+so.</p>
+<figure>{figure}</figure>
 {table(head, rows)}"""
 
 

@@ -260,14 +260,30 @@ def _with_model(model: str, source: str) -> Candidate:
 
 def _on_the_disk(path: str) -> Candidate:
     """A workdir, or a file that says which model it holds."""
-    workdir = source_workdir(path)
-    if workdir is not None:
-        config = read_config(workdir)
-        return Candidate(path, config.model, path, config.last_group)
-    file = folders.find_cached(path)
-    metadata = read_metadata(Path(file)) if file is not None and not file.is_dir() else {}
-    if metadata.get("format") != FORMAT or metadata.get("model") not in registry.MODELS:
+    found = model_on_disk(path)
+    if found is None:
         raise InputError(
             f"'{path}' does not say which model it holds; write MODEL={path}, e.g. resnet50={path}"
         )
-    return Candidate(path, metadata["model"], path)
+    model, last_group = found
+    return Candidate(path, model, path, last_group)
+
+
+def model_on_disk(path: str) -> tuple[str, str | None] | None:
+    """The model of a workdir or of a file that tljax wrote, and its last block if it ends early.
+
+    Args:
+      path: of a workdir, a file or a folder.
+
+    Returns:
+      A key of `tljax.models.MODELS`, and `last_group`; None if the file does not tell.
+    """
+    workdir = source_workdir(path)
+    if workdir is not None:
+        config = read_config(workdir)
+        return str(config.model), config.last_group
+    file = folders.find_cached(path)
+    metadata = read_metadata(Path(file)) if file is not None and not file.is_dir() else {}
+    if metadata.get("format") != FORMAT or metadata.get("model") not in registry.MODELS:
+        return None
+    return metadata["model"], None

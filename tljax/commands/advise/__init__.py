@@ -52,18 +52,16 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     from tljax.advice.advisor import advise
     from tljax.advice.page import write_advice_page
     from tljax.advice.words import print_advice
-    from tljax.commands.advise.source_model import source_model
+    from tljax.commands.advise.source_model import source_fields
 
     refused = [word for word in overrides if not word.startswith("--config.")]
     if refused:
         raise InputError(f"unknown argument '{refused[0]}'; see tljax advise --help")
-    words = [
-        f"--config.data={args.data}",
-        f"--config.init_from={args.init_from}",
-        f"--config.model={args.model or source_model(args.init_from)}",
-        *([f"--config.image_size={args.image_size}"] if args.image_size else []),
-        *overrides,
-    ]
+    named = {"model": args.model} if args.model else source_fields(args.init_from)
+    fields = {"data": args.data, "init_from": args.init_from, **named}
+    if args.image_size:
+        fields["image_size"] = args.image_size
+    words = [*(f"--config.{name}={value}" for name, value in fields.items()), *overrides]
     content = advise(words, args.workdir, args.budget, progress=True)
     write_advice_page(args.workdir / "advice.html", content)
     print_advice(content, args.workdir)

@@ -1,20 +1,28 @@
 """Which network a source is of."""
 
+from tljax.advice.sources import model_on_disk
 from tljax.errors import InputError
-from tljax.experiment import read_config, source_workdir
+from tljax.weights import addresses
 from tljax.weights.zoo import entries
 
 
-def source_model(init_from: str) -> str:
-    """The model of a workdir, or of weights that `tljax models` lists.
+def source_fields(init_from: str) -> dict[str, str]:
+    """The config fields that name the network of a source that tells which one it is of.
+
+        source_fields("runs/letters")  # {"model": "resnet10_32"}
+
+    Args:
+      init_from: a name that `tljax models` lists, a workdir, or a file that tljax wrote.
 
     Raises:
       InputError: if the source does not tell.
     """
-    if (workdir := source_workdir(init_from)) is not None:
-        return str(read_config(workdir).model)
     if init_from in entries():
-        return entries()[init_from].model
-    raise InputError(
-        f"'{init_from}' does not say which network its weights are of; name it with --model"
-    )
+        return {"model": entries()[init_from].model}
+    found = None if addresses.is_address(init_from) else model_on_disk(init_from)
+    if found is None:
+        raise InputError(
+            f"'{init_from}' does not say which network its weights are of; name it with --model"
+        )
+    model, last_group = found
+    return {"model": model} | ({"last_group": last_group} if last_group else {})
