@@ -75,11 +75,16 @@ def key_of(row: dict[str, str]) -> tuple[str, str, int, int]:
     return row["network"], row["set"], int(row["n"]), int(row["seed"])
 
 
-def append(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    """Appends rows to a file, which gets a heading if it is new."""
+def append(
+    path: Path,
+    columns: tuple[str, ...],
+    rows: list[dict[str, Any]],
+    of_a_target: tuple[str, ...] = OF_A_TARGET,
+) -> None:
+    """Appends rows to a file, which gets a heading of all columns if it is new."""
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, (*OF_A_TARGET, *columns), lineterminator="\n")
+        writer = csv.DictWriter(file, (*of_a_target, *columns), lineterminator="\n")
         if new:
             writer.writeheader()
         for row in rows:
