@@ -246,11 +246,14 @@ def test_load_refuses_what_cannot_be(options, sentence):
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("digits", "unknown data 'digits': write embedded:NAME, folder:PATH or tfds:NAME"),
+        (
+            "digits",
+            "unknown data 'digits': write embedded:NAME, folder:PATH, csv:FILE or tfds:NAME",
+        ),
         (
             "foldr:x",
-            "unknown data 'foldr:x' (did you mean 'folder'?): write embedded:NAME, folder:PATH or "
-            "tfds:NAME",
+            "unknown data 'foldr:x' (did you mean 'folder'?): write embedded:NAME, folder:PATH, "
+            "csv:FILE or tfds:NAME",
         ),
         (
             "embedded:digit",

@@ -23,7 +23,7 @@ from tljax.runs.metrics import read_rows
 from tljax.weights import find_preprocessing
 from tljax.weights.read import read
 
-_OFTEN = ("image", ".safetensors", ".npz", "preprocessing", "metrics", "config")
+_OFTEN = ("image", ".safetensors", ".npz", "preprocessing", "metrics", "config", "table")
 
 
 @pytest.mark.parametrize("target", targets.TARGETS)

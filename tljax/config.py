@@ -32,7 +32,7 @@ class ExperimentFields:
 
     # What to learn from.
     data: str = "embedded:digits"
-    """`embedded:NAME`, `folder:PATH` or `tfds:NAME[/CONFIG][:VERSION]`.
+    """`embedded:NAME`, `folder:PATH`, `csv:FILE` or `tfds:NAME[/CONFIG][:VERSION]`.
 
     Of `tfds:` the splits may be chosen (quote it), and the features `?image=` and `?label=`:
     'tfds:cifar10?train=train[:80%],val=train[80%:]'. Several, with commas between: tasks that share
@@ -99,7 +99,7 @@ class ExperimentFields:
     crop_ratio: float | None = None
     """In evaluation: the share of the side that the centre crop covers."""
     deep_images: str = "full_range"
-    """How grey images of `folder:` and `tfds:` with more than 8 bits are reduced to 8.
+    """How grey images of `folder:`, `csv:` and `tfds:` with more than 8 bits are reduced to 8.
 
     `full_range`: 0 to 65,535 becomes 0 to 255. `own_range`: each image's smallest pixel becomes 0,
     its largest 255.

@@ -3,11 +3,11 @@
     python -m tests.fuzz TARGET [--inputs N] [--minutes M] [--found DIR]
 
 TARGET is image, .safetensors, .npz or .h5; a JSON file in the folder of weights or in a workdir:
-preprocessing, index, metrics, config; or names, those of the tensors of a file. Prints libFuzzer's
-progress, then how many inputs were read and refused. Any other outcome is an error: it ends the
-campaign, and the input is saved in DIR. .h5 is fuzzed without coverage, since HDF5 is a C library.
-Each .h5 input is read in its own process, as weights files are; the output counts the processes
-that crashed.
+preprocessing, index, metrics, config; names, those of the tensors of a file; or table, a CSV file.
+Prints libFuzzer's progress, then how many inputs were read and refused. Any other outcome is an
+error: it ends the campaign, and the input is saved in DIR. .h5 is fuzzed without coverage, since
+HDF5 is a C library. Each .h5 input is read in its own process, as weights files are; the output
+counts the processes that crashed.
 """
 
 import argparse

@@ -22,7 +22,27 @@ _WIDTH, _HEIGHT = 7, 9
 
 def of(target: str) -> list[bytes]:
     """The valid files for a target of `tests.fuzz.targets`."""
-    return images() if target == "image" else {**weights_files(), **json_files()}[target]
+    if target == "image":
+        return images()
+    return tables() if target == "table" else {**weights_files(), **json_files()}[target]
+
+
+TABLE_IMAGES = tuple(f"{number}.png" for number in range(12))
+
+
+def tables() -> list[bytes]:
+    """Tables of `TABLE_IMAGES`, with each delimiter, with and without the optional columns."""
+    rows = [
+        (name, "cd"[n % 2], ("train", "test")[n // 10], n // 2)
+        for n, name in enumerate(TABLE_IMAGES)
+    ]
+    found = []
+    for width, delimiter in ((2, ","), (3, ";"), (4, "\t"), (4, ",")):
+        header = ("path", "label", "split", "group")[:width]
+        lines = [delimiter.join(map(str, row[:width])) for row in (header, *rows)]
+        found.append(("\r\n" if width == 3 else "\n").join(lines).encode())
+    quoted = "\n".join(f'"{name}","a ""b"", {label}"' for name, label, *_ in rows)
+    return [*found, b"\xef\xbb\xbfimage,class\n" + quoted.encode()]
 
 
 def images() -> list[bytes]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from tests.fuzz.seeds import weights_files
+from tests.fuzz.seeds import TABLE_IMAGES, weights_files
 from tljax import experiment
-from tljax.data import decode
+from tljax.data import decode, load
 from tljax.errors import InputError
 from tljax.models import Preprocessing
 from tljax.runs.metrics import read_rows
@@ -124,6 +124,20 @@ def config(data: bytes) -> str:
     return "read"
 
 
+def table(data: bytes) -> str:
+    """Reads a table of images that are there, as the seeds name them."""
+    with tempfile.TemporaryDirectory(dir=memory()) as folder:
+        for name in TABLE_IMAGES:
+            (Path(folder) / name).touch()
+        path = Path(folder) / "table.csv"
+        path.write_bytes(data)
+        dataset = load(f"csv:{path}")
+        assert dataset.test is not None
+        for source in (dataset.train, dataset.test):
+            assert set(source.labels.tolist()) <= set(range(dataset.num_classes))
+    return "read"
+
+
 def _told(weights: Path) -> str:
     try:
         return "read" if _check(find_preprocessing(str(weights))) else "nothing"
@@ -163,4 +177,5 @@ TARGETS: dict[str, Callable[[bytes], str]] = {
     "index": index,
     "metrics": metrics,
     "config": config,
+    "table": table,
 }

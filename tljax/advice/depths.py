@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax.advice.neighbours import leave_one_out
-from tljax.data import Preprocessing, Source, normalise
+from tljax.data import Preprocessing, Source, groups_of, normalise
 from tljax.devices.compiler import compiled
 from tljax.frozen.linear_head import solve_head
 from tljax.frozen.over_images import over_images
@@ -88,20 +88,21 @@ def _compile(model: Model, preprocessing: Preprocessing) -> Callable[..., list[j
 
 
 def judge(
-    model: Model, features: dict[int, np.ndarray], labels: np.ndarray, num_classes: int
+    model: Model, features: dict[int, np.ndarray], images: Source, num_classes: int
 ) -> list[Depth]:
     """How well a linear head and the nearest neighbours do after each depth.
 
     Args:
       model: of the features.
       features: of `compute`.
-      labels: (n,) of the same images, every class at least twice.
+      images: the n images, every class at least twice.
       num_classes: of the target.
     """
     found = []
     for below, x in features.items():
         group = model.groups.names[below - 1]
-        head = solve_head(x, labels, num_classes)
+        groups = groups_of(images)
+        head = solve_head(x, images.labels, num_classes, groups=groups)
         probe = head.report["cross_validation"]["accuracy"]
-        found.append(Depth(group, below, probe, leave_one_out(x, labels)))
+        found.append(Depth(group, below, probe, leave_one_out(x, images.labels, groups)))
     return found

@@ -114,7 +114,7 @@ def gather(
         return depths.compute(built.model, weights, built.preprocessing, images, name, progress)
 
     def judge(x: dict[int, np.ndarray]) -> list[Depth]:
-        return depths.judge(built.model, x, images.labels, dataset.num_classes)
+        return depths.judge(built.model, x, images, dataset.num_classes)
 
     counts = np.bincount(dataset.train.labels)
     size = built.preprocessing.image_size

@@ -9,7 +9,9 @@ _TEMPERATURE = 0.07
 _BLOCK = 1024  # images whose similarities to all others are in memory at once
 
 
-def leave_one_out(features: np.ndarray, labels: np.ndarray) -> float:
+def leave_one_out(
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
+) -> float:
     """Returns the accuracy of a nearest-neighbour classifier that leaves the image itself out.
 
     Each of the k most similar images votes for its class with exp(cosine similarity / 0.07). k is
@@ -24,6 +26,7 @@ def leave_one_out(features: np.ndarray, labels: np.ndarray) -> float:
     Args:
       features: (n, d), n of 2 or more.
       labels: (n,), integers from 0.
+      groups: (n,), images that are left out together; None: each is alone.
     """
     unit = _unit(features)
     present, y = np.unique(labels, return_inverse=True)
@@ -33,11 +36,12 @@ def leave_one_out(features: np.ndarray, labels: np.ndarray) -> float:
             " two or more"
         )
     k = int(np.clip(len(y) // len(present), 1, min(_NEIGHBOURS, len(y) - 1)))
+    alone = np.arange(len(y)) if groups is None else np.asarray(groups)
     right = 0
     for start in range(0, len(y), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(y)))
         similar = unit[rows] @ unit.T
-        similar[np.arange(len(rows)), rows] = -np.inf
+        similar[alone[rows, None] == alone] = -np.inf
         nearest = np.argpartition(-similar, k - 1, axis=1)[:, :k]
         weights = np.exp((np.take_along_axis(similar, nearest, axis=1) - 1) / _TEMPERATURE)
         votes = np.zeros((len(rows), len(present)))

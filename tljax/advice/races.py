@@ -14,7 +14,7 @@ import numpy as np
 
 from tljax.advice.decision import Measured
 from tljax.advice.strategies import PROBE, Strategy, trainings
-from tljax.data import Dataset
+from tljax.data import Dataset, groups_of
 from tljax.frozen.cross_validation import assign_folds
 from tljax.frozen.linear_head import solve_head
 from tljax.training import trial
@@ -65,7 +65,9 @@ def race_cost(strategy: Strategy, length: float) -> float:
 
 def left_out(dataset: Dataset) -> np.ndarray:
     """bool (images,): the third of the training images that races ask for."""
-    (folds, *_) = assign_folds(dataset.train.labels, seed=0, number=trial.FOLDS)
+    (folds, *_) = assign_folds(
+        dataset.train.labels, seed=0, number=trial.FOLDS, groups=groups_of(dataset.train)
+    )
     return np.asarray(folds == 0)
 
 

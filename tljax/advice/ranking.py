@@ -24,7 +24,7 @@ from tljax.advice.sources import (
 from tljax.advice.target import choose_images
 from tljax.advice.transferability import h_score, leep, logme, nce, nleep, sfda
 from tljax.console import console
-from tljax.data import Source
+from tljax.data import Source, groups_of
 from tljax.errors import InputError, printable
 from tljax.frozen.cache import cached, find_folder
 from tljax.frozen.linear_head import solve_head
@@ -202,7 +202,9 @@ def _score(
         raise InputError(
             f"its features of {bad:,} of {len(features):,} images are not finite; check its weights"
         )
-    scores, right = score_features(features, train.labels, num_classes, network.head, seed)
+    scores, right = score_features(
+        features, train.labels, num_classes, network.head, seed, groups_of(train)
+    )
     return Scored(
         candidate,
         network.parameters,
@@ -230,6 +232,7 @@ def score_features(
     num_classes: int,
     head: tuple[np.ndarray, np.ndarray] | None,
     seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> tuple[dict[str, float], np.ndarray]:
     """Computes all scores of a model's features.
 
@@ -239,15 +242,16 @@ def score_features(
       num_classes: of the target.
       head: kernel and bias of the source's head; None: without LEEP and NCE.
       seed: of the folds.
+      groups: (n,), images that are held out together; None: each is alone.
 
     Returns:
       The scores by name; and (n,) whether a probe that was not fitted on the image was right.
     """
-    solved = solve_head(features, labels, num_classes, seed=seed)
+    solved = solve_head(features, labels, num_classes, seed=seed, groups=groups)
     right = np.asarray(solved.out_of_fold == labels)
     scores = {
         "probe": float(right.mean()),
-        "knn": leave_one_out(features, labels),
+        "knn": leave_one_out(features, labels, groups),
         "logme": logme(features, labels),
         "h_score": h_score(features, labels),
         "nleep": nleep(features, labels),

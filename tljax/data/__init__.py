@@ -2,11 +2,12 @@
 
 `sources` defines what a data set is, and `datasets` loads one by its name, from `embedded` (data
 in Python packages, and `glyphs`, drawn letters), `folder` (images on disk, with `layout` and
-`listing`) or `tfds`, and makes its `splits`. `joint` joins several. `kept` remembers which image a
-run had in which split, by the `digests` of their contents. `images` decodes files, `transforms`
-(with `trivial_augment`) resizes, augments and normalises, `views` augments a fixed number of times,
-`balance` handles imbalanced classes, `pipeline` makes batches, `parallel` calls a function in
-threads, and `remote` copies files from a bucket.
+`listing`), `table` (paths and labels in a CSV file) or `tfds`, and makes its `splits`. `joint`
+joins several. `kept` remembers which image a run had in which split, by the `digests` of their
+contents. `images` decodes files, `transforms` (with `trivial_augment`) resizes, augments and
+normalises, `views` augments a fixed number of times, `balance` handles imbalanced classes,
+`pipeline` makes batches, `parallel` calls a function in threads, and `remote` copies files from a
+bucket.
 """
 
 from tljax.data.balance import balanced_weights
@@ -22,6 +23,7 @@ from tljax.data.sources import (
     Subset,
     as_source,
     fingerprint,
+    groups_of,
     unwrap_subset,
 )
 from tljax.data.transforms import Preprocessing, normalise
@@ -44,6 +46,7 @@ __all__ = [
     "eval_batches",
     "fingerprint",
     "fixed_views",
+    "groups_of",
     "joint_class_names",
     "load",
     "may_have_moved",

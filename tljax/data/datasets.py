@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tljax.data import embedded, folder
+from tljax.data import embedded, folder, table
 from tljax.data.images import DEEP
 from tljax.data.joint import Task, join, joint_class_names
 from tljax.data.kept import Kept, restore
@@ -22,8 +22,8 @@ from tljax.data.sources import Dataset, Subset
 from tljax.data.splits import (
     default_val_fraction,
     random_ranks,
+    split_off,
     stratified_order,
-    stratified_split,
 )
 from tljax.data.tfds import source as tfds
 from tljax.data.tfds.spec import is_path
@@ -31,8 +31,13 @@ from tljax.errors import InputError, check_known, did_you_mean
 
 # The module of each scheme. It offers load(rest) -> Dataset and read_class_names(rest), where
 # `rest` is what follows the colon; those of tfds take a data_dir too.
-_MODULES: dict[str, ModuleType] = {"embedded": embedded, "folder": folder, "tfds": tfds}
-_SYNTAX = "write embedded:NAME, folder:PATH or tfds:NAME"
+_MODULES: dict[str, ModuleType] = {
+    "embedded": embedded,
+    "folder": folder,
+    "csv": table,
+    "tfds": tfds,
+}
+_SYNTAX = "write embedded:NAME, folder:PATH, csv:FILE or tfds:NAME"
 
 
 def load(
@@ -57,9 +62,10 @@ def load(
     smaller training sets are subsets of larger ones. Test images never depend on the seed.
 
     Args:
-      spec: `embedded:NAME`, `folder:PATH`, or `tfds:NAME[/CONFIG][:VERSION]` with optional choices
-        after a `?` (see `tljax.data.tfds.spec`). Several specs, separated by commas, are each
-        loaded with the same arguments, and joined.
+      spec: `embedded:NAME`, `folder:PATH`, `csv:FILE`, or `tfds:NAME[/CONFIG][:VERSION]`, the last
+        two with optional choices after a `?` (see `tljax.data.table.spec` and
+        `tljax.data.tfds.spec`). Several specs, separated by commas, are each loaded with the same
+        arguments, and joined.
       train_size: Number of training images (of each spec), in the proportions of the classes; None
         keeps all. May be less than the number of classes.
       train_per_class: Number of training images of each class; excludes `train_size`.
@@ -70,7 +76,7 @@ def load(
       kept: Of a run that has begun with this data, what `tljax.data.kept.describe` returned for it:
         the splits are those of the run, whatever the other arguments are.
       test_only: Whether data of test images alone is accepted; its `train` is then empty.
-      deep_images: As `deep` of `images.decode`, for `folder:` and `tfds:`.
+      deep_images: As `deep` of `images.decode`, for `folder:`, `csv:` and `tfds:`.
 
     Returns:
       A `Dataset`. Its splits are `Source`s with `labels`, int (n,), and elements {"image": uint8
@@ -133,8 +139,8 @@ def absolute(spec: str) -> str:
     names = []
     for name in split_spec(spec):
         scheme, _, rest = name.partition(":")
-        path, question, choices = rest.partition("?") if scheme == "tfds" else (rest, "", "")
-        if path and (scheme == "folder" or (scheme == "tfds" and is_path(path))):
+        path, question, choices = (rest, "", "") if scheme == "folder" else rest.partition("?")
+        if path and (scheme in ("folder", "csv") or (scheme == "tfds" and is_path(path))):
             name = f"{scheme}:{os.path.abspath(os.path.expanduser(path))}{question}{choices}"
         names.append(name)
     return ",".join(names)
@@ -152,7 +158,7 @@ def may_have_moved(before: str, now: str) -> bool:
     def without_paths(spec: str) -> list[tuple[str, ...]]:
         parts = [name.partition("?") for name in split_spec(absolute(spec))]
         return [
-            (re.sub("^(folder|tfds):/.*", r"\1:/", path), choices) for path, _, choices in parts
+            (re.sub("^(folder|csv|tfds):/.*", r"\1:/", path), choices) for path, _, choices in parts
         ]
 
     return without_paths(before) == without_paths(now)
@@ -216,7 +222,7 @@ def _resolve(name: str, data_dir: str | None) -> tuple[ModuleType, str, dict[str
 def _load_whole(name: str, data_dir: str | None, deep_images: str) -> Dataset:
     """A data set with the splits that it comes with."""
     module, rest, options = _resolve(name, data_dir)
-    if module in (folder, tfds):
+    if module in (folder, table, tfds):
         options["deep_images"] = deep_images
     dataset: Dataset = module.load(rest, **options)
     return dataset
@@ -230,13 +236,13 @@ def _split_off_val(
         fraction = default_val_fraction(len(train))
     if not fraction:
         return dataset
-    kept, split_off = stratified_split(train.labels, fraction, rng)
-    if len(split_off) == 0:
+    kept, val = split_off(train, fraction, rng)
+    if len(val) == 0:
         raise InputError(
             f"{name} has one training image per class, so none can be kept for validation; add "
             "images"
         )
-    return replace(dataset, train=Subset(train, kept), val=Subset(train, split_off))
+    return replace(dataset, train=Subset(train, kept), val=Subset(train, val))
 
 
 def _subsample(dataset: Dataset, name: str, size: int, rng: np.random.Generator) -> Dataset:

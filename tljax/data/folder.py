@@ -43,6 +43,7 @@ class FolderSource(Source):
       names: What the files are called within the data, e.g. `cat/1.png`, so that moving the data
         changes no name; None: the name of the file and of its folder.
       deep_images: As `deep` of `images.decode`.
+      groups: int (n,): images of one group stay on one side of every split; None: each is alone.
     """
 
     def __init__(
@@ -51,8 +52,10 @@ class FolderSource(Source):
         labels: Sequence[int] | np.ndarray,
         names: Sequence[str] | None = None,
         deep_images: str = "full_range",
+        groups: np.ndarray | None = None,
     ):
         self.files = list(files)
+        self.groups = groups
         self.labels = np.asarray(labels, dtype=np.int64)
         self.names = [f"{f.parent.name}/{f.name}" for f in files] if names is None else list(names)
         self._deep_images = deep_images
@@ -76,7 +79,7 @@ class FolderSource(Source):
         return {"image": image, "label": int(self.labels[index])}
 
     def __reduce__(self):
-        return FolderSource, (self.files, self.labels, self.names, self._deep_images)
+        return FolderSource, (self.files, self.labels, self.names, self._deep_images, self.groups)
 
     def digests(self, rows: np.ndarray) -> list[str]:
         """Returns the digest of the content of each file at `rows`.

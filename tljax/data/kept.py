@@ -8,21 +8,24 @@ that were added since are in no split. Other data than folders do not change ima
 them one fingerprint for each split is kept, and other images are refused.
 """
 
+import itertools
 import logging
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from tljax.data import table
 from tljax.data.digests import content_digests
 from tljax.data.folder import FolderSource
 from tljax.data.layout import find_root
 from tljax.data.listing import find_files, warn_once
 from tljax.data.sources import Dataset, Source, Subset, fingerprint, unwrap_subset
+from tljax.data.table.spec import parse_spec
 from tljax.errors import InputError, printable
 
 _log = logging.getLogger("tljax")
@@ -68,16 +71,38 @@ def restore(
         dataset = load()
         _refuse_other_images(name, kept, dataset)
         return dataset
-    try:
-        root = find_root(name.partition(":")[2])
-    except InputError as error:
-        raise InputError(f"{error}; if the data has moved, name its new place") from None
+    look = _look_at(name)
     try:
         dataset = load()
         unchanged = _describe_one(dataset) == kept
     except InputError:  # e.g. a class is gone
         unchanged = False
-    return dataset if unchanged else _find_again(name, kept, root, deep_images)
+    return dataset if unchanged else _find_again(name, kept, look(), deep_images)
+
+
+class _Today(NamedTuple):
+    """Where a data set lies today, its image files, and their groups, if it has any."""
+
+    root: Path
+    files: list[Path]
+    groups: np.ndarray | None = None
+
+
+def _look_at(name: str) -> Callable[[], _Today]:
+    """Returns a function that lists the images of a data set as it is today.
+
+    Raises:
+      InputError: The folder, or the table's folder, is gone.
+    """
+    scheme, _, rest = name.partition(":")
+    try:
+        if scheme == "csv":
+            root = find_root(str(parse_spec(rest).file.parent))
+            return lambda: _Today(root, *table.listed_files(rest))
+        root = find_root(rest)
+    except InputError as error:
+        raise InputError(f"{error}; if the data has moved, name its new place") from None
+    return lambda: _Today(root, find_files(root).images)
 
 
 def is_kept(content: Any) -> bool:
@@ -143,9 +168,11 @@ def without_missing(source: Source) -> Source:
     return source if all(there) else Subset(base, rows[there])
 
 
-def _find_again(name: str, kept: Kept, root: Path, deep_images: str) -> Dataset:
+def _find_again(name: str, kept: Kept, today: _Today, deep_images: str) -> Dataset:
     """The kept images, wherever they are in the folder by now, and whatever they are called."""
-    files = find_files(root).images
+    root, files, groups = today
+    group_of = {} if groups is None else dict(zip(files, groups.tolist(), strict=True))
+    alone = itertools.count(len(files))  # groups of images that are gone
     by_content: dict[str, list[Path]] = defaultdict(list)
     for file, digest in zip(files, content_digests(files), strict=True):
         by_content[digest[:_DIGITS]].append(file)
@@ -167,12 +194,15 @@ def _find_again(name: str, kept: Kept, root: Path, deep_images: str) -> Dataset:
                 missing.setdefault(split, []).append(image)
             else:
                 same.remove(path)
-                elsewhere += image.partition("/")[0] not in path.relative_to(root).parts
+                if name.startswith("folder:"):
+                    elsewhere += image.partition("/")[0] not in path.relative_to(root).parts
             # Never the kept path itself: another image may be there by now.
             paths.append(path or root / f"{image} (as it was when the run began)")
         found += len(images) - len(missing.get(split, ()))
         names, _, labels = zip(*images, strict=True)
-        sources[split] = FolderSource(paths, labels, names, deep_images)
+        own = None if groups is None else [group_of.get(path, next(alone)) for path in paths]
+        together = None if own is None else np.array(own)
+        sources[split] = FolderSource(paths, labels, names, deep_images, together)
     _report(name, kept, missing, elsewhere, len(files) - found)
     train, val, test = (sources[split] for split in SPLITS)
     assert train is not None

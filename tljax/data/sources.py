@@ -126,11 +126,19 @@ def unwrap_subset(source: Source) -> tuple[Source, np.ndarray]:
     return source, rows
 
 
+def groups_of(source: Source) -> np.ndarray | None:
+    """Returns int (n,), which images belong together; None if the data does not say."""
+    base, rows = unwrap_subset(source)
+    groups = getattr(base, "groups", None)
+    return None if groups is None else np.asarray(groups)[rows]
+
+
 class Relabelled(Source):
     """The images of `source` with other labels, int (n,)."""
 
     def __init__(self, source: Source, labels: np.ndarray):
         self._source, self.labels = source, labels
+        self.groups = groups_of(source)
 
     def __len__(self) -> int:
         return len(self._source)

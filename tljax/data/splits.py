@@ -1,8 +1,10 @@
 """Stratified splits: choosing the validation and test images, and subsampling training images."""
 
+import warnings
+
 import numpy as np
 
-from tljax.data.sources import Source, Subset
+from tljax.data.sources import Source, Subset, groups_of
 from tljax.errors import InputError
 
 _TEST_FRACTION = 0.2
@@ -71,6 +73,70 @@ def stratified_split(
     return np.flatnonzero(~is_split_off), np.flatnonzero(is_split_off)
 
 
+def grouped_folds(labels: np.ndarray, groups: np.ndarray, number: int, seed: int) -> np.ndarray:
+    """Assigns images to folds of about the same class proportions, with no group in two of them.
+
+    Args:
+      labels: int (n,), not negative.
+      groups: int (n,): which images belong together.
+      number: of folds, 2 or more.
+      seed: of the random order.
+
+    Returns:
+      int (n,): the fold of each image.
+
+    Raises:
+      InputError: there are fewer groups than folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if (found := len(np.unique(groups))) < number:
+        raise InputError(
+            f"there are {found} groups of images, too few for {number} parts of which each holds"
+            " whole groups; add images of further groups"
+        )
+    folds = np.empty(len(labels), np.int64)
+    splitter = StratifiedGroupKFold(number, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():  # of classes with fewer images than folds
+        warnings.simplefilter("ignore", UserWarning)
+        for fold, (_, held) in enumerate(splitter.split(labels, labels, groups)):
+            folds[held] = fold
+    return folds
+
+
+def split_off(
+    source: Source, fraction: float, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits off `fraction` of every class; where images belong together, of whole groups.
+
+    Then the fraction is rounded to 1/2, 1/3, 1/4, ..., or to 1 less that.
+
+    Args:
+      source: n images.
+      fraction: Between 0 and 1.
+
+    Returns:
+      (kept, split_off): sorted indices, int (m,) and int (n - m,).
+
+    Raises:
+      InputError: There are too few groups, or a class would be split off whole.
+    """
+    groups = groups_of(source)
+    if groups is None:
+        return stratified_split(source.labels, fraction, rng)
+    number = max(2, round(1 / min(fraction, 1 - fraction)))
+    folds = grouped_folds(source.labels, groups, number, int(rng.integers(1 << 31)))
+    classes = np.unique(source.labels)
+    for fold in range(number):
+        away = (folds == fold) == (fraction <= 0.5)
+        if np.isin(classes, source.labels[~away]).all():
+            return np.flatnonzero(~away), np.flatnonzero(away)
+    raise InputError(
+        f"the groups of images cannot be split into {number} parts so that every class is left; add"
+        " images of further groups"
+    )
+
+
 def split_off_test(train: Source, name: object, remedy: str) -> tuple[Subset, Subset]:
     """Returns (train, test) for data without test images: a fifth of each class is for testing.
 
@@ -85,10 +151,10 @@ def split_off_test(train: Source, name: object, remedy: str) -> tuple[Subset, Su
     Raises:
       InputError: No class has two images.
     """
-    kept, split_off = stratified_split(train.labels, _TEST_FRACTION, np.random.default_rng(0))
-    if len(split_off) == 0:
+    kept, test = split_off(train, _TEST_FRACTION, np.random.default_rng(0))
+    if len(test) == 0:
         raise InputError(
             f"{name} has one image per class, so none can be kept for testing; add images or "
             f"{remedy}"
         )
-    return Subset(train, kept), Subset(train, split_off)
+    return Subset(train, kept), Subset(train, test)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from tljax.data.splits import grouped_folds
+
 _FOLDS = 5
 _FOLDS_OF_MANY = 3
 _MANY = 50_000  # images, above which fewer folds suffice
@@ -9,7 +11,9 @@ _REPEATS = 5  # at most
 _PREDICTIONS = 1000  # out of fold that decide, where the repeats allow
 
 
-def assign_folds(labels: np.ndarray, seed: int, number: int | None = None) -> np.ndarray:
+def assign_folds(
+    labels: np.ndarray, seed: int, number: int | None = None, groups: np.ndarray | None = None
+) -> np.ndarray:
     """Assigns images to folds, each class evenly; several times where there are few images.
 
     Each class is dealt to the folds in turn. A class of two images is therefore never held out
@@ -19,9 +23,14 @@ def assign_folds(labels: np.ndarray, seed: int, number: int | None = None) -> np
       labels: (images,).
       seed: of the random order.
       number: of folds; None: 5, or 3 of many images.
+      groups: (images,), which images belong together: they are held out together. None: each is
+        alone.
 
     Returns:
       (repeats, images), the fold in which an image is held out.
+
+    Raises:
+      InputError: there are fewer groups than folds.
     """
     count = len(labels)
     folds = min(number or (_FOLDS if count <= _MANY else _FOLDS_OF_MANY), count)
@@ -29,6 +38,9 @@ def assign_folds(labels: np.ndarray, seed: int, number: int | None = None) -> np
     rng = np.random.default_rng(seed)
     assigned = np.empty((repeats, count), np.int32)
     for row in assigned:
+        if groups is not None:
+            row[:] = grouped_folds(labels, groups, folds, int(rng.integers(1 << 31)))
+            continue
         shuffled = rng.permutation(count)
         by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
         row[by_class] = np.arange(count) % folds

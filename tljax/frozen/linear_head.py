@@ -59,6 +59,7 @@ def solve_head(
     weights: np.ndarray | None = None,
     views: int = 1,
     seed: int = 0,
+    groups: np.ndarray | None = None,
 ) -> SolvedHead:
     """Solves a linear head: the minimum of mean cross-entropy + l2 / 2 * |kernel|^2.
 
@@ -79,6 +80,7 @@ def solve_head(
       views: of each image: row r is of image r % (n // views). The views of an image are in the
         same fold.
       seed: of the folds.
+      groups: (n // views,), images that are held out together; None: each is alone.
 
     Raises:
       InputError: if there is one class only, all features are constant or some not finite, `l2` is
@@ -98,7 +100,7 @@ def solve_head(
             begin, _ = solve(rows, train, train, begin, stronger, **_ROUGH)
         validation, out_of_fold = {}, None
     else:
-        folds = assign_folds(labels[:images], seed)
+        folds = assign_folds(labels[:images], seed, groups=groups)
         held = np.tile(_held_out(folds), (views, 1))
         rows = make_rows(x, labels, mean, inverse, held.shape[1] * num_classes)
         l2, begin, out_of_fold, found = _choose_strength(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tljax.data import balanced_weights
+from tljax.data import balanced_weights, groups_of
 from tljax.frozen.cache import Cache, CachedSource
 from tljax.frozen.linear_head import SolvedHead, solve_head
 from tljax.training.setup import Setup, new_variables
@@ -42,6 +42,7 @@ def solve(features: CachedSource, setup: Setup) -> SolvedHead:
         weights=weights,
         views=len(labels) // len(setup.train),
         seed=options.seed,
+        groups=groups_of(setup.train),
     )
 
 

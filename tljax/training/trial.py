@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tljax.console import progress_bar
-from tljax.data import Subset
+from tljax.data import Subset, groups_of
 from tljax.devices.preemption import stop_signals_wait
 from tljax.devices.startup import Startup
 from tljax.frozen.cross_validation import assign_folds
@@ -62,7 +62,9 @@ def choose(
         start of the run, and counts once.
       progress: whether to show progress on stderr.
     """
-    (folds, *_) = assign_folds(setup.train.labels, setup.options.seed, FOLDS)
+    (folds, *_) = assign_folds(
+        setup.train.labels, setup.options.seed, FOLDS, groups_of(setup.train)
+    )
     correct: dict[Candidate, int] = {}
     loss: dict[Candidate, float] = {}
     with progress_bar() as bar:

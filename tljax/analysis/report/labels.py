@@ -26,12 +26,14 @@ def html_text(text: object) -> str:
 
 
 def data_name(data: str) -> str:
-    """`digits` for `embedded:digits`, the last folder of a path, all names of several tasks."""
+    """`digits` for `embedded:digits`, the last part of a path, all names of several tasks."""
     parts = data.split(",")
     if all(part.startswith("embedded:") for part in parts):
         return " + ".join(part.removeprefix("embedded:") for part in parts)
     if len(parts) == 1 and data.startswith("folder:"):
         return data.removeprefix("folder:").rstrip("/").split("/")[-1] or data
+    if len(parts) == 1 and data.startswith("csv:"):
+        return data.removeprefix("csv:").partition("?")[0].split("/")[-1] or data
     return data
 
 

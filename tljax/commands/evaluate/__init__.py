@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="DATA",
-        help="folder:PATH, tfds:NAME or embedded:NAME with the same classes, to measure how much"
-        " accuracy drops on it; default: the data the run was trained on",
+        help="folder:PATH, csv:FILE, tfds:NAME or embedded:NAME with the same classes, to measure"
+        " how much accuracy drops on it; default: the data the run was trained on",
     )
     parser.add_argument(
         "--data_dir",

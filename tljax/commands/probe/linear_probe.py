@@ -27,7 +27,7 @@ from tljax import experiment
 from tljax.commands.probe.features import compute_features
 from tljax.commands.probe.heads import list_settings, rank_heads, train_heads
 from tljax.commands.probe.solved import choose_features, describe_choice, solve_choices
-from tljax.data import Dataset
+from tljax.data import Dataset, groups_of
 from tljax.errors import InputError
 from tljax.experiment import Experiment
 from tljax.files import replacing
@@ -117,7 +117,7 @@ def run_probe(
         train = features(dataset.train, "training")
         val = None if dataset.val is None else features(dataset.val, "validation")
         if options.solves:
-            chosen = _solve(exp, variables, train, val)
+            chosen = _solve(exp, variables, train, val, groups_of(dataset.train))
         else:
             assert val is not None
             chosen = _train(exp, variables, train, val, weight_decays, progress)
@@ -171,12 +171,16 @@ class _Chosen:
 
 
 def _solve(
-    exp: Experiment, variables: Tree, train: CachedSource, val: CachedSource | None
+    exp: Experiment,
+    variables: Tree,
+    train: CachedSource,
+    val: CachedSource | None,
+    groups: np.ndarray | None,
 ) -> _Chosen:
     """Solves a head for each choice of features; cross-validation chooses one."""
     model = exp.model
     kinds = choices(model, patches_alone=True)
-    solved = solve_choices(kinds, train, model.num_classes, exp.options.seed)
+    solved = solve_choices(kinds, train, model.num_classes, exp.options.seed, groups)
     best = choose_features(solved, train.labels)
     head = {"kernel": best.solved.kernel, "bias": best.solved.bias}
     network = {**variables, "params": {**variables["params"], "head": head}}

@@ -33,7 +33,11 @@ class SolvedChoice:
 
 
 def solve_choices(
-    choices: Sequence[Features], train: CachedSource, num_classes: int, seed: int
+    choices: Sequence[Features],
+    train: CachedSource,
+    num_classes: int,
+    seed: int,
+    groups: np.ndarray | None = None,
 ) -> list[SolvedChoice]:
     """Solves one head for each choice of features.
 
@@ -42,6 +46,7 @@ def solve_choices(
       train: the parts of the features of the training images, from `compute_features`.
       num_classes: of the heads.
       seed: of the folds.
+      groups: of the images, which are held out together; None: each is alone.
 
     Raises:
       InputError: if a head cannot be solved.
@@ -49,7 +54,7 @@ def solve_choices(
     found = []
     for features in choices:
         x = features.select(train.features)
-        solved = solve_head(x, train.labels, num_classes, seed=seed)
+        solved = solve_head(x, train.labels, num_classes, seed=seed, groups=groups)
         found.append(SolvedChoice(features, x.shape[1], solved))
     return found
 

@@ -1,0 +1,216 @@
+"""`csv:FILE`: labels in a table, groups that stay together, and what is refused."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.test_cli import run
+from tljax import config as config_lib
+from tljax import data, experiment
+from tljax.advice.neighbours import leave_one_out
+from tljax.errors import InputError
+from tljax.frozen.cross_validation import assign_folds
+
+CONFIG = ["--config.steps=2", "--config.batch_size=8", "--config.model=resnet10_32"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """40 images: of ten animals four each, of two classes."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for number in range(40):
+        pixels = rng.integers(0, 200, (24, 20, 3)) + 50 * (number // 4 % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / f"{number}.png")
+    return tmp_path
+
+
+def rows_of(split=None, group=False):
+    for number in range(40):
+        row = {"path": f"images/{number}.png", "label": ("cat", "dog")[number // 4 % 2]}
+        if split:
+            row["split"] = split(number)
+        if group:
+            row["group"] = f"animal {number // 4}"
+        yield row
+
+
+def write(folder, rows, name="labels.csv", delimiter=",", header=True):
+    rows = list(rows)
+    with (folder / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
+    return f"csv:{folder / name}"
+
+
+def names_of(source):
+    base, rows = data.unwrap_subset(source)
+    return [base.names[row] for row in rows]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_table_is_read(delimiter, photos):
+    spec = write(photos, rows_of(), delimiter=delimiter)
+    dataset = data.load(spec, val_fraction=0.25)
+    assert (dataset.name, dataset.class_names) == (spec, ("cat", "dog"))
+    assert [len(s) for s in (dataset.train, dataset.val, dataset.test)] == [24, 8, 8]
+    image = dataset.train[0]
+    assert image["image"].shape == (24, 20, 3)
+    everything = [*names_of(dataset.train), *names_of(dataset.val), *names_of(dataset.test)]
+    assert sorted(everything) == sorted(row["path"] for row in rows_of())
+    assert data.read_class_names(spec) == ("cat", "dog")
+
+
+def test_columns_may_be_named_or_have_no_header(photos):
+    rows = [{"photo": r["path"], "note": "x, y", "breed": r["label"]} for r in rows_of()]
+    spec = write(photos, rows)
+    assert len(data.load(f"{spec}?path=photo,label=breed", val_fraction=0).train) == 32
+    bare = write(photos, rows, "bare.csv", header=False)
+    assert len(data.load(f"{bare}?columns=path+_+label", val_fraction=0).train) == 32
+    whole = data.absolute(f"{spec}?path=photo,label=breed")
+    assert whole == f"{spec}?path=photo,label=breed"
+
+
+def test_whole_numbers_are_classes_in_their_order(photos):
+    rows = [{**row, "label": str(2 + 8 * (n % 2))} for n, row in enumerate(rows_of())]
+    assert data.load(write(photos, rows)).class_names == ("2", "10")
+
+
+def test_given_splits_are_kept(photos):
+    def split(number):
+        return ("Training", "val", "TEST")[number % 3]
+
+    dataset = data.load(write(photos, rows_of(split)))
+    assert [len(s) for s in (dataset.train, dataset.val, dataset.test)] == [14, 13, 13]
+    assert "images/2.png" in names_of(dataset.test)
+
+
+def test_groups_stay_on_one_side_of_every_split_and_fold(photos):
+    spec = write(photos, rows_of(group=True))
+    for seed in range(3):
+        dataset = data.load(spec, val_fraction=0.25, seed=seed)
+        sides = [
+            {int(name[7:-4]) // 4 for name in names_of(source)}
+            for source in (dataset.train, dataset.val, dataset.test)
+        ]
+        assert sum(map(len, sides)) == 10, "no animal is on two sides"
+        assert all(sides)
+        groups = data.groups_of(dataset.train)
+        for folds in assign_folds(dataset.train.labels, seed, 3, groups):
+            for group in np.unique(groups):
+                assert len(set(folds[groups == group])) == 1
+            assert len(set(folds)) == 3
+    few = write(photos, [{**row, "group": str(n % 3)} for n, row in enumerate(rows_of())])
+    with pytest.raises(InputError, match="too few for 5 parts"):
+        data.load(few)
+
+
+def test_neighbours_of_the_same_group_do_not_vote():
+    x = np.repeat(np.eye(6), 2, axis=0)
+    labels = np.repeat(np.arange(6) % 2, 2)
+    assert leave_one_out(x, labels) == 1.0
+    assert leave_one_out(x, labels, np.repeat(np.arange(6), 2)) < 1.0
+
+
+def test_a_run_from_a_table_resumes_evaluates_and_keeps_its_splits(photos, tmp_path, capsys):
+    spec = write(photos, rows_of(group=True))
+    words = [*CONFIG, f"--config.data={spec}", "--config.val_fraction=0.25"]
+    experiment.run(config_lib.load("from_scratch", words), tmp_path / "run", progress=False)
+    before = json.loads((tmp_path / "run" / "result.json").read_text())
+    kept = json.loads((tmp_path / "run" / "splits.json").read_text())
+    assert sorted(kept[0]["splits"]) == ["test", "train", "val"]
+    Image.new("RGB", (20, 20)).save(photos / "images" / "new.png")
+    more = {"path": "images/new.png", "label": "cat", "group": "new"}
+    write(photos, [*list(rows_of(group=True))[::-1], more])  # another order, and one image more
+    code, out, err = run(capsys, "evaluate", "--workdir", tmp_path / "run")
+    assert code == 0, err
+    assert f"{before['test_accuracy']:.3f}" in out
+    assert "1 images of" in err
+    assert "are in no split of the run (0 when it began)" in err
+
+
+def change(rows, **where):
+    rows = list(rows)
+    rows[3] = {**rows[3], **where}
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (change(rows_of(), path="images/none.png"), r"1 of the 40 images in .* do not exist"),
+        (change(rows_of(), label=""), "line 5 of .* has no label"),
+        (change(rows_of(), path="images/2.png", label="dog"), "has two labels"),
+        ([{"path": r["path"], "label": "cat"} for r in rows_of()], "are of the class 'cat'"),
+        ([{"path": r["path"], "age": "3"} for r in rows_of()], "no column of .* is the label"),
+        (change(rows_of(lambda n: "train"), split="elsewhere"), "has the split 'elsewhere'"),
+        (
+            change(rows_of(lambda n: ("train", "test")[n // 20], group=True), split="test"),
+            "is in two splits: train in line 2, test in line 5",
+        ),
+        (
+            [{**r, "label": f"{n / 7:.4f}"} for n, r in enumerate(rows_of())],
+            "numbers with decimals",
+        ),
+        (
+            change(rows_of(lambda n: "train"), split="test", label="bird"),
+            "has the class 'bird', which no training image has",
+        ),
+    ],
+)
+def test_bad_tables_are_refused_in_one_sentence(rows, message, photos, tmp_path, capsys):
+    spec = write(photos, rows)
+    with pytest.raises(InputError, match=message):
+        data.load(spec)
+    argv = ["train", "--config", "from_scratch", *CONFIG, f"--config.data={spec}"]
+    code, _, err = run(capsys, *argv, "--workdir", tmp_path / "w")
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has no rows"),
+        (b"path,label\n", "has no rows"),
+        (b"path,label\na.png,cat,x\n", "line 2 of .* has 3 columns, but the first has 2"),
+        (b'path,label\n"a.png,cat\n', "is no CSV"),
+        (b"\xff\xfe\x00path", "is not UTF-8"),
+        (b"path,label\na\x00.png,cat\n", "zero byte|do not exist|is no CSV"),
+        (b"path,label\n" + 300 * b"a" + b".png,cat\nb.png,dog\n", "2 of the 2 images"),
+        (b"path,label\n~nobody/a.png,cat\nb.png,dog\n", "2 of the 2 images"),
+    ],
+)
+def test_damaged_tables_are_refused(content, message, tmp_path):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        data.load(f"csv:{tmp_path / 't.csv'}")
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ("?path", "is no choice"),
+        ("?photo=x", "there is no choice"),
+        ("?label=breed", "has no column 'breed'"),
+        ("?columns=path", "lacks path or label"),
+        ("?columns=path+label,label=x", "there is no header"),
+        ("?columns=path+label+_", "has 2 columns, but columns= names 3"),
+        ("?label=label,label=label", "chooses label twice"),
+    ],
+)
+def test_bad_choices_are_refused(choices, message, photos):
+    with pytest.raises(InputError, match=message):
+        data.load(write(photos, rows_of()) + choices)
+
+
+def test_rows_that_repeat_another_are_left_out_and_counted(photos, caplog):
+    rows = list(rows_of())
+    assert len(data.load(write(photos, [*rows, *rows[:5]]), val_fraction=0).train) == 32
+    assert "5 rows of" in caplog.text
