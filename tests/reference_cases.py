@@ -72,6 +72,7 @@ _HF_VIT = {**_NARROW, "layer_norm_eps": 1e-12}
 _BASIC = {"widths": (16, 32, 48, 64)}
 _BOTTLENECK = {"stage_sizes": (2, 1, 2, 1), "widths": (16, 32, 48, 64)}
 _BIT = {"stage_sizes": (2, 1, 2, 1), "widths": (32, 64, 64, 96)}
+_CONVNEXT = {"stage_sizes": (1, 2, 1, 1), "widths": (16, 32, 48, 64)}
 _KERAS = {"stage_sizes": (2, 3, 2), "widths": (64, 32, 48)}
 
 CASES = (
@@ -84,6 +85,13 @@ CASES = (
     # BiT
     Case("resnetv2_timm", "bit", "timm BiT", "resnetv2_50x1_bit", 65, _BIT),
     Case("resnetv2_google", "bit", "Google BiT", "resnetv2_50x1_bit", 65, _BIT),
+    # ConvNeXt
+    Case("convnext_timm", "timm_convnext", "timm ConvNeXt", "convnext_tiny", 65, _CONVNEXT),
+    Case("convnext_authors", "timm_convnext", "ConvNeXt", "convnext_tiny", 64, _CONVNEXT),
+    Case("convnext_hf", "huggingface", "Hugging Face ConvNext", "convnext_tiny", 64, _CONVNEXT),
+    Case("convnextv2_timm", "timm_convnext", "timm ConvNeXt", "convnextv2_tiny", 64, _CONVNEXT),
+    Case("convnextv2_authors", "timm_convnext", "ConvNeXt", "convnextv2_tiny", 65, _CONVNEXT),
+    Case("convnextv2_hf", "huggingface", "Hugging Face ConvNext", "convnextv2_tiny", 64, _CONVNEXT),
     # Keras Applications
     Case("keras_resnet", "keras_resnet", "Keras", "keras_resnet50", 65, _KERAS),
     Case("keras_resnet_3", "keras_resnet", "Keras 3", "keras_resnet50", 65, _KERAS),

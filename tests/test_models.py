@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.test_plan_laws import NETWORKS, network
+from tests.test_plan_laws import FURTHER, NETWORKS, network
 from tljax.errors import InputError
 from tljax.models import MODELS, Groups, create, init, parameter_count, tracing
+from tljax.models.arithmetic import depthwise
 from tljax.models.groups import leaf_paths
 
 SMALL = ("resnet10_32", "vit_micro_patch4_32")
@@ -33,6 +34,11 @@ def abstract(name):
         ("vit_base_patch16_224", 86_567_656, 14),
         ("vit_base_patch32_224", 88_224_232, 14),
         ("vit_large_patch16_224", 304_326_632, 26),
+        ("convnext_atto", 3_695_520, 14),
+        ("convnext_tiny", 28_589_128, 20),
+        ("convnext_large", 197_767_336, 38),
+        ("convnextv2_nano", 15_623_800, 16),
+        ("convnextv2_base", 88_717_800, 38),
     ],
 )
 def test_sizes_are_the_published_ones(name, parameters, groups):
@@ -102,7 +108,7 @@ def test_a_parameter_in_no_group_or_in_two_is_an_error_that_names_it():
             groups.depth(path)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [*NETWORKS, *FURTHER])
 def test_a_cut_run_is_the_whole_run(name):
     model, variables = network(name)
     x = jax.random.normal(jax.random.key(1), (3, 32, 32, 3))
@@ -127,7 +133,7 @@ def test_a_cut_that_the_model_does_not_have_is_an_error(name, cut):
         model.apply(variables, jnp.zeros((1, 32, 32, 3)), **cut)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, "convnext_micro_32"])
 def test_the_head_sees_features(name):
     model = create(name, 10)
     variables = init(model, jax.random.key(0), 32)
@@ -165,7 +171,7 @@ def test_modes_are_per_group():
     assert not np.array_equal(features(only_last, 5), features(False, 5))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [*SMALL, "convnext_micro_32"])
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(name):
     model = create(name, 10, dtype=jnp.bfloat16)
     variables = init(model, jax.random.key(0), 32)
@@ -244,3 +250,31 @@ def test_unknown_names_are_answered_with_the_closest():
         create("resnet05", 10)
     with pytest.raises(InputError, match="did you mean 'drop_path'"):
         create("resnet50", 10, drop_pth=0.1)
+
+
+def test_a_depthwise_convolution_is_that_of_xla_and_so_are_its_gradients():
+    x = jax.random.normal(jax.random.key(0), (2, 9, 6, 5))
+    kernel = jax.random.normal(jax.random.key(1), (7, 7, 1, 5))
+
+    def by_xla(x, kernel):
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), ((3, 3), (3, 3)), dimension_numbers=dimensions, feature_group_count=5
+        )
+
+    def both(convolve):
+        return jax.value_and_grad(lambda *args: jnp.sin(convolve(*args)).sum(), (0, 1))(x, kernel)
+
+    for a, b in zip(*map(jax.tree.leaves, (both(depthwise), both(by_xla))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_truncated_convnext_keeps_the_blocks_before():
+    whole = create("convnext_micro_32", 10)
+    cut = whole.truncated(2)
+    assert cut.groups.names == ("stem", "layer1_0", "layer2_0", "head")
+    variables = init(cut, jax.random.key(0), 32)
+    assert "norm" not in variables["params"]
+    features = cut.apply(variables, jnp.ones((1, 32, 32, 3)), stop=3)
+    assert features.shape == (1, 48)
+    assert whole.truncated(4) == whole

@@ -15,7 +15,7 @@ import pytest
 import tljax
 from tljax.analysis import cost
 from tljax.data import Preprocessing, normalise
-from tljax.models import ResNet, ViT, init
+from tljax.models import ConvNeXt, ResNet, ViT, init
 from tljax.models.flops import counted_flops
 from tljax.models.groups import leaf_paths, map_with_path
 from tljax.training import train_state
@@ -44,12 +44,16 @@ NETWORKS = {  # a small network of each family, with two blocks
     ),
     "vit": ViT(64, 2, 4, 4, num_classes=10, drop_path=0.1),
 }
+# Networks of families that have no layers of their own kind in the plan's arithmetic: fewer plans.
+FURTHER = {
+    "convnext": ConvNeXt((1, 1), (16, 32), 10, 4, None, response_norm=True, drop_path=0.1),
+}
 
 
 @functools.cache
 def network(name):
     """A model, and variables whose zeros are -0.0, since adding +0.0 would change them."""
-    model = NETWORKS[name]
+    model = {**NETWORKS, **FURTHER}[name]
     variables = init(model, jax.random.key(0), 32)
     return model, jax.tree.map(lambda leaf: jnp.where(leaf == 0, -0.0, leaf), variables)
 
@@ -79,12 +83,15 @@ PLANS = {  # without those that train what another one trains
 # Those that differ most in what they train: the head, everything, the end, a middle, some leaves.
 SOME_PLANS = ("feature_extraction", "fine_tune", "freeze_first(1)", "only group 1", "biases")
 SOME_PLANS += ("stored statistics, freeze_first(2)",)
-models = pytest.mark.parametrize("name", NETWORKS)
+FURTHER_PLANS = ("feature_extraction", "fine_tune", "freeze_first(1)")
+models = pytest.mark.parametrize("name", [*NETWORKS, *FURTHER])
 plans = pytest.mark.parametrize("plan_name", PLANS)
 
 
 def each_plan_with_a_network(first, among=tuple(PLANS)):
     """Every plan with one network in turn, from the first or second on; a soak tests the rest.
+
+    With networks of further families some plans.
 
     Args:
       first: 0 or 1.
@@ -97,7 +104,8 @@ def each_plan_with_a_network(first, among=tuple(PLANS)):
             pytest.param(name, plan, marks=[] if chosen else pytest.mark.soak)
             for i, (name, plan) in enumerate(pairs)
             for chosen in [plan in among and (i // 2 + i + first) % 2 == 0]
-        ],
+        ]
+        + [(name, plan) for plan in FURTHER_PLANS for name in FURTHER],
     )
 
 
@@ -210,7 +218,10 @@ def test_the_step_costs_what_the_law_allows(name, plan_name):
     law = sum(map(sum, cost.law_terms(counts, products, plan.trained_groups(variables["params"]))))
     step = cost.step_function(model, plan, PREPROCESSING)
     arguments = cost.step_arguments(model, plan, variables, 32, batch_size)
-    counted = counted_flops(jax.jit(step).lower(*arguments).compile())
+    if name in FURTHER:  # on a CPU some of their kernels are sums, with other counts
+        counted = counted_flops(jax.jit(step).trace(*arguments).lower(lowering_platforms=("tpu",)))
+    else:
+        counted = counted_flops(jax.jit(step).lower(*arguments).compile())
     assert counted <= 1.05 * law
 
 

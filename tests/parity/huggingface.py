@@ -1,4 +1,4 @@
-"""Activations of Hugging Face transformers' ViT, Dinov2, Dinov2 with registers and ResNet.
+"""Activations of Hugging Face transformers' ViT, Dinov2 (with registers), ResNet and ConvNext.
 
 `from_pretrained` reads a real file and reports missing and unused tensors.
 """
@@ -13,7 +13,7 @@ import transformers
 from safetensors.numpy import save_file
 
 from tests.parity.torchvision_resnet import to_numpy, to_torch
-from tljax.models import ImageSize, ResNet, ViT, create
+from tljax.models import ConvNeXt, ImageSize, ResNet, ViT, create
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -39,6 +39,8 @@ def outputs(
     ours = create(model_name, 10, **fields)
     if isinstance(ours, ResNet):
         return _resnet(ours, tensors, to_torch(images))
+    if isinstance(ours, ConvNeXt):
+        return _convnext(ours, tensors, to_torch(images))
     if ours.layer_scale is None:
         return _vit(ours, tensors, to_torch(images))
     return _dinov2(ours, tensors, to_torch(images))
@@ -60,6 +62,30 @@ def _resnet(ours: ResNet, tensors: dict[str, np.ndarray], x: torch.Tensor) -> li
             x = layer(x)
             found.append(x)
     found[-1] = module.resnet.pooler(x).flatten(1)
+    return [to_numpy(x) for x in (*found, module.classifier(found[-1]))]
+
+
+def _convnext(ours: ConvNeXt, tensors: dict[str, np.ndarray], x: torch.Tensor) -> list[np.ndarray]:
+    version = "V2" if ours.response_norm else ""
+    config = getattr(transformers, f"ConvNext{version}Config")(
+        patch_size=ours.patch,
+        depths=list(ours.stage_sizes),
+        hidden_sizes=list(ours.widths),
+        num_labels=10,
+        layer_norm_eps=1e-6,
+    )
+    kind = getattr(transformers, f"ConvNext{version}ForImageClassification")
+    module = _load(kind, config, tensors)
+    network = module.convnextv2 if version else module.convnext
+    x = network.embeddings(x)
+    found = [x]
+    for stage in network.encoder.stages:
+        for layer in stage.downsampling_layer:
+            x = layer(x)
+        for layer in stage.layers:
+            x = layer(x)
+            found.append(x)
+    found[-1] = network.layernorm(x.mean([-2, -1]))
     return [to_numpy(x) for x in (*found, module.classifier(found[-1]))]
 
 

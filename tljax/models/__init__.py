@@ -1,5 +1,6 @@
 """Flax Linen models, their ordered groups, and a registry of them by name."""
 
+from tljax.models.convnext import ConvNeXt
 from tljax.models.groups import Groups
 from tljax.models.initialisation import init
 from tljax.models.model import Model, features, parameter_count
@@ -12,6 +13,7 @@ from tljax.models.vit import ViT
 __all__ = [
     "MODELS",
     "NORMALISATIONS",
+    "ConvNeXt",
     "Groups",
     "ImageSize",
     "Model",

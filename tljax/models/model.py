@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 
+from tljax.models.convnext import ConvNeXt
 from tljax.models.resnet import ResNet
 from tljax.models.resnet_v2 import ResNetV2
 from tljax.models.vit import ViT
 
-Model = ResNet | ResNetV2 | ViT
+Model = ResNet | ResNetV2 | ViT | ConvNeXt
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -6,6 +6,7 @@ from typing import Any
 from flax import traverse_util
 
 from tljax.errors import InputError, check_known, did_you_mean
+from tljax.models.convnext import ConvNeXt
 from tljax.models.lora import LoRA, is_leaf
 from tljax.models.model import Model
 from tljax.models.preprocessing import (
@@ -34,7 +35,7 @@ class ModelSpec:
       preprocessing: that of the best-known checkpoints of this name.
     """
 
-    family: type[ResNet] | type[ResNetV2] | type[ViT]
+    family: type[ResNet] | type[ResNetV2] | type[ViT] | type[ConvNeXt]
     arguments: dict[str, Any]
     preprocessing: Preprocessing
 
@@ -94,6 +95,26 @@ def _vit(size: str, patch: int, preprocessing: Preprocessing, **more: Any) -> Mo
     return ModelSpec(ViT, arguments, preprocessing)
 
 
+_CONVNEXT = {  # blocks and channels of each stage
+    "atto": ((2, 2, 6, 2), (40, 80, 160, 320)),
+    "femto": ((2, 2, 6, 2), (48, 96, 192, 384)),
+    "pico": ((2, 2, 6, 2), (64, 128, 256, 512)),
+    "nano": ((2, 2, 8, 2), (80, 160, 320, 640)),
+    "tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "small": ((3, 3, 27, 3), (96, 192, 384, 768)),
+    "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
+}
+_CONVNEXT_V2 = {"layer_scale": None, "response_norm": True}
+
+
+def _convnext(size: str, **more: Any) -> ModelSpec:
+    stage_sizes, widths = _CONVNEXT[size]
+    arguments = {"stage_sizes": stage_sizes, "widths": widths, **more}
+    preprocessing = Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD, "bicubic", 0.875)
+    return ModelSpec(ConvNeXt, arguments, preprocessing)
+
+
 # timm's ViTs of Google's AugReg recipe are normalised with 0.5 and cropped at 0.9.
 _AUGREG = {
     224: Preprocessing(224, HALF, HALF, "bicubic", 0.9),
@@ -138,7 +159,14 @@ MODELS: dict[str, ModelSpec] = {
         f"vit_{size}_patch14_reg4_dinov2": _vit(size, 14, _DINOV2, layer_scale=1e-5, registers=4)
         for size in ("small", "base", "large")
     },
-    # For 32-pixel images on a CPU: a ResNet of ten layers (stem, 4 basic blocks, head) and a ViT.
+    **{f"convnext_{size}": _convnext(size) for size in _CONVNEXT},
+    **{
+        f"convnextv2_{size}": _convnext(size, **_CONVNEXT_V2)
+        for size in _CONVNEXT
+        if size != "small"
+    },
+    # For 32-pixel images on a CPU: a ResNet of ten layers (stem, 4 basic blocks, head), a ViT, and
+    # a ConvNeXt of four blocks.
     "resnet10_32": ModelSpec(
         ResNet,
         {
@@ -147,6 +175,17 @@ MODELS: dict[str, ModelSpec] = {
             "bottleneck": False,
             "stem": (3, 2),
             "stem_pool": False,
+        },
+        _SMALL,
+    ),
+    "convnext_micro_32": ModelSpec(
+        ConvNeXt,
+        {
+            "stage_sizes": (1, 1, 1, 1),
+            "widths": (24, 48, 96, 192),
+            "patch": 2,
+            "layer_scale": None,
+            "response_norm": True,
         },
         _SMALL,
     ),

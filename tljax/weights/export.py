@@ -15,9 +15,10 @@ import numpy as np
 
 from tljax.errors import InputError, check_known, hide_secrets, redacted
 from tljax.files import replacing, writable_file
-from tljax.models import Model, Preprocessing, ResNet, ResNetV2, ViT, registry, tracing
+from tljax.models import ConvNeXt, Model, Preprocessing, ResNet, ResNetV2, ViT, registry, tracing
 from tljax.weights import rules
 from tljax.weights.families.bit import TIMM_BIT
+from tljax.weights.families.convnext import TIMM_CONVNEXT
 from tljax.weights.families.resnet import TORCH_RESNET
 from tljax.weights.families.vit import TIMM_VIT
 from tljax.weights.loading import PretrainedWeights
@@ -28,7 +29,7 @@ from tljax.weights.read import FORMAT
 # The families of each format; the first that accepts the model names the tensors. (timm's ResNets
 # use torchvision's names.)
 FORMATS: dict[str, tuple[rules.Family, ...]] = {
-    "timm": (TORCH_RESNET, TIMM_VIT, TIMM_BIT),
+    "timm": (TORCH_RESNET, TIMM_VIT, TIMM_BIT, TIMM_CONVNEXT),
     "torchvision": (TORCH_RESNET,),
 }
 
@@ -37,6 +38,7 @@ FORMATS: dict[str, tuple[rules.Family, ...]] = {
 _FREE_FIELDS: dict[type, set[str]] = {
     ResNet: {"stage_sizes", "widths", "bottleneck", "stem", "stem_pool"},
     ResNetV2: {"stage_sizes", "widths"},
+    ConvNeXt: {"stage_sizes", "widths", "patch", "layer_scale", "response_norm"},
     ViT: {"dim", "depth", "heads", "patch", "layer_scale", "registers"},
 }
 _HARMLESS_FIELDS = {"num_classes", "drop_path", "dropout", "dtype", "name", "parent"}

@@ -8,10 +8,10 @@ from importlib import metadata
 from typing import Any
 
 from tljax.errors import printable
-from tljax.models import Model, Preprocessing, ResNet, ViT, registry
+from tljax.models import ConvNeXt, Model, Preprocessing, ResNet, ViT, registry
 from tljax.weights.loading import PretrainedWeights
 
-# ViTs of tljax that timm does not have under any name.
+# Networks of tljax that timm does not have under any name.
 _NAMELESS_IN_TIMM = {
     "vit_tiny_patch8_224",
     "vit_tiny_patch14_224",
@@ -21,6 +21,7 @@ _NAMELESS_IN_TIMM = {
     "vit_base_patch14_224",
     "vit_large_patch8_224",
     "vit_micro_patch4_32",
+    "convnext_micro_32",
 }
 
 
@@ -106,6 +107,12 @@ def constructor(export: Export, format: str) -> list[str] | None:
             }
         if name != export.name or not _is_whole(export):
             arguments["depth"] = model.depth
+    if isinstance(model, ConvNeXt):
+        arguments["conv_mlp"] = False  # which timm's smallest have, with other shapes
+        if name in _NAMELESS_IN_TIMM:
+            name = "convnextv2_atto"
+            arguments |= {"depths": model.stage_sizes, "dims": model.widths}
+            arguments["patch_size"] = model.patch
     return _timm(name, arguments)
 
 

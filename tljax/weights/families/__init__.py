@@ -1,6 +1,7 @@
 """The rule tables: one family for each way of naming the tensors of a network."""
 
 from tljax.weights.families.bit import GOOGLE_BIT, TIMM_BIT
+from tljax.weights.families.convnext import AUTHORS_CONVNEXT, HF_CONVNEXT, TIMM_CONVNEXT
 from tljax.weights.families.keras import KERAS, KERAS_3
 from tljax.weights.families.resnet import HF_RESNET, TORCH_RESNET
 from tljax.weights.families.vit import (
@@ -29,5 +30,8 @@ FAMILIES: tuple[Family, ...] = (
     GOOGLE_BIT,
     KERAS,
     KERAS_3,
+    TIMM_CONVNEXT,
+    AUTHORS_CONVNEXT,
+    HF_CONVNEXT,
     TLJAX,
 )
