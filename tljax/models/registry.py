@@ -104,6 +104,8 @@ _CONVNEXT = {  # blocks and channels of each stage
     "small": ((3, 3, 27, 3), (96, 192, 384, 768)),
     "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
     "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "xlarge": ((3, 3, 27, 3), (256, 512, 1024, 2048)),
+    "huge": ((3, 3, 27, 3), (352, 704, 1408, 2816)),
 }
 _CONVNEXT_V2 = {"layer_scale": None, "response_norm": True}
 
@@ -159,11 +161,11 @@ MODELS: dict[str, ModelSpec] = {
         f"vit_{size}_patch14_reg4_dinov2": _vit(size, 14, _DINOV2, layer_scale=1e-5, registers=4)
         for size in ("small", "base", "large")
     },
-    **{f"convnext_{size}": _convnext(size) for size in _CONVNEXT},
+    **{f"convnext_{size}": _convnext(size) for size in _CONVNEXT if size != "huge"},
     **{
         f"convnextv2_{size}": _convnext(size, **_CONVNEXT_V2)
         for size in _CONVNEXT
-        if size != "small"
+        if size not in ("small", "xlarge")
     },
     # For 32-pixel images on a CPU: a ResNet of ten layers (stem, 4 basic blocks, head), a ViT, and
     # a ConvNeXt of four blocks.
