@@ -11,6 +11,7 @@ import numpy as np
 
 from tests.reference_weights import draw_all
 from tljax.models import ImageSize, Model, create
+from tljax.models.registry import at_image_size
 from tljax.weights import rules
 from tljax.weights.families import FAMILIES
 
@@ -43,13 +44,15 @@ class Case:
     resampling: str | None = None
 
     def create(self) -> Model:
-        return create(self.model, self.num_classes, **self.fields)
+        return at_image_size(create(self.model, self.num_classes, **self.fields), self.size)
 
     def draw(self) -> dict[str, np.ndarray]:
         """The weights of both the original and our model, by path."""
         drawn = draw_all(self.create(), self.pretrained_size or self.size)
         if self.family == "big_vision":  # its files have no place for the class token's position
             drawn["embed/pos_embed"][:, 0] = 0
+        if self.family in ("OpenCLIP", "Hugging Face CLIP"):  # whose projection has no bias
+            drawn["head/bias"][:] = 0
         return drawn
 
     @property
@@ -61,11 +64,10 @@ class Case:
         """Suffix of the files that use the family's names."""
         if self.family.startswith("Keras"):
             return ".h5"
-        return (
-            ".npz" if self.family in ("Google BiT", "Google ViT", "big_vision") else ".safetensors"
-        )
+        return ".npz" if self.family in _IN_NPZ else ".safetensors"
 
 
+_IN_NPZ = ("Google BiT", "Google ViT", "big_vision", "big_vision SigLIP")
 _TWO_BLOCKS = {"depth": 2}
 _NARROW = {"dim": 96, "depth": 2, "heads": 3}
 _HF_VIT = {**_NARROW, "layer_norm_eps": 1e-12}
@@ -137,6 +139,61 @@ CASES = (
         42,
         _NARROW,
         pretrained_size=56,
+    ),
+    # DINOv3
+    Case("dinov3_timm", "timm_dinov3", "timm DINOv3", "vit_small_patch16_dinov3", 64, _NARROW),
+    Case(
+        "dinov3_qkvb_oblong",
+        "timm_dinov3",
+        "timm DINOv3",
+        "vit_small_plus_patch16_dinov3_qkvb",
+        (48, 96),
+        _NARROW,
+    ),
+    Case(
+        "dinov3_authors",
+        "timm_dinov3",
+        "DINOv3",
+        "vit_small_patch16_dinov3_qkvb",
+        64,
+        _NARROW,
+    ),
+    Case(
+        "dinov3_hf",
+        "huggingface",
+        "Hugging Face DINOv3",
+        "vit_small_plus_patch16_dinov3_qkvb",
+        (48, 96),
+        _NARROW,
+        num_classes=0,
+    ),
+    # CLIP and SigLIP
+    Case("clip_timm", "timm_vit", "timm ViT", "vit_base_patch32_clip_224", 64, _NARROW),
+    Case("clip_openai", "timm_vit", "OpenCLIP", "vit_base_patch32_clip_quickgelu_224", 64, _NARROW),
+    Case(
+        "clip_hf",
+        "huggingface",
+        "Hugging Face CLIP",
+        "vit_base_patch32_clip_quickgelu_224",
+        64,
+        _NARROW,
+    ),
+    Case("siglip_timm", "timm_vit", "timm ViT", "vit_base_patch16_siglip_224", 64, _NARROW),
+    Case(
+        "siglip_big_vision",
+        "timm_vit",
+        "big_vision SigLIP",
+        "vit_base_patch16_siglip_224",
+        64,
+        _NARROW,
+    ),
+    Case(
+        "siglip_hf",
+        "huggingface",
+        "Hugging Face SigLIP",
+        "vit_so400m_patch16_siglip_256",
+        64,
+        {**_NARROW, "mlp_ratio": 4.0},
     ),
     # ViT, transformers
     Case("vit_hf", "huggingface", "Hugging Face ViT", "vit_tiny_patch16_224", 64, _HF_VIT),

@@ -1,4 +1,4 @@
-"""Activations of Hugging Face transformers' ViT, Dinov2 (with registers), ResNet and ConvNext.
+"""Activations of Hugging Face transformers' networks.
 
 `from_pretrained` reads a real file and reports missing and unused tensors.
 """
@@ -41,6 +41,12 @@ def outputs(
         return _resnet(ours, tensors, to_torch(images))
     if isinstance(ours, ConvNeXt):
         return _convnext(ours, tensors, to_torch(images))
+    if ours.rotary is not None:
+        return _dinov3(ours, tensors, to_torch(images))
+    if ours.pre_norm:
+        return _clip(ours, size, tensors, to_torch(images))
+    if ours.pooling == "attention":
+        return _siglip(ours, size, tensors, to_torch(images))
     if ours.layer_scale is None:
         return _vit(ours, tensors, to_torch(images))
     return _dinov2(ours, tensors, to_torch(images))
@@ -115,6 +121,67 @@ def _dinov2(ours: ViT, tensors: dict[str, np.ndarray], x: torch.Tensor) -> list[
         found.append(layer(found[-1]))
     found[-1] = module.layernorm(found[-1])[:, 0]
     return [to_numpy(x) for x in (*found, found[-1])]
+
+
+def _dinov3(ours: ViT, tensors: dict[str, np.ndarray], x: torch.Tensor) -> list[np.ndarray]:
+    config = transformers.DINOv3ViTConfig(
+        hidden_size=ours.dim,
+        intermediate_size=4 * ours.dim,
+        num_hidden_layers=ours.depth,
+        num_attention_heads=ours.heads,
+        patch_size=ours.patch,
+        num_register_tokens=ours.registers,
+        use_gated_mlp=ours.gated,
+        hidden_act="silu" if ours.gated else "gelu",
+    )
+    module = _load(transformers.DINOv3ViTModel, config, tensors)
+    rope = module.rope_embeddings(x)
+    found = [module.embeddings(x)]
+    for layer in module.model.layer:
+        found.append(layer(found[-1], position_embeddings=rope))
+    found[-1] = module.norm(found[-1])[:, 0]
+    return [to_numpy(x) for x in (*found, found[-1])]
+
+
+def _clip(
+    ours: ViT, size: int, tensors: dict[str, np.ndarray], x: torch.Tensor
+) -> list[np.ndarray]:
+    config = transformers.CLIPVisionConfig(**_tower(ours, size), projection_dim=10)
+    assert config.hidden_act == ours.activation
+    module = _load(transformers.CLIPVisionModelWithProjection, config, tensors)
+    tower = module.vision_model
+    found = [tower.pre_layrnorm(tower.embeddings(x))]
+    for layer in tower.encoder.layers:
+        found.append(layer(found[-1], attention_mask=None))
+    found[-1] = tower.post_layernorm(found[-1][:, 0])
+    return [to_numpy(x) for x in (*found, module.visual_projection(found[-1]))]
+
+
+def _siglip(
+    ours: ViT, size: int, tensors: dict[str, np.ndarray], x: torch.Tensor
+) -> list[np.ndarray]:
+    config = transformers.SiglipVisionConfig(**_tower(ours, size), num_labels=10)
+    assert config.hidden_act == "gelu_pytorch_tanh"
+    config = transformers.SiglipConfig(vision_config=config.to_dict(), num_labels=10)
+    module = _load(transformers.SiglipForImageClassification, config, tensors)
+    tower = module.vision_model
+    found = [tower.embeddings(x)]
+    for layer in tower.encoder.layers:
+        found.append(layer(found[-1], attention_mask=None))
+    found[-1] = tower.head(tower.post_layernorm(found[-1]))
+    return [to_numpy(x) for x in (*found, module.classifier(found[-1]))]
+
+
+def _tower(ours: ViT, size: int) -> dict[str, Any]:
+    return {
+        "hidden_size": ours.dim,
+        "intermediate_size": int(ours.mlp_ratio * ours.dim),
+        "num_hidden_layers": ours.depth,
+        "num_attention_heads": ours.heads,
+        "patch_size": ours.patch,
+        "image_size": size,
+        "layer_norm_eps": ours.layer_norm_eps,
+    }
 
 
 def _sizes(ours: ViT, positions: np.ndarray) -> dict[str, Any]:

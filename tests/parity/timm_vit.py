@@ -1,5 +1,8 @@
 """Activations of timm's Vision Transformers."""
 
+import functools
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +35,10 @@ def outputs(
     if "register_tokens" in state:
         # The authors' files have one; timm recognises the files by it.
         state["mask_token"] = torch.zeros(1, module.embed_dim)
-    module.load_state_dict(checkpoint_filter_fn(state, module), strict=True)
+    if any(name.startswith("MAPHead_0") for name in tensors):
+        _load_siglip(module, tensors)
+    else:
+        module.load_state_dict(checkpoint_filter_fn(state, module), strict=True)
     return group_outputs(module, images)
 
 
@@ -42,7 +48,11 @@ def build(ours: ViT, size: ImageSize, **arguments: Any) -> VisionTransformer:
         img_size=size,
         patch_size=ours.patch,
         num_classes=10,
-        global_pool={"token": "token", "mean": "avg"}[ours.pooling],
+        global_pool={"token": "token", "mean": "avg", "attention": "map"}[ours.pooling],
+        class_token=ours.class_token,
+        pre_norm=ours.pre_norm,
+        norm_layer=functools.partial(torch.nn.LayerNorm, eps=ours.layer_norm_eps),
+        act_layer=ours.activation,
         embed_dim=ours.dim,
         depth=ours.depth,
         num_heads=ours.heads,
@@ -52,9 +62,17 @@ def build(ours: ViT, size: ImageSize, **arguments: Any) -> VisionTransformer:
     )
 
 
+def _load_siglip(module: VisionTransformer, tensors: dict[str, np.ndarray]) -> None:
+    """Reads big_vision's tensors from a file, as timm does."""
+    with tempfile.TemporaryDirectory() as folder:
+        named = {f"params/img/{name}": array for name, array in tensors.items()}
+        np.savez(Path(folder) / "siglip.npz", **named)
+        module.load_pretrained(str(Path(folder) / "siglip.npz"))
+
+
 def group_outputs(module: VisionTransformer, images: np.ndarray) -> list[np.ndarray]:
     module.eval()
-    x = module._pos_embed(module.patch_embed(to_torch(images)))
+    x = module.norm_pre(module._pos_embed(module.patch_embed(to_torch(images))))
     found = [x]
     for block in module.blocks:
         x = block(x)

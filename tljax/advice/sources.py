@@ -145,6 +145,7 @@ def load_network(candidate: Candidate, image_size: ImageSize | None = None) -> S
         model = registry.truncate(name, model, candidate.last_group)
     preprocessing = _preprocessing(candidate, image_size)
     registry.check_image_size(name, model, preprocessing.image_size)
+    model = registry.at_image_size(model, preprocessing.image_size)
     variables = weights.variables_for(source, model, preprocessing.image_size)
     head = variables["params"].get("head")
     size = parameter_count(variables["params"]) - parameter_count(head)

@@ -148,6 +148,7 @@ def build(
     plan, stages = _plan(config, model)
     options = _options(config)
     resolved, preprocessing = _prepare_images(config, model)
+    model = registry.at_image_size(model, preprocessing.image_size)
     lora.check(config, plan, tracing.abstract_variables(model, preprocessing.image_size))
     warnings: tuple[str, ...] = ()
     if fetch_weights and _starts_from_weights(config):  # no slip in the config is left
@@ -155,6 +156,7 @@ def build(
         fetch_source(config.init_from, config.model)
         warnings = (*doubts, *preprocessing_warnings(config))
         resolved, preprocessing = _prepare_images(config, model)  # as the weights' files say
+        model = registry.at_image_size(model, preprocessing.image_size)
     return Experiment(resolved, model, plan, preprocessing, tasks, options, stages, warnings)
 
 

@@ -84,6 +84,7 @@ def load(
     preprocessing = preprocessing.for_channels(in_channels)
     size = preprocessing.image_size
     registry.check_image_size(name, model, size)
+    model = registry.at_image_size(model, size)
     options = TrainingOptions(seed=seed)
     if source is None:
         return model, new_variables(model, size, options, channels=in_channels), preprocessing

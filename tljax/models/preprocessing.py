@@ -15,6 +15,8 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 # Caffe's networks take bytes minus these means, unscaled. (Their channels are BGR: conversion
 # reverses the first convolution's input channels instead, see weights/families/keras.py.)
@@ -24,6 +26,7 @@ CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 NORMALISATIONS: dict[str, tuple[Statistics, Statistics]] = {
     "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
     "half": (HALF, HALF),
+    "clip": (CLIP_MEAN, CLIP_STD),
     "caffe": (CAFFE_MEAN, CAFFE_STD),
 }
 

@@ -12,6 +12,8 @@ from tljax.models.model import Model
 from tljax.models.preprocessing import (
     CAFFE_MEAN,
     CAFFE_STD,
+    CLIP_MEAN,
+    CLIP_STD,
     HALF,
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -86,6 +88,7 @@ _VIT_SIZES = {
     "small": (384, 12, 6),
     "base": (768, 12, 12),
     "large": (1024, 24, 16),
+    "so400m": (1152, 27, 16),
 }
 
 
@@ -93,6 +96,50 @@ def _vit(size: str, patch: int, preprocessing: Preprocessing, **more: Any) -> Mo
     dim, depth, heads = _VIT_SIZES[size]
     arguments = {"dim": dim, "depth": depth, "heads": heads, "patch": patch, **more}
     return ModelSpec(ViT, arguments, preprocessing)
+
+
+# The authors' code and Hugging Face's have biases of queries and values, which are 0; the weights
+# that timm publishes without "qkvb" lack them.
+_DINOV3_SIZES = {
+    "tiny": (192, 12, 3, False),
+    "small": (384, 12, 6, False),
+    "small_plus": (384, 12, 6, True),
+    "base": (768, 12, 12, False),
+    "large": (1024, 24, 16, False),
+    "huge_plus": (1280, 32, 20, True),
+}
+
+
+def _dinov3(size: str, qkv_bias: str) -> ModelSpec:
+    dim, depth, heads, gated = _DINOV3_SIZES[size]
+    arguments = {
+        "dim": dim,
+        "depth": depth,
+        "heads": heads,
+        "patch": 16,
+        "gated": gated,
+        "layer_scale": 1e-5,
+        "layer_norm_eps": 1e-5,
+        "registers": 4,
+        "rotary": 100.0,
+        "qkv_bias": qkv_bias,
+    }
+    return ModelSpec(ViT, arguments, Preprocessing(256, IMAGENET_MEAN, IMAGENET_STD, "bicubic", 1))
+
+
+def _clip(size: str, patch: int, quick: bool) -> ModelSpec:
+    more: dict[str, Any] = {"pre_norm": True, "layer_norm_eps": 1e-5}
+    if quick:
+        more["activation"] = "quick_gelu"
+    return _vit(size, patch, Preprocessing(224, CLIP_MEAN, CLIP_STD, "bicubic", 1.0), **more)
+
+
+def _siglip(size: str, patch: int, pixels: int) -> ModelSpec:
+    more: dict[str, Any] = {"class_token": False, "pooling": "attention"}
+    if size == "so400m":
+        more["mlp_ratio"] = 3.7362
+        more["activation"] = "gelu_tanh" if patch == 16 else "gelu"
+    return _vit(size, patch, Preprocessing(pixels, HALF, HALF, "bicubic", 1.0), **more)
 
 
 _CONVNEXT = {  # blocks and channels of each stage
@@ -145,7 +192,7 @@ MODELS: dict[str, ModelSpec] = {
     **{f"keras_resnet{depth}v2": _keras_v2(depth) for depth in _BOTTLENECK_SIZES},
     **{
         f"vit_{size}_patch{patch}_{pixels}": _vit(size, patch, _AUGREG[pixels])
-        for size in _VIT_SIZES
+        for size in ("tiny", "small", "base", "large")
         for pixels, patches in ((224, (8, 14, 16, 32)), (384, (16, 32)))
         for patch in patches
     },
@@ -166,6 +213,26 @@ MODELS: dict[str, ModelSpec] = {
         f"convnextv2_{size}": _convnext(size, **_CONVNEXT_V2)
         for size in _CONVNEXT
         if size not in ("small", "xlarge")
+    },
+    **{
+        f"vit_{size}_patch16_dinov3{suffix}": _dinov3(size, qkv_bias)
+        for size in _DINOV3_SIZES
+        for suffix, qkv_bias in (("", "none"), ("_qkvb", "query_value"))
+    },
+    **{
+        f"vit_{size}_patch{patch}_clip{quick}_224": _clip(size, patch, bool(quick))
+        for quick in ("", "_quickgelu")
+        for size, patch in (("base", 32), ("base", 16), ("large", 14))
+    },
+    **{
+        f"vit_{size}_patch{patch}_siglip_{pixels}": _siglip(size, patch, pixels)
+        for size, patch, pixels in (
+            *(("base", 16, pixels) for pixels in (224, 256, 384, 512)),
+            *(("large", 16, pixels) for pixels in (256, 384, 512)),
+            *(("so400m", 14, pixels) for pixels in (224, 378, 384)),
+            *(("so400m", 16, pixels) for pixels in (256, 384, 512)),
+            ("base", 32, 256),
+        )
     },
     # For 32-pixel images on a CPU: a ResNet of ten layers (stem, 4 basic blocks, head), a ViT, and
     # a ConvNeXt of four blocks.
@@ -281,6 +348,14 @@ def check_image_size(name: str, model: Model, image_size: ImageSize) -> None:
                 f"image_size {side} is not a multiple of the {model.patch}-pixel patches of"
                 f" '{name}'; try {round(side / model.patch) * model.patch or model.patch}"
             )
+
+
+def at_image_size(model: Model, image_size: ImageSize) -> Model:
+    """The model for images of a size: one with rotary positions has to know if they are oblong."""
+    rows, columns = patch_grid(model, image_size) or (1, 1)
+    if not isinstance(model, ViT) or model.rotary is None or rows == columns:
+        return model
+    return model.clone(grid=(rows, columns))
 
 
 def patch_grid(model: Model, image_size: ImageSize) -> tuple[int, int] | None:

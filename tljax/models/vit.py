@@ -1,25 +1,69 @@
 """Vision Transformers (Dosovitskiy et al. 2021), with timm's arithmetic.
 
-Pre-norm blocks, GELU from erf (Flax defaults to the tanh approximation), and LayerScale (Touvron et
-al. 2021, "Going deeper with Image Transformers") where the checkpoint has it.
+Pre-norm blocks, GELU from erf (Flax defaults to the tanh approximation), and what families of
+checkpoints add: LayerScale (Touvron et al. 2021, "Going deeper with Image Transformers"), rotary
+positions and gated MLPs (DINOv3; Simeoni et al. 2025), a norm after the embedding and the quick
+GELU (CLIP; Radford et al. 2021), pooling by attention (SigLIP; Zhai et al. 2023).
 """
 
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tljax.models.arithmetic import attend, attend_one_query, convolve, gelu, product
 from tljax.models.groups import Groups, Modes, depth_range, per_group
 from tljax.models.lora import Dense, LoRA
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
-Pooling = Literal["token", "mean", "none"]
+Pooling = Literal["token", "mean", "attention", "none"]
 POOLINGS: tuple[str, ...] = get_args(Pooling)
+QkvBias = Literal["all", "query_value", "none"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": gelu,
+    "gelu_tanh": nn.gelu,
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+}
 
 _small_normal = nn.initializers.truncated_normal(0.02)
 _xavier = nn.initializers.xavier_uniform()
+
+
+class Rotary(NamedTuple):
+    """Rotary positions of the patches (Su et al. 2021; of two axes as in DINOv3).
+
+    Attributes:
+      temperature: the longest period, in units of half an image's side.
+      grid: rows and columns of the patches.
+    """
+
+    temperature: float
+    grid: tuple[int, int]
+
+
+def rotate(x: jax.Array, rotary: Rotary) -> jax.Array:
+    """Turns pairs of a query's or key's numbers by angles that tell where its patch lies.
+
+    Half of the pairs tell the row and half the column, from -1 to 1 whatever the image's size.
+
+    Args:
+      x: (n, t, heads, size); the last rows * columns tokens are patches, the others stay.
+    """
+    rows, columns = rotary.grid
+    others, size = x.shape[1] - rows * columns, x.shape[-1]
+    periods = rotary.temperature ** (np.arange(size // 4) / (size // 4))
+    row, column = ((np.arange(side) + 0.5) / side * 2 - 1 for side in (rows, columns))
+    places = np.stack(np.meshgrid(row, column, indexing="ij"), axis=-1).reshape(-1, 2, 1)
+    angles = (2 * np.pi * places / periods).reshape(rows * columns, 1, size // 2)
+    cos, sin = (jnp.asarray(np.tile(f(angles), 2), jnp.float32) for f in (np.cos, np.sin))
+    patches = x[:, others:].astype(jnp.float32)
+    a, b = jnp.split(patches, 2, axis=-1)
+    turned = patches * cos + jnp.concatenate([-b, a], axis=-1) * sin
+    return jnp.concatenate([x[:, :others], turned.astype(x.dtype)], axis=1)
 
 
 class Attention(nn.Module):
@@ -30,45 +74,71 @@ class Attention(nn.Module):
     dtype: Any
     lora: LoRA | None = None
     first_only: bool = False
+    qkv_bias: QkvBias = "all"
+    rotary: Rotary | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         n, t, d = x.shape
         heads = self.heads, d // self.heads
-        qkv = _dense(self, 3 * d, "qkv")
-        if self.first_only:
+        qkv = _dense(self, 3 * d, "qkv", self.qkv_bias == "all")
+        if self.first_only and self.qkv_bias == "all" and self.rotary is None:
             query = qkv(x[:, :1]).reshape(n, 3, *heads)[:, 0]
             kernel, bias = (leaf.astype(query.dtype) for leaf in qkv.weights())
             _, keys, values = kernel.reshape(d, 3, *heads).swapaxes(0, 1)
             x = attend_one_query(query, x, keys, values) + bias.reshape(3, *heads)[2]
         else:
-            x = attend(qkv(x).reshape(n, t, 3, *heads))
+            x = attend(self._positioned(qkv(x).reshape(n, t, 3, *heads)))
+            x = x[:, : 1 if self.first_only else None]
         x = x.reshape(n, -1, d)
         x = _dense(self, d, "proj")(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
+    def _positioned(self, qkv: jax.Array) -> jax.Array:
+        """(n, t, 3, heads, size): with biases of queries and values alone, and rotated."""
+        heads = qkv.shape[-2:]
+        if self.qkv_bias == "query_value":
+            names = ("q_bias", "v_bias")
+            query, value = (self.param(name, nn.initializers.zeros, heads) for name in names)
+            qkv += jnp.stack([query, jnp.zeros_like(query), value]).astype(qkv.dtype)
+        if self.rotary is not None:
+            query, key = (rotate(qkv[:, :, i], self.rotary) for i in (0, 1))
+            qkv = jnp.stack([query, key, qkv[:, :, 2]], axis=2)
+        return qkv
+
 
 class Mlp(nn.Module):
-    """Two dense layers with an erf GELU between them, over tokens (n, t, d)."""
+    """Two dense layers with an activation between them, over tokens (n, t, d).
+
+    A gated one (Shazeer 2020, "GLU Variants Improve Transformer", SwiGLU) multiplies the hidden
+    layer by a second one after a SiLU instead.
+    """
 
     hidden: int
     dropout: float
     dtype: Any
     lora: LoRA | None = None
+    activation: Activation = "gelu"
+    gated: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         d = x.shape[-1]
-        x = _dense(self, self.hidden, "fc1")(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(gelu(x))
+        y = _dense(self, self.hidden, "fc1")(x)
+        if self.gated:
+            y *= nn.silu(_dense(self, self.hidden, "gate")(x))
+        else:
+            y = _ACTIVATIONS[self.activation](y)
+        x = nn.Dropout(self.dropout, deterministic=not train)(y)
         x = _dense(self, d, "fc2")(x)
         return nn.Dropout(self.dropout, deterministic=not train)(x)
 
 
-def _dense(parent: Attention | Mlp, features: int, name: str) -> Dense:
+def _dense(parent: Attention | Mlp, features: int, name: str, bias: bool = True) -> Dense:
     """A dense layer within `parent`."""
     return Dense(
         features,
+        use_bias=bias,
         kernel_init=_xavier,
         dtype=parent.dtype,
         dot_general=product,
@@ -103,6 +173,10 @@ class Block(nn.Module):
     dtype: Any
     lora: LoRA | None = None
     first_only: bool = False
+    qkv_bias: QkvBias = "all"
+    rotary: Rotary | None = None
+    activation: Activation = "gelu"
+    gated: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -115,12 +189,21 @@ class Block(nn.Module):
             return StochasticDepth(self.drop_path)(branch, train)
 
         attention = Attention(
-            self.heads, self.dropout, self.dtype, self.lora, self.first_only, name="attn"
+            self.heads,
+            self.dropout,
+            self.dtype,
+            self.lora,
+            self.first_only,
+            self.qkv_bias,
+            self.rotary,
+            name="attn",
         )
         y = attention(norm("norm1")(x), train)
         x = x[:, : y.shape[1]] + residual(y, "ls1")
         hidden = int(self.mlp_ratio * x.shape[-1])
-        mlp = Mlp(hidden, self.dropout, self.dtype, self.lora, name="mlp")
+        mlp = Mlp(
+            hidden, self.dropout, self.dtype, self.lora, self.activation, self.gated, name="mlp"
+        )
         y = mlp(norm("norm2")(x), train)
         return x + residual(y, "ls2")
 
@@ -142,6 +225,10 @@ class Embed(nn.Module):
 
     A class token, registers and the patches, in this order. The learned position embedding is added
     to the class token and the patches; if there are registers, to the patches alone.
+
+    Attributes:
+      positions: whether there is a learned position embedding.
+      norm_eps: of a norm that comes last, before which patches have no bias; None: there is none.
     """
 
     dim: int
@@ -150,6 +237,8 @@ class Embed(nn.Module):
     registers: int
     dropout: float
     dtype: Any
+    positions: bool = True
+    norm_eps: float | None = None
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool) -> jax.Array:
@@ -158,6 +247,7 @@ class Embed(nn.Module):
             (self.patch, self.patch),
             strides=self.patch,
             padding=0,
+            use_bias=self.norm_eps is None,
             dtype=self.dtype,
             conv_general_dilated=convolve,
             name="patch",
@@ -169,7 +259,10 @@ class Embed(nn.Module):
             x = self._prepend(1, "cls_token", x)
         if not self.registers:
             x = self._positioned(x)
-        return nn.Dropout(self.dropout, deterministic=not train)(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        if self.norm_eps is None:
+            return x
+        return nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm")(x)
 
     def _prepend(self, number: int, name: str, x: jax.Array) -> jax.Array:
         """The tokens x, preceded by `number` learned ones that are the same for all images."""
@@ -177,8 +270,41 @@ class Embed(nn.Module):
         return jnp.concatenate([jnp.tile(tokens, (x.shape[0], 1, 1)), x], axis=1)
 
     def _positioned(self, x: jax.Array) -> jax.Array:
+        if not self.positions:
+            return x
         position = self.param("pos_embed", _small_normal, (1, x.shape[1], self.dim))
         return x + position.astype(x.dtype)
+
+
+class AttentionPooling(nn.Module):
+    """Pools tokens (n, t, d) to (n, d): a learned query attends to them, then a residual MLP.
+
+    Lee et al. 2019, "Set Transformer", section 3.2, as in big_vision's `MAPHead`.
+    """
+
+    heads: int
+    mlp_ratio: float
+    norm_eps: float
+    activation: Activation
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        n, t, d = tokens.shape
+        size = d // self.heads
+        latent = self.param("latent", _small_normal, (1, 1, d)).astype(self.dtype)
+        query = nn.Dense(d, kernel_init=_xavier, dtype=self.dtype, name="q")(latent)
+        kv = nn.Dense(2 * d, kernel_init=_xavier, dtype=self.dtype, dot_general=product, name="kv")(
+            tokens
+        )
+        keys, values = kv.reshape(n, t, 2, self.heads, size).transpose(2, 0, 1, 3, 4)
+        query = query.reshape(self.heads, size) * size**-0.5
+        weights = nn.softmax(jnp.einsum("hs,nths->nht", query, keys))
+        x = jnp.einsum("nht,nths->nhs", weights, values)
+        x = nn.Dense(d, kernel_init=_xavier, dtype=self.dtype, name="proj")(x.reshape(n, d))
+        y = nn.LayerNorm(epsilon=self.norm_eps, dtype=self.dtype, name="norm")(x)
+        mlp = Mlp(int(self.mlp_ratio * d), 0.0, self.dtype, None, self.activation, name="mlp")
+        return x + mlp(y, False)
 
 
 class ViT(nn.Module):
@@ -192,7 +318,8 @@ class ViT(nn.Module):
       dim, depth, heads, patch: width, number of blocks, attention heads, patch size in pixels.
       num_classes: size of the head; 0: no head, the output is the pooled features.
       pooling: `token`: the normalised class token; `mean`: the norm of the patch tokens' mean;
-        `none`: all normalised tokens (n, t, dim), for a model without a head.
+        `attention`: `AttentionPooling` of all normalised tokens; `none`: all normalised tokens
+        (n, t, dim), for a model without a head.
       class_token: whether there is a class token.
       registers: number of additional learned tokens, whose outputs are not used (Darcet et al.
         2024, "Vision Transformers Need Registers").
@@ -204,6 +331,13 @@ class ViT(nn.Module):
         orders operations differently), and takes a third more time.
       dtype: of the computation; parameters stay float32.
       lora: low-rank updates of the blocks' dense layers, see `tljax.models.lora`; None: none.
+      qkv_bias: which of queries, keys and values have a bias.
+      rotary: temperature of rotary positions, in place of a learned position embedding; None: none.
+      grid: rows and columns of the patches of images that are no squares, which rotary positions
+        need; None: they are squares.
+      activation: of the blocks' MLPs.
+      gated: whether these are gated, with a SiLU.
+      pre_norm: whether a norm follows the embedding, whose patches then have no bias.
     """
 
     dim: int
@@ -222,11 +356,17 @@ class ViT(nn.Module):
     remat: bool = False
     dtype: Any = jnp.float32
     lora: LoRA | None = None
+    qkv_bias: QkvBias = "all"
+    rotary: float | None = None
+    grid: tuple[int, int] | None = None
+    activation: Activation = "gelu"
+    gated: bool = False
+    pre_norm: bool = False
 
     @property
     def groups(self) -> Groups:
         names = [f"block{i}" for i in range(self.depth)]
-        last = (names[-1], f"({names[-1]}|norm)/")
+        last = (names[-1], f"({names[-1]}|norm|pool)/")
         blocks = (*((name, f"{name}/") for name in names[:-1]), last)
         return Groups((("embed", "embed/"), *blocks, ("head", "head/")))
 
@@ -270,6 +410,8 @@ class ViT(nn.Module):
                     self.registers,
                     self.dropout,
                     self.dtype,
+                    self.rotary is None,
+                    self.layer_norm_eps if self.pre_norm else None,
                     name="embed",
                 )(x, training[depth])
             elif depth <= self.depth:
@@ -287,6 +429,10 @@ class ViT(nn.Module):
                     self.dtype,
                     self.lora,
                     first_only,
+                    self.qkv_bias,
+                    self._rotary(x.shape[1]),
+                    self.activation,
+                    self.gated,
                     name=f"block{depth - 1}",
                 )(x, training[depth])
                 if depth == self.depth:
@@ -295,13 +441,35 @@ class ViT(nn.Module):
                 x = nn.Dense(self.num_classes, name="head")(x)
         return x
 
+    def _rotary(self, tokens: int) -> Rotary | None:
+        if self.rotary is None:
+            return None
+        patches = tokens - int(self.class_token) - self.registers
+        side = round(patches**0.5)
+        rows, columns = self.grid or (side, side)
+        if rows * columns != patches:
+            raise ValueError(
+                f"there are {patches} patches, but the field grid is {self.grid}; set it to their"
+                " rows and columns"
+            )
+        return Rotary(self.rotary, (rows, columns))
+
     def _norm_and_pool(self, tokens: jax.Array) -> jax.Array:
         """(n, t, d) to (n, d) float32. The norm of one token does not depend on the others."""
-        if self.pooling == "none":
+        if self.pooling in ("none", "attention"):
             pooled = tokens
         elif self.pooling == "token":
             pooled = tokens[:, 0]
         else:
             pooled = tokens[:, int(self.class_token) + self.registers :].mean(axis=1)
-        norm = nn.LayerNorm(epsilon=self.layer_norm_eps, dtype=self.dtype, name="norm")
-        return norm(pooled).astype(jnp.float32)
+        x = nn.LayerNorm(epsilon=self.layer_norm_eps, dtype=self.dtype, name="norm")(pooled)
+        if self.pooling == "attention":
+            x = AttentionPooling(
+                self.heads,
+                self.mlp_ratio,
+                self.layer_norm_eps,
+                self.activation,
+                self.dtype,
+                name="pool",
+            )(x)
+        return x.astype(jnp.float32)

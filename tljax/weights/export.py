@@ -19,6 +19,7 @@ from tljax.models import ConvNeXt, Model, Preprocessing, ResNet, ResNetV2, ViT, 
 from tljax.weights import rules
 from tljax.weights.families.bit import TIMM_BIT
 from tljax.weights.families.convnext import TIMM_CONVNEXT
+from tljax.weights.families.dinov3 import TIMM_DINOV3
 from tljax.weights.families.resnet import TORCH_RESNET
 from tljax.weights.families.vit import TIMM_VIT
 from tljax.weights.loading import PretrainedWeights
@@ -29,7 +30,7 @@ from tljax.weights.read import FORMAT
 # The families of each format; the first that accepts the model names the tensors. (timm's ResNets
 # use torchvision's names.)
 FORMATS: dict[str, tuple[rules.Family, ...]] = {
-    "timm": (TORCH_RESNET, TIMM_VIT, TIMM_BIT, TIMM_CONVNEXT),
+    "timm": (TORCH_RESNET, TIMM_VIT, TIMM_DINOV3, TIMM_BIT, TIMM_CONVNEXT),
     "torchvision": (TORCH_RESNET,),
 }
 

@@ -41,19 +41,29 @@ position_into_token = Transform(_position_into_token, _position_of_zero)
 position_of_zero = Transform(_position_of_zero, _position_into_token)
 
 
-def _dense(source: str, target: str) -> tuple[Rule, ...]:
+def dense(source: str, target: str) -> tuple[Rule, ...]:
     return (
         Rule(f"{source}.weight", f"{target}/kernel", linear),
         Rule(f"{source}.bias", f"{target}/bias"),
     )
 
 
-def _norm(source: str, target: str) -> tuple[Rule, ...]:
+def norm(source: str, target: str) -> tuple[Rule, ...]:
     return Rule(f"{source}.weight", f"{target}/scale"), Rule(f"{source}.bias", f"{target}/bias")
 
 
+def is_dino_v3(model: Any) -> bool:
+    """Whether a model has rotary positions, as DINOv3's ViTs."""
+    return isinstance(model, ViT) and model.rotary is not None
+
+
+def _has_positions(model: Any) -> bool:
+    return isinstance(model, ViT) and model.rotary is None
+
+
 def _is_plain(model: Any) -> bool:
-    return isinstance(model, ViT) and model.layer_scale is None and not model.registers
+    plain = _has_positions(model) and model.layer_scale is None and not model.registers
+    return plain and not model.pre_norm and model.pooling != "attention"
 
 
 # timm -------------------------------------------------------------------------------------------
@@ -63,14 +73,22 @@ def _timm_network(model: Any) -> tuple[Rule, ...]:
     return (
         Rule("patch_embed.proj.weight", "embed/patch/kernel", convolution),
         Rule("patch_embed.proj.bias", "embed/patch/bias"),
-        *_norm("blocks.{i}.norm{n}", "block{i}/norm{n}"),
-        *_dense("blocks.{i}.attn.qkv", "block{i}/attn/qkv"),
-        *_dense("blocks.{i}.attn.proj", "block{i}/attn/proj"),
-        *_dense("blocks.{i}.mlp.fc{n}", "block{i}/mlp/fc{n}"),
+        *norm("norm_pre", "embed/norm"),
+        *norm("blocks.{i}.norm{n}", "block{i}/norm{n}"),
+        *dense("blocks.{i}.attn.qkv", "block{i}/attn/qkv"),
+        *dense("blocks.{i}.attn.proj", "block{i}/attn/proj"),
+        *dense("blocks.{i}.mlp.fc{n}", "block{i}/mlp/fc{n}"),
         Rule("blocks.{i}.ls{n}.gamma", "block{i}/ls{n}/gamma"),
         # timm names the final norm by whether it comes before or after the pooling.
-        *_norm("fc_norm" if model.pooling == "mean" else "norm", "norm"),
-        *_dense("head", "head"),
+        *norm("fc_norm" if model.pooling == "mean" else "norm", "norm"),
+        Rule("attn_pool.latent", "pool/latent"),
+        *(
+            rule
+            for part in ("q", "kv", "proj", "mlp.fc1", "mlp.fc2")
+            for rule in dense(f"attn_pool.{part}", f"pool/{part.replace('.', '/')}")
+        ),
+        *norm("attn_pool.norm", "pool/norm"),
+        *dense("head", "head"),
     )
 
 
@@ -99,7 +117,7 @@ def _dinov2_rules(model: Any) -> tuple[Rule, ...]:
 # authors' files, which also hold the decoder of MAE: ignored.
 TIMM_VIT = Family(
     "timm ViT",
-    accepts=lambda model: isinstance(model, ViT),
+    accepts=_has_positions,
     rules=_timm_rules,
     ignored=("mask_token", r"decoder_.*"),
     before_head=(r"pre_logits\..*",),
@@ -109,7 +127,7 @@ TIMM_VIT = Family(
 # The names of DINOv2's authors for networks with registers (those without have timm's names).
 DINOV2 = Family(
     "DINOv2",
-    accepts=lambda model: isinstance(model, ViT) and model.registers > 0 and model.class_token,
+    accepts=lambda model: _has_positions(model) and model.registers > 0 and model.class_token,
     rules=_dinov2_rules,
     ignored=TIMM_VIT.ignored,
     spellings=TIMM_VIT.spellings,
@@ -146,8 +164,8 @@ def _hf_network() -> tuple[Rule, ...]:
             "block{i}/attn/qkv/bias",
             joined_bias,
         ),
-        *_dense(f"{layer}.attention.output.dense", "block{i}/attn/proj"),
-        *_norm("layernorm", "norm"),
+        *dense(f"{layer}.attention.output.dense", "block{i}/attn/proj"),
+        *norm("layernorm", "norm"),
     )
 
 
@@ -170,11 +188,11 @@ def _hf_vit_rules(model: Any) -> tuple[Rule, ...]:
     return (
         *_HF_EMBEDDINGS,
         *_hf_network(),
-        *_norm(f"{layer}.layernorm_before", "block{i}/norm1"),
-        *_norm(f"{layer}.layernorm_after", "block{i}/norm2"),
-        *_dense(f"{layer}.intermediate.dense", "block{i}/mlp/fc1"),
-        *_dense(f"{layer}.output.dense", "block{i}/mlp/fc2"),
-        *_dense("classifier", "head"),
+        *norm(f"{layer}.layernorm_before", "block{i}/norm1"),
+        *norm(f"{layer}.layernorm_after", "block{i}/norm2"),
+        *dense(f"{layer}.intermediate.dense", "block{i}/mlp/fc1"),
+        *dense(f"{layer}.output.dense", "block{i}/mlp/fc2"),
+        *dense("classifier", "head"),
     )
 
 
@@ -203,8 +221,8 @@ def _hf_dinov2_rules(model: Any) -> tuple[Rule, ...]:
     return (
         *(_HF_EMBEDDINGS_WITH_REGISTERS if model.registers else _HF_EMBEDDINGS),
         *_hf_network(),
-        *_norm(f"{layer}.norm{{n}}", "block{i}/norm{n}"),
-        *_dense(f"{layer}.mlp.fc{{n}}", "block{i}/mlp/fc{n}"),
+        *norm(f"{layer}.norm{{n}}", "block{i}/norm{n}"),
+        *dense(f"{layer}.mlp.fc{{n}}", "block{i}/mlp/fc{n}"),
         Rule(f"{layer}.layer_scale{{n}}.lambda1", "block{i}/ls{n}/gamma"),
         _NO_HEAD,
     )
@@ -212,7 +230,7 @@ def _hf_dinov2_rules(model: Any) -> tuple[Rule, ...]:
 
 HF_DINOV2 = Family(
     "Hugging Face Dinov2",
-    accepts=lambda model: isinstance(model, ViT) and model.layer_scale is not None,
+    accepts=lambda model: _has_positions(model) and model.layer_scale is not None,
     rules=_hf_dinov2_rules,
     ignored=(r"embeddings\.mask_token",),
     spellings=_SINCE_5,
@@ -226,7 +244,7 @@ HF_DINOV2 = Family(
 # Google -----------------------------------------------------------------------------------------
 
 
-def _merged(shape: tuple[int, ...], merged: tuple[int, ...]) -> Transform:
+def merged(shape: tuple[int, ...], merged: tuple[int, ...]) -> Transform:
     """Reshapes arrays of one shape, merging heads, and concatenates them along the last axis."""
 
     def forward(arrays: Arrays) -> Arrays:
@@ -241,44 +259,44 @@ def _merged(shape: tuple[int, ...], merged: tuple[int, ...]) -> Transform:
     return Transform(forward, backward)
 
 
-def _google_block(model: Any, attention: str, norm2: str, mlp: str) -> tuple[Rule, ...]:
+def google_block(model: Any, attention: str, norm2: str, mlp: str) -> tuple[Rule, ...]:
     """A block whose three parts have these numbers, as early Flax numbered all modules."""
     block = "Transformer/encoderblock_{i}"
     attention = f"{block}/MultiHeadDotProductAttention_{attention}"
     dim, heads = model.dim, model.heads
     per_head = dim // heads
     return (
-        *_flax_norm(f"{block}/LayerNorm_0", "block{i}/norm1"),
+        *flax_norm(f"{block}/LayerNorm_0", "block{i}/norm1"),
         Rule(
             tuple(f"{attention}/{part}/kernel" for part in _ATTENTION),
             "block{i}/attn/qkv/kernel",
-            _merged((dim, heads, per_head), (dim, dim)),
+            merged((dim, heads, per_head), (dim, dim)),
         ),
         Rule(
             tuple(f"{attention}/{part}/bias" for part in _ATTENTION),
             "block{i}/attn/qkv/bias",
-            _merged((heads, per_head), (dim,)),
+            merged((heads, per_head), (dim,)),
         ),
         Rule(
             f"{attention}/out/kernel",
             "block{i}/attn/proj/kernel",
-            _merged((heads, per_head, dim), (dim, dim)),
+            merged((heads, per_head, dim), (dim, dim)),
         ),
         Rule(f"{attention}/out/bias", "block{i}/attn/proj/bias"),
-        *_flax_norm(f"{block}/LayerNorm_{norm2}", "block{i}/norm2"),
+        *flax_norm(f"{block}/LayerNorm_{norm2}", "block{i}/norm2"),
         Rule(f"{block}/MlpBlock_{mlp}/Dense_{{n}}/kernel", "block{i}/mlp/fc{n+1}/kernel"),
         Rule(f"{block}/MlpBlock_{mlp}/Dense_{{n}}/bias", "block{i}/mlp/fc{n+1}/bias"),
     )
 
 
-def _flax_norm(source: str, target: str) -> tuple[Rule, ...]:
+def flax_norm(source: str, target: str) -> tuple[Rule, ...]:
     return Rule(f"{source}/scale", f"{target}/scale"), Rule(f"{source}/bias", f"{target}/bias")
 
 
 _GOOGLE_NETWORK = (
     Rule("embedding/kernel", "embed/patch/kernel"),
     Rule("embedding/bias", "embed/patch/bias"),
-    *_flax_norm("Transformer/encoder_norm", "norm"),
+    *flax_norm("Transformer/encoder_norm", "norm"),
     Rule("head/kernel", "head/kernel"),
     Rule("head/bias", "head/bias"),
 )
@@ -288,7 +306,7 @@ def _google_rules(model: Any) -> tuple[Rule, ...]:
     return (
         Rule("cls", "embed/cls_token"),
         Rule("Transformer/posembed_input/pos_embedding", "embed/pos_embed"),
-        *_google_block(model, attention="1", norm2="2", mlp="3"),
+        *google_block(model, attention="1", norm2="2", mlp="3"),
         *_GOOGLE_NETWORK,
     )
 
@@ -298,7 +316,7 @@ def _big_vision_rules(model: Any) -> tuple[Rule, ...]:
         Rule(("cls", "pos_embedding"), ("embed/cls_token", "embed/pos_embed"), position_of_zero)
         if model.class_token
         else Rule("pos_embedding", "embed/pos_embed"),
-        *_google_block(model, attention="0", norm2="1", mlp="0"),
+        *google_block(model, attention="0", norm2="1", mlp="0"),
         *_GOOGLE_NETWORK,
     )
 
