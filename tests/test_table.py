@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +13,15 @@ from PIL import Image
 from tests.test_cli import run
 from tljax import config as config_lib
 from tljax import data, experiment
+from tljax.advice import races
 from tljax.advice.neighbours import leave_one_out
+from tljax.analysis.report.labels import data_name
+from tljax.data.folder import FolderSource
+from tljax.data.splits import split_off
 from tljax.errors import InputError
 from tljax.frozen.cross_validation import assign_folds
+from tljax.frozen.linear_head import solve_head
+from tljax.training import trial
 
 CONFIG = ["--config.steps=2", "--config.batch_size=8", "--config.model=resnet10_32"]
 
@@ -214,3 +223,166 @@ def test_rows_that_repeat_another_are_left_out_and_counted(photos, caplog):
     rows = list(rows_of())
     assert len(data.load(write(photos, [*rows, *rows[:5]]), val_fraction=0).train) == 32
     assert "5 rows of" in caplog.text
+
+
+def test_two_spellings_of_a_path_are_one_image(photos, caplog):
+    rows = list(rows_of())
+    (photos / "again").symlink_to(photos / "images")
+    spelled = [
+        {**rows[0], "path": "./images/0.png"},
+        {**rows[1], "path": "images/../images//1.png"},
+        {**rows[2], "path": str(photos / "images" / "2.png")},
+        {**rows[3], "path": "again/3.png"},
+    ]
+    assert len(data.load(write(photos, rows + spelled), val_fraction=0).train) == 32
+    assert "4 rows of" in caplog.text
+    other = {**rows[0], "path": "./images/0.png", "label": "dog"}
+    with pytest.raises(InputError, match="has two labels"):
+        data.load(write(photos, [*rows, other]))
+
+
+def test_a_column_that_is_twice_in_the_header_is_refused(photos):
+    lines = [f"{row['path']},{row['label']},{n % 2}" for n, row in enumerate(rows_of())]
+    (photos / "t.csv").write_text("\n".join(["path,label,Label", *lines]))
+    with pytest.raises(InputError, match="has 'label' 2 times"):
+        data.load(f"csv:{photos / 't.csv'}")
+    assert data.load(f"csv:{photos / 't.csv'}?label=Label").class_names == ("0", "1")
+
+
+def test_spaces_before_quotes_and_empty_lines_above_the_header_do_no_harm(photos):
+    lines = [f'{row["path"]}; "{row["label"]}"' for row in rows_of()]
+    (photos / "t.csv").write_text("\n".join(["", "", "path; label", *lines]))
+    assert data.load(f"csv:{photos / 't.csv'}").class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("images", "it is a folder, but a file is wanted"),
+        ("https://example.org/1.png", "web addresses are not read"),
+    ],
+)
+def test_a_path_that_is_no_file_is_explained(path, message, photos):
+    with pytest.raises(InputError, match=message):
+        data.load(write(photos, change(rows_of(), path=path)))
+
+
+def test_a_pipe_is_no_table(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="a pipe or device"):
+        data.load(f"csv:{tmp_path / 'pipe'}")
+
+
+def test_labels_in_messages_are_on_one_line(photos):
+    rows = [{**row, "label": "a\nb"} for row in rows_of()]
+    with pytest.raises(InputError, match=r"class 'a\\nb'"):
+        data.load(write(photos, rows))
+
+
+def test_test_images_alone_may_be_of_one_class(photos):
+    rows = [row for row in rows_of(lambda n: "test") if row["label"] == "cat"]
+    dataset = data.load(write(photos, rows), test_only=True)
+    assert (dataset.class_names, len(dataset.test)) == (("cat",), 20)
+
+
+def grouped_source(labels, groups):
+    files = [Path(f"{number}.png") for number in range(len(labels))]
+    return FolderSource(files, labels, groups=groups)
+
+
+def test_of_uneven_groups_the_nearest_part_is_split_off():
+    groups = np.repeat(np.arange(6), [100, 1, 1, 1, 1, 1])
+    labels = np.random.default_rng(0).integers(0, 3, len(groups))
+    kept, away = split_off(grouped_source(labels, groups), 0.2, np.random.default_rng(0))
+    assert len(away) <= 5
+    assert len(kept) >= 100, "the largest group trains"
+
+
+def test_the_probe_of_a_race_holds_out_whole_groups(monkeypatch):
+    asked = []
+
+    def solve(features, labels, num_classes, groups):
+        asked.append(groups.tolist())
+        return SimpleNamespace(kernel=np.zeros((1, 2)), bias=np.array([1.0, 0.0]))
+
+    monkeypatch.setattr(races, "solve_head", solve)
+    source = grouped_source(np.arange(6) % 2, np.arange(6) // 2)
+    assert races.probe_right(np.zeros((6, 1)), source, 2, np.arange(6) < 2) == 1
+    assert asked == [[1, 1, 2, 2]]
+
+
+def test_few_groups_are_fewer_folds():
+    labels = np.arange(12) % 2
+    folds = assign_folds(labels, 0, groups=np.arange(12) // 6)
+    assert all(len(set(row)) == 2 for row in folds)
+    with pytest.raises(InputError, match="1 groups of images, too few for 2 parts"):
+        assign_folds(labels, 0, groups=np.zeros(12, int))
+
+
+def test_a_class_of_one_group_can_be_solved():
+    x = np.random.default_rng(0).normal(size=(13, 4)) + np.arange(13)[:, None] % 2
+    labels = np.append(np.arange(12) % 2, 2)
+    head = solve_head(x, labels, 3, groups=np.append(np.arange(12) // 4, 3))
+    assert np.isfinite(head.report["cross_validation"]["loss"])
+
+
+def test_trials_with_two_groups_have_two_folds(photos, monkeypatch):
+    def split(number):
+        return ("train", "train", "test")[number % 3]
+
+    rows = [{**r, "group": str(n % 3)} for n, r in enumerate(rows_of(split))]
+    train = data.load(write(photos, rows), val_fraction=0).train
+    asked = []
+
+    def try_once(setup, pretrained, lr, left_out):
+        asked.append(int(left_out.sum()))
+        return {1.0: (1, 0.5)}
+
+    monkeypatch.setattr(trial, "try_once", try_once)
+    setup = SimpleNamespace(train=train, options=SimpleNamespace(seed=0))
+    trial.choose(setup, None, (0.01,))
+    assert sorted(asked) == [13, 14]
+
+
+def test_groups_of_several_tasks_stay_apart(photos):
+    grouped = write(photos, rows_of(group=True))
+    plain = write(photos, rows_of(), "plain.csv")
+    spec = f"{grouped}?path=path,label=label,{plain}"
+    dataset = data.load(spec, val_fraction=0.25)
+    groups = data.groups_of(dataset.train)
+    first = dataset.train.labels < 2
+    assert not set(groups[first]) & set(groups[~first])
+    assert len(set(groups[~first])) == (~first).sum(), "without a group each image is alone"
+    for part in set(groups[first]):
+        assert (groups == part).sum() == 4
+    assert data.groups_of(data.load(f"{plain},{plain}?label=label").train) is None
+
+
+def test_labels_that_change_during_a_run_are_warned_of(photos, tmp_path, capsys):
+    spec = write(photos, rows_of())
+    words = [*CONFIG, f"--config.data={spec}"]
+    experiment.run(config_lib.load("from_scratch", words), tmp_path / "run", progress=False)
+    Image.open(photos / "images" / "3.png").save(photos / "images" / "copy.png")
+    copy = {"path": "images/copy.png", "label": "dog"}
+    write(photos, [copy, *change(rows_of(), label="dog")])
+    code, _, err = run(capsys, "evaluate", "--workdir", tmp_path / "run")
+    assert code == 0, err
+    assert "1 images of" in err
+    assert "have other labels than when the run began" in err
+
+
+def test_a_table_that_is_gone_is_asked_for(photos, tmp_path, capsys):
+    spec = write(photos, rows_of())
+    words = [*CONFIG, f"--config.data={spec}"]
+    experiment.run(config_lib.load("from_scratch", words), tmp_path / "run", progress=False)
+    (photos / "labels.csv").rename(photos / "moved.csv")
+    code, _, err = run(capsys, "evaluate", "--workdir", tmp_path / "run")
+    assert code == 2
+    assert "if the data has moved, name its new place" in err
+    moved = f"csv:{photos / 'moved.csv'}"
+    code, _, err = run(capsys, "evaluate", "--workdir", tmp_path / "run", "--data", moved)
+    assert code == 0, err
+
+
+def test_a_report_calls_a_table_by_its_name():
+    assert data_name("csv:/data/pets.csv?path=photo,label=breed") == "pets.csv"

@@ -40,7 +40,7 @@ def race(target: targets.Target) -> list[dict[str, Any]]:
     left_out = races.left_out(dataset)
     variables = evidence.variables_of(probe, pretrained)
     x = depths.compute(probe.model, variables, probe.preprocessing, dataset.train, "features")
-    right = races.probe_right(x[max(x)], dataset.train.labels, dataset.num_classes, left_out)
+    right = races.probe_right(x[max(x)], dataset.train, dataset.num_classes, left_out)
     full = strategies[FINE_TUNE].cost
     rows = []
     for name, length in itertools.product(races.races_first(list(strategies)), races.LENGTHS):

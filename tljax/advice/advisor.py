@@ -230,7 +230,7 @@ def _probe_right(probe: Strategy, dataset: Dataset, pretrained: Any, rows: np.nd
     variables = evidence.variables_of(built, pretrained)
     x = depths.compute(built.model, variables, built.preprocessing, dataset.train, "features")
     last = x[max(x)]
-    return races.probe_right(last, dataset.train.labels, dataset.num_classes, rows)
+    return races.probe_right(last, dataset.train, dataset.num_classes, rows)
 
 
 def _without_secrets(word: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tljax.advice.decision import Measured
 from tljax.advice.strategies import PROBE, Strategy, trainings
-from tljax.data import Dataset, groups_of
+from tljax.data import Dataset, Source, groups_of
 from tljax.frozen.cross_validation import assign_folds
 from tljax.frozen.linear_head import solve_head
 from tljax.training import trial
@@ -111,11 +111,11 @@ def run(
     return Measured((right - probe_right) / count, count, right / count, length)
 
 
-def probe_right(
-    features: np.ndarray, labels: np.ndarray, num_classes: int, rows: np.ndarray
-) -> int:
+def probe_right(features: np.ndarray, images: Source, num_classes: int, rows: np.ndarray) -> int:
     """How many images at `rows` a head classifies correctly that is solved on the others."""
-    head = solve_head(features[~rows], labels[~rows], num_classes)
+    labels, groups = images.labels, groups_of(images)
+    others = None if groups is None else groups[~rows]
+    head = solve_head(features[~rows], labels[~rows], num_classes, groups=others)
     predicted = (features[rows] @ head.kernel + head.bias).argmax(axis=1)
     return int((predicted == labels[rows]).sum())
 

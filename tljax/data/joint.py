@@ -17,6 +17,7 @@ from tljax.data.sources import (
     Subset,
     digest,
     fingerprint,
+    groups_of,
     unwrap_subset,
 )
 from tljax.errors import InputError
@@ -39,6 +40,7 @@ class Joint(Source):
         self.labels = np.concatenate(
             [source.labels + offset for source, offset in zip(sources, offsets, strict=True)]
         )
+        self.groups = _join_groups(sources)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -58,6 +60,19 @@ class Joint(Source):
             for i, source in enumerate(self._sources)
         ]
         return digest(repr(self._offsets), numbers, *parts)
+
+
+def _join_groups(sources: Sequence[Source]) -> np.ndarray | None:
+    """The groups of all images, those of each source by themselves; None if no source has any."""
+    parts = [groups_of(source) for source in sources]
+    if all(part is None for part in parts):
+        return None
+    numbered: list[np.ndarray] = []
+    for source, part in zip(sources, parts, strict=True):
+        own = np.arange(len(source)) if part is None else part
+        first = max((int(before.max()) + 1 for before in numbered if len(before)), default=0)
+        numbered.append(first + own)
+    return np.concatenate(numbered)
 
 
 def joint_class_names(tasks: Sequence[Task]) -> tuple[str, ...]:

@@ -19,12 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tljax.data import table
 from tljax.data.digests import content_digests
 from tljax.data.folder import FolderSource
 from tljax.data.layout import find_root
 from tljax.data.listing import find_files, warn_once
 from tljax.data.sources import Dataset, Source, Subset, fingerprint, unwrap_subset
+from tljax.data.table import listed_rows, number_groups
+from tljax.data.table.rows import Row
 from tljax.data.table.spec import parse_spec
 from tljax.errors import InputError, printable
 
@@ -81,28 +82,39 @@ def restore(
 
 
 class _Today(NamedTuple):
-    """Where a data set lies today, its image files, and their groups, if it has any."""
+    """Where a data set lies today, its image files, and of a table their rows."""
 
     root: Path
     files: list[Path]
-    groups: np.ndarray | None = None
+    rows: dict[Path, Row]
+    groups: dict[Path, int]
+
+
+def _of_table(root: Path, rows: Sequence[Row]) -> _Today:
+    files = [row.file for row in rows]
+    numbers = number_groups(rows)
+    groups = {} if numbers is None else dict(zip(files, numbers.tolist(), strict=True))
+    return _Today(root, files, dict(zip(files, rows, strict=True)), groups)
 
 
 def _look_at(name: str) -> Callable[[], _Today]:
     """Returns a function that lists the images of a data set as it is today.
 
     Raises:
-      InputError: The folder, or the table's folder, is gone.
+      InputError: The folder, or the table, is gone.
     """
     scheme, _, rest = name.partition(":")
     try:
         if scheme == "csv":
-            root = find_root(str(parse_spec(rest).file.parent))
-            return lambda: _Today(root, *table.listed_files(rest))
+            file = parse_spec(rest).file
+            if not os.path.exists(file):
+                raise InputError(f"the table {file} does not exist; check the path")
+            root = find_root(str(file.parent))
+            return lambda: _of_table(root, listed_rows(rest))
         root = find_root(rest)
     except InputError as error:
         raise InputError(f"{error}; if the data has moved, name its new place") from None
-    return lambda: _Today(root, find_files(root).images)
+    return lambda: _Today(root, find_files(root).images, {}, {})
 
 
 def is_kept(content: Any) -> bool:
@@ -170,14 +182,14 @@ def without_missing(source: Source) -> Source:
 
 def _find_again(name: str, kept: Kept, today: _Today, deep_images: str) -> Dataset:
     """The kept images, wherever they are in the folder by now, and whatever they are called."""
-    root, files, groups = today
-    group_of = {} if groups is None else dict(zip(files, groups.tolist(), strict=True))
+    root, files, rows, group_of = today
     alone = itertools.count(len(files))  # groups of images that are gone
     by_content: dict[str, list[Path]] = defaultdict(list)
     for file, digest in zip(files, content_digests(files), strict=True):
         by_content[digest[:_DIGITS]].append(file)
     missing: dict[str, list[str]] = {}
     elsewhere = 0  # images in another class folder, or in one with another name
+    relabelled = 0  # images of a table with another label
     sources: dict[str, Source | None] = {}
     found = 0
     for split, images in kept["splits"].items():
@@ -185,28 +197,43 @@ def _find_again(name: str, kept: Kept, today: _Today, deep_images: str) -> Datas
             sources[split] = None
             continue
         paths = []
-        for image, digest, _ in images:
+        for image, digest, label in images:
             same = by_content.get(digest, [])
             # Of several copies the one with the kept name is taken; their contents are the same.
-            path = next((p for p in same if p.as_posix().endswith(f"/{image}")), None)
+            path = next((p for p in same if _is_called(p, image, rows)), None)
             path = path or next(iter(same), None)
             if path is None:
                 missing.setdefault(split, []).append(image)
             else:
                 same.remove(path)
-                if name.startswith("folder:"):
+                if path in rows:
+                    relabelled += rows[path].label != kept["classes"][label]
+                else:
                     elsewhere += image.partition("/")[0] not in path.relative_to(root).parts
             # Never the kept path itself: another image may be there by now.
             paths.append(path or root / f"{image} (as it was when the run began)")
         found += len(images) - len(missing.get(split, ()))
         names, _, labels = zip(*images, strict=True)
-        own = None if groups is None else [group_of.get(path, next(alone)) for path in paths]
-        together = None if own is None else np.array(own)
+        together = None
+        if group_of:
+            together = np.array([group_of.get(path, next(alone)) for path in paths])
         sources[split] = FolderSource(paths, labels, names, deep_images, together)
+    if relabelled:
+        _log.warning(
+            "%d images of '%s' have other labels than when the run began; they keep the label that"
+            " they had",
+            *(relabelled, name),
+        )
     _report(name, kept, missing, elsewhere, len(files) - found)
     train, val, test = (sources[split] for split in SPLITS)
     assert train is not None
     return Dataset(name, tuple(kept["classes"]), train, val, test)
+
+
+def _is_called(path: Path, image: str, rows: Mapping[Path, Row]) -> bool:
+    if path in rows:
+        return rows[path].name == image
+    return path.as_posix().endswith(f"/{image}")
 
 
 def _report(

@@ -109,7 +109,8 @@ def split_off(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits off `fraction` of every class; where images belong together, of whole groups.
 
-    Then the fraction is rounded to 1/2, 1/3, 1/4, ..., or to 1 less that.
+    Then the fraction is rounded to 1/2, 1/3, 1/4, ..., or to 1 less that, and where groups are of
+    uneven size the part that is nearest to it is taken.
 
     Args:
       source: n images.
@@ -127,9 +128,10 @@ def split_off(
     number = max(2, round(1 / min(fraction, 1 - fraction)))
     folds = grouped_folds(source.labels, groups, number, int(rng.integers(1 << 31)))
     classes = np.unique(source.labels)
-    for fold in range(number):
+    sizes = np.bincount(folds, minlength=number)
+    for fold in np.argsort(abs(sizes - len(folds) / number), kind="stable"):
         away = (folds == fold) == (fraction <= 0.5)
-        if np.isin(classes, source.labels[~away]).all():
+        if away.any() and np.isin(classes, source.labels[~away]).all():
             return np.flatnonzero(~away), np.flatnonzero(away)
     raise InputError(
         f"the groups of images cannot be split into {number} parts so that every class is left; add"

@@ -22,7 +22,7 @@ def assign_folds(
     Args:
       labels: (images,).
       seed: of the random order.
-      number: of folds; None: 5, or 3 of many images.
+      number: of folds; None: 5, or 3 of many images. There are fewer if there are fewer groups.
       groups: (images,), which images belong together: they are held out together. None: each is
         alone.
 
@@ -30,10 +30,12 @@ def assign_folds(
       (repeats, images), the fold in which an image is held out.
 
     Raises:
-      InputError: there are fewer groups than folds.
+      InputError: all images are of one group.
     """
     count = len(labels)
     folds = min(number or (_FOLDS if count <= _MANY else _FOLDS_OF_MANY), count)
+    if groups is not None:
+        folds = max(2, min(folds, len(np.unique(groups))))
     repeats = int(np.clip(-(-_PREDICTIONS // count), 1, _REPEATS))
     rng = np.random.default_rng(seed)
     assigned = np.empty((repeats, count), np.int32)

@@ -80,7 +80,8 @@ def solve_head(
       views: of each image: row r is of image r % (n // views). The views of an image are in the
         same fold.
       seed: of the folds.
-      groups: (n // views,), images that are held out together; None: each is alone.
+      groups: (n // views,), images that are held out together; None: each is alone. A class of a
+        single group is held out whole, so that cross-validation is wrong on it.
 
     Raises:
       InputError: if there is one class only, all features are constant or some not finite, `l2` is
@@ -88,7 +89,7 @@ def solve_head(
     """
     x, labels = np.asarray(features, np.float32), np.asarray(labels)
     images = len(x) // views
-    _check(x, labels[:images], l2)
+    _check(x, labels[:images], l2, groups)
     mean, inverse = _standardisation(x)
     share = np.full(len(x), 1 / len(x)) if weights is None else weights / np.sum(weights)
     grid = strengths(x.shape[1])
@@ -145,7 +146,7 @@ def strengths(width: int) -> list[float]:
     return [width * 10.0 ** (-half / 2) for half in range(1, 15)]
 
 
-def _check(x: np.ndarray, labels: np.ndarray, l2: float | None) -> None:
+def _check(x: np.ndarray, labels: np.ndarray, l2: float | None, groups: np.ndarray | None) -> None:
     """Raises InputError if no head can be solved, or no strength chosen."""
     if l2 is not None and not 0 < l2 < math.inf:
         raise InputError(f"l2 is {l2}; set it to a number above 0, e.g. 0.1, or leave it out")
@@ -162,7 +163,7 @@ def _check(x: np.ndarray, labels: np.ndarray, l2: float | None) -> None:
             " give images of two classes or more"
         )
     single = present[counts < 2]
-    if l2 is None and len(single):
+    if l2 is None and groups is None and len(single):
         raise InputError(
             f"{len(single)} of {len(present)} classes have a single training image (the first is"
             f" number {single[0]}), which cross-validation cannot hold out; add images, or set l2,"

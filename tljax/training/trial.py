@@ -68,9 +68,10 @@ def choose(
     correct: dict[Candidate, int] = {}
     loss: dict[Candidate, float] = {}
     with progress_bar() as bar:
-        task = bar.add_task("trials", total=len(rates) * FOLDS, visible=progress)
+        used = np.unique(folds)  # fewer than FOLDS if there are fewer groups
+        task = bar.add_task("trials", total=len(rates) * len(used), visible=progress)
         for lr in rates:
-            for fold in range(FOLDS):
+            for fold in used:
                 for alpha, (right, lost) in try_once(setup, pretrained, lr, folds == fold).items():
                     candidate = Candidate(lr if alpha else rates[0], alpha)
                     if alpha or lr == rates[0]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from html import escape
 
 from tljax.analysis.report.finished_runs import Setting, Target
+from tljax.data.datasets import split_spec
 from tljax.errors import printable
 
 _LONGEST = 60  # characters of a text from the data
@@ -27,7 +28,7 @@ def html_text(text: object) -> str:
 
 def data_name(data: str) -> str:
     """`digits` for `embedded:digits`, the last part of a path, all names of several tasks."""
-    parts = data.split(",")
+    parts = split_spec(data)
     if all(part.startswith("embedded:") for part in parts):
         return " + ".join(part.removeprefix("embedded:") for part in parts)
     if len(parts) == 1 and data.startswith("folder:"):

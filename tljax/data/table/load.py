@@ -10,7 +10,7 @@ from tljax.data.sources import Dataset, Source
 from tljax.data.splits import split_off_test
 from tljax.data.table.rows import Row, read
 from tljax.data.table.spec import parse_spec
-from tljax.errors import InputError
+from tljax.errors import InputError, printable
 
 
 def load(text: str, deep_images: str = "full_range") -> Dataset:
@@ -38,7 +38,7 @@ def load(text: str, deep_images: str = "full_range") -> Dataset:
             np.array([label_of[row.label] for row in chosen], np.int64),
             [row.name for row in chosen],
             deep_images,
-            _groups(chosen),
+            number_groups(chosen),
         )
 
     given = {row.split for row in rows}
@@ -60,17 +60,17 @@ def read_class_names(text: str) -> tuple[str, ...]:
     return _class_names(read(spec), spec.file)
 
 
-def listed_files(text: str) -> tuple[list[Path], np.ndarray | None]:
-    """The image files that the table lists, and int (n,), their groups, if it has any.
+def listed_rows(text: str) -> list[Row]:
+    """The rows of the table, one for each image.
 
     Raises:
       InputError: the table cannot be used.
     """
-    rows = read(parse_spec(text))
-    return [row.file for row in rows], _groups(rows)
+    return read(parse_spec(text))
 
 
-def _groups(rows: Sequence[Row]) -> np.ndarray | None:
+def number_groups(rows: Sequence[Row]) -> np.ndarray | None:
+    """Returns int (n,), which rows belong together; None if the table does not say."""
     groups = [row.group for row in rows if row.group is not None]
     return np.unique(groups, return_inverse=True)[1] if groups else None
 
@@ -79,15 +79,17 @@ def _class_names(rows: Sequence[Row], file: Path) -> tuple[str, ...]:
     """The classes of the training images, or of all if there are none; numbers by size."""
     training = [row for row in rows if row.split in (None, "train")] or rows
     names = {row.label for row in training}
-    if len(names) == 1:
+    only_tests = all(row.split == "test" for row in rows)  # which may be of one class
+    if len(names) == 1 and not only_tests:
         raise InputError(
-            f"all training images of {file} are of the class '{names.pop()}'; add more"
+            f"all training images of {file} are of the class '{printable(names.pop())}'; add images"
+            " of a second one"
         )
     for row in rows:
         if row.label not in names:
             raise InputError(
-                f"line {row.line} of {file} has the class '{row.label}', which no training image"
-                " has; add some or remove it"
+                f"line {row.line} of {file} has the class '{printable(row.label)}', which no"
+                " training image has; add some or remove it"
             )
     return tuple(sorted(names, key=_as_number))
 

@@ -1,9 +1,9 @@
 """Reads a table of images: rows that are checked, and what was left out of it, counted."""
 
 import csv
+import functools
 import io
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,8 @@ def read(spec: Spec) -> list[Row]:
 
     Raises:
       InputError: the table cannot be read, lacks a column or a value, names images that do not
-        exist, gives one image two labels, splits or groups, or has a group in two splits.
+        exist, gives one image two labels, splits or groups, or has a group in two splits. Two
+        spellings of a path, such as `a.png` and `./a.png`, are one image.
     """
     file = spec.file
     rows = [_row(spec, line, values) for line, values in _values(spec)]
@@ -59,18 +60,27 @@ def read(spec: Spec) -> list[Row]:
         first = missing[0]
         raise InputError(
             f"{len(missing):,} of the {len(rows):,} images in {file} do not exist, e.g."
-            f" '{printable(first.name)}' in line {first.line}; paths are relative to the folder of"
-            " the table"
+            f" '{printable(first.name)}' in line {first.line}; {_remedy(first)}"
         )
     _check_groups(file, rows)
     return rows
 
 
+def _remedy(missing: Row) -> str:
+    if "://" in missing.name:
+        return "web addresses are not read, so fetch the images, and name the files"
+    if os.path.isdir(missing.file):
+        return "it is a folder, but a file is wanted"
+    return "paths are relative to the folder of the table"
+
+
 def _values(spec: Spec) -> Iterator[tuple[int, dict[str, str]]]:
     """The line and the used columns of each row that is not blank."""
     text = _text(spec.file)
-    delimiter = max(_DELIMITERS, key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    delimiter = max(_DELIMITERS, key=text.lstrip().partition("\n")[0].count)
+    lines = io.StringIO(text, newline="")
+    # of `a.png, "cat"` the quotes are none of the label's
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     places: dict[str, int] | None = None
     width = 0
     try:
@@ -96,6 +106,8 @@ def _values(spec: Spec) -> Iterator[tuple[int, dict[str, str]]]:
 
 def _text(file: Path) -> str:
     try:
+        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe gives its rows once
+            raise InputError(f"{file} is no file, but a pipe or device; write the table to a file")
         if file.stat().st_size > _MOST_BYTES:
             raise InputError(f"{file} is larger than 1 GiB; is it a table of paths and labels?")
         return file.read_bytes().decode("utf-8-sig")
@@ -131,9 +143,9 @@ def _places(spec: Spec, header: Sequence[str]) -> dict[str, int]:
             )
         usual = next((name for name in USUAL[column] if name in lower), None)
         if named is not None:
-            places[column] = found.index(named)
+            places[column] = _only_place(spec, named, found)
         elif usual is not None:
-            places[column] = lower.index(usual)
+            places[column] = _only_place(spec, usual, lower)
         elif column in ("path", "label"):
             raise InputError(
                 f"no column of {spec.file} is the {column}: its header is"
@@ -141,6 +153,15 @@ def _places(spec: Spec, header: Sequence[str]) -> dict[str, int]:
                 " ?columns=path+label if it has no header"
             )
     return places
+
+
+def _only_place(spec: Spec, name: str, header: Sequence[str]) -> int:
+    if header.count(name) > 1:
+        raise InputError(
+            f"the header of {spec.file} has '{printable(name)}' {header.count(name)} times; rename"
+            " the columns that are not meant"
+        )
+    return header.index(name)
 
 
 def _row(spec: Spec, line: int, values: dict[str, str]) -> Row:
@@ -182,9 +203,10 @@ def _has_decimals(text: str) -> bool:
 
 def _without_repeated(file: Path, rows: Sequence[Row]) -> list[Row]:
     """The first row of each image; InputError if another one contradicts it."""
+    folder = functools.cache(os.path.realpath)  # asked once a folder: images are many
     first: dict[str, Row] = {}
     for row in rows:
-        before = first.setdefault(row.name, row)
+        before = first.setdefault(os.path.join(folder(row.file.parent), row.file.name), row)
         for column in ("label", "split", "group"):
             if getattr(before, column) != getattr(row, column):
                 raise InputError(
@@ -193,7 +215,8 @@ def _without_repeated(file: Path, rows: Sequence[Row]) -> list[Row]:
                     f" '{printable(str(getattr(row, column)))}' in line {row.line}; keep one"
                 )
     if repeated := len(rows) - len(first):
-        names = [name for name, n in Counter(row.name for row in rows).items() if n > 1]
+        kept = {id(row) for row in first.values()}
+        names = [row.name for row in rows if id(row) not in kept]
         warn_once(
             f"{repeated:,} rows of {printable(file)} repeat another row and are left out:"
             f" {shortened(names)}"

@@ -52,7 +52,10 @@ def parse_spec(text: str) -> Spec:
     for choice in query.split(",") if question else ():
         key, equals, value = choice.partition("=")
         if not equals or not value:
-            raise InputError(f"'{choice}' in csv:{text} is no choice; {_SYNTAX}")
+            raise InputError(
+                f"'{choice}' in csv:{text} is no choice; {_SYNTAX}; a file's name may hold no '?',"
+                " a column's no ','"
+            )
         check_known(f"choice in csv:{path}?", key, (*COLUMNS, "columns"))
         if key in names:
             raise InputError(f"csv:{text} chooses {key} twice; keep one of them")
