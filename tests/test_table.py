@@ -115,8 +115,10 @@ def test_groups_stay_on_one_side_of_every_split_and_fold(photos):
                 assert len(set(folds[groups == group])) == 1
             assert len(set(folds)) == 3
     few = write(photos, [{**row, "group": str(n % 3)} for n, row in enumerate(rows_of())])
-    with pytest.raises(InputError, match="too few for 5 parts"):
-        data.load(few)
+    assert {len(source) for source in (data.load(few).train, data.load(few).test)} == {13, 14}
+    one = write(photos, [{**row, "group": "all"} for row in rows_of()])
+    with pytest.raises(InputError, match="too few for 2 parts"):
+        data.load(one)
 
 
 def test_neighbours_of_the_same_group_do_not_vote():

@@ -109,8 +109,8 @@ def split_off(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits off `fraction` of every class; where images belong together, of whole groups.
 
-    Then the fraction is rounded to 1/2, 1/3, 1/4, ..., or to 1 less that, and where groups are of
-    uneven size the part that is nearest to it is taken.
+    Then the fraction is rounded to 1/2, 1/3, 1/4, ..., or to 1 less that, at least to one group of
+    images of equal size, and where groups are of uneven size the part nearest to it is taken.
 
     Args:
       source: n images.
@@ -125,7 +125,7 @@ def split_off(
     groups = groups_of(source)
     if groups is None:
         return stratified_split(source.labels, fraction, rng)
-    number = max(2, round(1 / min(fraction, 1 - fraction)))
+    number = max(2, min(round(1 / min(fraction, 1 - fraction)), len(np.unique(groups))))
     folds = grouped_folds(source.labels, groups, number, int(rng.integers(1 << 31)))
     classes = np.unique(source.labels)
     sizes = np.bincount(folds, minlength=number)
