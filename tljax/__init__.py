@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         merge,
         surgical,
     )
+    from tljax.transfer.nnx import to_nnx
 
 # Where each public name lives. They are imported on first use, so that the command line answers
 # --help, a mistyped argument and Ctrl-C without waiting for JAX.
@@ -47,6 +48,7 @@ _HOMES = {
     "merge": "tljax.transfer",
     "merge_lora": "tljax.models.lora",
     "surgical": "tljax.transfer",
+    "to_nnx": "tljax.transfer.nnx",
 }
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "merge",
     "merge_lora",
     "surgical",
+    "to_nnx",
 ]
 
 
