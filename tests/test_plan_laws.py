@@ -45,8 +45,14 @@ NETWORKS = {  # a small network of each family, with two blocks
     "vit": ViT(64, 2, 4, 4, num_classes=10, drop_path=0.1),
 }
 # Networks of families that have no layers of their own kind in the plan's arithmetic: fewer plans.
+_SMALL_VIT = ViT(64, 2, 4, 8, num_classes=10, drop_path=0.1)
 FURTHER = {
     "convnext": ConvNeXt((1, 1), (16, 32), 10, 4, None, response_norm=True, drop_path=0.1),
+    "dinov3": _SMALL_VIT.clone(
+        rotary=100.0, registers=2, qkv_bias="query_value", gated=True, layer_scale=0.5
+    ),
+    "clip": _SMALL_VIT.clone(pre_norm=True, activation="quick_gelu"),
+    "siglip": _SMALL_VIT.clone(class_token=False, pooling="attention", activation="gelu_tanh"),
 }
 
 

@@ -1,8 +1,12 @@
-"""The zoo's table agrees with the networks."""
+"""The zoo's table agrees with the networks, and is filtered and sorted."""
 
 import pytest
 
 from tests.measure_zoo import figures, rows
+from tests.test_cli import run
+from tljax.commands.models import select
+from tljax.errors import InputError
+from tljax.weights import zoo
 
 
 @pytest.mark.parametrize("model", ["resnet18", "vit_tiny_patch16_224"])
@@ -11,3 +15,21 @@ def test_the_tables_parameters_and_flops_are_those_of_the_network(model):
     assert listed
     for row in listed:
         assert row == row | figures(row)
+
+
+def test_weights_are_filtered_and_sorted(capsys):
+    entries = list(zoo.entries().values())
+    small = select(entries, licence="Apache", max_parameters=30, max_gflops=9)
+    assert small
+    assert all("apache" in entry.licence for entry in small)
+    assert max(entry.parameters for entry in small) <= 30e6
+    assert max(entry.gflops for entry in small) <= 9
+    with pytest.raises(InputError, match="relax --licence"):
+        select(entries, max_parameters=0.1)
+    code, out, _ = run(capsys, "models", "convnext_tiny", "--sort", "top1", "--csv")
+    assert code == 0
+    lines = out.splitlines()
+    column = lines[0].split(",").index("top1")
+    assert lines[1].startswith("convnext_tiny.in12k_ft_in1k_384,")
+    known = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+    assert known == sorted(known, reverse=True)

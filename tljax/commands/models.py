@@ -6,9 +6,9 @@ import argparse
 import csv
 import fnmatch
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -21,12 +21,39 @@ if TYPE_CHECKING:
     from tljax.weights.zoo import ZooEntry
 
 _PIPE_WIDTH = 200
+_ORDERS: dict[str, Callable[[ZooEntry], Any]] = {
+    "name": lambda entry: (),  # as in the table, by model
+    "parameters": lambda entry: entry.parameters,
+    "gflops": lambda entry: entry.gflops,
+    "top1": lambda entry: -(entry.top1 or 0.0),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = "example: tljax models 'vit_small*dinov2*'"
+    parser.epilog = (
+        "example: tljax models 'vit_small*dino*'; tljax models convnext --sort top1"
+        " --max_parameters 30 --licence apache"
+    )
     parser.add_argument(
         "pattern", nargs="?", metavar="PATTERN", help="part of a name, or a pattern like 'vit_*'"
+    )
+    parser.add_argument(
+        "--sort",
+        choices=_ORDERS,
+        default="name",
+        help="the order: by name (default), smallest or cheapest first, or most accurate first",
+    )
+    parser.add_argument(
+        "--licence",
+        metavar="TEXT",
+        help="only weights whose licence contains this, e.g. apache; 'cc-by-nc' and names of"
+        " companies are licences with conditions",
+    )
+    parser.add_argument(
+        "--max_parameters", metavar="MILLIONS", type=float, help="only networks up to this size"
+    )
+    parser.add_argument(
+        "--max_gflops", metavar="GFLOPS", type=float, help="only networks up to this cost"
     )
     parser.add_argument(
         "--csv",
@@ -40,7 +67,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     refuse_overrides(overrides)
     from tljax.weights import zoo
 
-    found = find_entries(zoo.entries(), args.pattern)
+    found = select(
+        find_entries(zoo.entries(), args.pattern),
+        licence=args.licence,
+        max_parameters=args.max_parameters,
+        max_gflops=args.max_gflops,
+    )
+    found.sort(key=_ORDERS[args.sort])
     if args.csv:
         _print_csv(found)
     else:
@@ -68,6 +101,39 @@ def find_entries(entries: Mapping[str, ZooEntry], pattern: str | None) -> list[Z
         raise InputError(
             f"no pretrained weights have a name like '{pattern}'{did_you_mean(pattern, entries)};"
             " `tljax models` lists all names"
+        )
+    return found
+
+
+def select(
+    entries: Sequence[ZooEntry],
+    *,
+    licence: str | None = None,
+    max_parameters: float | None = None,
+    max_gflops: float | None = None,
+) -> list[ZooEntry]:
+    """Returns the entries with a licence, and up to a size and a cost.
+
+    Args:
+      entries: to choose among.
+      licence: a part of its name; None: any.
+      max_parameters: in millions.
+      max_gflops: of one forward pass.
+
+    Raises:
+      InputError: if none is left.
+    """
+    found = [
+        entry
+        for entry in entries
+        if (licence is None or licence.lower() in entry.licence.lower())
+        and (max_parameters is None or entry.parameters <= 1e6 * max_parameters)
+        and (max_gflops is None or entry.gflops <= max_gflops)
+    ]
+    if not found:
+        raise InputError(
+            f"none of the {len(entries)} pretrained weights has such a licence, size and cost;"
+            " relax --licence, --max_parameters or --max_gflops"
         )
     return found
 

@@ -36,7 +36,9 @@ class Network(bridge.ToNNX):
         for name, part in bridge.variables.linen_vars_to_nnx_attrs(variables).items():
             setattr(self, name, flax_nnx.data(part))
 
-    def __call__(self, images: jax.Array, train: bool = False) -> Any:
+    def __call__(  # type: ignore[override]
+        self, images: jax.Array, train: bool = False
+    ) -> Any:
         """Runs the network on normalised images (n, h, w, c), to logits (n, classes).
 
         With `train` each group does what the plan says: BatchNorm of groups that follow uses the
@@ -44,7 +46,8 @@ class Network(bridge.ToNNX):
         """
         if not train:
             return super().__call__(images)
-        return super().__call__(images, mutable=["batch_stats"], **self.to_nnx__modes)
+        modes: dict[str, Any] = self.to_nnx__modes
+        return super().__call__(images, mutable=["batch_stats"], **modes)
 
     def variables(self) -> dict[str, Any]:
         """The variables of the Linen module as they are now."""

@@ -18,6 +18,7 @@ from tljax.weights.read import INDEX_SUFFIX, check_readable, is_weights_name, re
 _USUAL = (
     *("model.safetensors", f"model.safetensors{INDEX_SUFFIX}"),
     *("pytorch_model.bin", f"pytorch_model.bin{INDEX_SUFFIX}"),
+    "flax_model.msgpack",
 )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from tljax.errors import InputError
 from tljax.files import parse_json
-from tljax.weights import hdf5, torch_files
+from tljax.weights import flax_files, hdf5, torch_files
 
 Tensors = dict[str, np.ndarray]
 
@@ -37,7 +37,7 @@ class Contents:
 
 
 def read(path: Path, name: str | None = None) -> Contents:
-    """Reads a .safetensors, .npz, .h5 (Keras) or, if PyTorch is installed, .pth or .ckpt file.
+    """Reads a .safetensors, .npz, .h5 (Keras) or .msgpack file, with PyTorch also .pth or .ckpt.
 
     Args:
       path: of the file.
@@ -150,6 +150,13 @@ def _read_torch(path: Path) -> Contents:
         raise _damaged(path, error) from None
 
 
+def _read_flax(path: Path) -> Contents:
+    try:
+        return Contents(flax_files.read(path), {})
+    except Exception as error:  # msgpack and Flax raise many types for damage
+        raise _damaged(path, error) from None
+
+
 def _read_hdf5(path: Path) -> Contents:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy.safetensors"
@@ -165,6 +172,7 @@ _READERS: dict[str, Callable[[Path], Contents]] = {
     ".npz": _read_npz,
     ".h5": _read_hdf5,
     ".hdf5": _read_hdf5,
+    ".msgpack": _read_flax,
     ".pth": _read_torch,
     ".pt": _read_torch,
     ".bin": _read_torch,
