@@ -1,5 +1,8 @@
 """The zoo's table agrees with the networks, and is filtered and sorted."""
 
+import csv
+import io
+
 import pytest
 
 from tests.measure_zoo import figures, rows
@@ -28,8 +31,7 @@ def test_weights_are_filtered_and_sorted(capsys):
         select(entries, max_parameters=0.1)
     code, out, _ = run(capsys, "models", "convnext_tiny", "--sort", "top1", "--csv")
     assert code == 0
-    lines = out.splitlines()
-    column = lines[0].split(",").index("top1")
-    assert lines[1].startswith("convnext_tiny.in12k_ft_in1k_384,")
-    known = [float(line.split(",")[column]) for line in lines[1:] if line.split(",")[column]]
+    listed = list(csv.DictReader(io.StringIO(out)))
+    assert listed[0]["name"] == "convnext_tiny.in12k_ft_in1k_384"
+    known = [float(row["top1"]) for row in listed if row["top1"]]
     assert known == sorted(known, reverse=True)
