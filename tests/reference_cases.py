@@ -94,6 +94,21 @@ CASES = (
     Case("convnextv2_timm", "timm_convnext", "timm ConvNeXt", "convnextv2_tiny", 64, _CONVNEXT),
     Case("convnextv2_authors", "timm_convnext", "ConvNeXt", "convnextv2_tiny", 65, _CONVNEXT),
     Case("convnextv2_hf", "huggingface", "Hugging Face ConvNext", "convnextv2_tiny", 64, _CONVNEXT),
+    # EfficientNet and MobileNet
+    Case(
+        "efficientnetv2_timm", "timm_efficientnet", "timm EfficientNet", "tf_efficientnetv2_b0", 64
+    ),
+    Case("mobilenetv3_timm", "timm_efficientnet", "timm EfficientNet", "mobilenetv3_small_100", 65),
+    Case(
+        "mobilenetv4_timm", "timm_efficientnet", "timm EfficientNet", "mobilenetv4_conv_small", 64
+    ),
+    Case(
+        "efficientnet_lite_timm",
+        "timm_efficientnet",
+        "timm EfficientNet",
+        "tf_efficientnet_lite0",
+        65,
+    ),
     # Keras Applications
     Case("keras_resnet", "keras_resnet", "Keras", "keras_resnet50", 65, _KERAS),
     Case("keras_resnet_3", "keras_resnet", "Keras 3", "keras_resnet50", 65, _KERAS),

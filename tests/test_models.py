@@ -8,7 +8,7 @@ import pytest
 from tests.test_plan_laws import FURTHER, NETWORKS, network
 from tljax.errors import InputError
 from tljax.models import MODELS, Groups, create, init, parameter_count, tracing
-from tljax.models.arithmetic import depthwise
+from tljax.models.arithmetic import depthwise, strided_depthwise
 from tljax.models.groups import leaf_paths
 
 SMALL = ("resnet10_32", "vit_micro_patch4_32")
@@ -34,6 +34,13 @@ def abstract(name):
         ("vit_base_patch16_224", 86_567_656, 14),
         ("vit_base_patch32_224", 88_224_232, 14),
         ("vit_large_patch16_224", 304_326_632, 26),
+        ("tf_efficientnetv2_b0", 7_139_704, 23),
+        ("tf_efficientnetv2_s", 21_458_488, 42),
+        ("tf_efficientnet_lite0", 4_652_008, 18),
+        ("mobilenetv3_small_100", 2_542_856, 14),
+        ("mobilenetv3_large_100", 5_483_032, 18),
+        ("mobilenetv4_conv_small", 3_774_024, 19),
+        ("mobilenetv4_conv_medium", 9_715_512, 25),
         ("convnext_atto", 3_695_520, 14),
         ("convnext_tiny", 28_589_128, 20),
         ("convnext_large", 197_767_336, 38),
@@ -133,7 +140,7 @@ def test_a_cut_that_the_model_does_not_have_is_an_error(name, cut):
         model.apply(variables, jnp.zeros((1, 32, 32, 3)), **cut)
 
 
-@pytest.mark.parametrize("name", [*SMALL, "convnext_micro_32"])
+@pytest.mark.parametrize("name", [*SMALL, "convnext_micro_32", "mobilenetv3_micro_32"])
 def test_the_head_sees_features(name):
     model = create(name, 10)
     variables = init(model, jax.random.key(0), 32)
@@ -171,7 +178,7 @@ def test_modes_are_per_group():
     assert not np.array_equal(features(only_last, 5), features(False, 5))
 
 
-@pytest.mark.parametrize("name", [*SMALL, "convnext_micro_32"])
+@pytest.mark.parametrize("name", [*SMALL, "convnext_micro_32", "mobilenetv3_micro_32"])
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(name):
     model = create(name, 10, dtype=jnp.bfloat16)
     variables = init(model, jax.random.key(0), 32)
@@ -252,20 +259,31 @@ def test_unknown_names_are_answered_with_the_closest():
         create("resnet50", 10, drop_pth=0.1)
 
 
-def test_a_depthwise_convolution_is_that_of_xla_and_so_are_its_gradients():
+@pytest.mark.parametrize(("stride", "padding"), [(1, (3, 3)), (2, (3, 3)), (2, (2, 3))])
+def test_a_depthwise_convolution_is_that_of_xla_and_so_are_its_gradients(stride, padding):
     x = jax.random.normal(jax.random.key(0), (2, 9, 6, 5))
     kernel = jax.random.normal(jax.random.key(1), (7, 7, 1, 5))
 
     def by_xla(x, kernel):
-        dimensions = ("NHWC", "HWIO", "NHWC")
+        dimensions, strides = ("NHWC", "HWIO", "NHWC"), (stride, stride)
         return jax.lax.conv_general_dilated(
-            x, kernel, (1, 1), ((3, 3), (3, 3)), dimension_numbers=dimensions, feature_group_count=5
+            x,
+            kernel,
+            strides,
+            (padding, padding),
+            dimension_numbers=dimensions,
+            feature_group_count=5,
         )
+
+    def ours(x, kernel):
+        if stride == 1:
+            return depthwise(x, kernel)
+        return strided_depthwise(x, kernel, stride, (padding, padding))
 
     def both(convolve):
         return jax.value_and_grad(lambda *args: jnp.sin(convolve(*args)).sum(), (0, 1))(x, kernel)
 
-    for a, b in zip(*map(jax.tree.leaves, (both(depthwise), both(by_xla))), strict=True):
+    for a, b in zip(*map(jax.tree.leaves, (both(ours), both(by_xla))), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 

@@ -15,7 +15,8 @@ import pytest
 import tljax
 from tljax.analysis import cost
 from tljax.data import Preprocessing, normalise
-from tljax.models import ConvNeXt, ResNet, ViT, init
+from tljax.models import ConvNeXt, EfficientNet, ResNet, ViT, init
+from tljax.models.efficientnet import parse_stages
 from tljax.models.flops import counted_flops
 from tljax.models.groups import leaf_paths, map_with_path
 from tljax.training import train_state
@@ -52,6 +53,9 @@ FURTHER = {
         rotary=100.0, registers=2, qkv_bias="query_value", gated=True, layer_scale=0.5
     ),
     "clip": _SMALL_VIT.clone(pre_norm=True, activation="quick_gelu"),
+    "mobilenet": EfficientNet(
+        parse_stages("ir3/2 32>16:8 H | uir3k3/1 32>16 R"), 8, 32, 10, head="pooled_conv_norm"
+    ),
     "siglip": _SMALL_VIT.clone(class_token=False, pooling="attention", activation="gelu_tanh"),
 }
 

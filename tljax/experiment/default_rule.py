@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tljax.models import ConvNeXt, Model, ResNet, ResNetV2, ViT
+from tljax.models import ConvNeXt, EfficientNet, Model, ResNet, ResNetV2, ViT
 from tljax.training import trial
 
 STUDY = "experiments/defaults"
@@ -107,6 +107,9 @@ _SMALL = replace(
 _TRIED = replace(_RESNET, lr=0.1, frozen=0.1, why=f"small ResNet, trials may turn it down: {STUDY}")
 _CONVNEXT = _Rates(
     "adamw", 0.05, 2e-4, 0.8, 5e-5, 5e-4, "ConvNeXt: its fine-tuning, INSTALL.md; AutoGluon"
+)
+_MOBILE = _Rates(
+    "adamw", 0.05, 2e-4, 0.9, 1e-4, 1e-3, "EfficientNet, MobileNet: AutoGluon's rate; not studied"
 )
 _BIT = _Rates("sgd", 0.0, 3e-3, 1.0, 3e-3, 0.03, "BiT: big_transfer's rate, bit_hyperrule.py")
 
@@ -218,7 +221,8 @@ def _fine_tuning(
     if tries:
         why = "three folds choose between this rate, half of the way, and the solved head"
         chosen["trial_lr"] = ((set_by_hand.get("lr", chosen["lr"][0]),), f"{why}: {STUDY}")
-    if isinstance(network.model, ResNet) and target.images < 500 and not tries:
+    normalises_batches = isinstance(network.model, ResNet | EfficientNet)
+    if normalises_batches and target.images < 500 and not tries:
         chosen["statistics"] = ("stored", "few images: Keras guide to fine-tuning")
     if isinstance(network.model, ViT | ConvNeXt) and target.images >= 5_000:
         chosen["drop_path"] = (0.1, "BEiT, timm's cards")
@@ -347,4 +351,5 @@ _RATES: dict[type, Callable[[Network], _Rates]] = {
     ResNet: lambda network: _RESNET,
     ResNetV2: lambda network: _BIT,
     ConvNeXt: lambda network: _CONVNEXT,
+    EfficientNet: lambda network: _MOBILE,
 }

@@ -1,6 +1,7 @@
 """Flax Linen models, their ordered groups, and a registry of them by name."""
 
 from tljax.models.convnext import ConvNeXt
+from tljax.models.efficientnet import EfficientNet
 from tljax.models.groups import Groups
 from tljax.models.initialisation import init
 from tljax.models.model import Model, features, parameter_count
@@ -14,6 +15,7 @@ __all__ = [
     "MODELS",
     "NORMALISATIONS",
     "ConvNeXt",
+    "EfficientNet",
     "Groups",
     "ImageSize",
     "Model",

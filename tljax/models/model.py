@@ -6,11 +6,12 @@ from typing import Any
 import jax
 
 from tljax.models.convnext import ConvNeXt
+from tljax.models.efficientnet import EfficientNet
 from tljax.models.resnet import ResNet
 from tljax.models.resnet_v2 import ResNetV2
 from tljax.models.vit import ViT
 
-Model = ResNet | ResNetV2 | ViT | ConvNeXt
+Model = ResNet | ResNetV2 | ViT | ConvNeXt | EfficientNet
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -7,6 +7,7 @@ from flax import traverse_util
 
 from tljax.errors import InputError, check_known, did_you_mean
 from tljax.models.convnext import ConvNeXt
+from tljax.models.efficientnet import EfficientNet, parse_stages
 from tljax.models.lora import LoRA, is_leaf
 from tljax.models.model import Model
 from tljax.models.preprocessing import (
@@ -37,7 +38,7 @@ class ModelSpec:
       preprocessing: that of the best-known checkpoints of this name.
     """
 
-    family: type[ResNet] | type[ResNetV2] | type[ViT] | type[ConvNeXt]
+    family: type[ResNet] | type[ResNetV2] | type[ViT] | type[ConvNeXt] | type[EfficientNet]
     arguments: dict[str, Any]
     preprocessing: Preprocessing
 
@@ -164,6 +165,95 @@ def _convnext(size: str, **more: Any) -> ModelSpec:
     return ModelSpec(ConvNeXt, arguments, preprocessing)
 
 
+# In the notation of `parse_stages`.
+_EFFICIENTNETS: dict[str, tuple[int, int, str]] = {  # channels of stem and head, blocks
+    "tf_efficientnetv2_b0": (
+        32,
+        1280,
+        "cn3/1 >16 S | er3/2 64>32 S, er3/1 128>32 S | er3/2 128>48 S, er3/1 192>48 S"
+        " | ir3/2 192>96:12 S, ir3/1 384>96:24 S x2 | ir3/1 576>112:24 S, ir3/1 672>112:28 S x4"
+        " | ir3/2 672>192:28 S, ir3/1 1152>192:48 S x7",
+    ),
+    "tf_efficientnetv2_s": (
+        24,
+        1280,
+        "cn3/1 >24 S x2 | er3/2 96>48 S, er3/1 192>48 S x3 | er3/2 192>64 S, er3/1 256>64 S x3"
+        " | ir3/2 256>128:16 S, ir3/1 512>128:32 S x5 | ir3/1 768>160:32 S, ir3/1 960>160:40 S x8"
+        " | ir3/2 960>256:40 S, ir3/1 1536>256:64 S x14",
+    ),
+    "tf_efficientnet_lite0": (
+        32,
+        1280,
+        "ds3/1 >16 6 | ir3/2 96>24 6, ir3/1 144>24 6 | ir5/2 144>40 6, ir5/1 240>40 6"
+        " | ir3/2 240>80 6, ir3/1 480>80 6 x2 | ir5/1 480>112 6, ir5/1 672>112 6 x2"
+        " | ir5/2 672>192 6, ir5/1 1152>192 6 x3 | ir3/1 1152>320 6",
+    ),
+    "mobilenetv3_small_100": (
+        16,
+        1024,
+        "ds3/2 >16:8 R | ir3/2 72>24 R, ir3/1 88>24 R | ir5/2 96>40:24 H, ir5/1 240>40:64 H x2"
+        " | ir5/1 120>48:32 H, ir5/1 144>48:40 H | ir5/2 288>96:72 H, ir5/1 576>96:144 H x2"
+        " | cn1/1 >576 H",
+    ),
+    "mobilenetv3_large_100": (
+        16,
+        1280,
+        "ds3/1 >16 R | ir3/2 64>24 R, ir3/1 72>24 R | ir5/2 72>40:24 R, ir5/1 120>40:32 R x2"
+        " | ir3/2 240>80 H, ir3/1 200>80 H, ir3/1 184>80 H x2"
+        " | ir3/1 480>112:120 H, ir3/1 672>112:168 H"
+        " | ir5/2 672>160:168 H, ir5/1 960>160:240 H x2 | cn1/1 >960 H",
+    ),
+    "mobilenetv4_conv_small": (
+        32,
+        1280,
+        "cn3/2 >32 R, cn1/1 >32 R | cn3/2 >96 R, cn1/1 >64 R"
+        " | uir5k5/2 192>96 R, uir0k3/1 192>96 R x4, uir3k0/1 384>96 R"
+        " | uir3k3/2 576>128 R, uir5k5/1 512>128 R, uir0k5/1 512>128 R, uir0k5/1 384>128 R,"
+        " uir0k3/1 512>128 R x2 | cn1/1 >960 R",
+    ),
+    "mobilenetv4_conv_medium": (
+        32,
+        1280,
+        "er3/2 128>48 R | uir3k5/2 192>80 R, uir3k3/1 160>80 R"
+        " | uir3k5/2 480>160 R, uir3k3/1 640>160 R x2, uir3k5/1 640>160 R, uir3k3/1 640>160 R,"
+        " uir3k0/1 640>160 R, uir0k0/1 320>160 R, uir3k0/1 640>160 R"
+        " | uir5k5/2 960>256 R, uir5k5/1 1024>256 R, uir3k5/1 1024>256 R x2, uir0k0/1 1024>256 R,"
+        " uir3k0/1 1024>256 R, uir3k5/1 512>256 R, uir5k5/1 1024>256 R, uir0k0/1 1024>256 R x2,"
+        " uir5k0/1 512>256 R | cn1/1 >960 R",
+    ),
+}
+_MOBILE_HEAD: dict[str, dict[str, Any]] = {
+    "mobilenetv3": {
+        "head": "pooled_conv",
+        "activation": "hard_swish",
+        "squeeze": ("relu", "hard_sigmoid"),
+        "batch_norm_eps": 1e-5,
+    },
+    "mobilenetv4": {"head": "pooled_conv_norm", "activation": "relu", "batch_norm_eps": 1e-5},
+    "tf_efficientnet": {"activation": "relu6", "same_padding": True},  # Lite
+    "tf_efficientnetv2": {"same_padding": True},
+}
+
+
+def _efficientnet(name: str) -> ModelSpec:
+    stem, head, stages = _EFFICIENTNETS[name]
+    own: dict[str, Any] = {"stages": parse_stages(stages), "stem_width": stem, "head_width": head}
+    own["conv_skips"] = name == "tf_efficientnetv2_s"
+    own |= _MOBILE_HEAD[name.rsplit("_", 2 if name.startswith("mobile") else 1)[0]]
+    return ModelSpec(EfficientNet, own, _EFFICIENTNET_IMAGES[name])
+
+
+_EFFICIENTNET_IMAGES = {
+    "tf_efficientnetv2_b0": Preprocessing(192, IMAGENET_MEAN, IMAGENET_STD, "bicubic", 0.875),
+    "tf_efficientnetv2_s": Preprocessing(300, HALF, HALF, "bicubic", 1.0),
+    "tf_efficientnet_lite0": Preprocessing(224, HALF, HALF, "bicubic", 0.875),
+    "mobilenetv3_small_100": Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD, "bicubic", 0.875),
+    "mobilenetv3_large_100": Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD, "bicubic", 0.875),
+    "mobilenetv4_conv_small": Preprocessing(224, IMAGENET_MEAN, IMAGENET_STD, "bicubic", 0.875),
+    "mobilenetv4_conv_medium": Preprocessing(256, IMAGENET_MEAN, IMAGENET_STD, "bicubic", 0.95),
+}
+
+
 # timm's ViTs of Google's AugReg recipe are normalised with 0.5 and cropped at 0.9.
 _AUGREG = {
     224: Preprocessing(224, HALF, HALF, "bicubic", 0.9),
@@ -208,6 +298,7 @@ MODELS: dict[str, ModelSpec] = {
         f"vit_{size}_patch14_reg4_dinov2": _vit(size, 14, _DINOV2, layer_scale=1e-5, registers=4)
         for size in ("small", "base", "large")
     },
+    **{name: _efficientnet(name) for name in _EFFICIENTNETS},
     **{f"convnext_{size}": _convnext(size) for size in _CONVNEXT if size != "huge"},
     **{
         f"convnextv2_{size}": _convnext(size, **_CONVNEXT_V2)
@@ -234,8 +325,8 @@ MODELS: dict[str, ModelSpec] = {
             ("base", 32, 256),
         )
     },
-    # For 32-pixel images on a CPU: a ResNet of ten layers (stem, 4 basic blocks, head), a ViT, and
-    # a ConvNeXt of four blocks.
+    # For 32-pixel images on a CPU: a ResNet of ten layers (stem, 4 basic blocks, head), a ViT, a
+    # ConvNeXt of four blocks, and a MobileNet of five.
     "resnet10_32": ModelSpec(
         ResNet,
         {
@@ -244,6 +335,17 @@ MODELS: dict[str, ModelSpec] = {
             "bottleneck": False,
             "stem": (3, 2),
             "stem_pool": False,
+        },
+        _SMALL,
+    ),
+    "mobilenetv3_micro_32": ModelSpec(
+        EfficientNet,
+        {
+            "stages": parse_stages("ds3/1 >16 R | ir3/2 64>24:16 H x2 | ir3/2 96>48:24 H x2"),
+            "stem_width": 16,
+            "stem_stride": 1,
+            "head_width": 128,
+            **_MOBILE_HEAD["mobilenetv3"],
         },
         _SMALL,
     ),

@@ -15,11 +15,22 @@ import numpy as np
 
 from tljax.errors import InputError, check_known, hide_secrets, redacted
 from tljax.files import replacing, writable_file
-from tljax.models import ConvNeXt, Model, Preprocessing, ResNet, ResNetV2, ViT, registry, tracing
+from tljax.models import (
+    ConvNeXt,
+    EfficientNet,
+    Model,
+    Preprocessing,
+    ResNet,
+    ResNetV2,
+    ViT,
+    registry,
+    tracing,
+)
 from tljax.weights import rules
 from tljax.weights.families.bit import TIMM_BIT
 from tljax.weights.families.convnext import TIMM_CONVNEXT
 from tljax.weights.families.dinov3 import TIMM_DINOV3
+from tljax.weights.families.efficientnet import TIMM_EFFICIENTNET
 from tljax.weights.families.resnet import TORCH_RESNET
 from tljax.weights.families.vit import TIMM_VIT
 from tljax.weights.loading import PretrainedWeights
@@ -30,7 +41,7 @@ from tljax.weights.read import FORMAT
 # The families of each format; the first that accepts the model names the tensors. (timm's ResNets
 # use torchvision's names.)
 FORMATS: dict[str, tuple[rules.Family, ...]] = {
-    "timm": (TORCH_RESNET, TIMM_VIT, TIMM_DINOV3, TIMM_BIT, TIMM_CONVNEXT),
+    "timm": (TORCH_RESNET, TIMM_VIT, TIMM_DINOV3, TIMM_BIT, TIMM_CONVNEXT, TIMM_EFFICIENTNET),
     "torchvision": (TORCH_RESNET,),
 }
 
@@ -39,6 +50,10 @@ FORMATS: dict[str, tuple[rules.Family, ...]] = {
 _FREE_FIELDS: dict[type, set[str]] = {
     ResNet: {"stage_sizes", "widths", "bottleneck", "stem", "stem_pool"},
     ResNetV2: {"stage_sizes", "widths"},
+    EfficientNet: {
+        *("stages", "stem_width", "head_width", "activation", "head", "squeeze"),
+        *("batch_norm_eps", "same_padding", "conv_skips"),
+    },
     ConvNeXt: {"stage_sizes", "widths", "patch", "layer_scale", "response_norm"},
     ViT: {"dim", "depth", "heads", "patch", "layer_scale", "registers"},
 }

@@ -4,6 +4,7 @@ from tljax.weights.families.bit import GOOGLE_BIT, TIMM_BIT
 from tljax.weights.families.clip import BIG_VISION_SIGLIP, HF_CLIP, HF_SIGLIP, OPEN_CLIP
 from tljax.weights.families.convnext import AUTHORS_CONVNEXT, HF_CONVNEXT, TIMM_CONVNEXT
 from tljax.weights.families.dinov3 import AUTHORS_DINOV3, HF_DINOV3, TIMM_DINOV3
+from tljax.weights.families.efficientnet import NUMBERED_EFFICIENTNET, TIMM_EFFICIENTNET
 from tljax.weights.families.keras import KERAS, KERAS_3
 from tljax.weights.families.resnet import HF_RESNET, TORCH_RESNET
 from tljax.weights.families.vit import (
@@ -42,5 +43,7 @@ FAMILIES: tuple[Family, ...] = (
     TIMM_CONVNEXT,
     AUTHORS_CONVNEXT,
     HF_CONVNEXT,
+    TIMM_EFFICIENTNET,
+    NUMBERED_EFFICIENTNET,
     TLJAX,
 )

@@ -6,7 +6,7 @@ from tljax.models import ResNet
 from tljax.weights.rules import Family, Rule, convolution, linear
 
 
-def _batch_norm(source: str, target: str) -> tuple[Rule, ...]:
+def batch_norm(source: str, target: str) -> tuple[Rule, ...]:
     """A BatchNorm's four tensors under PyTorch's names."""
     return (
         Rule(f"{source}.weight", f"{target}/scale"),
@@ -20,11 +20,11 @@ def _torch_rules(model: Any) -> tuple[Rule, ...]:
     block = "layer{s}_{b}"
     return (
         Rule("conv1.weight", "stem/conv/kernel", convolution),
-        *_batch_norm("bn1", "stem/bn"),
+        *batch_norm("bn1", "stem/bn"),
         Rule("layer{s}.{b}.conv{c}.weight", f"{block}/conv{{c}}/conv/kernel", convolution),
-        *_batch_norm("layer{s}.{b}.bn{c}", f"{block}/conv{{c}}/bn"),
+        *batch_norm("layer{s}.{b}.bn{c}", f"{block}/conv{{c}}/bn"),
         Rule("layer{s}.{b}.downsample.0.weight", f"{block}/downsample/conv/kernel", convolution),
-        *_batch_norm("layer{s}.{b}.downsample.1", f"{block}/downsample/bn"),
+        *batch_norm("layer{s}.{b}.downsample.1", f"{block}/downsample/bn"),
         Rule("fc.weight", "head/kernel", linear),
         Rule("fc.bias", "head/bias"),
     )
@@ -52,7 +52,7 @@ def _hf_rules(model: Any) -> tuple[Rule, ...]:
 def _hf_conv_norm(source: str, target: str) -> tuple[Rule, ...]:
     return (
         Rule(f"{source}.convolution.weight", f"{target}/conv/kernel", convolution),
-        *_batch_norm(f"{source}.normalization", f"{target}/bn"),
+        *batch_norm(f"{source}.normalization", f"{target}/bn"),
     )
 
 
