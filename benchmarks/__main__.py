@@ -30,6 +30,7 @@ from tljax.runs.workdir import write_atomically
 from tljax.training.progress import console, progress_bar
 
 HERE = Path(__file__).parent
+ON_A_GPU = "half step"  # rows that are measured on a GPU alone
 OURS, TIMM, KERAS, SKLEARN = "ours", "torch_timm", "keras_jax", "scikit_learn"
 
 
@@ -80,6 +81,16 @@ def measurements(peer_epochs: int) -> Iterator[Measurement]:
         plain = {**arguments, "form": "plain"}
         yield Measurement(row, TIMM, "step", plain, "timm, huge pages", huge_pages=True)
         yield Measurement(row, KERAS, "step", arguments, "Keras")
+    for network in jobs.FURTHER:
+        arguments = {"network": network, "batch": jobs.BATCH}
+        for function, more in (("forward", {}), ("step", {"scenario": "fine_tune"})):
+            row = f"{function}/{network}" + ("" if more else f"/{jobs.BATCH}")
+            yield Measurement(row, OURS, function, arguments | more)
+            yield Measurement(row, TIMM, function, arguments | more | {"form": "plain"}, "timm")
+    for network in jobs.HALF:
+        row, arguments = f"{ON_A_GPU}/{network}", {"network": network}
+        yield Measurement(row, OURS, "half_step", arguments)
+        yield Measurement(row, TIMM, "half_step", arguments, "timm")
     for workers in (0, 2):
         arguments = {"batch": jobs.BATCH, "num_workers": workers}
         yield Measurement(f"input/{workers}", OURS, "read", arguments)
@@ -225,6 +236,9 @@ def main() -> None:
         task = bar.add_task("measuring", total=len(chosen) * args.repeats, now="matrix products")
         here = find_or_add_machine(measure(MACHINE, folder), results)
         rows, device = here["rows"], here["device"]
+        if device == "cpu":
+            chosen = [m for m in chosen if not m.name.startswith(ON_A_GPU)]
+            bar.update(task, total=len(chosen) * args.repeats)
         here["peak"] = [measure(PEAK, folder, device) for _ in range(args.repeats)]
         for repeat in range(args.repeats):
             for measurement in chosen:

@@ -45,6 +45,18 @@ NETWORKS = {
     "resnet50": Network("resnet50", 224, k=14),
     "resnet10": Network("resnet10_32", 32, k=3),
 }
+# Of further families one batch of the forward pass and of the step alone.
+FURTHER = {
+    "dinov3_small": Network("vit_small_patch16_dinov3", 224, k=10),
+    "convnext_tiny": Network("convnext_tiny", 224, k=14),
+}
+# On a GPU in bfloat16, at the largest batch that fits.
+HALF = {
+    "vit_base": Network("vit_base_patch16_224", 224, k=10),
+    "convnext_tiny": FURTHER["convnext_tiny"],
+}
+HALF_BATCHES = (512, 256, 128, 64)
+ALL_NETWORKS = {**NETWORKS, **FURTHER, **HALF}
 
 
 @dataclass(frozen=True)

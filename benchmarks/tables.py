@@ -101,7 +101,7 @@ def _forward(results: dict[str, Any]) -> list[str]:
     labels = (_OURS, "timm", "timm, compiled", "timm, channels_last", "Keras")
     head = ["network", "batch", "machine", *labels, "tljax / timm", "share of peak"]
     body = []
-    for network in jobs.NETWORKS:
+    for network in (*jobs.NETWORKS, *jobs.FURTHER):
         for batch in (2, 4, 8, 16, jobs.BATCH):
             for row, machine in _rows(results, f"forward/{network}/{batch}"):
                 cells = [network, str(batch), machine]
@@ -115,11 +115,33 @@ def _forward(results: dict[str, Any]) -> list[str]:
 def _steps(results: dict[str, Any]) -> list[str]:
     labels = (_OURS, "timm", "timm, compiled", "timm, channels_last", "timm, huge pages", "Keras")
     body = []
-    for network in jobs.NETWORKS:
+    for network in (*jobs.NETWORKS, *jobs.FURTHER):
         for row, machine in _rows(results, f"step/{network}"):
             cells = [_rate(row.get(label), jobs.BATCH) for label in labels]
             body.append([network, machine, *cells, _ratio(row.get("timm"), row[_OURS])])
     return _table(["network", "machine", *labels, "tljax / timm"], body)
+
+
+def _half_steps(results: dict[str, Any]) -> list[str]:
+    """Images a second in bfloat16, at the largest batch that fits, and the share of the peak."""
+    body = []
+    for network in jobs.HALF:
+        for row, machine in _rows(results, f"half step/{network}"):
+            cells = [network, machine]
+            for label in (_OURS, "timm"):
+                runs = row.get(label)
+                cells += (
+                    ["", ""]
+                    if not runs
+                    else [
+                        _short(_median(runs, "images_per_second")),
+                        f"{_median(runs, 'batch'):.0f}",
+                    ]
+                )
+            cells.append(f"{_median(row[_OURS], 'share_of_peak'):.0%}")
+            body.append(cells)
+    head = ["network", "machine", "tljax", "its batch", "timm", "its batch", "share of peak"]
+    return _table(head, body)
 
 
 def _heads(results: dict[str, Any]) -> list[str]:
@@ -189,6 +211,7 @@ _TABLES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "jobs": _jobs,
     "forward": _forward,
     "steps": _steps,
+    "half steps": _half_steps,
     "heads": _heads,
     "input": _input,
     "single figures": _single,

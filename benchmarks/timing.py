@@ -70,14 +70,17 @@ def matmul_peak() -> dict[str, float]:
     return {"flops_per_second": max(map(_flops_per_second, SIDES))}
 
 
-def share_of_peak(run: Callable[[], Any], flops: float, pairs: int = 10) -> float:
+def share_of_peak(
+    run: Callable[[], Any], flops: float, pairs: int = 10, dtype: str = "float32"
+) -> float:
     """FLOP/s of a run, as a fraction of the fastest product's.
 
     Median over pairs of a run and a product, in turn, because clock rates change. Each time the
     best of five products counts.
     """
-    side = max(SIDES, key=_flops_per_second)
-    multiply = _make_product(side)
+    sides = SIDES if dtype == "float32" else (*SIDES, 8192)
+    side = max(sides, key=lambda side: _flops_per_second(side, dtype))
+    multiply = _make_product(side, dtype)
     shares = []
     for _ in range(pairs):
         seconds, _ = time_call(run)
@@ -86,14 +89,14 @@ def share_of_peak(run: Callable[[], Any], flops: float, pairs: int = 10) -> floa
     return statistics.median(shares)
 
 
-def _flops_per_second(side: int) -> float:
-    return 2 * side**3 / median_seconds(_make_product(side), 2.0, 10)
+def _flops_per_second(side: int, dtype: str = "float32") -> float:
+    return 2 * side**3 / median_seconds(_make_product(side, dtype), 2.0, 10)
 
 
-def _make_product(side: int) -> Callable[[], Any]:
+def _make_product(side: int, dtype: str = "float32") -> Callable[[], Any]:
     import jax
 
-    x = jax.random.normal(jax.random.key(0), (side, side))
+    x = jax.random.normal(jax.random.key(0), (side, side), dtype)
     multiply = jax.jit(lambda x: jax.lax.dot(x, x, precision="highest"))
     return lambda: multiply(x).block_until_ready()
 

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.jobs import JOBS, NETWORKS
+from benchmarks.jobs import ALL_NETWORKS, JOBS
 from benchmarks.timing import device_megabytes, machine, matmul_peak, peak_megabytes
 
 MACHINE_FUNCTIONS = {"machine": machine, "matmul_peak": matmul_peak}
@@ -26,7 +26,7 @@ def main(folder: str, contender: str, function: str, arguments: str) -> None:
         if "job" in kwargs:
             kwargs["job"] = JOBS[kwargs["job"]]
         if "network" in kwargs:
-            kwargs["network"] = NETWORKS[kwargs["network"]]
+            kwargs["network"] = ALL_NETWORKS[kwargs["network"]]
         found = getattr(module, function)(folder=Path(folder), **kwargs)
         found |= {"peak_megabytes": round(peak_megabytes())} | device_megabytes()
     print(json.dumps(found))

@@ -90,6 +90,27 @@ def step(network: Network, folder: Path, batch: int, scenario: str) -> dict[str,
     return {"seconds": median_seconds(run)}
 
 
+def half_step(network: Network, folder: Path) -> dict[str, float]:
+    """Images a second of a bfloat16 step at the largest batch that fits, and its share of the peak.
+
+    The peak is that of the fastest bfloat16 product of square matrices.
+    """
+    for batch in jobs.HALF_BATCHES:
+        try:
+            run = make_step(
+                network, folder, batch, "from_scratch", accumulate=1, dtype=jnp.bfloat16
+            )
+            seconds = median_seconds(run)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            continue
+        flops = 3 * batch * sum(group_flops(*_load(network, folder)[:2], network.pixels))
+        share = share_of_peak(run, flops, dtype="bfloat16")
+        return {"images_per_second": batch / seconds, "batch": batch, "share_of_peak": share}
+    raise SystemExit(f"no batch of {network.name} fits")
+
+
 def read(folder: Path, batch: int, num_workers: int) -> dict[str, float]:
     """Seconds to read, crop, resize and randomly mirror a batch of JPEG files."""
     photographs = data.load(f"folder:{jobs.make_photographs(folder)}").train
@@ -107,13 +128,19 @@ def read(folder: Path, batch: int, num_workers: int) -> dict[str, float]:
 
 
 def make_step(
-    network: Network, folder: Path, batch: int, scenario: str, accumulate: int | None = None
+    network: Network,
+    folder: Path,
+    batch: int,
+    scenario: str,
+    accumulate: int | None = None,
+    dtype: Any = jnp.float32,
 ) -> Any:
     """Returns a function that takes one step of tljax's training and waits for it.
 
     The function's attribute `compiled` is the program.
     """
     model, variables, preprocessing = _load(network, folder)
+    model = model.clone(dtype=dtype)
     plan = make_plan(scenario, model.groups, network.k)
     tx = optimizer(plan, "sgd", ".*kernel", jobs.MOMENTUM, None)
     state, frozen = train_state.create(plan, variables, tx)

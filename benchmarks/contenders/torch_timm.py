@@ -94,6 +94,32 @@ def step(
     return {"seconds": median_seconds(lambda: _step(model, optimizer, inputs, targets).item())}
 
 
+def half_step(network: Network, folder: Path) -> dict[str, float]:
+    """Images a second of a compiled bfloat16 step at the largest batch that fits."""
+    for batch in jobs.HALF_BATCHES:
+        torch.cuda.empty_cache()
+        try:
+            model = build(network, folder).to(memory_format=torch.channels_last).train()
+            optimizer = torch.optim.SGD(model.parameters(), jobs.LEARNING_RATE, jobs.MOMENTUM)
+            images, labels = jobs.make_images(network.pixels, batch)
+            inputs = normalise(torch.from_numpy(images)).to(memory_format=torch.channels_last)
+            targets = torch.from_numpy(labels).long().to(DEVICE)
+            compiled = torch.compile(model)
+
+            def run(compiled=compiled, optimizer=optimizer, inputs=inputs, targets=targets) -> None:
+                with torch.autocast(DEVICE, torch.bfloat16):
+                    loss = torch.nn.functional.cross_entropy(compiled(inputs), targets)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                loss.item()
+
+            return {"images_per_second": batch / median_seconds(run), "batch": batch}
+        except torch.OutOfMemoryError:
+            continue
+    raise SystemExit(f"no batch of {network.name} fits")
+
+
 def read(folder: Path, batch: int, num_workers: int) -> dict[str, float]:
     """Seconds in which torchvision reads, crops, resizes and randomly mirrors a batch."""
     transform = transforms.Compose(
@@ -125,6 +151,8 @@ def build(network: Network, folder: Path) -> Any:
         model.layer1[0] = BasicBlock(16, 16)
     else:
         size = {"img_size": network.pixels} if "vit" in network.name else {}
+        if "dinov3" in network.name:
+            size["global_pool"] = "token"  # as its authors, and we
         model = timm.create_model(network.name, num_classes=jobs.CLASSES, **size)
     state = load_file(jobs.make_weights(network, folder))
     missing, unexpected = model.load_state_dict(state, strict=False)
@@ -135,9 +163,9 @@ def build(network: Network, folder: Path) -> Any:
 
 def freeze(model: Any, job: Job) -> list[tuple[list[Any], float]]:
     """Freezes the scenario's groups, BatchNorm included. Returns (parameters, rate) of the rest."""
-    stages = _stages(model)
-    first = {"feature_extraction": len(stages) - 1, "freeze_first": job.network.k}
     model.train()
+    stages = _stages(model) if job.scenario in ("feature_extraction", "freeze_first") else []
+    first = {"feature_extraction": len(stages) - 1, "freeze_first": job.network.k}
     for stage in stages[: first.get(job.scenario, 0)]:
         for module in stage:
             if isinstance(module, torch.nn.Parameter):

@@ -50,14 +50,11 @@ FORMATS: dict[str, tuple[rules.Family, ...]] = {
 _FREE_FIELDS: dict[type, set[str]] = {
     ResNet: {"stage_sizes", "widths", "bottleneck", "stem", "stem_pool"},
     ResNetV2: {"stage_sizes", "widths"},
-    EfficientNet: {
-        *("stages", "stem_width", "head_width", "activation", "head", "squeeze"),
-        *("batch_norm_eps", "same_padding", "conv_skips"),
-    },
+    EfficientNet: {"stages", "stem_width", "stem_stride", "head_width"},
     ConvNeXt: {"stage_sizes", "widths", "patch", "layer_scale", "response_norm"},
     ViT: {"dim", "depth", "heads", "patch", "layer_scale", "registers"},
 }
-_HARMLESS_FIELDS = {"num_classes", "drop_path", "dropout", "dtype", "name", "parent"}
+_HARMLESS_FIELDS = {"num_classes", "drop_path", "dropout", "dtype", "name", "parent", "grid"}
 
 
 def save_converted(
@@ -138,7 +135,7 @@ def family_of(format: str, name: str, model: Model) -> rules.Family:
         known: family
         for known, families in FORMATS.items()
         for family in families
-        if family.accepts(model) and _same_arithmetic(model)
+        if family.accepts(model) and _same_arithmetic(name, model)
     }
     if format in usable:
         return usable[format]
@@ -152,11 +149,16 @@ def family_of(format: str, name: str, model: Model) -> rules.Family:
     )
 
 
-def _same_arithmetic(model: Model) -> bool:
-    """Whether PyTorch's network computes the same: only free fields differ from their defaults."""
+def _same_arithmetic(name: str, model: Model) -> bool:
+    """Whether PyTorch's network computes the same: no field but free ones is changed."""
+    usual = registry.MODELS[name].arguments if name in registry.MODELS else {}
     free = _FREE_FIELDS.get(type(model), set()) | _HARMLESS_FIELDS
     fields = type(model).__dataclass_fields__
-    return all(getattr(model, name) == fields[name].default for name in fields if name not in free)
+    return all(
+        getattr(model, field) == usual.get(field, fields[field].default)
+        for field in fields
+        if field not in free
+    )
 
 
 def _check_whole(weights: PretrainedWeights, model_name: str, preprocessing: Preprocessing) -> None:

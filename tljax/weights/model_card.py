@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from tljax.errors import printable
-from tljax.models import ConvNeXt, Model, Preprocessing, ResNet, ViT, registry
+from tljax.models import ConvNeXt, EfficientNet, Model, Preprocessing, ResNet, ViT, registry
 from tljax.weights.loading import PretrainedWeights
 
 # Networks of tljax that timm does not have under any name.
@@ -22,6 +22,7 @@ _NAMELESS_IN_TIMM = {
     "vit_large_patch8_224",
     "vit_micro_patch4_32",
     "convnext_micro_32",
+    "mobilenetv3_micro_32",
 }
 
 
@@ -95,6 +96,8 @@ def constructor(export: Export, format: str) -> list[str] | None:
             return _timm(name, arguments)
         return _small_resnet(model, arguments)
     if isinstance(model, ViT):
+        if model.rotary is not None:
+            arguments["global_pool"] = "token"  # as here; timm's own is the patches' mean
         arguments["img_size"] = export.preprocessing.image_size
         if name in _NAMELESS_IN_TIMM:
             name = (
@@ -107,6 +110,8 @@ def constructor(export: Export, format: str) -> list[str] | None:
             }
         if name != export.name or not _is_whole(export):
             arguments["depth"] = model.depth
+    if isinstance(model, EfficientNet) and name in _NAMELESS_IN_TIMM:
+        return None
     if isinstance(model, ConvNeXt):
         arguments["conv_mlp"] = False  # which timm's smallest have, with other shapes
         if name in _NAMELESS_IN_TIMM:
