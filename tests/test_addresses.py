@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import save
 
 from tljax.errors import InputError
-from tljax.weights import addresses, download
+from tljax.weights import addresses, download, zoo
 
 BODY = np.random.default_rng(0).bytes(1_000_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -656,3 +656,11 @@ print(json.dumps([tried(address) for address in json.load(sys.stdin)]))
     assert (
         "hf://timm/vit/model.safetensors is not in the cache and TLJAX_OFFLINE forbids" in missing
     )
+
+
+def test_the_open_copies_of_gated_weights_are_in_the_zoo():
+    for place in ("vits16", "vits16plus", "vitb16", "vitl16", "vith16plus", "convnext-tiny"):
+        copy = addresses.open_copy(f"facebook/dinov3-{place}-pretrain-lvd1689m")
+        assert copy in zoo.entries(), place
+    assert addresses.open_copy("facebook/dinov3-vitl16-pretrain-sat493m") in zoo.entries()
+    assert addresses.open_copy("facebook/dinov2-small") is None

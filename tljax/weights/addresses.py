@@ -224,6 +224,23 @@ def _request_metadata(address: str, file: _HubFile) -> None:
         raise _hub_error(error, address, file) from error
 
 
+_VIT_SIZES = {"s": "small", "b": "base", "l": "large", "h": "huge"}
+
+
+def open_copy(repository: str) -> str | None:
+    """The name in the zoo of weights whose own repository is gated; None if none is known.
+
+    open_copy("facebook/dinov3-vits16-pretrain-lvd1689m")
+    # 'vit_small_patch16_dinov3_qkvb.lvd1689m'
+    """
+    vit = re.fullmatch(r"facebook/dinov3-vit([sblh])16(plus)?-pretrain-(\w+)", repository)
+    if vit is not None:
+        size = _VIT_SIZES[vit[1]] + ("_plus" if vit[2] else "")
+        return f"vit_{size}_patch16_dinov3_qkvb.{vit[3]}"
+    convnext = re.fullmatch(r"facebook/dinov3-convnext-(\w+)-pretrain-(\w+)", repository)
+    return f"convnext_{convnext[1]}.dinov3_{convnext[2]}" if convnext else None
+
+
 def _hub_error(error: Exception, address: str, file: _HubFile) -> InputError:
     """What the user can do about an error of `huggingface_hub`."""
     import huggingface_hub
@@ -231,9 +248,11 @@ def _hub_error(error: Exception, address: str, file: _HubFile) -> InputError:
 
     repository = f"repository '{file.repo}' on the Hugging Face hub"
     if isinstance(error, errors.GatedRepoError):  # a kind of RepositoryNotFoundError
+        copy = open_copy(file.repo)
         return InputError(
             f"the {repository} is gated; ask for access on its page there, then log in with `hf "
             "auth login` or set HF_TOKEN"
+            + (f"; init_from={copy} is a copy that is not gated" if copy else "")
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return InputError(
