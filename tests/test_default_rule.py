@@ -148,3 +148,9 @@ def test_an_unknown_rule_is_named(photo_folder):
     config.hyperrule = "defualt"
     with pytest.raises(InputError, match=r"no hyperrule 'defualt' \(did you mean 'default'"):
         experiment.resolve(config)
+
+
+def test_a_choice_on_the_line_can_be_switched_off():
+    chosen, _ = choose("fine_tune", target(100), NETWORKS["vit"], {"wise_ft": False})
+    assert "wise_ft_alpha" not in chosen
+    assert choose("fine_tune", target(100), NETWORKS["vit"], {})[0]["wise_ft_alpha"][0] == 0.5

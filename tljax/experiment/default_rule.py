@@ -215,7 +215,7 @@ def _fine_tuning(
         chosen["head_init"] = ("solved", "Kumar et al. 2022, LP-FT")
     chosen |= validation
     chosen["wise_ft"] = (True, "Wortsman et al. 2022; it may end at the linear probe")
-    if not validates:
+    if not validates and set_by_hand.get("wise_ft", True):
         why = "the trial chooses another" if tries else "their advice without validation images"
         chosen["wise_ft_alpha"] = (0.5, why)
     if tries:
