@@ -151,6 +151,6 @@ def test_an_unknown_rule_is_named(photo_folder):
 
 
 def test_a_choice_on_the_line_can_be_switched_off():
-    chosen, _ = choose("fine_tune", target(100), NETWORKS["vit"], {"wise_ft": False})
+    chosen, _ = choose("fine_tune", target(100), NETWORKS["dino"], {"wise_ft": False})
     assert "wise_ft_alpha" not in chosen
-    assert choose("fine_tune", target(100), NETWORKS["vit"], {})[0]["wise_ft_alpha"][0] == 0.5
+    assert choose("fine_tune", target(100), NETWORKS["dino"], {})[0]["wise_ft_alpha"][0] == 0.5
