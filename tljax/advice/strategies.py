@@ -103,6 +103,6 @@ def cost(built: Experiment, images: int) -> float:
     return steps * options.batch_size * (3 - 2 * share) + images
 
 
-def trainings(config: ml_collections.ConfigDict) -> int:
-    """How often a run trains: once, and before it once for each trial."""
-    return 1 + trial.FOLDS * len(config.trial_lr)
+def trainings(config: ml_collections.ConfigDict) -> float:
+    """How often a run trains: once, and before it a part of that for each trial."""
+    return 1 + trial.SHARE * trial.FOLDS * len(config.trial_lr)

@@ -2,8 +2,9 @@
 
 Few images cannot spare some for validation. Trials train on a part of them and are judged on the
 rest, each image once (cross-validation; Stone 1974, "Cross-validatory choice and assessment of
-statistical predictions"). They cost some times as much as the run, which a small network can
-afford.
+statistical predictions"). Each takes half of the run's steps, which chose the same as all of them
+in 15 of 17 recorded trials (experiments/defaults). With three folds they cost one and a half times
+as much as the run, which a small network can afford.
 """
 
 from collections.abc import Sequence
@@ -21,11 +22,13 @@ from tljax.frozen.cross_validation import assign_folds
 from tljax.training import train_state, wise_ft
 from tljax.training.loop import train
 from tljax.training.make_run import Pretrained, make_run
+from tljax.training.options import TrainingOptions
 from tljax.training.setup import Setup
 from tljax.training.step_metrics import Diverged
 
 FOLDS = 3
 LEAST_OF_A_CLASS = 2 * FOLDS - 2  # images, so that two are left to solve a head in each fold
+SHARE = 0.5  # of the run's steps
 _ALPHAS = (0.0, 0.5, 1.0)
 
 
@@ -65,6 +68,7 @@ def choose(
     (folds, *_) = assign_folds(
         setup.train.labels, setup.options.seed, FOLDS, groups_of(setup.train)
     )
+    shorter = replace(setup, options=_shortened(setup))
     correct: dict[Candidate, int] = {}
     loss: dict[Candidate, float] = {}
     with progress_bar() as bar:
@@ -72,7 +76,8 @@ def choose(
         task = bar.add_task("trials", total=len(rates) * len(used), visible=progress)
         for lr in rates:
             for fold in used:
-                for alpha, (right, lost) in try_once(setup, pretrained, lr, folds == fold).items():
+                found = try_once(shorter, pretrained, lr, folds == fold)
+                for alpha, (right, lost) in found.items():
                     candidate = Candidate(lr if alpha else rates[0], alpha)
                     if alpha or lr == rates[0]:
                         correct[candidate] = correct.get(candidate, 0) + right
@@ -81,6 +86,13 @@ def choose(
     best = max(correct, key=lambda candidate: (correct[candidate], -loss[candidate]))
     images = len(setup.train)
     return Chosen(best, {one: right / images for one, right in correct.items()}, images)
+
+
+def _shortened(setup: Setup) -> TrainingOptions:
+    """The run's options for a trial."""
+    steps = max(1, round(SHARE * setup.options.total_steps(len(setup.train))))
+    warmup = min(round(SHARE * setup.options.warmup), steps - 1)
+    return replace(setup.options, steps=steps, epochs=1, warmup=warmup)
 
 
 def try_once(
