@@ -29,7 +29,7 @@ from tljax.analysis.statistics import mean_interval
 HERE = Path(__file__).parent
 # Cost of each strategy in units of fine-tuning, as `tljax advise` prints it, by kind of network.
 COSTS = {
-    "small": dict(zip(NAMES, (0.0, 0.75, 1.0, 0.42), strict=True)),
+    "small": dict(zip(NAMES, (0.0, 0.75, 1.0, 0.67), strict=True)),
     "large": dict(zip(NAMES, (0.01, 0.74, 1.0, 5.0), strict=True)),
 }
 QUARTER, WHOLE = 0.21, 0.96  # what budgets of .25 and 1 leave for races, of 100 images
