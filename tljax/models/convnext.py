@@ -181,18 +181,9 @@ class ConvNeXt(nn.Module):
         stop: int | None = None,
         batch_statistics: Modes | None = None,
     ) -> jax.Array:
-        """Runs the groups `start` to `stop - 1`.
+        """Runs the groups `start` to `stop - 1`; arguments as `ResNet.__call__` has them.
 
-        Args:
-          images: normalised images (n, h, w, 3) float32, or the output of group `start - 1`.
-          train: one bool, or one per group: whether stochastic depth is active there.
-          start: first group to run.
-          stop: group to stop before; None: run to the logits. Stopping before the head gives the
-            head's input: pooled features (n, d).
-          batch_statistics: ignored, since there is no BatchNorm; for the same signature as ResNet.
-
-        Returns:
-          Logits (n, num_classes) float32, or the output of group `stop - 1`.
+        `batch_statistics` is ignored, since there is no BatchNorm.
         """
         del batch_statistics
         blocks = self._blocks()[: self.last_block]

@@ -306,20 +306,7 @@ class EfficientNet(nn.Module):
         stop: int | None = None,
         batch_statistics: Modes | None = None,
     ) -> jax.Array:
-        """Runs the groups `start` to `stop - 1`.
-
-        Args:
-          images: normalised images (n, h, w, 3) float32, or the output of group `start - 1`.
-          train: one bool, or one per group: whether stochastic depth is active there.
-          start: first group to run.
-          stop: group to stop before; None: run to the logits. Stopping before the head gives the
-            head's input: features (n, d).
-          batch_statistics: like `train`: whether BatchNorm normalises with the statistics of the
-            batch, and updates the stored ones, or with the stored ones; None: as `train`.
-
-        Returns:
-          Logits (n, num_classes) float32, or the output of group `stop - 1`.
-        """
+        """Runs the groups `start` to `stop - 1`; arguments as `ResNet.__call__` has them."""
         blocks = self._blocks()[: self.last_block]
         use_batch = per_group(
             train if batch_statistics is None else batch_statistics, len(blocks) + 2
