@@ -17,12 +17,14 @@ from typing import NamedTuple
 
 import numpy as np
 import targets
+from scipy.stats import weightedtau
 
 import tljax.advice
 from tljax.advice import distances, prior, textbook
 from tljax.advice.decision import Measured, choose, combine, interval
 from tljax.advice.prior import Normal, Prior, Recorded
 from tljax.advice.races import LENGTHS, halve, races_first
+from tljax.advice.ranking import SCORES
 from tljax.advice.strategies import FINE_TUNE, NAMES, PROBE
 from tljax.analysis.statistics import mean_interval
 
@@ -61,13 +63,17 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=HERE.parent / "defaults" / "results.csv")
     parser.add_argument("--evidence", type=Path, default=HERE / "evidence.csv")
     parser.add_argument("--races", type=Path, default=HERE / "races.csv")
+    parser.add_argument("--ranking", type=Path, default=HERE / "ranking.csv")
     args = parser.parse_args()
     cases = read_cases(args.results, args.evidence, args.races)
     if args.fit:
         fitted = prior.fit(case.recorded for case in cases.values())
         file = Path(tljax.advice.__file__).parent / "prior.json"
         file.write_text(json.dumps(fitted.to_json(), indent=1) + "\n")
-    text = "\n\n".join((regrets(cases), coverage(cases), every_target(cases)))
+    parts = [regrets(cases), coverage(cases), every_target(cases)]
+    if ranked := targets.read(args.ranking):
+        parts.append(ranking(ranked))
+    text = "\n\n".join(parts)
     (HERE / "table.md").write_text(text + "\n")
     print(text)
 
@@ -333,6 +339,34 @@ def every_target(cases: Mapping[Key, Case]) -> str:
         )
     head = ["network", "set", "images", "seed", "probe, out of fold", "similarity", *NAMES]
     return "## Every target\n\n" + _table([*head, "advice", "textbook"], lines)
+
+
+# ------------------------------------------------------------------------------------ ranking
+
+
+def ranking(rows: list[dict[str, str]]) -> str:
+    """A table: how well each score of `tljax rank` orders the sources, and what its choice loses.
+
+    The truth is the test accuracy of a fine-tuning from each source.
+    """
+    by_target: dict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
+    for row in rows:
+        by_target[row["target"], row["n"], row["seed"]].append(row)
+    lines = []
+    for score in (*SCORES, "parameters"):
+        taus, lost = [], []
+        for sources in by_target.values():
+            known = [row for row in sources if row[score]]
+            truth = np.array([float(row["fine_tune"]) for row in known])
+            values = np.array([float(row[score]) for row in known])
+            if len(known) > 2 and len(set(values)) > 1:
+                taus.append(float(weightedtau(values, truth).statistic))
+                best = max(float(row["fine_tune"]) for row in sources)
+                lost.append(100 * (best - float(truth[values.argmax()])))
+        if taus:
+            lines.append([score, str(len(taus)), f"{np.mean(taus):.2f}", f"{np.mean(lost):.1f}"])
+    head = ["score", "targets", "weighted tau", "points lost by its choice"]
+    return "## Ranking of sources\n\n" + _table(head, lines)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
