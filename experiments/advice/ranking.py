@@ -84,7 +84,7 @@ def train_source(name: str, sets: Path, workdir: Path) -> None:
     if not data or record.read_result(workdir) is not None:
         return
     if data.startswith("set:"):
-        data = f"folder:{sets / data_set(name)}"
+        data = f"folder:{sets / data_set(name) / 'train'}"
     words = [f"--config.model={model}", f"--config.data={data}", "--config.train_size=1000"]
     if name == "glyphs_cut":
         words.append(f"--config.last_group={CUT}")

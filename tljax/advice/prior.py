@@ -16,7 +16,7 @@ import numpy as np
 
 from tljax.advice.strategies import NAMES, PROBE
 
-KINDS = ("small", "large")  # networks with fewer than five million parameters, and others
+KINDS = ("small", "large")  # networks with fewer than a million parameters, and others
 _SLOPES = 4.0  # prior precision of the slopes, in units of the noise's
 _LEAST_NOISE = 0.01  # deviation that is never believed to be smaller
 _USUAL_NOISE = 0.05  # deviation of gains before any is seen, which counts as `_BELIEVED` data sets
@@ -151,7 +151,7 @@ def covariates_of(images: int, probe: float, similarity: float) -> Covariates:
 
 def kind_of(parameters: int) -> str:
     """The kind of a network by its number of parameters."""
-    return KINDS[0] if parameters < 5e6 else KINDS[1]
+    return KINDS[0] if parameters < 1e6 else KINDS[1]
 
 
 def fit(targets: Iterable[Recorded]) -> Prior:
