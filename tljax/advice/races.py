@@ -2,9 +2,9 @@
 
 A race trains a strategy for a share of its steps, on two thirds of the training images, and asks
 for the others. The first round is as long as the budget allows for the two strategies that the
-record favours: a short race favours what starts well. Of those that it is for, the better half go
-on to a longer one (successive halving; Jamieson & Talwalkar 2016, "Non-stochastic best arm
-identification").
+record favours, since a short race prefers strategies that start well. After each round the half
+with the highest gains runs a longer race (successive halving; Jamieson & Talwalkar 2016,
+"Non-stochastic best arm identification").
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ def halve(
     available: float,
     race: Callable[[str, float], Measured],
 ) -> tuple[dict[str, Measured], float]:
-    """Races as a budget allows, round by round; the better half goes on to the next.
+    """Rounds of races within a budget; after each, the half with the highest gains runs the next.
 
     Args:
       ranked: strategies without the probe, the most promising first.

@@ -67,10 +67,15 @@ def _convolution(
 
 
 def _xla_convolution(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, ...], padding: Padding, groups: int = 1
 ) -> jax.Array:
     return jax.lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        strides,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
     )
 
 
@@ -298,13 +303,13 @@ def depthwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       (n, h, w, c).
     """
-    by_xla = functools.partial(_xla_depthwise, size=kernel.shape[0])
+    by_xla = functools.partial(_xla_depthwise, stride=1, padding=_around(kernel.shape[0]))
     return jax.lax.platform_dependent(x, kernel, cpu=_by_shifts, default=by_xla)
 
 
 def _by_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
     size, (height, width) = kernel.shape[0], x.shape[1:3]
-    padded = _pad(x, size)
+    padded = jnp.pad(x, ((0, 0), *_around(size), (0, 0)))
     result = jnp.zeros_like(x)
     for i in range(size):
         rows = padded[:, i : i + height]
@@ -312,20 +317,13 @@ def _by_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return result
 
 
-def _xla_depthwise(x: jax.Array, kernel: jax.Array, size: int) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        ((size // 2,) * 2,) * 2,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
+def _xla_depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    return _xla_convolution(x, kernel, (stride, stride), padding, groups=x.shape[-1])
 
 
-def _pad(x: jax.Array, size: int) -> jax.Array:
-    around = (size // 2,) * 2
-    return jnp.pad(x, ((0, 0), around, around, (0, 0)))
+def _around(size: int) -> Padding:
+    """The zeros that keep an image's size under a kernel of `size`, which is odd."""
+    return ((size // 2,) * 2,) * 2
 
 
 def _depthwise_backward(
@@ -335,7 +333,7 @@ def _depthwise_backward(
     size, (height, width) = kernel.shape[0], x.shape[1:3]
 
     def by_shifts(x: jax.Array, g: jax.Array) -> jax.Array:
-        padded = _pad(x, size)
+        padded = jnp.pad(x, ((0, 0), *_around(size), (0, 0)))
 
         def of_row(i: jax.Array) -> jax.Array:
             rows = jax.lax.dynamic_slice_in_dim(padded, i, height, axis=1)
@@ -345,7 +343,7 @@ def _depthwise_backward(
         return jax.lax.map(of_row, jnp.arange(size))
 
     def by_xla(x: jax.Array, g: jax.Array) -> jax.Array:
-        return _gradient(lambda kernel: _xla_depthwise(x, kernel, size), kernel, g)
+        return _gradient(lambda kernel: _xla_depthwise(x, kernel, 1, _around(size)), kernel, g)
 
     turned = kernel[::-1, ::-1]
     return depthwise(g, turned), jax.lax.platform_dependent(x, g, cpu=by_shifts, default=by_xla)
@@ -354,9 +352,7 @@ def _depthwise_backward(
 depthwise.defvjp(lambda x, kernel: (depthwise(x, kernel), (x, kernel)), _depthwise_backward)
 
 
-def strided_depthwise(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: tuple[tuple[int, int], ...]
-) -> jax.Array:
+def strided_depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """A depthwise convolution with a stride; on a CPU as a sum of shifted images, see `depthwise`.
 
     Args:
@@ -380,14 +376,5 @@ def strided_depthwise(
         ]
         return functools.reduce(jnp.add, parts)
 
-    def by_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=x.shape[-1],
-        )
-
+    by_xla = functools.partial(_xla_depthwise, stride=stride, padding=padding)
     return jax.lax.platform_dependent(x, kernel, cpu=by_shifts, default=by_xla)
