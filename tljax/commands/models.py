@@ -20,7 +20,7 @@ from tljax.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from tljax.weights.zoo import ZooEntry
 
-_PIPE_WIDTH = 200
+_PIPE_WIDTH = 320  # more than the longest address and all other columns
 _ORDERS: dict[str, Callable[[ZooEntry], Any]] = {
     "name": lambda entry: (),  # as in the table, by model
     "parameters": lambda entry: entry.parameters,
@@ -142,7 +142,8 @@ def _print_table(entries: Sequence[ZooEntry]) -> None:
     width = None if Console().is_terminal else _PIPE_WIDTH
     console = Console(highlight=False, soft_wrap=True, width=width)
     table = Table(title=f"{len(entries)} checkpoints", title_justify="left", pad_edge=False)
-    table.add_column("init_from, and its address", no_wrap=True, overflow="fold")
+    # in a narrow terminal the address is folded before any other column is cut
+    table.add_column("init_from, and its address", overflow="fold", min_width=20)
     for heading in ("parameters", "GFLOPs", "pixels", "top-1 %"):
         table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("mean", "std", "resize", "crop", "classes", "licence"):
