@@ -166,7 +166,8 @@ def _print_table(entries: Sequence[ZooEntry]) -> None:
     console.print(table)
     console.print(
         "GFLOPs of one forward pass, a multiply-add counted as two; top-1 on ImageNet-1k as"
-        " published, blank where no source was found; sources, hashes and training data: --csv"
+        " published, blank where no source was found; none of the addresses is known to be gated;"
+        " sources, hashes and training data: --csv"
     )
 
 
