@@ -22,6 +22,8 @@ from tljax.errors import InputError
 from tljax.frozen.cross_validation import assign_folds
 from tljax.frozen.linear_head import solve_head
 from tljax.training import trial
+from tljax.training.options import TrainingOptions
+from tljax.training.setup import Setup
 
 CONFIG = ["--config.steps=2", "--config.batch_size=8", "--config.model=resnet10_32"]
 
@@ -341,7 +343,7 @@ def test_trials_with_two_groups_have_two_folds(photos, monkeypatch):
         return {1.0: (1, 0.5)}
 
     monkeypatch.setattr(trial, "try_once", try_once)
-    setup = SimpleNamespace(train=train, options=SimpleNamespace(seed=0))
+    setup = Setup(None, None, TrainingOptions(), None, train)
     trial.choose(setup, None, (0.01,))
     assert sorted(asked) == [13, 14]
 
