@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 import tljax
 from tljax import data as data_lib
 from tljax.data import ArraySource, Preprocessing, balanced_weights, fixed_views, train_batches
-from tljax.data.balance import BalancedOrder
+from tljax.data.labels import BalancedOrder
 from tljax.frozen.cache import CachedSource
 from tljax.models import ViT, init
 from tljax.training.step import loss_and_gradient

@@ -5,16 +5,16 @@ in Python packages, and `glyphs`, drawn letters), `folder` (images on disk, with
 `listing`), `table` (paths and labels in a CSV file) or `tfds`, and makes its `splits`. `joint`
 joins several. `kept` remembers which image a run had in which split, by the `digests` of their
 contents. `images` decodes files, `transforms` (with `trivial_augment`) resizes, augments and
-normalises, `views` augments a fixed number of times, `balance` handles imbalanced classes,
+normalises, `views` augments a fixed number of times, `labels` says of which kind labels are,
 `pipeline` makes batches, `parallel` calls a function in threads, and `remote` copies files from a
 bucket.
 """
 
-from tljax.data.balance import balanced_weights
 from tljax.data.datasets import absolute, load, may_have_moved, read_class_names, read_tasks
 from tljax.data.images import Unreadable, decode, skipped_message
 from tljax.data.joint import Task, joint_class_names
 from tljax.data.kept import Kept
+from tljax.data.labels import balanced_weights, kind_of, strata
 from tljax.data.pipeline import ON_ERROR, eval_batches, train_batches
 from tljax.data.sources import (
     ArraySource,
@@ -48,12 +48,14 @@ __all__ = [
     "fixed_views",
     "groups_of",
     "joint_class_names",
+    "kind_of",
     "load",
     "may_have_moved",
     "normalise",
     "read_class_names",
     "read_tasks",
     "skipped_message",
+    "strata",
     "train_batches",
     "unwrap_subset",
 ]

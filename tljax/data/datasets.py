@@ -18,6 +18,7 @@ from tljax.data import embedded, folder, table
 from tljax.data.images import DEEP
 from tljax.data.joint import Task, join, joint_class_names
 from tljax.data.kept import Kept, restore
+from tljax.data.labels import strata
 from tljax.data.sources import Dataset, Subset
 from tljax.data.splits import (
     default_val_fraction,
@@ -252,7 +253,7 @@ def _subsample(dataset: Dataset, name: str, size: int, rng: np.random.Generator)
             f"train_size is {size}, but {name} has {len(train)} training images after validation; "
             f"set it between 1 and {len(train)}"
         )
-    rows = np.sort(stratified_order(train.labels, rng)[:size])
+    rows = np.sort(stratified_order(strata(train.labels), rng)[:size])
     return replace(dataset, train=Subset(train, rows))
 
 
@@ -260,6 +261,11 @@ def _subsample_per_class(
     dataset: Dataset, name: str, size: int, rng: np.random.Generator
 ) -> Dataset:
     labels = dataset.train.labels
+    if dataset.kind != "classes":
+        raise InputError(
+            f"train_per_class is {size}, but {name} has no classes to choose from, one an image;"
+            " set train_size"
+        )
     counts = np.bincount(labels, minlength=dataset.num_classes)
     fewest = int(counts.argmin())
     if not 1 <= size <= counts[fewest]:

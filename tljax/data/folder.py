@@ -17,11 +17,13 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tljax.data.digests import FileState, content_digests, file_states, is_settled
 from tljax.data.images import FORMATS, decode
+from tljax.data.labels import as_labels, label_at
 from tljax.data.layout import Layout, find_layout, list_class_folders, split_of
 from tljax.data.listing import find_files, holds_images, shortened, warn_of_left_out, warn_once
 from tljax.data.sources import Dataset, Example, Source
@@ -39,24 +41,26 @@ class FolderSource(Source):
 
     Args:
       files: The image files.
-      labels: int (n,).
+      labels: (n,) or (n, m), see `tljax.data.labels`.
       names: What the files are called within the data, e.g. `cat/1.png`, so that moving the data
         changes no name; None: the name of the file and of its folder.
       deep_images: As `deep` of `images.decode`.
       groups: int (n,): images of one group stay on one side of every split; None: each is alone.
+      weights: float32 (n,), of the images in the loss of training; None: all count the same.
     """
 
     def __init__(
         self,
         files: Sequence[Path],
-        labels: Sequence[int] | np.ndarray,
+        labels: Sequence[Any] | np.ndarray,
         names: Sequence[str] | None = None,
         deep_images: str = "full_range",
         groups: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
     ):
         self.files = list(files)
-        self.groups = groups
-        self.labels = np.asarray(labels, dtype=np.int64)
+        self.groups, self.weights = groups, weights
+        self.labels = as_labels(labels, len(files)) if len(files) else np.asarray(labels, np.int64)
         self.names = [f"{f.parent.name}/{f.name}" for f in files] if names is None else list(names)
         self._deep_images = deep_images
         self._read: dict[
@@ -76,10 +80,14 @@ class FolderSource(Source):
                 image.flags.writeable = False
                 self._decoded[index] = image
                 self._room -= image.nbytes
-        return {"image": image, "label": int(self.labels[index])}
+        example: Example = {"image": image, "label": label_at(self.labels, index)}
+        if self.weights is not None:
+            example["weight"] = float(self.weights[index])
+        return example
 
     def __reduce__(self):
-        return FolderSource, (self.files, self.labels, self.names, self._deep_images, self.groups)
+        listed = (self.files, self.labels, self.names)
+        return FolderSource, (*listed, self._deep_images, self.groups, self.weights)
 
     def digests(self, rows: np.ndarray) -> list[str]:
         """Returns the digest of the content of each file at `rows`.
@@ -111,7 +119,11 @@ class FolderSource(Source):
         if self._deep_images != "full_range":
             sha.update(self._deep_images.encode())
         for row, content in zip(rows.tolist(), self.digests(rows), strict=True):
-            sha.update(os.fsencode(f"{self.names[row]}\0{self.labels[row]}\0{content}\0"))
+            label = label_at(self.labels, row)
+            text = label if isinstance(label, int) else label.tolist()
+            sha.update(os.fsencode(f"{self.names[row]}\0{text}\0{content}\0"))
+            if self.weights is not None:
+                sha.update(repr(float(self.weights[row])).encode())
         return sha.hexdigest()
 
 

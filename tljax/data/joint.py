@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tljax.data.labels import Kind
 from tljax.data.sources import (
     Dataset,
     Example,
@@ -25,10 +26,17 @@ from tljax.errors import InputError
 
 @dataclass(frozen=True)
 class Task:
-    """The data set that one head is trained on: its name in a config's `data`, and its classes."""
+    """What one head learns.
+
+    Attributes:
+      name: of the data set in a config's `data`.
+      class_names: in the order of the logits; of numbers what each one is called.
+      kind: of the labels.
+    """
 
     name: str
     class_names: tuple[str, ...]
+    kind: Kind = "classes"
 
 
 class Joint(Source):
@@ -86,8 +94,14 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
     """Joins data sets split by split, and keeps them as the `parts` of the result.
 
     Raises:
-      InputError: A data set lacks a split that another one has.
+      InputError: A data set lacks a split that another one has, or its labels are no classes.
     """
+    for dataset in datasets:
+        if dataset.kind != "classes":
+            raise InputError(
+                f"'{dataset.name}' has labels of the kind {dataset.kind}, but only data sets of one"
+                " class an image can be trained on together; train on it alone"
+            )
     tasks = [Task(dataset.name, dataset.class_names) for dataset in datasets]
     splits: dict[str, Any] = {}
     for split in ("train", "val", "test"):

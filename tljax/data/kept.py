@@ -42,9 +42,9 @@ def describe(dataset: Dataset) -> list[Kept]:
 
     Returns:
       For each data set JSON with `classes`, names in the order of the labels; `train_counts`,
-      training images of each class; `unused`, images of a folder that are in no split; and
-      `splits`. A split of a folder is a list of [name, digest, label]; of other data, the
-      fingerprint of its images. A split that the data lacks is None.
+      training images of each class (none of numbers); `unused`, images of a folder that are in no
+      split; and `splits`. A split of a folder is a list of [name, digest, label]; of other data,
+      the fingerprint of its images. A split that the data lacks is None.
     """
     return [_describe_one(part) for part in dataset.parts or (dataset,)]
 
@@ -275,10 +275,14 @@ def _digests(kept: Sequence[Kept], split: str) -> set[str]:
 
 
 def _describe_one(dataset: Dataset) -> Kept:
-    counts = np.bincount(dataset.train.labels, minlength=dataset.num_classes)
+    labels, counts = dataset.train.labels, []
+    if dataset.kind == "classes":
+        counts = np.bincount(labels, minlength=dataset.num_classes).tolist()
+    elif dataset.kind == "multi_label":
+        counts = labels.sum(axis=0, dtype=int).tolist()
     return {
         "classes": list(dataset.class_names),
-        "train_counts": counts.tolist(),
+        "train_counts": counts,
         "unused": _count_unused(dataset),
         "splits": {split: _describe_split(getattr(dataset, split)) for split in SPLITS},
     }
@@ -291,7 +295,7 @@ def _describe_split(source: Source | None) -> list[list[Any]] | str | None:
     if not isinstance(base, FolderSource):
         return fingerprint(source)
     return [
-        [base.names[row], digest[:_DIGITS], int(base.labels[row])]
+        [base.names[row], digest[:_DIGITS], base.labels[row].tolist()]
         for row, digest in zip(rows.tolist(), base.digests(rows), strict=True)
     ]
 

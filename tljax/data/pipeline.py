@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tljax.data.balance import BalancedOrder
 from tljax.data.images import Unreadable
+from tljax.data.labels import BalancedOrder, batch_of, kind_of
 from tljax.data.sources import Example, Source
 from tljax.data.transforms import Preprocessing, augmentation, resize_and_centre_crop
 from tljax.devices.workers import check_main_guard, explain_dead_workers, ignore_ctrl_c
@@ -70,12 +70,14 @@ def train_batches(
       rows: int (b,), the rows of every batch to return, when other processes read the others; None:
         all. A row does not depend on which process reads it.
       sampling: `shuffled`, or `balanced` for every class equally often, see
-        `tljax.data.balance.BalancedOrder`. The image that replaces a skipped one may be of another
+        `tljax.data.labels.BalancedOrder`. The image that replaces a skipped one may be of another
         class.
 
     Returns:
-      An iterator over {"image": uint8 (b, h, w, 3), "label": int32 (b,)}, where b is `batch_size`
-      or the number of `rows`. Call its `close` to end the reading threads or processes.
+      An iterator over {"image": uint8 (b, h, w, 3), "label": int32 (b,) or, of other kinds of
+      labels, float32 (b, m)}, where b is `batch_size` or the number of `rows`; with "weight",
+      float32 (b,), if the images have weights. Call its `close` to end the reading threads or
+      processes.
 
     Raises:
       InputError: An argument is invalid; or, while iterating, an image cannot be read.
@@ -110,13 +112,14 @@ def train_batches(
             transform(e["image"], preprocessing, np.random.default_rng(seed), crop_area)
             for e, seed in zip(examples, seeds, strict=True)
         ]
-        labels = [e["label"] for e in examples]
-        batch = {"image": np.stack(images), "label": np.array(labels, np.int32)}
+        batch = {"image": np.stack(images), "label": batch_of([e["label"] for e in examples])}
+        if "weight" in examples[0]:
+            batch["weight"] = np.array([e["weight"] for e in examples], np.float32)
         return {**batch, SKIPPED: tuple(skipped)}
 
     fingerprint = {
         "images": len(source),
-        "labels": zlib.crc32(source.labels.astype(np.int64).tobytes()),
+        "labels": zlib.crc32(_bytes_of(source.labels)),
         "image_size": list(preprocessing.height_width),
         "batch_size": batch_size,
         "seed": seed,
@@ -146,7 +149,7 @@ def sampled_batches(
     epoch, if shuffled), its view e modulo `views` is read.
 
     Args:
-      labels: int (n,), of the examples.
+      labels: (n,) or (n, m), of the examples.
       read: A function of (indices, random generator) that returns a batch, with the names of
         skipped images under the key SKIPPED.
       batch_size, seed, num_workers: As for `train_batches`.
@@ -256,10 +259,11 @@ def eval_batches(
         all.
 
     Returns:
-      An iterable over {"image": uint8 (b, h, w, 3), "label": int32 (b,), "mask": float32 (b,)},
-      which can be iterated any number of times. All batches have the same shapes; b is `batch_size`
-      or the number of `rows`. The mask is 1 for an image, and 0 for padding and skipped images,
-      whose label is 0. Its attribute `skipped` names the skipped images.
+      An iterable over {"image": uint8 (b, h, w, 3), "label": int32 (b,) or, of other kinds of
+      labels, float32 (b, m), "mask": float32 (b,)}, which can be iterated any number of times. All
+      batches have the same shapes; b is `batch_size` or the number of `rows`. The mask is 1 for an
+      image, and 0 for padding and skipped images, whose label is 0. Its attribute `skipped` names
+      the skipped images.
 
     Raises:
       InputError: An argument is invalid; or, while iterating, an image cannot be read.
@@ -271,11 +275,12 @@ def eval_batches(
     _check_batch_size(batch_size)
     check_known("on_error", on_error, ON_ERROR)
     rows = np.arange(batch_size) if rows is None else rows
+    label_shape = (len(rows), *source.labels.shape[1:])
 
     def read(start: int) -> dict[str, Any]:
         batch: Batch = {
             "image": np.zeros((len(rows), *preprocessing.height_width, 3), np.uint8),
-            "label": np.zeros(len(rows), np.int32),
+            "label": np.zeros_like(batch_of(source.labels[:1]), shape=label_shape),
             "mask": np.zeros(len(rows), np.float32),
         }
         skipped = []
@@ -326,6 +331,10 @@ class EvalBatches(Iterable[Batch]):
     def skipped(self) -> tuple[str, ...]:
         """Names of the images skipped in the batches returned so far, sorted."""
         return tuple(sorted(self._skipped))
+
+
+def _bytes_of(labels: np.ndarray) -> bytes:
+    return (labels.astype(np.int64) if kind_of(labels) == "classes" else labels).tobytes()
 
 
 def _first_readable(source: Source, index: int, skipped: list[str]) -> Example:

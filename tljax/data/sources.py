@@ -1,15 +1,15 @@
 """`Source`, random access to labelled images, and `Dataset`, its train, val and test splits."""
 
 import hashlib
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 from PIL import Image
 
 from tljax.data.images import Unreadable, as_rgb
+from tljax.data.labels import Kind, as_labels, kind_of, label_at
 from tljax.data.parallel import map_in_threads
 from tljax.errors import InputError
 
@@ -20,7 +20,8 @@ class Example(TypedDict):
     """One labelled image."""
 
     image: np.ndarray  # uint8 (h, w, 3)
-    label: int  # 0 <= label < number of classes
+    label: Any  # 0 <= int < number of classes; or see `tljax.data.labels`
+    weight: NotRequired[float]  # in the loss of training; without it 1
 
 
 class Source(Protocol):
@@ -31,7 +32,7 @@ class Source(Protocol):
     the images at these rows alone, whatever other images the source holds.
     """
 
-    labels: np.ndarray  # int (n,); available without decoding an image
+    labels: np.ndarray  # of a kind of `tljax.data.labels`; known without decoding an image
 
     def __len__(self) -> int: ...
 
@@ -44,7 +45,7 @@ class Dataset:
 
     Attributes:
       name: As in a config's `data`, e.g. `embedded:digits`.
-      class_names: Of all splits, in the order of the labels.
+      class_names: Of all splits, in the order of the labels; of numbers what each one is called.
       train, val, test: The images; `val` and `test` may be None. Data that can only be evaluated
         on has no training images, i.e. an empty `train`.
       parts: The data sets that were joined to make this one, see `tljax.data.joint`; else empty.
@@ -59,7 +60,13 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """Number of classes or, of numbers, of outputs."""
         return len(self.class_names)
+
+    @property
+    def kind(self) -> Kind:
+        """Of the labels."""
+        return kind_of(self.train.labels)
 
 
 class ArraySource(Source):
@@ -67,27 +74,27 @@ class ArraySource(Source):
 
     Args:
       images: uint8 (n, h, w, 3), or grey (n, h, w, 1) or (n, h, w).
-      labels: int (n,), not negative.
+      labels: see `tljax.data.labels.as_labels`.
 
     Raises:
       InputError: The images or labels have another dtype or shape, or their numbers differ.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray | Sequence[int]):
+    def __init__(self, images: np.ndarray, labels: np.ndarray | Sequence[Any]):
         self._images = np.asarray(images)
         if self._images.ndim not in (3, 4):
             raise InputError(
                 f"the images have shape {self._images.shape}, but (n, h, w, 3), (n, h, w, 1) or "
                 "(n, h, w) is expected; stack images of one size, channels last"
             )
-        self.labels = _checked_labels(labels, len(self._images))
+        self.labels = as_labels(labels, len(self._images))
         as_rgb(self._images[0])  # raises now, not in the first epoch, if the dtype is wrong
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int, /) -> Example:
-        return {"image": as_rgb(self._images[index]), "label": int(self.labels[index])}
+        return {"image": as_rgb(self._images[index]), "label": label_at(self.labels, index)}
 
     def fingerprint(self) -> str:
         return digest(str(self._images.shape), self._images, self.labels)
@@ -128,9 +135,19 @@ def unwrap_subset(source: Source) -> tuple[Source, np.ndarray]:
 
 def groups_of(source: Source) -> np.ndarray | None:
     """Returns int (n,), which images belong together; None if the data does not say."""
+    return _of_images(source, "groups")
+
+
+def weights_of(source: Source) -> np.ndarray | None:
+    """Returns float32 (n,), what each image counts in the loss of training; None: all the same."""
+    return _of_images(source, "weights")
+
+
+def _of_images(source: Source, name: str) -> np.ndarray | None:
+    """An attribute that the source beneath may have, one value for each image; else None."""
     base, rows = unwrap_subset(source)
-    groups = getattr(base, "groups", None)
-    return None if groups is None else np.asarray(groups)[rows]
+    values = getattr(base, name, None)
+    return None if values is None else np.asarray(values)[rows]
 
 
 class Relabelled(Source):
@@ -173,14 +190,14 @@ class _UserSource(Source):
             labels = getattr(data, "targets", None)
         if labels is None:
             labels = [_image_and_label(data[i])[1] for i in range(len(data))]
-        self.labels = _checked_labels(labels, len(data))
+        self.labels = as_labels(labels, len(data))
 
     def __len__(self) -> int:
         return len(self._data)
 
     def __getitem__(self, index: int, /) -> Example:
         image, _ = _image_and_label(self._data[index])
-        return {"image": as_rgb(image), "label": int(self.labels[index])}
+        return {"image": as_rgb(image), "label": label_at(self.labels, index)}
 
     def fingerprint(self) -> str:
         method = getattr(self._data, "fingerprint", None)
@@ -304,12 +321,12 @@ def _source_of_pair(images: Any, labels: Any) -> Source:
         any(isinstance(image, Image.Image) for image in images)
         or len({np.shape(image) for image in images}) > 1
     ):
-        labels = _checked_labels(labels, len(images)).tolist()
+        labels = as_labels(labels, len(images))
         return _UserSource(list(zip(images, labels, strict=True)))
     return ArraySource(images, labels)
 
 
-def _image_and_label(element: Any) -> tuple[Any, int]:
+def _image_and_label(element: Any) -> tuple[Any, Any]:
     """The image and label of an element of a user's data set."""
     if isinstance(element, Mapping) and {"image", "label"} <= element.keys():
         image, label = element["image"], element["label"]
@@ -320,27 +337,9 @@ def _image_and_label(element: Any) -> tuple[Any, int]:
             f"an element of the data is a {type(element).__name__}, but a dict with 'image' and "
             "'label' or a pair (image, label) is expected; wrap the data set accordingly"
         )
-    try:
-        return image, operator.index(label)
-    except TypeError as error:
+    if isinstance(label, str | bytes) or label is None:
         raise InputError(
-            f"a label is a {type(label).__name__}, but an integer is expected; number the classes "
-            "from 0"
-        ) from error
-
-
-def _checked_labels(labels: Any, count: int) -> np.ndarray:
-    array = np.asarray(labels)
-    if count == 0:
-        raise InputError("the data has no images; pass at least one")
-    if array.shape != (count,):
-        raise InputError(
-            f"there are {count} images, but the labels have shape {array.shape}; pass one label "
-            "for each image"
+            f"a label is a {type(label).__name__}, but an integer, numbers or a row of 0 and 1 are"
+            " expected; number the classes from 0"
         )
-    if array.dtype.kind not in "iu" or array.min() < 0:
-        raise InputError(
-            f"the labels have dtype {array.dtype} and begin with {array[0]!s}, but integers from 0 "
-            "are expected; number the classes from 0"
-        )
-    return array.astype(np.int64)
+    return image, label

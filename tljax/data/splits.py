@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 
+from tljax.data.labels import kind_of, strata
 from tljax.data.sources import Source, Subset, groups_of
 from tljax.errors import InputError
 
@@ -122,16 +123,16 @@ def split_off(
     Raises:
       InputError: There are too few groups, or a class would be split off whole.
     """
-    groups = groups_of(source)
+    groups, parts = groups_of(source), strata(source.labels)
     if groups is None:
-        return stratified_split(source.labels, fraction, rng)
+        return stratified_split(parts, fraction, rng)
     number = max(2, min(round(1 / min(fraction, 1 - fraction)), len(np.unique(groups))))
-    folds = grouped_folds(source.labels, groups, number, int(rng.integers(1 << 31)))
-    classes = np.unique(source.labels)
+    folds = grouped_folds(parts, groups, number, int(rng.integers(1 << 31)))
+    classes = np.unique(parts) if kind_of(source.labels) == "classes" else np.array([], int)
     sizes = np.bincount(folds, minlength=number)
     for fold in np.argsort(abs(sizes - len(folds) / number), kind="stable"):
         away = (folds == fold) == (fraction <= 0.5)
-        if away.any() and np.isin(classes, source.labels[~away]).all():
+        if away.any() and np.isin(classes, parts[~away]).all():
             return np.flatnonzero(~away), np.flatnonzero(away)
     raise InputError(
         f"the groups of images cannot be split into {number} parts so that every class is left; add"

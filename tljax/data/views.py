@@ -5,7 +5,15 @@ Frozen features of fixed views can be cached; those of crops drawn anew in every
 
 import numpy as np
 
-from tljax.data.sources import Example, Source, Subset, digest, fingerprint, unwrap_subset
+from tljax.data.sources import (
+    Example,
+    Source,
+    Subset,
+    digest,
+    fingerprint,
+    unwrap_subset,
+    weights_of,
+)
 from tljax.data.transforms import Preprocessing, augmentation
 
 
@@ -34,7 +42,9 @@ class Views(Source):
         self._source = source
         self._preprocessing = preprocessing
         self._augment, self._crop_area, self._count = augment, crop_area, count
-        self.labels = np.tile(source.labels, count)
+        self.labels = np.concatenate([source.labels] * count)
+        weights = weights_of(source)
+        self.weights = None if weights is None else np.tile(weights, count)
 
     def __len__(self) -> int:
         return self._count * len(self._source)
@@ -45,7 +55,7 @@ class Views(Source):
         rng = np.random.default_rng((view, image))
         transform = augmentation(self._augment)
         augmented = transform(example["image"], self._preprocessing, rng, self._crop_area)
-        return {"image": augmented, "label": example["label"]}
+        return {**example, "image": augmented}
 
     def fingerprint(self) -> str:
         settings = (self._preprocessing, self._augment, self._crop_area, self._count)

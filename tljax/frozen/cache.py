@@ -27,9 +27,10 @@ import numpy as np
 from tljax import locks
 from tljax.console import console, progress_bar
 from tljax.data import Preprocessing, Source, Subset, eval_batches, fingerprint, normalise
+from tljax.data.labels import batch_of, label_at
 from tljax.data.listing import warn_once
 from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, ordered_batches, sampled_batches
-from tljax.data.sources import unwrap_subset
+from tljax.data.sources import unwrap_subset, weights_of
 from tljax.devices import micro_batches, processes
 from tljax.devices.compiler import compiled
 from tljax.errors import InputError
@@ -55,19 +56,21 @@ class CachedSource(Source):
       groups: number of frozen groups.
       features: (m, ...) float32, of the whole data set that the source is a part of.
       rows: int (n,), the rows of the source's images in `features`.
-      labels: int (n,).
+      labels: (n,) or (n, m), see `tljax.data.labels`.
+      weights: float32 (n,), of the images in the loss; None: all count the same.
     """
 
     groups: int
     features: np.ndarray
     rows: np.ndarray
     labels: np.ndarray
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int, /) -> Any:
-        return {"features": self.features[self.rows[index]], "label": int(self.labels[index])}
+        return {"features": self.features[self.rows[index]], "label": label_at(self.labels, index)}
 
     def shuffled(
         self,
@@ -100,7 +103,8 @@ class CachedSource(Source):
 
     def _batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         features = np.array(self.features[self.rows[indices]])
-        return {"features": features, "label": self.labels[indices].astype(np.int32)}
+        batch = {"features": features, "label": batch_of(self.labels[indices])}
+        return batch if self.weights is None else {**batch, "weight": self.weights[indices]}
 
 
 @dataclass(frozen=True)
@@ -293,7 +297,8 @@ def cached(
             features[start : start + len(values)] = values
 
         compute(source, keep)
-        return CachedSource(groups, features, np.arange(len(source)), source.labels)
+        rows = np.arange(len(source))
+        return CachedSource(groups, features, rows, source.labels, weights_of(source))
     base, rows = unwrap_subset(source)
     key = {
         "prefix": digest_of_prefix(model, variables, groups),
@@ -306,7 +311,7 @@ def cached(
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     entry = folder / name
     features = _fill(entry, key, (len(base), *shape), base, rows, compute, between_batches)
-    return CachedSource(groups, features, rows, source.labels)
+    return CachedSource(groups, features, rows, source.labels, weights_of(source))
 
 
 @functools.cache

@@ -1,0 +1,105 @@
+"""The kinds of labels. Which one a data set has follows from the array of its labels alone.
+
+classes      int64 (n,)               one class an image, numbered from 0
+multi_label  uint8 (n, classes)       1: the image has the label; any number of them
+regression   float32 (n, outputs)     numbers in their own units
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from tljax.errors import InputError
+
+Kind = Literal["classes", "multi_label", "regression"]
+KINDS: tuple[Kind, ...] = ("classes", "multi_label", "regression")
+
+_PARTS = 10  # of the range of numbers, that splits keep in proportion
+
+
+def kind_of(labels: np.ndarray) -> Kind:
+    """Returns which kind of labels these are.
+
+    Example:
+      kind_of(np.array([0, 2, 1]))  # "classes"
+    """
+    if labels.ndim == 1:
+        return "classes"
+    return "regression" if labels.dtype.kind == "f" else "multi_label"
+
+
+def as_labels(labels: Any, count: int) -> np.ndarray:
+    """Returns a user's labels as one of the three kinds of arrays.
+
+    Args:
+      labels: integers (n,) from 0; 0 and 1, or booleans, (n, classes); or floats (n,) or
+        (n, outputs).
+      count: the number of images, n.
+
+    Raises:
+      InputError: There are no images, the labels are of no kind, or a number is not finite.
+    """
+    array = np.asarray(labels)
+    if count == 0:
+        raise InputError("the data has no images; pass at least one")
+    if array.shape[:1] != (count,) or array.ndim > 2 or 0 in array.shape:
+        raise InputError(
+            f"there are {count} images, but the labels have shape {array.shape}; pass one label "
+            "for each image, or a row of labels"
+        )
+    if array.dtype.kind == "f":
+        if bad := int((~np.isfinite(array)).sum()):
+            raise InputError(
+                f"{bad:,} numbers among the labels are not finite; leave these images out"
+            )
+        return array.reshape(count, -1).astype(np.float32)
+    if array.ndim == 2:
+        if array.dtype.kind not in "iub" or not np.isin(array, (0, 1)).all():
+            raise InputError(
+                f"the labels have shape {array.shape} and dtype {array.dtype}, but of several "
+                "labels an image 0 and 1 are expected, and of numbers floats; convert them"
+            )
+        return array.astype(np.uint8)
+    if array.dtype.kind not in "iu" or array.min() < 0:
+        raise InputError(
+            f"the labels have dtype {array.dtype} and begin with {array[0]!s}, but integers from 0 "
+            "are expected; number the classes from 0"
+        )
+    return array.astype(np.int64)
+
+
+def label_at(labels: np.ndarray, index: int) -> Any:
+    """Returns the label of one image: an int of a class, else uint8 or float32 (m,)."""
+    label = labels[index]
+    return int(label) if labels.ndim == 1 else label
+
+
+def batch_of(labels: Sequence[Any] | np.ndarray) -> np.ndarray:
+    """Returns labels as a batch holds them: int32 (b,) of classes, else float32 (b, m)."""
+    array = np.asarray(labels)
+    return array.astype(np.int32 if array.ndim == 1 else np.float32)
+
+
+def strata(labels: np.ndarray) -> np.ndarray:
+    """Returns int64 (n,), what splits and folds keep in proportion.
+
+    Of classes the class. Of several labels the rarest one that the image has (images without any
+    are a stratum of their own), so that rare labels are on both sides of a split: the first step of
+    Sechidis et al. 2011, "On the stratification of multi-label data". Of numbers the tenth of the
+    images that the first number is in.
+
+    Example:
+      strata(np.array([[1, 1], [1, 0], [0, 0]], np.uint8))  # 1, 0, 2
+    """
+    kind = kind_of(labels)
+    if kind == "classes" or not len(labels):
+        return labels.reshape(len(labels), -1)[:, 0].astype(np.int64)
+    if kind == "multi_label":
+        rarity = np.argsort(labels.sum(axis=0), kind="stable")
+        has_any = labels.any(axis=1)
+        rarest = rarity[labels[:, rarity].argmax(axis=1)]
+        return np.where(has_any, rarest, labels.shape[1]).astype(np.int64)
+    first = labels[:, 0]
+    edges = np.unique(np.quantile(first, np.linspace(0, 1, _PARTS + 1)[1:-1]))
+    return np.searchsorted(edges, first, side="right").astype(np.int64)
