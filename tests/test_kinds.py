@@ -17,7 +17,8 @@ def test_the_kind_follows_from_the_array():
     assert kind_of(as_labels(SEVERAL, 4)) == "multi_label"
     assert kind_of(as_labels(SEVERAL.astype(bool).tolist(), 4)) == "multi_label"
     numbers = as_labels([0.5, 2.0], 2)
-    assert kind_of(numbers) == "regression" and numbers.shape == (2, 1)
+    assert kind_of(numbers) == "regression"
+    assert numbers.shape == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,8 @@ def test_rare_labels_and_the_range_of_numbers_are_on_both_sides():
     assert strata(SEVERAL).tolist() == [2, 3, 1, 0]
     source = ArraySource(np.zeros((100, 4, 4), np.uint8), labels)
     kept, held = split_off(source, 0.25, np.random.default_rng(0))
-    assert labels[held].sum(0).tolist() == [25, 1, 9] and len(kept) == 75
+    assert labels[held].sum(0).tolist() == [25, 1, 9]
+    assert len(kept) == 75
 
     numbers = np.random.default_rng(0).permutation(100).astype(np.float32)[:, None]
     assert np.bincount(strata(numbers)).tolist() == [10] * 10
