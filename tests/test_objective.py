@@ -12,7 +12,8 @@ from tljax.data import Preprocessing, normalise
 from tljax.errors import InputError
 from tljax.models import ViT, init
 from tljax.training.loss.mixing import mix
-from tljax.training.loss.objective import Objective, accuracy
+from tljax.training.loss.objective import Objective
+from tljax.training.problems import CLASSES, Classification
 from tljax.training.step import loss_and_gradient
 
 cross_entropy = optax.softmax_cross_entropy_with_integer_labels
@@ -65,7 +66,7 @@ def test_of_several_tasks_labels_are_smoothed_and_mixed_within_each():
     batch |= {"other_label": labels[::-1], "other_weight": weight[::-1]}
 
     def together(logits):
-        return objective.loss(logits, batch, (3, 5))
+        return objective.loss(logits, batch, Classification((3, 5)))
 
     def alone(logits):
         total = 0.0
@@ -167,11 +168,11 @@ def test_accuracy_counts_the_label_with_the_larger_share():
     batch = {"label": np.array([0, 0, 2, 1]), "other_label": np.array([1, 1, 0, 2])}
     for share, expected in ((0.6, 0.5), (0.4, 0.5), (0.5, 0.5)):
         batch["share"] = np.full(4, share, np.float32)
-        assert float(accuracy(logits, batch)) == expected
+        assert float(CLASSES.of_step(logits, batch)["accuracy"]) == expected
     batch["other_label"] = np.array([1, 1, 0, 1])
-    assert float(accuracy(logits, batch)) == 0.5  # the first and the third
+    assert float(CLASSES.of_step(logits, batch)["accuracy"]) == 0.5  # the first and the third
     batch["share"] = np.full(4, 0.4, np.float32)
-    assert float(accuracy(logits, batch)) == 0.25  # the second
+    assert float(CLASSES.of_step(logits, batch)["accuracy"]) == 0.25  # the second
 
 
 def test_what_frozen_groups_make_of_mixed_images_cannot_be_kept(capfd):

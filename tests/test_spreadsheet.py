@@ -8,8 +8,7 @@ import pytest
 
 from tljax.analysis.spreadsheet import as_cell, from_cell
 from tljax.analysis.tables import read_csv, write_csv
-from tljax.commands.predict.classify import _write_csv
-from tljax.experiment.classify import Prediction
+from tljax.commands.predict.files import Column, _write
 
 FORMULAS = [
     "=1+1",
@@ -74,11 +73,10 @@ def test_a_table_is_read_as_it_was_written(tmp_path):
 )
 def test_predictions_name_the_same_file_and_the_same_class(name, tmp_path):
     classes = ["=cmd", "-5", "cat"]
-    predictions = [
-        (Path(name), Prediction(label, np.eye(3, dtype=np.float32)[label])) for label in range(3)
-    ]
-    rows = _write_csv(tmp_path / "p.csv", iter(predictions), classes)
-    assert [row[1] for row in rows] == classes, "what is returned and printed is the plain name"
+    cells = [[name, 1.0, *np.eye(3)[label].tolist()] for label, name in enumerate(classes)]
+    columns = [Column(text) for text in ("prediction", "probability", *classes)]
+    rows = list(_write(tmp_path / "p.csv", columns, ((Path(name), row) for row in cells)))
+    assert [row[0] for _, row in rows] == classes, "what is returned and printed is the plain name"
     with (tmp_path / "p.csv").open(newline="") as file:
         head, *lines = csv.reader(file)
     assert head[3:] == ["'=cmd", "-5", "cat"]

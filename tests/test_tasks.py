@@ -101,7 +101,7 @@ def test_results_are_told_by_task(joint):
         alone = experiment.evaluate_trained(experiment.read_workdir(joint, name), None, "test")
         assert alone.evaluation.accuracy == pytest.approx(tasks[name]["test_accuracy"])
         assert alone.evaluation.loss == pytest.approx(tasks[name]["test_loss"], rel=1e-5)
-        assert alone.naive == tasks[name]["naive_accuracy"]
+        assert alone.naive["accuracy"] == tasks[name]["naive_accuracy"]
 
 
 def test_answers_are_kept_and_agree_with_the_result(joint):

@@ -32,11 +32,13 @@ class Task:
       name: of the data set in a config's `data`.
       class_names: in the order of the logits; of numbers what each one is called.
       kind: of the labels.
+      scale: of numbers, (mean, deviation) of each over the training images; None: not known yet.
     """
 
     name: str
     class_names: tuple[str, ...]
     kind: Kind = "classes"
+    scale: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
 class Joint(Source):

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from tljax.models import Model, Preprocessing, registry, tracing
 from tljax.runs.record import check_classes, has_begun, read_result, read_tasks
 from tljax.runs.workdir import differences, refuse_changes
 from tljax.training.options import HARMLESS, HEAD_INITS, OPTION_NAMES, TrainingOptions
+from tljax.training.problems import Problem, Scale, problem_of
 from tljax.training.setup import Setup
 from tljax.training.stages import checked_stages
 from tljax.transfer import Stage, TransferPlan, recipes, scenarios
@@ -80,6 +81,22 @@ class Experiment:
     def task_sizes(self) -> dict[str, int]:
         """Number of classes of each task by its name."""
         return {task.name: len(task.class_names) for task in self.tasks}
+
+    @property
+    def problem(self) -> Problem:
+        """What the head learns; of numbers with the scale of the run, if the tasks know it."""
+        sizes = tuple(self.task_sizes.values()) if len(self.tasks) > 1 else ()
+        loss, scale = self.options.regression_loss, self.tasks[0].scale
+        known = None if scale is None else Scale(*scale)
+        return problem_of(self.tasks[0].kind, sizes, regression_loss=loss, scale=known)
+
+    def scaled(self, dataset: Dataset) -> "Experiment":
+        """The experiment with the scale of its numbers, which the training images give."""
+        if dataset.kind != "regression":
+            return self
+        scale = Scale.of(dataset.train.labels)
+        (task,) = self.tasks
+        return replace(self, tasks=(replace(task, scale=(scale.mean, scale.deviation)),))
 
     def setups(self, dataset: Dataset) -> list[Setup]:
         """The setup of each stage; of a run without stages that of the run.
@@ -233,12 +250,18 @@ def kept_tasks(config: ml_collections.ConfigDict, workdir: Path | None) -> tuple
     """
     names = processes.call_in_first(
         lambda: (
-            [(task.name, task.class_names) for task in read_tasks(workdir, config.data) or ()]
+            [astuple(task) for task in read_tasks(workdir, config.data) or ()]
             if workdir is not None and has_begun(workdir)
             else []
         )
     )
-    return tuple(Task(name, tuple(classes)) for name, classes in names) or None
+    return (
+        tuple(
+            Task(name, tuple(classes), kind, scale and (tuple(scale[0]), tuple(scale[1])))
+            for name, classes, kind, scale in names
+        )
+        or None
+    )
 
 
 def load_data(config: ml_collections.ConfigDict, splits: Sequence[Kept] | None = None) -> Dataset:

@@ -1,4 +1,4 @@
-"""The classes that a trained network predicts for images, with their probabilities."""
+"""What a trained network predicts for images: classes with probabilities, or numbers."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -10,6 +10,7 @@ import numpy as np
 from tljax.data import Preprocessing, Source, eval_batches
 from tljax.experiment.trained import Trained
 from tljax.models import Model
+from tljax.training.problems import CLASSES, Problem
 from tljax.training.step import predict_step
 from tljax.transfer.partition import Tree
 
@@ -45,24 +46,64 @@ def classify(
     """Classifies the images of a source in order, without reading its labels.
 
     Args:
-      model, variables, preprocessing: of the trained model.
-      source: the images.
-      batch_size: of the computation.
-      on_error: what to do about an image that cannot be read: `fail` or `skip`.
+      model, variables, source, preprocessing, batch_size, on_error: see `answer`.
 
     Yields:
       A prediction for each image; None for a skipped one.
     """
-    step = predict_step(model, preprocessing)
+    for found in answer(model, variables, source, preprocessing, batch_size, on_error):
+        if found is None:
+            yield None
+        else:
+            yield Prediction(int(found["predicted"]), found["probabilities"])
+
+
+def predict_outputs(
+    trained: Trained, source: Source, batch_size: int, on_error: str = "fail"
+) -> Iterator[np.ndarray | None]:
+    """Predicts the probabilities of several labels an image, or numbers in their units.
+
+    Args:
+      trained: a run on labels of these kinds.
+      source, batch_size, on_error: see `answer`.
+
+    Yields:
+      Float32 (m,) for each image; None for a skipped one.
+    """
+    exp, problem = trained.experiment, trained.problem
+    how = (source, exp.preprocessing, batch_size, on_error, problem)
+    for found in answer(exp.model, trained.variables, *how):
+        yield None if found is None else problem.in_units(found["outputs"][None])[0]
+
+
+def answer(
+    model: Model,
+    variables: Tree,
+    source: Source,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    on_error: str = "fail",
+    problem: Problem = CLASSES,
+) -> Iterator[dict[str, np.ndarray] | None]:
+    """Yields what `Problem.answers` makes of each image; None for a skipped one.
+
+    Args:
+      model, variables, preprocessing: of the trained model.
+      source: the images, in whose order it answers, without reading their labels.
+      batch_size: of the computation.
+      on_error: what to do about an image that cannot be read: `fail` or `skip`.
+      problem: what the head has learnt.
+    """
+    step = predict_step(model, preprocessing, problem)
     variables = jax.device_put(variables)  # otherwise every batch would copy them
     left = len(source)
     batches = eval_batches(source, preprocessing, batch_size=batch_size, on_error=on_error)
     with closing(iter(batches)) as reader:
         for batch in reader:
-            outputs = jax.device_get(step(variables, batch))
+            found = jax.device_get(step(variables, batch))
             for row in range(min(left, batch_size)):
-                prediction = Prediction(int(outputs["label"][row]), outputs["probabilities"][row])
-                yield prediction if batch["mask"][row] else None
+                of_image = {name: values[row] for name, values in found.items()}
+                yield of_image if batch["mask"][row] else None
             left -= batch_size
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tljax.data.labels import Kind
 from tljax.models import ConvNeXt, EfficientNet, Model, ResNet, ResNetV2, ViT
 from tljax.training import trial
 
@@ -34,6 +35,7 @@ class Target:
       tasks: number of data sets that are trained on together.
       has_val: whether the data comes with validation images.
       rarest: images of the rarest class that has any.
+      kind: of the labels.
     """
 
     images: int
@@ -41,6 +43,7 @@ class Target:
     tasks: int
     has_val: bool
     rarest: int
+    kind: Kind = "classes"
 
 
 @dataclass(frozen=True)
@@ -308,6 +311,9 @@ def _augmentation(target: Target) -> Choices:
     if target.images >= 5_000:
         smallest = 0.2 if target.images < many[1] else many[0]
     area = ((smallest, 1.0), "smallest share of the image: larger the fewer images there are")
+    if target.kind == "regression":
+        why = "a number may depend on the whole image: mild crops; augment=crop leaves flips out"
+        return {"augment": ("crop_flip", why), "crop_area": ((0.8, 1.0), why)}
     if all(len(name) == 1 for name in target.class_names):
         return {
             "augment": ("crop", "classes are digits or letters: no flips"),

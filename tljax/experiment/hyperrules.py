@@ -129,13 +129,17 @@ def _set_by_hand(config: ml_collections.ConfigDict) -> set[str]:
 def _by_default(
     config: ml_collections.ConfigDict, dataset: Dataset, set_by_hand: dict[str, Any]
 ) -> default_rule.Choices:
-    counts = np.bincount(dataset.train.labels)
+    kind, labels = dataset.kind, dataset.train.labels
+    counts = np.array([len(labels)])  # numbers have no classes
+    if kind != "regression":
+        counts = np.bincount(labels) if kind == "classes" else labels.sum(axis=0, dtype=int)
     target = default_rule.Target(
         images=len(dataset.train),
         class_names=dataset.class_names,
         tasks=max(1, len(dataset.parts)),
         has_val=dataset.val is not None,
-        rarest=int(counts[counts > 0].min()),
+        rarest=int(counts[counts > 0].min(initial=len(labels))),
+        kind=kind,
     )
     model = registry.create(config.model, num_classes=dataset.num_classes)
     size = config.image_size or registry.spec(config.model).preprocessing.image_size

@@ -71,6 +71,7 @@ def fit_config(
         refuse_inside_data(workdir, experiment.config.data)
     dataset = load_data(experiment.config, kept_splits(workdir))
     if not begun:
+        experiment = experiment.scaled(dataset)
         _warn_of_seen_images(experiment, dataset)
     setups = experiment.setups(dataset)
     if begun:
@@ -121,6 +122,7 @@ def _about(experiment: Experiment) -> dict[str, Any]:
         "model": config.model,
         "data": config.data,
         "num_classes": len(experiment.class_names),
+        "class_names": experiment.class_names,
     }
 
 

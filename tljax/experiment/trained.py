@@ -11,14 +11,16 @@ import numpy as np
 from tljax.data import Dataset, Kept, absolute, load, skipped_message
 from tljax.data.datasets import folders, split_spec
 from tljax.data.kept import leave_out_seen, without_missing
+from tljax.data.labels import as_labels
 from tljax.data.sources import relabel
 from tljax.errors import InputError, check_known
 from tljax.experiment.build import Experiment, build, data_seed, kept_splits, load_data
 from tljax.experiment.workdir import read_config, tasks_of
 from tljax.runs.record import check_classes, read_result
 from tljax.runs.resume import best_variables
-from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy
+from tljax.training.evaluation import evaluate
 from tljax.training.loss.tasks import class_ranges, select_task_head
+from tljax.training.problems import Evaluation, MultiLabel, Problem
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
@@ -48,13 +50,27 @@ class Trained:
         """The resolved config."""
         return self.experiment.config
 
+    @property
+    def problem(self) -> Problem:
+        """What the head learnt, with the scale of numbers, or the thresholds of several labels."""
+        problem = self.experiment.problem
+        if isinstance(problem, MultiLabel) and (chosen := self.result.get("thresholds")):
+            return replace(problem, thresholds=tuple(chosen))
+        return problem
+
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation, the naive accuracy on the same images, and the name of data and split."""
+    """An evaluation, the naive baseline on the same images, and the name of data and split.
+
+    Attributes:
+      evaluation: of the network.
+      naive: metrics of the best constant answer, by name.
+      data, split: the images.
+    """
 
     evaluation: Evaluation
-    naive: float
+    naive: dict[str, float]
     data: str
     split: str
 
@@ -98,10 +114,14 @@ def evaluate_trained(
         experiment.preprocessing,
         config.batch_size,
         on_error=config.on_error,
+        problem=trained.problem,
+        with_answers=trained.problem.needs_answers,
     )
     if evaluation.skipped:
         _log.warning(skipped_message(evaluation.skipped))
-    naive = naive_accuracy(_training_labels(trained, dataset), evaluation)
+    counts, answers = evaluation.class_counts, evaluation.answers
+    labels = np.repeat(np.arange(len(counts)), counts) if answers is None else answers.labels
+    naive = trained.problem.naive(_training_labels(trained, dataset), labels)
     return Evaluated(evaluation, naive, data or config.data, split)
 
 
@@ -112,6 +132,11 @@ def _training_labels(trained: Trained, dataset: Dataset) -> np.ndarray:
     if trained.splits is None:
         return load_data(trained.config).train.labels
     (own,) = trained.splits
+    if trained.problem.kind != "classes":
+        kept = own["splits"]["train"]
+        if not isinstance(kept, list):  # the fingerprint of other data than folders and tables
+            return load_data(trained.config, trained.splits).train.labels
+        return as_labels([label for _, _, label in kept], len(kept))
     return np.repeat(np.arange(len(own["classes"])), own["train_counts"])
 
 

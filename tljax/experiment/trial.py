@@ -9,6 +9,7 @@ from tljax.console import console
 from tljax.devices import processes
 from tljax.errors import InputError
 from tljax.experiment.build import Experiment
+from tljax.runs.scores import WORDS, rank
 from tljax.training import trial
 from tljax.training.setup import Setup
 from tljax.transfer.partition import Tree
@@ -39,7 +40,7 @@ def settle(
     lr, alpha = chosen.candidate
     config = config.copy_and_resolve_references()
     config.lr, config.wise_ft_alpha = lr, alpha
-    config.tried = _sentences(chosen)
+    config.tried = _sentences(chosen, setup.decides)
     if progress and processes.is_first():
         console.print(f"tried: {config.tried[0]}", markup=False)
     options = replace(experiment.options, lr=lr, wise_ft_alpha=alpha)
@@ -61,6 +62,8 @@ def _check(experiment: Experiment, setup: Setup) -> None:
         )
     if not all(lr > 0 for lr in experiment.config.trial_lr):
         raise InputError(f"{which}; give rates above 0")
+    if setup.problem.kind != "classes":
+        return
     counts = np.bincount(setup.train.labels)
     rarest = counts[counts > 0].min()
     if rarest < trial.LEAST_OF_A_CLASS:
@@ -70,15 +73,15 @@ def _check(experiment: Experiment, setup: Setup) -> None:
         )
 
 
-def _sentences(chosen: trial.Chosen) -> tuple[str, ...]:
+def _sentences(chosen: trial.Chosen, decides: str) -> tuple[str, ...]:
     lr, alpha = chosen.candidate
     best = chosen.accuracies[chosen.candidate]
     first = (
-        f"lr={lr:g}, wise_ft_alpha={alpha:g}: right on {best:.1%} of {chosen.images:,} training"
-        f" images out of fold, most of {len(chosen.accuracies)}"
+        f"lr={lr:g}, wise_ft_alpha={alpha:g}: {WORDS[decides]} {rank(decides, best):.3f} on"
+        f" {chosen.images:,} training images out of fold, the best of {len(chosen.accuracies)}"
     )
     others = (
-        f"lr={one.lr:g}, wise_ft_alpha={one.alpha:g}: {accuracy:.1%}"
+        f"lr={one.lr:g}, wise_ft_alpha={one.alpha:g}: {rank(decides, accuracy):.3f}"
         for one, accuracy in chosen.accuracies.items()
         if one != chosen.candidate
     )

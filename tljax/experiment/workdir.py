@@ -27,6 +27,8 @@ _NEW_FIELDS = {
     "init_key": None,
     "l2": None,
     "on_nan": "fail",
+    "regression_loss": "l2",
+    "select_by": None,
     "trial_lr": (),
     "tried": (),
     "wise_ft": False,

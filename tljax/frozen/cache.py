@@ -83,7 +83,9 @@ class CachedSource(Source):
         """Like `train_batches` of the images, in the same order, with `features` for `image`."""
 
         def read(indices: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-            return {**self._batch(indices if rows is None else indices[rows]), SKIPPED: ()}
+            indices = indices if rows is None else indices[rows]
+            batch = {**self._batch(indices), SKIPPED: ()}
+            return batch if self.weights is None else {**batch, "weight": self.weights[indices]}
 
         made_from = {"images": len(self), "batch_size": batch_size, "seed": seed}
         labels = self.labels[: len(self) // views]
@@ -103,8 +105,7 @@ class CachedSource(Source):
 
     def _batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         features = np.array(self.features[self.rows[indices]])
-        batch = {"features": features, "label": batch_of(self.labels[indices])}
-        return batch if self.weights is None else {**batch, "weight": self.weights[indices]}
+        return {"features": features, "label": batch_of(self.labels[indices])}
 
 
 @dataclass(frozen=True)

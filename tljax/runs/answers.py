@@ -52,13 +52,31 @@ class Answers:
         )
 
 
-def pack_answers(answers: Answers) -> bytes:
+@dataclass(frozen=True)
+class Outputs:
+    """Answers of several labels an image, or of numbers, for n images that could be read.
+
+    Attributes:
+      images: int32 (n,), indices of the test images.
+      labels: float32 (n, m), the true labels, 0 or 1, or the true numbers.
+      outputs: float32 (n, m), the probability of each label, or the numbers in their units.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    outputs: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def pack_answers(answers: Answers | Outputs) -> bytes:
     """Returns the content of `predictions.npz`; the same answers give the same bytes.
 
     It is compressed, unless it gets so small, e.g. of a network that always says the same, that
     `read_answers` would take it for a decompression bomb.
     """
-    arrays = {field.name: getattr(answers, field.name) for field in fields(Answers)}
+    arrays = {field.name: getattr(answers, field.name) for field in fields(answers)}
     compressed, plain = io.BytesIO(), io.BytesIO()
     np.savez_compressed(compressed, **arrays)
     content = compressed.getvalue()
@@ -68,7 +86,7 @@ def pack_answers(answers: Answers) -> bytes:
     return plain.getvalue()
 
 
-def read_answers(workdir: Path) -> Answers | None:
+def read_answers(workdir: Path) -> Answers | Outputs | None:
     """Reads a workdir's answers; None if there are none: its run is not done, or is an old one.
 
     Raises:
@@ -81,12 +99,9 @@ def read_answers(workdir: Path) -> Answers | None:
             unpacked = sum(member.file_size for member in content.zip.infolist())
             if unpacked > max_tensor_bytes(size):
                 raise ValueError(f"{unpacked:,} bytes of arrays in a file of {size:,}")
-            answers = Answers(**{field.name: content[field.name] for field in fields(Answers)})
-        sizes = {len(getattr(answers, field.name)) for field in fields(Answers)}
-        classes = answers.probabilities.shape[1]
-        largest = max(answers.labels.max(), answers.predicted.max())
-        smallest = min(answers.labels.min(), answers.predicted.min())
-        if len(sizes) > 1 or smallest < 0 or largest >= classes:
+            form = Outputs if "outputs" in content else Answers
+            answers = form(**{field.name: content[field.name] for field in fields(form)})
+        if not _fit_together(answers):
             raise ValueError("its arrays do not fit together")
     except FileNotFoundError:
         return None
@@ -95,3 +110,15 @@ def read_answers(workdir: Path) -> Answers | None:
             f"cannot read {path} ({error}); delete it: a report can be written without it"
         ) from None
     return answers
+
+
+def _fit_together(answers: Answers | Outputs) -> bool:
+    """Whether arrays that were read from a file are those of the same images and classes."""
+    if len({len(getattr(answers, field.name)) for field in fields(answers)}) > 1:
+        return False
+    if isinstance(answers, Outputs):
+        return answers.labels.ndim == 2 and answers.labels.shape == answers.outputs.shape
+    classes = answers.probabilities.shape[1]
+    largest = max(answers.labels.max(), answers.predicted.max())
+    smallest = min(answers.labels.min(), answers.predicted.min())
+    return bool(smallest >= 0 and largest < classes)

@@ -1,10 +1,11 @@
 """Whether a run beats the naive baseline, which always answers the commonest training class."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from tljax.runs.proportions import clopper_pearson
+from tljax.runs.scores import WORDS
 
 _IMAGES = {"test": "test", "val": "validation", "cross-validation": "training"}
 
@@ -66,6 +67,37 @@ def compare_result(
     return None
 
 
+def compare_scores(
+    score: str,
+    value: float,
+    interval: Sequence[float],
+    gain: Sequence[float],
+    naive: float,
+    images: int,
+) -> dict[str, Any]:
+    """The field `beats_naive` of a run on several labels an image, or on numbers.
+
+    The run beats the baseline if it does so in the whole 95 % interval of their difference.
+
+    Args:
+      score: the name of the metric that is compared.
+      value, interval: of the run on test images.
+      gain: interval of the difference, on the same images.
+      naive: of the baseline.
+      images: number of test images.
+    """
+    return {
+        "verdict": gain[0] > 0,
+        "score": score,
+        "value": value,
+        "interval": list(interval),
+        "gain": list(gain),
+        "naive": naive,
+        "images": images,
+        "on": "test",
+    }
+
+
 def compared(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """How a run, or one of its tasks, compares with the naive baseline; None if nothing tells.
 
@@ -88,6 +120,12 @@ def compared(result: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def describe(found: Mapping[str, Any]) -> str:
     """The figures of a comparison in words."""
     low, high = found["interval"]
+    if "score" in found:
+        return (
+            f"{WORDS[found['score']]} {found['value']:.4f} on {found['images']:,} test images,"
+            f" bootstrap 95 % interval {low:.4f} to {high:.4f}; always the same answer:"
+            f" {found['naive']:.4f}"
+        )
     images = f"{found['images']:,} {_IMAGES[found['on']]} images"
     fold = " out of fold" if found["on"] == "cross-validation" else ""
     return (
@@ -99,6 +137,15 @@ def describe(found: Mapping[str, Any]) -> str:
 def _is_complete(found: Mapping[str, Any]) -> bool:
     """Whether a comparison that was read from a file is one."""
     interval, images = found.get("interval"), found.get("images")
+    if "score" in found:
+        numbers = [found.get("value"), found.get("naive"), *(interval or ())]
+        return (
+            isinstance(found.get("verdict"), bool)
+            and found["score"] in WORDS
+            and len(numbers) == 4
+            and all(isinstance(number, int | float) for number in numbers)
+            and isinstance(images, int)
+        )
     return (
         isinstance(found.get("verdict"), bool)
         and isinstance(interval, list)

@@ -59,16 +59,30 @@ def read_tasks(workdir: Path, data: str) -> tuple[Task, ...] | None:
     Returns:
       The tasks; None if the workdir has no `classes.json`.
     """
-    content = _read_if_there(workdir / _CLASSES, list | dict)
+    path = workdir / _CLASSES
+    content = _read_if_there(path, list | dict)
     if isinstance(content, list):
         content = {data: content}
+    if content and isinstance(content.get("kind"), str):
+        return (_task_of(data, content, path),)
     return tuple(Task(name, tuple(names)) for name, names in content.items()) if content else None
+
+
+def _task_of(name: str, content: dict[str, Any], path: Path) -> Task:
+    """The task of labels of another kind than classes, as `write_tasks` wrote it."""
+    try:
+        scale = content.get("scale")
+        known = None if scale is None else (tuple(scale[0]), tuple(scale[1]))
+        return Task(name, tuple(content["names"]), content["kind"], known)
+    except (KeyError, TypeError, IndexError) as error:
+        raise InputError(f"cannot read {path} ({error}); restore it, or train anew") from None
 
 
 def write_tasks(workdir: Path, tasks: tuple[Task, ...]) -> None:
     """Writes the class of each logit to `classes.json`, because a folder of images may change.
 
-    The file holds a list of class names or, for several tasks, one list for each task by name.
+    The file holds a list of class names or, for several tasks, one list for each task by name; of
+    other kinds of labels their kind, names and scale.
 
     Raises:
       InputError: if the run in the workdir began with other classes.
@@ -77,6 +91,9 @@ def write_tasks(workdir: Path, tasks: tuple[Task, ...]) -> None:
     before = read_tasks(workdir, data) if has_begun(workdir) else None
     check_classes(joint_class_names(tasks), joint_class_names(before or tasks), "the data", workdir)
     content: Any = tasks[0].class_names
+    if tasks[0].kind != "classes":
+        (task,) = tasks
+        content = {"kind": task.kind, "names": task.class_names, "scale": task.scale}
     if len(tasks) > 1:
         content = {task.name: task.class_names for task in tasks}
     write_atomically(workdir / _CLASSES, json.dumps(content) + "\n")

@@ -14,6 +14,7 @@ from tljax.errors import InputError
 from tljax.runs.checkpoints import Bookkeeping, Checkpoint, Checkpoints, DamagedCheckpoint
 from tljax.runs.metrics import read_rows
 from tljax.runs.orbax_io import by_name
+from tljax.runs.scores import rank, score_of
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
@@ -23,13 +24,15 @@ _log = logging.getLogger("tljax")
 Resumable = tuple[Checkpoint, Checkpoint | None]
 
 
-def validation_rank(metrics: Mapping[str, float]) -> tuple[float, float]:
-    """The rank by which validations are compared: highest accuracy, then lowest loss.
+def validation_rank(metrics: Mapping[str, Any]) -> tuple[float, float]:
+    """The rank by which validations are compared: the best score, then the lowest loss.
 
     Args:
-      metrics: has `accuracy` and `loss`, like a `val` row of `metrics.jsonl`.
+      metrics: like a `val` row of `metrics.jsonl`: `loss`, and the metric that `score` names; None
+        does: `accuracy`.
     """
-    return metrics["accuracy"], -metrics["loss"]
+    name = score_of(metrics)
+    return rank(name, metrics[name]), -metrics["loss"]
 
 
 def best_row(

@@ -1,8 +1,8 @@
-"""Accuracies and loss over all images of a source, and the naive baseline to compare with."""
+"""Metrics and loss over all images of a source."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -15,50 +15,12 @@ from tljax.devices.processes import gather_names
 from tljax.errors import InputError
 from tljax.frozen.cache import CachedSource
 from tljax.models import Model
-from tljax.runs.answers import Answers
 from tljax.training.loss.tasks import class_ranges
+from tljax.training.problems import CLASSES, Classification, Evaluation, Problem
 from tljax.training.step import abstract_batch, eval_step
 from tljax.transfer.partition import Tree
 
 _MOST = 256  # images that a device evaluates at once
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How well a model classifies the images of a source.
-
-    Attributes:
-      accuracy: share of the images that are classified correctly, in [0, 1].
-      balanced_accuracy: mean recall of the classes that are present, in [0, 1]: a rare class counts
-        as much as a common one.
-      loss: mean softmax cross-entropy, in nats.
-      count: number of images.
-      class_counts: number of images of each class.
-      skipped: names of images that could not be read and are in none of these numbers.
-      tasks: the same for each of several tasks; empty if there is one.
-      answers: the prediction for each image, if asked for.
-    """
-
-    accuracy: float
-    balanced_accuracy: float
-    loss: float
-    count: int
-    class_counts: tuple[int, ...]
-    skipped: tuple[str, ...] = ()
-    tasks: tuple["Evaluation", ...] = ()
-    answers: Answers | None = None
-
-    def to_json(self, tasks: Iterable[str] = ()) -> dict[str, Any]:
-        """The numbers of a row of `metrics.jsonl`; of several `tasks`, by name, each one's too."""
-        fields: dict[str, Any] = {
-            "accuracy": self.accuracy,
-            "balanced_accuracy": self.balanced_accuracy,
-            "loss": self.loss,
-        }
-        if self.tasks:
-            parts = zip(tasks, self.tasks, strict=True)
-            fields["tasks"] = {name: part.to_json() for name, part in parts}
-        return fields
 
 
 def evaluate(
@@ -69,7 +31,7 @@ def evaluate(
     batch_size: int,
     *,
     on_error: str = "fail",
-    tasks: Sequence[int] = (),
+    problem: Problem = CLASSES,
     with_answers: bool = False,
     between_batches: Callable[[], None] = lambda: None,
     mesh: Mesh | None = None,
@@ -84,8 +46,8 @@ def evaluate(
       source, preprocessing: images, or the cached output of frozen groups, and how to prepare them.
       batch_size: images at once on a device; at most 256.
       on_error: what to do about an image that cannot be read: `fail` or `skip`.
-      tasks: numbers of classes of several tasks; an image is classified within its own task.
-      with_answers: whether to keep the prediction for each image.
+      problem: what the head learns.
+      with_answers: whether to keep the answer for each image.
       between_batches: called before each batch; what it raises ends the evaluation.
       mesh: of the devices that hold the variables, see `tljax.devices.sharding`.
 
@@ -97,7 +59,7 @@ def evaluate(
     batch_size, at_once = _at_once(batch_size, mesh)
     rows = sharding.rows_here(mesh, at_once)
     start = source.groups if isinstance(source, CachedSource) else 0
-    step = eval_step(model, preprocessing, start, tuple(tasks), with_answers, mesh)
+    step = eval_step(model, preprocessing, start, problem, with_answers, mesh)
     if isinstance(source, CachedSource):
         batches = source.in_order(at_once, rows)
     else:
@@ -109,6 +71,7 @@ def evaluate(
     with closing(iter(batches)) as reader:
         for batch in reader:
             between_batches()
+            batch["label"] = problem.targets(batch["label"])
             sums, given = step(variables, sharding.place_batch(mesh, batch, at_once))
             parts.append(sums)
             answers.append(jax.device_get(given))
@@ -118,20 +81,29 @@ def evaluate(
         parts, answers = _of_each(mesh, parts)[:filled], _of_each(mesh, answers)[:filled]
     # On the host in float64: a float32 sum over a large test set would lose images.
     totals = jax.tree.map(lambda *values: np.sum(values, axis=0, dtype=np.float64), *parts)
-    of_tasks = class_ranges(tasks) if len(tasks) > 1 else []
-    for first, end in of_tasks or [(0, len(totals["count"]))]:
-        if not totals["count"][first:end].any():
-            images = int(np.sum((source.labels >= first) & (source.labels < end)))
+    _check_some_read(problem, totals["count"], source.labels)
+    images = np.arange(len(source))
+    asked: dict[str, Any] | None = None
+    if with_answers or problem.needs_answers:
+        whole = {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
+        images = np.flatnonzero(whole.pop("mask"))
+        asked = {name: values[images] for name, values in whole.items()}
+    found = problem.evaluation(totals, asked, source.labels[images], images)
+    kept = found.answers if with_answers else None
+    return replace(found, skipped=gather_names(batches.skipped), answers=kept)
+
+
+def _check_some_read(problem: Problem, count: np.ndarray, labels: np.ndarray) -> None:
+    """Raises InputError if no image, or none of a task, could be read."""
+    spans = [(0, np.size(count))]
+    if isinstance(problem, Classification) and len(problem.sizes) > 1:
+        spans = class_ranges(problem.sizes)
+    for first, end in spans:
+        if not np.reshape(count, -1)[first:end].any():
+            images = len(labels)
+            if labels.ndim == 1:
+                images = int(np.sum((labels >= first) & (labels < end)))
             raise InputError(f"none of the {images} images can be read; check the data")
-    return replace(
-        _evaluation(totals),
-        skipped=gather_names(batches.skipped),
-        tasks=tuple(
-            _evaluation({name: total[first:end] for name, total in totals.items()})
-            for first, end in of_tasks
-        ),
-        answers=_answers(source, answers) if with_answers else None,
-    )
 
 
 def evaluation_program(
@@ -141,7 +113,7 @@ def evaluation_program(
     batch_size: int,
     *,
     start: int = 0,
-    tasks: Sequence[int] = (),
+    problem: Problem = CLASSES,
     mesh: Mesh | None = None,
 ) -> tuple[Any, Any, Any]:
     """The compiled function that `evaluate` calls for each batch, and its abstract arguments.
@@ -149,32 +121,18 @@ def evaluation_program(
     Args:
       variables: abstract.
       start: number of leading groups whose output the source holds; 0 if it holds images.
-      model, preprocessing, batch_size, tasks, mesh: see `evaluate`.
+      model, preprocessing, batch_size, problem, mesh: see `evaluate`.
     """
     _, at_once = _at_once(batch_size, mesh)
-    batch = abstract_batch(
-        model, preprocessing.image_size, at_once, start, also=("mask",), mesh=mesh
-    )
-    return eval_step(model, preprocessing, start, tuple(tasks), False, mesh), variables, batch
+    size = preprocessing.image_size
+    batch = abstract_batch(model, size, at_once, start, {"mask": ()}, mesh, problem)
+    return eval_step(model, preprocessing, start, problem, False, mesh), variables, batch
 
 
 def _at_once(batch_size: int, mesh: Mesh | None) -> tuple[int, int]:
     """Numbers of images that one device evaluates at once, and that all devices do."""
     batch_size = min(batch_size, _MOST)
     return batch_size, batch_size * sharding.device_count(mesh)
-
-
-def _evaluation(totals: dict[str, np.ndarray]) -> Evaluation:
-    """The evaluation from sums by class."""
-    correct, count = totals["correct"], totals["count"]
-    present = count > 0
-    return Evaluation(
-        accuracy=float(correct.sum() / count.sum()),
-        balanced_accuracy=float(np.mean(correct[present] / count[present])),
-        loss=float(totals["loss"].sum() / count.sum()),
-        count=int(count.sum()),
-        class_counts=tuple(int(n) for n in count),
-    )
 
 
 def _of_each(mesh: Mesh, results: Sequence[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
@@ -184,46 +142,3 @@ def _of_each(mesh: Mesh, results: Sequence[dict[str, np.ndarray]]) -> list[dict[
         for result in results
         for device in range(mesh.size)
     ]
-
-
-def _answers(source: Source, answers: Sequence[dict[str, np.ndarray]]) -> Answers:
-    """The answers of all batches, without padding."""
-    images = np.flatnonzero(np.concatenate([batch["mask"] for batch in answers]))
-    predicted = np.concatenate([batch["predicted"] for batch in answers])[images]
-    probabilities = np.concatenate([batch["probabilities"] for batch in answers])[images]
-    return Answers(
-        images=images.astype(np.int32),
-        labels=source.labels[images].astype(np.int32),
-        predicted=predicted.astype(np.int32),
-        probabilities=probabilities.astype(np.float16),
-        confidences=probabilities[np.arange(len(images)), predicted].astype(np.float32),
-    )
-
-
-def naive_accuracy(
-    train_labels: np.ndarray, evaluation: Evaluation, tasks: Sequence[int] = ()
-) -> float:
-    """Accuracy on an evaluation's images of always predicting the commonest training class.
-
-    Args:
-      train_labels: int (n,), of the training images.
-      evaluation: of the model to compare with.
-      tasks: numbers of classes of several tasks; the commonest class of the image's own task is
-        then predicted.
-    """
-    return naive_correct(train_labels, evaluation.class_counts, tasks) / evaluation.count
-
-
-def naive_correct(
-    train_labels: np.ndarray, class_counts: Sequence[int] | np.ndarray, tasks: Sequence[int] = ()
-) -> int:
-    """Number of images that always predicting the commonest training class gets right.
-
-    Args:
-      train_labels, tasks: see `naive_accuracy`.
-      class_counts: number of images of each class.
-    """
-    trained_on = np.bincount(train_labels, minlength=len(class_counts))
-    commonest = [first + int(trained_on[first:end].argmax()) for first, end in class_ranges(tasks)]
-    commonest = commonest or [int(trained_on.argmax())]
-    return sum(int(class_counts[label]) for label in commonest)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from tljax.data import Preprocessing, Source, balanced_weights, fixed_views, train_batches
 from tljax.data.pipeline import TrainBatches
+from tljax.data.sources import weights_of
 from tljax.devices import processes, sharding
 from tljax.devices.preemption import stopped_by
 from tljax.devices.startup import Startup
@@ -201,12 +202,17 @@ def _compile_ahead(
       resumed_at: the step of the checkpoint to resume from; None: the run begins, with a
         validation.
     """
-    options, sizes = setup.options, setup.task_sizes
+    options, problem = setup.options, setup.problem
     model, preprocessing = setup.model, setup.preprocessing
-    tx, step = step_of_run(model, setup.plan, preprocessing, options, cached_groups, sizes, mesh)
-    weighted = ["weight"] if options.class_weights is not None else []
+    tx, step = step_of_run(model, setup.plan, preprocessing, options, cached_groups, problem, mesh)
     batch = abstract_batch(
-        model, setup.image_size, options.batch_size, cached_groups, weighted, mesh
+        model,
+        setup.image_size,
+        options.batch_size,
+        cached_groups,
+        _weights_of_batch(setup),
+        mesh,
+        problem,
     )
     arguments = step_arguments(
         setup.plan, setup.abstract_variables, tx, batch, mesh, options.ema is not None
@@ -219,7 +225,7 @@ def _compile_ahead(
             preprocessing,
             options.batch_size,
             start=cached_groups,
-            tasks=sizes,
+            problem=problem,
             mesh=mesh,
         )
         evaluates = startup.compile_ahead(*program, used_by=evaluate)
@@ -259,6 +265,14 @@ def _open_inputs(
     val = None if setup.val is None else features(_Images(setup.val, setup.preprocessing))
     batches = opened.enter_context(closing(_stream(train, train_images.preprocessing, setup, mesh)))
     return Inputs(batches, train, val, make_test)
+
+
+def _weights_of_batch(setup: Setup) -> dict[str, tuple[int, ...]]:
+    """The shape of a row of `weight`, by this name, if batches have weights."""
+    if setup.options.class_weights is not None and setup.problem.kind == "multi_label":
+        return {"weight": (setup.model.num_classes,)}
+    weighted = setup.options.class_weights is not None or weights_of(setup.train) is not None
+    return {"weight": ()} if weighted else {}
 
 
 def _class_weights(setup: Setup) -> np.ndarray | None:

@@ -12,7 +12,9 @@ from tljax.data.pipeline import ON_ERROR, SAMPLINGS
 from tljax.data.transforms import AUGMENTATIONS
 from tljax.devices import sharding
 from tljax.errors import InputError, check_known
+from tljax.runs.scores import WORDS
 from tljax.training.loss.objective import Objective
+from tljax.training.problems.regression import LOSSES
 from tljax.transfer.optimizer import OPTIMIZERS, SCHEDULES
 
 HEAD_INITS = ("zero", "random", "solved")
@@ -77,7 +79,12 @@ class TrainingOptions:
     label_smoothing: float = 0.0
     """Share of a label that is spread over all classes (of its task)."""
     class_weights: str | None = None
-    """`balanced`: an image counts inversely to the number of images of its class, 1 on average."""
+    """`balanced`: an image counts inversely to the number of images of its class, 1 on average.
+
+    Of several labels an image: of each class those with and without it count the same in all.
+    """
+    regression_loss: str = "l2"
+    """Of numbers, standardised: `l2`, squared error; `l1`, absolute error; or `huber`."""
 
     on_nan: str = "restart"
     """If a loss is not finite: `restart`, once, at a third of the learning rate, or `fail`.
@@ -87,6 +94,13 @@ class TrainingOptions:
     """
 
     # What is kept as the model, and when training ends.
+    select_by: str | None = None
+    """The metric on validation images that decides which weights are kept, or `loss`.
+
+    Of classes `accuracy`, `balanced_accuracy` or `macro_f1`; of several labels an image
+    `mean_average_precision`, `micro_f1` or `macro_f1`; of numbers `r2`, `rmse` or `mae`. None: the
+    first of these.
+    """
     ema: float | None = None
     """Decay of a moving average of what trains, which is then evaluated and kept."""
     patience: int | None = None
@@ -182,6 +196,9 @@ class TrainingOptions:
         check_known("on_error", self.on_error, ON_ERROR)
         check_known("on_nan", self.on_nan, ON_NAN)
         check_known("sampling", self.sampling, SAMPLINGS)
+        check_known("regression_loss", self.regression_loss, LOSSES)
+        if self.select_by is not None:
+            check_known("select_by", self.select_by, WORDS)
         if self.class_weights is not None:
             check_known("class_weights", self.class_weights, CLASS_WEIGHTS)
         sharding.parse(self.mesh)

@@ -19,7 +19,13 @@ from tljax.training.setup import Setup
 _log = logging.getLogger("tljax")
 
 # Options that checkpoints of older versions lack, as their runs had them.
-_NEW_OPTIONS = {"l2": None, "wise_ft": False, "wise_ft_alpha": None}
+_NEW_OPTIONS = {
+    "l2": None,
+    "regression_loss": "l2",
+    "select_by": None,
+    "wise_ft": False,
+    "wise_ft_alpha": None,
+}
 
 
 def what_made(setup: Setup, cached_groups: int) -> dict[str, Any]:

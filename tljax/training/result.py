@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -12,14 +12,18 @@ import numpy as np
 from tljax.data import skipped_message
 from tljax.devices import processes, sharding
 from tljax.models import parameter_count
-from tljax.runs.answers import ANSWERS_FILE, pack_answers
-from tljax.runs.baseline import compare_result
+from tljax.runs.answers import ANSWERS_FILE, Outputs, pack_answers
+from tljax.runs.baseline import compare_result, compare_scores
 from tljax.runs.environment import versions
 from tljax.runs.resume import best_row
+from tljax.runs.scores import WORDS
 from tljax.runs.workdir import write_atomically
 from tljax.training import train_state
-from tljax.training.evaluation import Evaluation, naive_accuracy, naive_correct
 from tljax.training.loss.tasks import class_ranges
+from tljax.training.problems import Evaluation, MultiLabel, Problem, Regression
+from tljax.training.problems.classification import naive_correct
+from tljax.training.problems.intervals import bootstrap
+from tljax.training.problems.multi_label import THRESHOLD, choose_thresholds
 from tljax.training.run import Best, Run
 from tljax.training.setup import Setup
 from tljax.transfer.partition import Tree
@@ -67,8 +71,10 @@ def finish(
     """
     last = train_state.model_variables(run.state, run.frozen)
     best = run.best or Best(run.step, None, last)
-    tested = _test(run, best)
-    summary = {**(about or {}), **_summary(run, best, tested)}
+    problem, chosen = _with_thresholds(run, best)
+    tested = _test(run, best, problem)
+    summary = {**(about or {}), **_summary(run, best, tested), **chosen}
+    _name_classes(summary)
     if before is not None:
         summary = _with_stage_before(before, summary)
     _write(run, summary)
@@ -77,14 +83,49 @@ def finish(
     return Result(summary, variables, run.metrics.rows, last)
 
 
-def _test(run: Run, best: Best) -> Evaluation | None:
+def _with_thresholds(run: Run, best: Best) -> tuple[Problem, dict[str, Any]]:
+    """The problem, of several labels an image with thresholds, and what the result says of these.
+
+    Validation images choose them, or predictions out of fold for the head that was solved.
+    """
+    problem = run.setup.problem
+    if not isinstance(problem, MultiLabel):
+        return problem, {}
+    chosen: tuple[float, ...] | None = None
+    which = "no images: 0.5"
+    if run.inputs.val is not None:
+        answers = run.evaluate(best.variables, run.inputs.val, with_answers=True).answers
+        assert isinstance(answers, Outputs)
+        chosen, which = choose_thresholds(answers.labels, answers.outputs), "validation images"
+    elif run.setup.options.solves:
+        for row in run.metrics.rows:
+            if row["event"] == "solve" and "thresholds" in row:
+                chosen, which = tuple(row["thresholds"]), "training images out of fold"
+    thresholds = chosen or (THRESHOLD,) * run.setup.model.num_classes
+    about = {"thresholds": list(thresholds), "thresholds_chosen_on": which}
+    return replace(problem, thresholds=thresholds), about
+
+
+def _name_classes(summary: dict[str, Any]) -> None:
+    """Gives the metrics of each class the class's name, where the result knows the names."""
+    names = summary.pop("class_names", None)
+    if names is None or "test_by_class" not in summary:
+        return
+    summary["test_by_class"] = {
+        metric: dict(zip(names, values, strict=True))
+        for metric, values in summary["test_by_class"].items()
+    }
+
+
+def _test(run: Run, best: Best, problem: Problem) -> Evaluation | None:
     """The best weights on the test images, which are read here and nowhere else."""
     setup = run.setup
     if setup.test is None:
         return None
     _log.debug("phase evaluation, test")
     source = run.inputs.make_test()
-    tested = run.evaluate(best.variables, source, with_answers=run.workdir is not None)
+    asked = run.workdir is not None or problem.needs_answers
+    tested = run.evaluate(best.variables, source, with_answers=asked, problem=problem)
     examples = run.examples_at(best.step)
     run.metrics.write("test", best.step, examples=examples, **tested.to_json(setup.tasks))
     if run.workdir is not None and processes.is_first() and tested.answers is not None:
@@ -95,6 +136,7 @@ def _test(run: Run, best: Best) -> Evaluation | None:
 def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
     """The fields of `result.json`, of this stage alone."""
     setup, validated = run.setup, best_row(run.metrics.rows) or {}
+    problem = setup.problem
     summary: dict[str, Any] = {
         "plan": setup.plan.to_json(),
         "train_size": len(setup.train),
@@ -102,12 +144,15 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
         "seed": setup.options.seed,
         "steps": run.steps_taken,
         "best_step": best.step,
-        "val_accuracy": validated.get("accuracy"),
-        "val_balanced_accuracy": validated.get("balanced_accuracy"),
+        **{f"val_{name}": validated.get(name) for name in problem.metrics},
         "trainable_parameters": parameter_count(run.state.trained),
         "total_parameters": parameter_count(best.variables["params"]),
         "examples_seen": run.examples_at(run.step) - run.examples_at(0),
     }
+    if problem.kind != "classes":
+        summary |= {"kind": problem.kind, "val_accuracy": None}
+    if setup.decides != "accuracy":
+        summary["score"] = setup.decides
     if (row := run.restart_row) is not None:
         restarted = {"step": row["diverged_step"], "from_step": row["step"], "lr": row["lr"]}
         summary["restarted"] = restarted
@@ -121,12 +166,15 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
     if tested is not None:
         summary |= {
             "test_size": tested.count,
-            "test_accuracy": tested.accuracy,
-            "test_balanced_accuracy": tested.balanced_accuracy,
+            **{f"test_{name}": value for name, value in tested.metrics.items()},
             "test_loss": tested.loss,
-            "naive_accuracy": naive_accuracy(setup.train.labels, tested, setup.task_sizes),
+            **_naive(setup, tested),
+            "test_by_class": {name: list(values) for name, values in tested.by_class.items()},
         }
-    summary["beats_naive"] = _compare_with_naive(run, summary)
+    if problem.kind == "classes":
+        summary["beats_naive"] = _compare_with_naive(run, summary)
+    else:
+        summary |= _compare_outputs(setup, tested)
     if len(setup.tasks) > 1:
         summary["tasks"] = _by_task(setup, validated.get("tasks"), tested)
     if setup.options.on_error == "skip":
@@ -144,6 +192,34 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
     }
 
 
+def _naive(setup: Setup, tested: Evaluation) -> dict[str, float]:
+    """The metrics of the naive baseline on the images that were tested."""
+    labels = setup.train.labels
+    if setup.problem.kind == "classes":
+        right = naive_correct(labels, tested.class_counts, tuple(setup.tasks.values()))
+        return {"naive_accuracy": right / tested.count}
+    assert isinstance(tested.answers, Outputs)
+    found = setup.problem.naive(labels, tested.answers.labels)
+    return {f"naive_{name}": value for name, value in found.items()}
+
+
+def _compare_outputs(setup: Setup, tested: Evaluation | None) -> dict[str, Any]:
+    """`beats_naive` and the intervals of the metrics, of several labels an image or of numbers."""
+    problem = setup.problem
+    if tested is None or not isinstance(problem, MultiLabel | Regression):
+        return {"beats_naive": None}
+    assert isinstance(tested.answers, Outputs)
+    found = bootstrap(problem, tested.answers, setup.train.labels)
+    first = problem.metrics[0]
+    naive = problem.naive(setup.train.labels, tested.answers.labels)[first]
+    return {
+        "test_intervals": {name: list(bounds) for name, bounds in found.of.items()},
+        "beats_naive": compare_scores(
+            first, tested.metrics[first], found.of[first], found.gain, naive, tested.count
+        ),
+    }
+
+
 def _about_choice(row: Mapping[str, Any]) -> dict[str, Any]:
     """What `result.json` says of a solved head, or of the choice on the line of WiSE-FT."""
     name = {"solve": "solved_head", "wise_ft": "wise_ft"}[row["event"]]
@@ -155,7 +231,8 @@ def _validated_out_of_fold(report: Mapping[str, Any]) -> dict[str, Any]:
     """The validation of a solved head that has no validation images: its cross-validation."""
     if (found := report.get("cross_validation")) is None:
         return {}
-    return {"val_accuracy": found["accuracy"], "validated_by": "cross-validation"}
+    known = {f"val_{name}": found[name] for name in WORDS if name in found and name != "loss"}
+    return {**known, "validated_by": "cross-validation"}
 
 
 def _compare_with_naive(run: Run, summary: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -166,7 +243,7 @@ def _compare_with_naive(run: Run, summary: Mapping[str, Any]) -> dict[str, Any] 
         counts = np.bincount(setup.val.labels, minlength=setup.model.num_classes)
         # Without test images, all images that evaluations have skipped are for validation.
         images = len(setup.val) - len(run.skipped)
-        val = images, naive_correct(setup.train.labels, counts, setup.task_sizes)
+        val = images, naive_correct(setup.train.labels, counts, tuple(setup.tasks.values()))
     elif "validated_by" in summary and setup.options.class_weights is None:
         folds = summary["solved_head"]["cross_validation"]  # with weights it counts no images
     return compare_result(summary, val, folds)
@@ -182,7 +259,7 @@ def _by_task(
       validation: each task's values at the step whose weights are kept.
       tested: those weights on the test images.
     """
-    sizes = setup.task_sizes
+    sizes = tuple(setup.tasks.values())
     trained_on = np.bincount(setup.train.labels, minlength=sum(sizes))
     validated_on = np.zeros(len(trained_on), int)
     if setup.val is not None:

@@ -34,8 +34,8 @@ from tljax.runs.checkpoints import Bookkeeping, Checkpoint, Checkpoints, restore
 from tljax.runs.metrics import MetricsWriter, open_metrics
 from tljax.runs.resume import best_row, validation_rank
 from tljax.training import solved_head, train_state, wise_ft
-from tljax.training.evaluation import Evaluation
 from tljax.training.observer import Observer
+from tljax.training.problems import Evaluation, Problem
 from tljax.training.setup import Setup, learning_rates
 from tljax.training.step_metrics import Diverged, StepMetrics, not_finite, warn_if_stuck
 from tljax.training.train_state import TrainState
@@ -66,7 +66,8 @@ class Tools:
       initial_variables: returns the variables that the run starts from and, if their head was
         solved, the report of that. They are copied, and no reference is kept.
       open_inputs: opens the images, given the model's frozen variables; see `Inputs`.
-      class_weights: float32 (classes,), of each class in the loss; None: all count the same.
+      class_weights: of each class in the loss, see `tljax.data.labels.balanced_weights`; None: all
+        count the same.
       checkpoints: of the workdir; None: nothing is saved.
       mesh: of the devices; None: there is one.
       observer: of the run.
@@ -307,9 +308,7 @@ class Run:
         if options.solves:
             self._solve()
             return
-        batch = next(self.inputs.batches)
-        if self.tools.class_weights is not None:
-            batch["weight"] = self.tools.class_weights[batch["label"]]
+        batch = prepared(next(self.inputs.batches), self.setup.problem, self.tools.class_weights)
         observer.after_batch()
         self.state, metrics = self.tools.step_program(
             self.state,
@@ -336,7 +335,9 @@ class Run:
         examples = self.examples_at(self.step)
         self.metrics.write("solve", self.step, examples=examples, **solved.report)
         self.tools.observer.say(solved_head.describe(solved.report))
-        metrics = {"loss": solved.report["loss"], "accuracy": solved.report["train_accuracy"]}
+        metrics = {"loss": solved.report["loss"]}
+        if "train_accuracy" in solved.report:
+            metrics["accuracy"] = solved.report["train_accuracy"]
         self.tools.observer.after_step(self.step, metrics)
         self.unlogged.add(self.step, metrics)
 
@@ -359,11 +360,14 @@ class Run:
         current = train_state.model_variables(self.state, self.frozen)
         evaluation = self.evaluate(current, self.inputs.val)
         self._check_finite("validation loss", self.step, evaluation.loss)
+        decides = self.setup.decides
         values = evaluation.to_json(self.setup.tasks)
+        if decides != "accuracy":
+            values["score"] = decides
         chosen = {"chosen": True} if self.is_on_line() else {}
         examples = self.examples_at(self.step)
         self.metrics.write("val", self.step, examples=examples, **values, **chosen)
-        self.tools.observer.show(self.steps_taken, val_accuracy=evaluation.accuracy)
+        self.tools.observer.show(self.steps_taken, **{f"val_{decides}": values[decides]})
         rank = validation_rank(values)
         self._validations_since_best += 1
         is_best = self.best is None or self.best.rank is None or rank > self.best.rank
@@ -371,8 +375,17 @@ class Run:
             self.best = Best(self.step, rank, self._copy_of_variables())
             self._validations_since_best = 0
 
-    def evaluate(self, variables: Tree, source: Source, with_answers: bool = False) -> Evaluation:
-        """Evaluates variables on images, or on what the frozen groups make of them."""
+    def evaluate(
+        self,
+        variables: Tree,
+        source: Source,
+        with_answers: bool = False,
+        problem: Problem | None = None,
+    ) -> Evaluation:
+        """Evaluates variables on images, or on what the frozen groups make of them.
+
+        A `problem` may say more than the setup's, but must be equal to it: the program is shared.
+        """
         evaluation = self.tools.evaluate(
             self.setup.model,
             variables,
@@ -380,7 +393,7 @@ class Run:
             self.setup.preprocessing,
             self.setup.options.batch_size,
             on_error=self.setup.options.on_error,
-            tasks=self.setup.task_sizes,
+            problem=problem or self.setup.problem,
             with_answers=with_answers,
             between_batches=self.raise_if_stopped,
             mesh=self.tools.mesh,
@@ -405,7 +418,14 @@ class Run:
             moving = wise_ft.interpolate(self._start_weights, end, alpha)
             variables = train_state.merge_variables(moving, self.frozen)
             evaluations.append(self.evaluate(variables, source, with_answers=True))
-        report = wise_ft.choose(alphas, evaluations, fixed is not None, self._out_of_fold())
+        report = wise_ft.choose(
+            alphas,
+            evaluations,
+            [self.setup.problem.goodness(one.answers) for one in evaluations],
+            is_given=fixed is not None,
+            decides=self.setup.decides,
+            out_of_fold=self._out_of_fold(),
+        )
         moving = wise_ft.interpolate(self._start_weights, end, report["alpha"])
         self.state = train_state.with_weights(self.state, train_state.copy(moving))
         self.step += 1
@@ -413,10 +433,11 @@ class Run:
         self.tools.observer.say(wise_ft.in_words(report, self.steps_taken))
 
     def _out_of_fold(self) -> float | None:
-        """Accuracy of the head that the run started from, by cross-validation, if it was solved."""
+        """Goodness of the head that the run started from, by cross-validation, if it was solved."""
         for row in self.metrics.rows:
             if row["event"] == "solve" and "cross_validation" in row:
-                return float(row["cross_validation"]["accuracy"])
+                found = row["cross_validation"]
+                return float(found["accuracy"] if "accuracy" in found else -found["loss"])
         return None
 
     @contextmanager
@@ -585,3 +606,20 @@ class Run:
                 in_workdir=self.workdir is not None,
                 restarted=self.restart_row is not None,
             )
+
+
+def prepared(
+    batch: dict[str, Any], problem: Problem, class_weights: np.ndarray | None
+) -> dict[str, Any]:
+    """A batch with the targets of a problem for its labels, and what each of them counts.
+
+    Args:
+      batch: `label`, and optionally `weight`, of each image.
+      problem: what the head learns.
+      class_weights: see `Tools`.
+    """
+    if class_weights is not None:
+        of_labels = problem.loss_weights(class_weights, batch["label"])
+        of_images = batch.get("weight", np.ones(len(of_labels), np.float32))
+        batch["weight"] = of_labels * of_images.reshape(-1, *[1] * (of_labels.ndim - 1))
+    return {**batch, "label": problem.targets(batch["label"])}

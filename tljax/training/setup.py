@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.data import Preprocessing, Source
+from tljax.data import Preprocessing, Source, kind_of
 from tljax.devices import micro_batches, sharding
 from tljax.devices.workers import check_main_guard
-from tljax.errors import InputError
+from tljax.errors import InputError, check_known
 from tljax.frozen import cache as feature_cache
 from tljax.models import NORMALISATIONS, ImageSize, Model, initialisation, registry, tracing
 from tljax.models.groups import leaf_paths
 from tljax.training.options import TrainingOptions
+from tljax.training.problems import Problem, Scale, problem_of
 from tljax.transfer import TransferPlan, learning_rate_schedule
 from tljax.transfer.partition import Tree
 
@@ -47,10 +48,18 @@ class Setup:
         """Side, or (height, width), in pixels."""
         return self.preprocessing.image_size
 
+    @functools.cached_property
+    def problem(self) -> Problem:
+        """What the head learns, by the labels of the training images."""
+        labels, loss = self.train.labels, self.options.regression_loss
+        kind, sizes = kind_of(labels), tuple(self.tasks.values())
+        scale = Scale.of(labels) if kind == "regression" else None
+        return problem_of(kind, sizes, regression_loss=loss, scale=scale)
+
     @property
-    def task_sizes(self) -> tuple[int, ...]:
-        """Numbers of classes of several tasks, in the order of their labels."""
-        return tuple(self.tasks.values())
+    def decides(self) -> str:
+        """The metric on validation that decides which weights are kept."""
+        return self.options.select_by or self.problem.metrics[0]
 
     @property
     def total_steps(self) -> int:
@@ -79,6 +88,7 @@ class Setup:
                 f"patience is {options.patience}, but there are no validation images to tell when"
                 " to stop; pass some, or leave patience out"
             )
+        self._check_problem()
         self._check_solved_head()
         if options.wise_ft and options.wise_ft_alpha is None and self.val is None:
             raise InputError(
@@ -127,9 +137,51 @@ class Setup:
                 " set on_error to fail, or head_init to zero"
             )
 
+    def _check_problem(self) -> None:
+        """Raises InputError for options that the kind of labels does not use."""
+        options, problem = self.options, self.problem
+        kind = problem.kind
+        if options.select_by is not None:
+            check_known("select_by", options.select_by, (*problem.metrics, "loss"))
+        if options.regression_loss != "l2" and kind != "regression":
+            raise InputError(
+                f"regression_loss is {options.regression_loss}, but the labels are of the kind"
+                f" {kind}; leave it out"
+            )
+        unused: dict[str, tuple[str, ...]] = {
+            "classes": (),
+            "multi_label": ("sampling",),
+            "regression": ("sampling", "class_weights", "label_smoothing", "mixup", "cutmix"),
+        }
+        for name in unused[kind]:
+            default = getattr(TrainingOptions, name)
+            if (value := getattr(options, name)) != default:
+                raise InputError(
+                    f"{name} is {value}, which is for classes, but the labels are of the kind"
+                    f" {kind}; leave it out"
+                )
+        if len(self.tasks) > 1 and kind != "classes":
+            raise InputError(
+                f"there are {len(self.tasks)} tasks, which are for classes, but the labels are of"
+                f" the kind {kind}; train on each alone"
+            )
+
     def _check_labels(self, source: Source) -> None:
         if not len(source):
             raise InputError("one of the splits has no images; pass at least one, or None")
+        if (kind := kind_of(source.labels)) != self.problem.kind:
+            raise InputError(
+                f"the labels of one split are of the kind {kind}, those of the training images of"
+                f" the kind {self.problem.kind}; pass the same kind"
+            )
+        if kind != "classes":
+            if source.labels.shape[1] != self.model.num_classes:
+                raise InputError(
+                    f"each image has {source.labels.shape[1]} labels of the kind {kind}, but the"
+                    f" model has {self.model.num_classes} outputs; create it with num_classes of"
+                    " the data"
+                )
+            return
         if (label := int(np.max(source.labels))) >= self.model.num_classes:
             raise InputError(
                 f"the data has a label {label}, but the model has {self.model.num_classes} classes;"

@@ -7,8 +7,9 @@ runs that differ in seed, data or learning rate share one program.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -21,9 +22,9 @@ from tljax.devices import micro_batches, sharding
 from tljax.devices.compiler import compiled
 from tljax.models import ImageSize, Model, tracing
 from tljax.training import train_state
-from tljax.training.loss.objective import Objective, accuracy
-from tljax.training.loss.tasks import mask_other_tasks
+from tljax.training.loss.objective import Objective
 from tljax.training.options import TrainingOptions
+from tljax.training.problems import CLASSES, Problem
 from tljax.training.train_state import TrainState
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree, merge
@@ -31,7 +32,7 @@ from tljax.transfer.partition import Tree, merge
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
-_CROSS_ENTROPY = Objective()
+_PLAIN = Objective()
 
 
 def loss_and_gradient(
@@ -40,9 +41,9 @@ def loss_and_gradient(
     preprocessing: Preprocessing,
     start: int = 0,
     accumulate: int = 1,
-    tasks: tuple[int, ...] = (),
+    problem: Problem = CLASSES,
     mesh: Mesh | None = None,
-    objective: Objective = _CROSS_ENTROPY,
+    objective: Objective = _PLAIN,
 ) -> Callable[..., tuple[Metrics, Tree, Tree]]:
     """The half of a step that computes loss and gradient.
 
@@ -52,15 +53,15 @@ def loss_and_gradient(
       accumulate: number of parts of the batch, a divisor of its size; their gradients are added
         up. Changes speed and memory only, unless BatchNorm uses batch statistics, or there is
         dropout or stochastic depth.
-      tasks: numbers of classes of several tasks; see `tljax.training.loss.tasks`.
+      problem: what the head learns.
       mesh: of the devices that hold the arguments, see `tljax.devices.sharding`.
       objective: the loss.
 
     Returns:
       A function (trained, statistics, frozen, batch, key) -> (metrics, gradient, new statistics).
-      The batch holds `image` (n, h, w, 3) uint8, or `features` (n, ...); `label` (n,) int32; and
-      optionally `weight` (n,) of each image in the loss. The loss is in nats; gradient and
-      `grad_norm` cover the trained parameters alone.
+      The batch holds `image` (n, h, w, 3) uint8, or `features` (n, ...); `label`, the problem's
+      targets; and optionally `weight`, see `Objective.loss`. Gradient and `grad_norm` cover the
+      trained parameters alone.
     """
 
     def loss_fn(
@@ -79,9 +80,8 @@ def loss_and_gradient(
             mutable=["batch_stats"],
         )
         updated, _ = plan.partition_statistics(changed.get("batch_stats", {}), params)
-        loss = objective.loss(logits, batch, tasks)
-        metrics = {"loss": loss, "accuracy": accuracy(logits, batch, tasks)}
-        return loss, (metrics, updated)
+        loss = objective.loss(logits, batch, problem)
+        return loss, ({"loss": loss, **problem.of_step(logits, batch)}, updated)
 
     differentiated = jax.grad(loss_fn, has_aux=True)
 
@@ -104,8 +104,8 @@ def loss_and_gradient(
             if mesh is not None:
                 shares = jax.lax.with_sharding_constraint(shares, sharding.batch_sharding(mesh, 1))
             parts = (shares, keys)
-            nothing = jnp.zeros(())
-            zero = (jax.tree.map(jnp.zeros_like, trained), {"loss": nothing, "accuracy": nothing})
+            nothing = dict.fromkeys(("loss", *problem.step_metrics), jnp.zeros(()))
+            zero = (jax.tree.map(jnp.zeros_like, trained), nothing)
             total, _ = jax.lax.scan(add, zero, parts)
             gradient, metrics = jax.tree.map(lambda value: value / accumulate, total)
         gradient = sharding.constrain(mesh, gradient)
@@ -143,15 +143,15 @@ def train_step(
     tx: optax.GradientTransformation,
     start: int = 0,
     accumulate: int = 1,
-    tasks: tuple[int, ...] = (),
+    problem: Problem = CLASSES,
     mesh: Mesh | None = None,
-    objective: Objective = _CROSS_ENTROPY,
+    objective: Objective = _PLAIN,
     ema: float | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The compiled training step.
 
     Args:
-      model, plan, preprocessing, start, accumulate, tasks, mesh, objective: see
+      model, plan, preprocessing, start, accumulate, problem, mesh, objective: see
         `loss_and_gradient`.
       tx: the optimizer.
       ema: decay of the state's moving average, see `update_average`; None: there is none.
@@ -161,7 +161,7 @@ def train_step(
       donates the state. `key` is the run's; `state.step` is folded into it.
     """
     compute = loss_and_gradient(
-        model, plan, preprocessing, start, accumulate, tasks, mesh, objective
+        model, plan, preprocessing, start, accumulate, problem, mesh, objective
     )
 
     def step(
@@ -222,8 +222,9 @@ def abstract_batch(
     image_size: ImageSize,
     size: int,
     start: int = 0,
-    also: Sequence[str] = (),
+    also: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
     mesh: Mesh | None = None,
+    problem: Problem = CLASSES,
 ) -> Any:
     """An abstract batch of images, or of the output of the first `start` groups of `model`.
 
@@ -231,12 +232,15 @@ def abstract_batch(
       model, start: see above.
       image_size: of the images.
       size: number of images.
-      also: names of further arrays (n,) float32.
+      also: the shape of a row of each further array, float32, by name.
       mesh: of the devices that the batch is spread over, see `tljax.devices.sharding`.
+      problem: what the head learns.
     """
     seen = tracing.abstract_output(model, image_size, start).shape[1:]
     rows = {"features": (seen, jnp.float32)} if start else {"image": (seen, jnp.uint8)}
-    rows |= {"label": ((), jnp.int32), **dict.fromkeys(also, ((), jnp.float32))}
+    one_class = problem.kind == "classes"
+    rows["label"] = ((), jnp.int32) if one_class else ((model.num_classes,), jnp.float32)
+    rows |= {name: (shape, jnp.float32) for name, shape in also.items()}
     return sharding.place_abstract_batch(
         mesh,
         {name: jax.ShapeDtypeStruct((size, *row), dtype) for name, (row, dtype) in rows.items()},
@@ -249,14 +253,14 @@ def step_of_run(
     preprocessing: Preprocessing,
     options: TrainingOptions,
     start: int = 0,
-    tasks: tuple[int, ...] = (),
+    problem: Problem = CLASSES,
     mesh: Mesh | None = None,
     accumulate: int | None = None,
 ) -> tuple[optax.GradientTransformation, Callable[..., tuple[TrainState, Metrics]]]:
     """The optimizer and the `train_step` of a run's options.
 
     Args:
-      model, plan, preprocessing, start, tasks, mesh: see `loss_and_gradient`.
+      model, plan, preprocessing, start, problem, mesh: see `loss_and_gradient`.
       options: of the run.
       accumulate: parts of a step's batch; None: as the options say, else what suits the backend.
     """
@@ -276,7 +280,7 @@ def step_of_run(
         plan, options.optimizer, options.decayed, options.momentum, options.clip_norm, options.l2_sp
     )
     return tx, train_step(
-        model, plan, preprocessing, tx, start, parts, tasks, mesh, options.objective, options.ema
+        model, plan, preprocessing, tx, start, parts, problem, mesh, options.objective, options.ema
     )
 
 
@@ -285,21 +289,22 @@ def eval_step(
     model: Model,
     preprocessing: Preprocessing,
     start: int = 0,
-    tasks: tuple[int, ...] = (),
+    problem: Problem = CLASSES,
     with_answers: bool = False,
     mesh: Mesh | None = None,
 ) -> Callable[..., tuple[Metrics, Metrics]]:
     """The compiled evaluation of one batch; on a mesh, of one batch on every device.
 
     Args:
-      model, preprocessing, start, tasks, mesh: see `loss_and_gradient`.
+      model, preprocessing, start, problem, mesh: see `loss_and_gradient`.
       with_answers: whether to return `answers`.
 
     Returns:
-      A function (variables, batch) -> (sums, answers). `sums` holds `loss` in nats, `correct` and
-      `count`, each (num_classes,), summed by class over the images with `mask` 1. `answers` holds,
-      for each image, `predicted` (n,), the class with the largest logit, `probabilities`
-      (n, num_classes) and `mask` (n,); or nothing. On a mesh of d devices the batch holds d
+      A function (variables, batch) -> (sums, answers), as `Problem.judge` makes them; the answers
+      with `mask` (n,), or empty where neither `with_answers` nor the problem asks for them. Sums
+      of classes are by class: `loss` in nats, `correct`, `count` and `predicted`. The answers of
+      classes are `predicted` (n,), the class with the largest logit, and `probabilities`
+      (n, num_classes). On a mesh of d devices the batch holds d
       batches, one after the other, and all results have a leading axis (d,). Each device runs the
       program of a single device, so that the numbers are the same to the last bit.
     """
@@ -307,18 +312,9 @@ def eval_step(
     def step(variables: Tree, batch: Batch) -> tuple[Metrics, Metrics]:
         label, mask = batch["label"], batch["mask"]
         logits = _logits(model, preprocessing, variables, batch, start)
-        logits = mask_other_tasks(logits, label, tasks)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        predicted = jnp.argmax(logits, -1)
-        by_class = functools.partial(jax.ops.segment_sum, num_segments=logits.shape[-1])
-        # where, not *: the loss of a padded image may not be finite
-        sums = {
-            "loss": by_class(jnp.where(mask > 0, losses, 0.0), label),
-            "correct": by_class((predicted == label) * mask, label),
-            "count": by_class(mask, label),
-        }
-        answers = {"predicted": predicted, "probabilities": jax.nn.softmax(logits), "mask": mask}
-        return sums, answers if with_answers else {}
+        sums, answers = problem.judge(logits, label, mask)
+        asked = with_answers or problem.needs_answers
+        return sums, {**answers, "mask": mask} if asked else {}
 
     if mesh is None:
         return compiled(step)
@@ -334,18 +330,20 @@ def eval_step(
 
 
 @functools.cache
-def predict_step(model: Model, preprocessing: Preprocessing) -> Callable[..., Metrics]:
-    """The compiled classification of one batch.
+def predict_step(
+    model: Model, preprocessing: Preprocessing, problem: Problem = CLASSES
+) -> Callable[..., Metrics]:
+    """The compiled prediction for one batch.
+
+    Args:
+      model, preprocessing, problem: see `loss_and_gradient`.
 
     Returns:
-      A function (variables, batch) -> `label` (n,), the class with the largest logit, and
-      `probabilities` (n, num_classes), their softmax.
+      A function (variables, batch) -> the answers of `Problem.answers`.
     """
 
     def step(variables: Tree, batch: Batch) -> Metrics:
-        logits = _logits(model, preprocessing, variables, batch)
-        # from the logits, like `correct` above: close ones may be equal in their softmax
-        return {"label": jnp.argmax(logits, -1), "probabilities": jax.nn.softmax(logits)}
+        return problem.answers(_logits(model, preprocessing, variables, batch))
 
     return compiled(step)
 

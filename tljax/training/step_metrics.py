@@ -113,12 +113,14 @@ def warn_if_stuck(rows: Sequence[Mapping[str, Any]], setup: Setup, lr: float) ->
     """
     options, total = setup.options, setup.total_steps
     due = max(math.ceil(total / 3), 2 * options.warmup)
+    if setup.problem.kind != "classes":
+        return
     newest_first = (row["step"] for row in reversed(rows) if row["event"] == "train")
     step, before = next(newest_first), next(newest_first, 0)
     if not before < due <= step:
         return
     balanced = "balanced" in (options.sampling, options.class_weights)
-    constant = constant_accuracy(setup.train.labels, setup.task_sizes, balanced=balanced)
+    constant = constant_accuracy(setup.train.labels, tuple(setup.tasks.values()), balanced=balanced)
     accuracy = accuracy_if_stuck(rows, options.batch_size, constant)
     if accuracy is not None:
         _log.warning(

@@ -15,10 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 from tljax.console import progress_bar
-from tljax.data import Subset, groups_of
+from tljax.data import Subset, groups_of, strata
 from tljax.devices.preemption import stop_signals_wait
 from tljax.devices.startup import Startup
 from tljax.frozen.cross_validation import assign_folds
+from tljax.runs.resume import validation_rank
 from tljax.training import train_state, wise_ft
 from tljax.training.loop import train
 from tljax.training.make_run import Pretrained, make_run
@@ -43,8 +44,8 @@ class Chosen(NamedTuple):
     """What trials chose.
 
     Attributes:
-      candidate: the one that classifies most images correctly; of equals the one of least loss.
-      accuracies: out of fold, of each candidate.
+      candidate: the one with the best score; of equals the one of least loss.
+      accuracies: of each candidate the score out of fold, see `select_by`.
       images: number of images that decided.
     """
 
@@ -65,11 +66,10 @@ def choose(
         start of the run, and counts once.
       progress: whether to show progress on stderr.
     """
-    (folds, *_) = assign_folds(
-        setup.train.labels, setup.options.seed, FOLDS, groups_of(setup.train)
-    )
+    labels = strata(setup.train.labels)
+    (folds, *_) = assign_folds(labels, setup.options.seed, FOLDS, groups_of(setup.train))
     shorter = replace(setup, options=_shortened(setup))
-    correct: dict[Candidate, int] = {}
+    correct: dict[Candidate, float] = {}
     loss: dict[Candidate, float] = {}
     with progress_bar() as bar:
         used = np.unique(folds)  # fewer than FOLDS if there are fewer groups
@@ -97,7 +97,7 @@ def _shortened(setup: Setup) -> TrainingOptions:
 
 def try_once(
     setup: Setup, pretrained: Pretrained, lr: float, left_out: np.ndarray
-) -> dict[float, tuple[int, float]]:
+) -> dict[float, tuple[float, float]]:
     """Trains without some of the images, and evaluates on those.
 
     Args:
@@ -106,8 +106,8 @@ def try_once(
       left_out: bool (images,).
 
     Returns:
-      For each place on the line the number of correct answers, and the sum of the losses in nats;
-      of a run that diverges none is correct.
+      For each place on the line the score times the number of images, i.e. of accuracy the number
+      of correct answers, and the sum of the losses; of a run that diverges the worst.
     """
     options = replace(setup.options, lr=lr, wise_ft=False, wise_ft_alpha=None)
     options = replace(options, eval_every=max(1, options.total_steps(int((~left_out).sum()))))
@@ -125,7 +125,8 @@ def try_once(
         try:
             train(run)
         except Diverged:
-            return dict.fromkeys(_ALPHAS, (0, np.inf))
+            worst = 0.0 if setup.problem.kind == "classes" else -np.inf
+            return dict.fromkeys(_ALPHAS, (worst, np.inf))
         end = train_state.evaluated_part(run.state)
         found = {}
         for alpha in _ALPHAS:
@@ -133,5 +134,6 @@ def try_once(
             variables = train_state.merge_variables(moving, run.frozen)
             assert run.inputs.val is not None
             one = run.evaluate(variables, run.inputs.val)
-            found[alpha] = round(one.accuracy * one.count), one.loss * one.count
+            score = validation_rank({**one.to_json(), "score": setup.decides})[0]
+            found[alpha] = round(score * one.count, 6), one.loss * one.count
         return found

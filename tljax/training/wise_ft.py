@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tljax.training.evaluation import Evaluation
+from tljax.runs.resume import validation_rank
+from tljax.runs.scores import WORDS
+from tljax.training.problems import Evaluation
 
 _ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
@@ -43,48 +45,55 @@ def interpolate(start: Any, end: Any, alpha: float) -> Any:
 def choose(
     alphas: Sequence[float],
     evaluations: Sequence[Evaluation],
+    goodness: Sequence[np.ndarray],
+    *,
     is_given: bool,
+    decides: str = "accuracy",
     out_of_fold: float | None = None,
 ) -> dict[str, Any]:
     """Chooses a place on the line.
 
     On validation images: few of them cannot tell candidates apart by their accuracy. So of those
-    that are no worse than the most accurate one (see `no_worse`), the one with the lowest loss is
-    taken; of equals the first.
+    that are no worse than the best one (see `no_worse`), the one with the lowest loss is taken; of
+    equals the first. A metric that no image has by itself, such as macro F1, chooses alone.
 
-    If alpha is given: the largest candidate whose accuracy on the training images is at least that
-    of the start on images that it was not fitted to, less one standard error. A network that
+    If alpha is given: the largest candidate whose answers to the training images are as good as
+    those of the start on images that it was not fitted to, less one standard error. A network that
     fine-tuning has damaged falls below that.
 
     Args:
       alphas: of `candidates`.
-      evaluations: of each, with answers on the same images.
+      evaluations: of each, on the same images.
+      goodness: of each answer of each, see `Problem.goodness`.
       is_given: whether alpha is given, and the images are training images.
-      out_of_fold: accuracy of the start by cross-validation; None: not known, and that on the
+      decides: the metric that decides.
+      out_of_fold: mean goodness of the start by cross-validation; None: not known, and that on the
         training images stands for it.
 
     Returns:
       What `result.json` says: `alpha`; the number of `images`, and whether they are `validation` or
-      `training` images; and `candidates` with `alpha`, `accuracy` and `loss`.
+      `training` images; and `candidates` with `alpha`, the metric that decides, and `loss`.
     """
-    answers = [one.answers for one in evaluations]
-    correct = np.array([one.predicted == one.labels for one in answers if one is not None])
+    good = np.array(goodness)
+    rows = [{**one.to_json(), "score": decides} for one in evaluations]
     if is_given:
-        least = float(correct[0].mean()) if out_of_fold is None else out_of_fold
-        least -= np.sqrt(least * (1 - least) / correct.shape[1])
-        enough = correct.mean(1) >= least
+        least = float(good[0].mean()) if out_of_fold is None else out_of_fold
+        variance = least * (1 - least) if good.min() >= 0 else good[0].var()
+        enough = good.mean(1) >= least - np.sqrt(variance / good.shape[1])
         enough[0] = True
         chosen = int(np.flatnonzero(enough).max())
-    else:
-        equal = no_worse(correct, than=int(correct.mean(1).argmax()))
+    elif decides in ("accuracy", "r2", "mean_average_precision", "loss"):
+        equal = no_worse(good, than=int(good.mean(1).argmax()))
         chosen = int(np.where(equal, [one.loss for one in evaluations], np.inf).argmin())
+    else:
+        chosen = max(range(len(rows)), key=lambda number: validation_rank(rows[number]))
     return {
         "alpha": alphas[chosen],
         "images": evaluations[chosen].count,
         "which": "training" if is_given else "validation",
         "candidates": [
-            {"alpha": alpha, "accuracy": one.accuracy, "loss": one.loss}
-            for alpha, one in zip(alphas, evaluations, strict=True)
+            {"alpha": alpha, decides: row[decides], "loss": row["loss"]}
+            for alpha, row in zip(alphas, rows, strict=True)
         ],
     }
 
@@ -113,8 +122,9 @@ def no_worse(correct: np.ndarray, than: int) -> np.ndarray:
 def in_words(report: Mapping[str, Any], steps: int) -> str:
     """One sentence about a choice of `choose`."""
     chosen = next(one for one in report["candidates"] if one["alpha"] == report["alpha"])
+    decides = next(name for name in chosen if name != "alpha")
     why = "by" if report["which"] == "validation" else "checked on"
     return (
         f"of the line from step 0 (0) to step {steps} (1), {report['alpha']:g} was taken, {why}"
-        f" {report['images']:,} {report['which']} images: accuracy {chosen['accuracy']:.3f}"
+        f" {report['images']:,} {report['which']} images: {WORDS[decides]} {chosen[decides]:.3f}"
     )

@@ -17,7 +17,7 @@ from tljax.analysis.statistics import Interval
 from tljax.data import Task
 from tljax.errors import InputError
 from tljax.files import parse_json
-from tljax.runs.answers import Answers, read_answers
+from tljax.runs.answers import Answers, Outputs, read_answers
 from tljax.runs.record import all_rows
 from tljax.training.options import HARMLESS
 from tljax.transfer.scenarios import SCENARIOS
@@ -66,8 +66,15 @@ class FinishedRun:
 
     @cached_property
     def answers(self) -> Answers | None:
-        """The answers to the test images, or None if the workdir does not keep them."""
-        return read_answers(self.workdir)
+        """The answers to the test images, of classes, or None if the workdir keeps none."""
+        answers = read_answers(self.workdir)
+        return answers if isinstance(answers, Answers) else None
+
+    @cached_property
+    def outputs(self) -> Outputs | None:
+        """The same of several labels an image, or of numbers."""
+        answers = read_answers(self.workdir)
+        return answers if isinstance(answers, Outputs) else None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from tljax.commands.arguments import add_task, refuse_overrides
 from tljax.errors import InputError, printable
+from tljax.runs.scores import WORDS
 
 if TYPE_CHECKING:
     from tljax.experiment import Evaluated
@@ -77,11 +78,12 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def print_evaluation(evaluated: Evaluated) -> None:
-    """Prints one line: accuracies, loss, and the naive accuracy on the same images."""
+    """Prints one line: metrics, loss, and the naive baseline on the same images."""
     evaluation = evaluated.evaluation
+    (first, value), *others = evaluation.metrics.items()
+    more = ", ".join(f"{WORDS[name]} {number:.4f}" for name, number in others)
     Console(highlight=False, soft_wrap=True).print(
-        f"[bold]accuracy {evaluation.accuracy:.4f}[/] (balanced"
-        f" {evaluation.balanced_accuracy:.4f}), loss {evaluation.loss:.4f} on"
+        f"[bold]{WORDS[first]} {value:.4f}[/] ({more}), loss {evaluation.loss:.4f} on"
         f" {evaluation.count:,} images of {escape(printable(evaluated.data))} ({evaluated.split});"
-        f" naive baseline {evaluated.naive:.4f}"
+        f" naive baseline {evaluated.naive[first]:.4f}"
     )

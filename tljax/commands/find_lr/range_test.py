@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tljax import experiment
-from tljax.data import Source, balanced_weights, train_batches
+from tljax.data import balanced_weights, train_batches
 from tljax.data.pipeline import Batch
 from tljax.devices import sharding
 from tljax.errors import InputError
@@ -27,6 +27,7 @@ from tljax.experiment import Experiment
 from tljax.runs.workdir import write_atomically
 from tljax.training import solved_head, train_state
 from tljax.training.progress import TrainingProgress
+from tljax.training.run import prepared
 from tljax.training.setup import Setup
 from tljax.training.step import step_of_run
 
@@ -156,7 +157,7 @@ def run_range_test(
     options = exp.options
     devices = sharding.build(options.mesh)
     step = _build_step(exp, setup, devices)
-    batches = _read_batches(exp, setup.train, devices)
+    batches = _read_batches(exp, setup, devices)
     with closing(batches), TrainingProgress(0, steps, options.batch_size, progress) as bar:
         taken = 0
 
@@ -176,9 +177,10 @@ def _build_step(
     """Returns a function that trains on a batch at a rate, and returns the loss."""
     model, plan, preprocessing, options = exp.model, exp.plan, exp.preprocessing, exp.options
     variables, _ = solved_head.initial_variables(setup, exp.read_pretrained())
-    tasks = tuple(exp.task_sizes.values())
     no_average = replace(options, ema=None)  # the average does not affect the training loss
-    tx, step = step_of_run(model, plan, preprocessing, no_average, tasks=tasks, mesh=devices)
+    tx, step = step_of_run(
+        model, plan, preprocessing, no_average, problem=setup.problem, mesh=devices
+    )
     state, frozen = sharding.place(devices, train_state.create(plan, variables, tx))
     key, weight_decay = jax.random.key(options.seed), np.float32(options.weight_decay)
 
@@ -192,12 +194,12 @@ def _build_step(
 
 
 def _read_batches(
-    exp: Experiment, train: Source, devices: Mesh | None
+    exp: Experiment, setup: Setup, devices: Mesh | None
 ) -> Generator[Batch, None, None]:
     """Yields the batches of a run, with class weights if the config has them."""
     options = exp.options
     batches = train_batches(
-        train,
+        setup.train,
         exp.preprocessing,
         batch_size=options.batch_size,
         seed=options.seed,
@@ -210,12 +212,10 @@ def _read_batches(
     )
     class_weights: np.ndarray | None = None
     if options.class_weights is not None:
-        class_weights = balanced_weights(train.labels, exp.model.num_classes)
+        class_weights = balanced_weights(setup.train.labels, exp.model.num_classes)
     with closing(batches):
         for batch in batches:
-            if class_weights is not None:
-                batch["weight"] = class_weights[batch["label"]]
-            yield batch
+            yield prepared(batch, setup.problem, class_weights)
 
 
 def draw(curve: Curve, path: Path) -> None:

@@ -101,7 +101,7 @@ def build_mesh(text: str, devices: list[Any]) -> Mesh:
 def abstract_arguments(exp: Experiment, mesh: Mesh, tx: Any, batch_size: int) -> tuple[Any, ...]:
     """Returns the arguments of the step, as abstract arrays laid out on the mesh."""
     size = exp.preprocessing.image_size
-    batch = abstract_batch(exp.model, size, batch_size, mesh=mesh)
+    batch = abstract_batch(exp.model, size, batch_size, mesh=mesh, problem=exp.problem)
     variables = tracing.abstract_variables(exp.model, size)
     keeps_average = exp.options.ema is not None
     given = step_arguments(exp.plan, variables, tx, batch, mesh, keeps_average)
@@ -130,7 +130,7 @@ def compile_step(exp: Experiment, mesh: Mesh, batch_size: int, memory: int) -> R
         exp.plan,
         exp.preprocessing,
         exp.options,
-        tasks=tuple(exp.task_sizes.values()),
+        problem=exp.problem,
         mesh=mesh,
         accumulate=parts,
     )

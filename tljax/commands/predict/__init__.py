@@ -1,15 +1,21 @@
 """`tljax predict`."""
 
+from __future__ import annotations
+
 import argparse
-from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from tljax.commands.arguments import add_task, refuse_overrides
 from tljax.errors import printable
+
+if TYPE_CHECKING:
+    from tljax.commands.predict.files import Predictions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,22 +43,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Classify images with the best weights of a workdir."""
+    """Predict images with the best weights of a workdir."""
     refuse_overrides(overrides)
-    from tljax.commands.predict.classify import classify_files
+    from tljax.commands.predict.files import predict_files
 
     output = Path(args.output) if args.output is not None else None
     paths = [Path(path) for path in args.paths]
-    rows = classify_files(Path(args.workdir), paths, output, args.on_error, args.task)
+    predictions = predict_files(Path(args.workdir), paths, output, args.on_error, args.task)
     if output is None:
-        _print_table(rows)
+        _print_table(predictions)
     else:
-        print(f"wrote {printable(output)}: {len(rows):,} images")
+        print(f"wrote {printable(output)}: {len(predictions.rows):,} images")
 
 
-def _print_table(rows: Sequence[tuple[Path, str, float]]) -> None:
-    table = Table("file", "prediction", Column("probability", justify="right"), box=None)
-    for file, name, probability in rows:
-        table.add_row(Text(printable(file)), Text(printable(name)), f"{probability:.4f}")
+def _print_table(predictions: Predictions) -> None:
+    shown = [column.in_table for column in predictions.columns]
+    table = Table("file", box=None)
+    for column in compress(predictions.columns, shown):
+        table.add_column(printable(column.name), justify="right" if column.is_number else "left")
+    for file, cells in predictions.rows:
+        texts = [
+            Text(printable(cell) if isinstance(cell, str) else f"{cell:.4f}")
+            for cell in compress(cells, shown)
+        ]
+        table.add_row(Text(printable(file)), *texts)
     width = None if Console().is_terminal else 10_000  # do not wrap rows written to a pipe
     Console(highlight=False, width=width).print(table)

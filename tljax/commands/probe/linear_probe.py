@@ -41,8 +41,10 @@ from tljax.runs.checkpoints import Checkpoint, Checkpoints
 from tljax.runs.environment import versions
 from tljax.runs.metrics import open_metrics
 from tljax.runs.workdir import locked, write_atomically
-from tljax.training.evaluation import Evaluation, evaluate, naive_accuracy, naive_correct
+from tljax.training.evaluation import evaluate
 from tljax.training.options import TrainingOptions
+from tljax.training.problems import Evaluation
+from tljax.training.problems.classification import naive_correct
 from tljax.training.setup import new_variables
 from tljax.transfer.partition import Tree
 
@@ -135,7 +137,8 @@ def run_probe(
                 writer.write("test", steps, examples=examples, **values)
                 result |= {"test_size": tested.count}
                 result |= {f"test_{name}": values[name] for name in _TEST_FIELDS}
-                result["naive_accuracy"] = naive_accuracy(dataset.train.labels, tested)
+                naive = naive_correct(dataset.train.labels, tested.class_counts)
+                result["naive_accuracy"] = naive / tested.count
                 assert tested.answers is not None
                 write_atomically(workdir / ANSWERS_FILE, pack_answers(tested.answers))
         result["beats_naive"] = _compare_with_naive(dataset, chosen, result)

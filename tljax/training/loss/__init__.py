@@ -1,1 +1,1 @@
-"""The loss of a step: cross-entropy of smoothed, weighted or mixed labels, of one or more tasks."""
+"""The loss of a step: that of a problem with smoothed, weighted or mixed labels; several tasks."""

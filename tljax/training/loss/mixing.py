@@ -22,13 +22,13 @@ def mix(batch: Batch, key: jax.Array, mixup: float, cutmix: float) -> Batch:
     once for the batch, as timm does by default.
 
     Args:
-      batch: `image` (n, h, w, 3), `label` (n,) and optionally `weight` (n,).
+      batch: `image` (n, h, w, 3), `label` (n,) or (n, m), and optionally `weight`, likewise.
       key: of the step.
       mixup, cutmix: alpha of the Beta(alpha, alpha) that the share is drawn from; 0: off.
 
     Returns:
-      The batch with `image` mixed, float32 in [0, 255], and with `other_label` (n,), `other_weight`
-      (n,) if there are weights, and `share` (n,) in [0, 1], the label's; the other label has the
+      The batch with `image` mixed, float32 in [0, 255], and with `other_label`, `other_weight`
+      if there are weights, and `share` (n,) in [0, 1], the label's; the other label has the
       rest. With CutMix the share is exactly that of the pixels.
     """
     coin, draw = jax.random.split(jax.random.fold_in(key, _DRAW))
@@ -49,7 +49,7 @@ def mix(batch: Batch, key: jax.Array, mixup: float, cutmix: float) -> Batch:
         **batch,
         **others,
         "image": own * images + (1 - own) * images[::-1],
-        "share": jnp.broadcast_to(share, batch["label"].shape),
+        "share": jnp.broadcast_to(share, batch["label"].shape[:1]),
     }
 
 

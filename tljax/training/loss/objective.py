@@ -1,22 +1,19 @@
-"""The training loss: softmax cross-entropy of smoothed, weighted or mixed labels.
+"""The training loss: that of a problem, with smoothed, weighted or mixed labels.
 
-Evaluations always report the plain cross-entropy, so that runs can be compared.
+Evaluations always report the plain loss, so that runs can be compared.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
-import optax
 
 from tljax.training.loss.mixing import Batch, mix
-from tljax.training.loss.tasks import mask_other_tasks, own_classes
+from tljax.training.problems import CLASSES, Problem
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss by its options; by default the mean cross-entropy.
+    """A loss by its options; by default the mean loss of the problem.
 
     Attributes:
       label_smoothing: share of a label that is spread evenly over all classes (of its task),
@@ -34,42 +31,23 @@ class Objective:
             return batch
         return mix(batch, key, self.mixup, self.cutmix)
 
-    def loss(self, logits: jax.Array, batch: Batch, tasks: Sequence[int] = ()) -> jax.Array:
-        """The mean loss over the images, in nats.
+    def loss(self, logits: jax.Array, batch: Batch, problem: Problem = CLASSES) -> jax.Array:
+        """The mean loss over the images; cross-entropy is in nats.
 
         Args:
-          logits: (n, classes).
-          batch: `label` (n,); optionally `weight` (n,) of each image, and what `mix` adds.
-          tasks: numbers of classes of several tasks; see `tljax.training.loss.tasks`.
+          logits: (n, outputs).
+          batch: `label` (n,) or (n, outputs); optionally `weight`, of each image or of each image
+            and output; and what `mix` adds.
+          problem: what the head learns.
         """
 
         def losses(prefix: str) -> jax.Array:
-            each = self._cross_entropy(logits, batch[f"{prefix}label"], tasks)
-            return each * batch[f"{prefix}weight"] if "weight" in batch else each
+            each = problem.losses(logits, batch[f"{prefix}label"], self.label_smoothing)
+            if "weight" in batch:
+                each = each * batch[f"{prefix}weight"].reshape(len(each), *[-1] * (each.ndim - 1))
+            return each.reshape(len(each), -1).mean(axis=1)
 
         if "share" not in batch:
             return losses("").mean()
         share = batch["share"]
         return (share * losses("") + (1 - share) * losses("other_")).mean()
-
-    def _cross_entropy(
-        self, logits: jax.Array, labels: jax.Array, tasks: Sequence[int]
-    ) -> jax.Array:
-        if not self.label_smoothing:
-            logits = mask_other_tasks(logits, labels, tasks)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        own = own_classes(labels, tasks)
-        certain = jax.nn.one_hot(labels, logits.shape[-1])
-        smooth = optax.smooth_labels(certain, self.label_smoothing, where=own)
-        return optax.softmax_cross_entropy(logits, smooth, where=own)
-
-
-def accuracy(logits: jax.Array, batch: Batch, tasks: Sequence[int] = ()) -> jax.Array:
-    """Share of the images whose largest logit is their label's.
-
-    Of a mixed image the label with the larger share counts.
-    """
-    label = batch["label"]
-    if "share" in batch:
-        label = jnp.where(batch["share"] >= 0.5, label, batch["other_label"])
-    return jnp.mean(jnp.argmax(mask_other_tasks(logits, label, tasks), -1) == label)

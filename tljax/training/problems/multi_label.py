@@ -1,0 +1,178 @@
+"""Several labels an image: sigmoid cross-entropy, average precision, F1 at thresholds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from tljax.data.labels import Kind
+from tljax.runs.answers import Answers, Outputs
+from tljax.training.problems.problem import Arrays, Evaluation, Problem
+
+THRESHOLD = 0.5  # where none is chosen
+_SMALLEST = 1e-7  # probability, so that no logarithm is infinite
+
+
+@dataclass(frozen=True)
+class MultiLabel(Problem):
+    """Any number of classes an image: each output is the logit of one class, by itself.
+
+    The loss is the mean over the classes. Mean average precision is that of the classes with an
+    image that has it; F1 of all answers together (micro), and the mean over these classes (macro).
+
+    Attributes:
+      thresholds: of each class: an image whose probability is at least that has it; None: 0.5.
+        Programs do not mind them.
+    """
+
+    thresholds: tuple[float, ...] | None = field(default=None, compare=False)
+
+    kind: ClassVar[Kind] = "multi_label"
+    metrics: ClassVar[tuple[str, ...]] = ("mean_average_precision", "micro_f1", "macro_f1")
+    step_metrics: ClassVar[tuple[str, ...]] = ("label_accuracy",)
+    needs_answers: ClassVar[bool] = True
+
+    def targets(self, labels: np.ndarray) -> np.ndarray:
+        return labels
+
+    def loss_weights(self, class_weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        absent, present = class_weights
+        return np.where(labels > 0, present, absent).astype(np.float32)
+
+    def losses(
+        self, logits: jax.Array, targets: jax.Array, label_smoothing: float = 0.0
+    ) -> jax.Array:
+        smooth = (1 - label_smoothing) * targets + label_smoothing / 2
+        return optax.sigmoid_binary_cross_entropy(logits, smooth)
+
+    def of_step(self, logits: jax.Array, batch: Arrays) -> dict[str, jax.Array]:
+        """The share of labels that are right; of a mixed image those of the larger share count."""
+        label = batch["label"]
+        if "share" in batch:
+            label = jnp.where(batch["share"][:, None] >= 0.5, label, batch["other_label"])
+        return {"label_accuracy": jnp.mean((logits > 0) == (label > 0))}
+
+    def answers(self, logits: jax.Array) -> Arrays:
+        """`outputs` (n, m): the probability of each class."""
+        return {"outputs": jax.nn.sigmoid(logits)}
+
+    def judge(
+        self, logits: jax.Array, targets: jax.Array, mask: jax.Array
+    ) -> tuple[Arrays, Arrays]:
+        losses = self.losses(logits, targets).mean(axis=-1)
+        sums = {"loss": jnp.where(mask > 0, losses, 0.0).sum(), "count": mask.sum()}
+        return sums, self.answers(logits)
+
+    def evaluation(
+        self, sums: Arrays, answers: Arrays | None, labels: np.ndarray, images: np.ndarray
+    ) -> Evaluation:
+        assert answers is not None
+        probabilities = answers["outputs"].astype(np.float32)
+        return Evaluation(
+            metrics=self.scores(labels, probabilities),
+            loss=float(sums["loss"] / sums["count"]),
+            count=int(sums["count"]),
+            class_counts=tuple(int(n) for n in labels.sum(axis=0)),
+            by_class=self._by_class(labels, probabilities),
+            answers=Outputs(images.astype(np.int32), labels.astype(np.float32), probabilities),
+        )
+
+    def has(self, probabilities: np.ndarray) -> np.ndarray:
+        """Which classes an image has, bool (n, classes), by the thresholds."""
+        least = self.thresholds or [THRESHOLD] * probabilities.shape[1]
+        return probabilities >= np.asarray(least, np.float32)
+
+    def goodness(self, answers: Answers | Outputs) -> np.ndarray:
+        assert isinstance(answers, Outputs)
+        p = np.clip(answers.outputs.astype(np.float64), _SMALLEST, 1 - _SMALLEST)
+        has = answers.labels > 0
+        return np.where(has, np.log(p), np.log1p(-p)).mean(axis=1)
+
+    def constant(self, train_labels: np.ndarray, count: int) -> np.ndarray:
+        """The naive answers for `count` images: each class's share of the training images."""
+        return np.tile(train_labels.mean(axis=0).astype(np.float32), (count, 1))
+
+    def naive(self, train_labels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Of answering the same for each image: a class's precision is its share of the images.
+
+        F1 is that of answering the classes that at least half of the training images have, or the
+        commonest one.
+        """
+        constant = self.constant(train_labels, len(labels))
+        least = min(THRESHOLD, float(constant.max()))
+        return replace(self, thresholds=(least,) * labels.shape[1]).scores(labels, constant)
+
+    def scores(self, labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+        """The metrics of answers, as `metrics` lists them; labels and answers are (n, classes)."""
+        by_class = self._by_class(labels, probabilities)
+        has, answered = labels > 0, self.has(probabilities)
+        right, involved = (has & answered).sum(), has.sum() + answered.sum()
+        return {
+            "mean_average_precision": _mean(by_class["average_precision"]),
+            "micro_f1": float(2 * right / involved) if involved else 0.0,
+            "macro_f1": _mean(by_class["f1"]),
+        }
+
+    def _by_class(
+        self, labels: np.ndarray, probabilities: np.ndarray
+    ) -> dict[str, tuple[float | None, ...]]:
+        """Average precision and F1 of each class; None of a class that no image has."""
+        precision: list[float | None] = []
+        f1: list[float | None] = []
+        answered = self.has(probabilities)
+        for has, p, said in zip(labels.T > 0, probabilities.T, answered.T, strict=True):
+            known = bool(has.any())
+            precision.append(average_precision(has, p) if known else None)
+            f1.append(float(2 * (has & said).sum() / (has.sum() + said.sum())) if known else None)
+        return {"average_precision": tuple(precision), "f1": tuple(f1)}
+
+
+def average_precision(has: np.ndarray, scores: np.ndarray) -> float:
+    """The mean precision at each image that has the class, from the highest score down.
+
+    Images with the same score count together. This is scikit-learn's `average_precision_score`,
+    without its checks, which take longer than the sum (the bootstrap asks many times).
+
+    Args:
+      has: bool (n,), one or more of them True.
+      scores: (n,).
+    """
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(has[order])
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # of equal scores
+    gained = np.diff(found[last], prepend=0)
+    return float((gained * found[last] / (last + 1)).sum() / found[-1])
+
+
+def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, ...]:
+    """The threshold of each class with the highest F1, halfway to the next answer below.
+
+    Of a class that no image has, or all have, 0.5.
+
+    Args:
+      labels: 0 or 1 (n, classes).
+      probabilities: (n, classes), for images that the network was not fitted to.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    chosen = []
+    for has, p in zip(labels.T > 0, probabilities.T.astype(np.float64), strict=True):
+        if has.all() or not has.any():
+            chosen.append(THRESHOLD)
+            continue
+        precision, recall, thresholds = precision_recall_curve(has, p)
+        f1 = 2 * precision * recall / np.maximum(precision + recall, _SMALLEST)
+        at = thresholds[int(f1[:-1].argmax())]
+        below = p[p < at]
+        chosen.append(float((at + below.max()) / 2 if below.size else at))
+    return tuple(chosen)
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """The mean of the values that are known; 0 of none."""
+    found = [value for value in values if value is not None]
+    return float(np.mean(found)) if found else 0.0

@@ -1,0 +1,130 @@
+"""`Problem`, what a head learns, and `Evaluation`, how well it has learnt it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from tljax.data.labels import Kind
+from tljax.runs.answers import Answers, Outputs
+
+Arrays = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model answers for the images of a source.
+
+    Attributes:
+      metrics: by name, as `Problem.metrics` lists them.
+      loss: mean loss; cross-entropy is in nats.
+      count: number of images.
+      class_counts: number of images of each class; of numbers empty.
+      by_class: metrics of each class, or of each number, by name; None for a class without images.
+      skipped: names of images that could not be read and are in none of these numbers.
+      tasks: the same for each of several tasks; empty if there is one.
+      answers: the answer for each image, if asked for.
+    """
+
+    metrics: Mapping[str, float]
+    loss: float
+    count: int
+    class_counts: tuple[int, ...] = ()
+    by_class: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ()
+    tasks: tuple["Evaluation", ...] = ()
+    answers: Answers | Outputs | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Of classes: the share of the images that are classified correctly, in [0, 1]."""
+        return self.metrics["accuracy"]
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Of classes: the mean recall of those that are present: rare ones count as much."""
+        return self.metrics["balanced_accuracy"]
+
+    def to_json(self, tasks: Iterable[str] = ()) -> dict[str, Any]:
+        """The numbers of a row of `metrics.jsonl`; of several `tasks`, by name, each one's too."""
+        fields: dict[str, Any] = {**self.metrics, "loss": self.loss}
+        if self.tasks:
+            parts = zip(tasks, self.tasks, strict=True)
+            fields["tasks"] = {name: part.to_json() for name, part in parts}
+        return fields
+
+
+class Problem(ABC):
+    """What a head learns from labels of one kind.
+
+    It is a hashable value: programs are compiled once for equal ones. What only the host needs,
+    such as the units of numbers, is no part of its equality.
+
+    Attributes:
+      kind: of the labels.
+      metrics: names of the metrics of an evaluation; by default the first one, of which more is
+        better, decides which weights are kept.
+      step_metrics: names of the metrics of a step.
+      needs_answers: whether metrics are made of the answers for all images, not of sums.
+    """
+
+    kind: ClassVar[Kind]
+    metrics: ClassVar[tuple[str, ...]]
+    step_metrics: ClassVar[tuple[str, ...]]
+    needs_answers: ClassVar[bool]
+
+    @abstractmethod
+    def targets(self, labels: np.ndarray) -> np.ndarray:
+        """Labels of a batch (n,) or (n, m) as the loss wants them; on the host."""
+
+    @abstractmethod
+    def loss_weights(self, class_weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """What each label of a batch counts in the loss, float32 (n,) or (n, m); on the host."""
+
+    @abstractmethod
+    def losses(
+        self, logits: jax.Array, targets: jax.Array, label_smoothing: float = 0.0
+    ) -> jax.Array:
+        """The loss of each image (n,), or of each image and output (n, m)."""
+
+    @abstractmethod
+    def of_step(self, logits: jax.Array, batch: Arrays) -> dict[str, jax.Array]:
+        """The `step_metrics` of a batch, which may be mixed."""
+
+    @abstractmethod
+    def answers(self, logits: jax.Array) -> Arrays:
+        """The answer for each image of a batch."""
+
+    def in_units(self, outputs: np.ndarray) -> np.ndarray:
+        """Outputs (n, m) of `answers` as people read them; on the host."""
+        return outputs
+
+    @abstractmethod
+    def judge(
+        self, logits: jax.Array, targets: jax.Array, mask: jax.Array
+    ) -> tuple[Arrays, Arrays]:
+        """(sums over the images with mask 1, their `answers`), of a batch of an evaluation."""
+
+    @abstractmethod
+    def evaluation(
+        self, sums: Arrays, answers: Arrays | None, labels: np.ndarray, images: np.ndarray
+    ) -> Evaluation:
+        """The evaluation, from the sums and answers of all batches; on the host.
+
+        Args:
+          sums: float64, added up.
+          answers: without padding; None: not asked for, where `needs_answers` is False.
+          labels: of the images that were answered, as the data gives them.
+          images: int (n,), their places in the source.
+        """
+
+    @abstractmethod
+    def goodness(self, answers: Any) -> np.ndarray:
+        """How good each answer is, (n,): 1 and 0 for right and wrong, or minus a loss."""
+
+    @abstractmethod
+    def naive(self, train_labels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Metrics on images with `labels` of the best constant answer on the training images."""
