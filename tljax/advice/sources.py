@@ -150,8 +150,9 @@ def load_network(candidate: Candidate, image_size: ImageSize | None = None) -> S
     head = variables["params"].get("head")
     size = parameter_count(variables["params"]) - parameter_count(head)
     workdir = source_workdir(init_from)
-    if workdir is not None and len(tasks_of(workdir)) > 1:
-        head = None  # one head for several tasks, whose classes exclude each other within a task
+    tasks = () if workdir is None else tasks_of(workdir)
+    if len(tasks) > 1 or any(task.kind != "classes" for task in tasks):
+        head = None  # whose classes do not exclude each other
     kept = None if head is None else (np.asarray(head["kernel"]), np.asarray(head["bias"]))
     return SourceNetwork(model, variables, preprocessing, size, kept)
 

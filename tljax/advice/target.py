@@ -16,6 +16,12 @@ def choose_images(dataset: Dataset, data: str, most: int, seed: int) -> Source:
       InputError: if there is one class only, a class has a single image, or `most` is too small
         for two images of each class.
     """
+    if dataset.kind != "classes":
+        raise InputError(
+            f"the labels of '{data}' are of the kind {dataset.kind}, but sources and scenarios are"
+            " compared on data of one class an image; run the scenarios themselves, with `tljax"
+            " sweep`"
+        )
     if len(dataset.parts) > 1:
         raise InputError(
             f"data is {data}, but one target is ranked for at a time; name one of them"

@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from tljax.commands.arguments import add_config, load_config
 from tljax.errors import printable
+from tljax.runs.scores import WORDS, score, score_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,24 +72,27 @@ def print_result(summary: dict[str, Any]) -> None:
     """
     console = Console(highlight=False, soft_wrap=True)
     _print_test(summary, console)
+    _print_outputs(summary, console)
     _print_if_not_better(summary, console)
     stages = summary.get("stages", [])
     for number, stage in enumerate(stages[:-1], 1):
-        accuracy = stage["val_accuracy"]
-        best = "" if accuracy is None else f": best validation accuracy {accuracy:.4f}"
+        reached = score(stage | {"score": score_of(summary)}, "val")
+        name = WORDS[score_of(summary)]
+        best = "" if reached is None else f": best validation {name} {reached:.4f}"
         console.print(f"stage {number} of {len(stages)}, {stage['steps']} steps{best}")
-    if "validated_by" in summary:
+    name, validated = WORDS[score_of(summary)], score(summary, "val")
+    if "validated_by" in summary and validated is not None:
         console.print(
-            f"accuracy {summary['val_accuracy']:.4f} on {summary['train_size']:,} training images"
+            f"{name} {validated:.4f} on {summary['train_size']:,} training images"
             f" out of fold (there are no validation images)"
         )
-    elif summary["val_accuracy"] is not None:
+    elif validated is not None:
         last = f"{stages[-1]['steps']} of the last stage" if stages else summary["steps"]
         where = f"at step {summary['best_step']} of {last}"
         if "wise_ft" in summary:
             where = f"at {summary['wise_ft']['alpha']:g} on the line from step 0 to step {last}"
         console.print(
-            f"best validation accuracy {summary['val_accuracy']:.4f} on {summary['val_size']:,}"
+            f"best validation {name} {validated:.4f} on {summary['val_size']:,}"
             f" images, {where}" + (" (stopped early)" if summary.get("stopped_early") else "")
         )
     console.print(
@@ -113,6 +117,20 @@ def _print_if_not_better(summary: dict[str, Any], console: Console) -> None:
                 f"[bold]the run does not beat the naive baseline[/]{escape(printable(where))}:"
                 f" {describe(found)}"
             )
+
+
+def _print_outputs(summary: dict[str, Any], console: Console) -> None:
+    """Prints the test metrics of several labels an image, or of numbers, with their intervals."""
+    if "test_intervals" not in summary:
+        return
+    for name, (low, high) in summary["test_intervals"].items():
+        console.print(
+            f"[bold]test {WORDS[name]} {summary[f'test_{name}']:.4f}[/] (95 % interval {low:.4f} to"
+            f" {high:.4f}; always the same answer: {summary[f'naive_{name}']:.4f})"
+        )
+    console.print(f"on {summary['test_size']:,} images")
+    if "thresholds" in summary:
+        console.print(f"thresholds of F1 chosen on {summary['thresholds_chosen_on']}")
 
 
 def _print_test(summary: dict[str, Any], console: Console) -> None:

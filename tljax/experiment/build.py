@@ -137,7 +137,23 @@ class Experiment:
         if workdir is not None and self.plan.init[-1] == "pretrained":
             trained = read_tasks(workdir, self.config.data) or self.tasks
             check_classes(self.class_names, joint_class_names(trained), self.config.data, workdir)
+            assert variables is not None
+            variables = self._kept_head(variables, trained, workdir)
         return variables
+
+    def _kept_head(self, variables: Tree, trained: Sequence[Task], workdir: Path) -> Tree:
+        """Variables whose head predicts what it did in the source, in this run's scale."""
+        own, source = self.tasks[0], trained[0]
+        if own.kind != source.kind:
+            raise InputError(
+                f"'{self.config.data}' has labels of the kind {own.kind}, but '{workdir}' was"
+                f" trained on the kind {source.kind}; set head_init to solved or zero"
+            )
+        if own.scale is None or source.scale is None:
+            return variables
+        params = variables["params"]
+        head = Scale(*source.scale).rescale(params["head"], to=Scale(*own.scale))
+        return {**variables, "params": {**params, "head": head}}
 
 
 def build(

@@ -131,6 +131,8 @@ def source_statistics(workdir: Path) -> tuple[SourceStatistics | None, str]:
 def _compute(trained: Trained) -> SourceStatistics:
     """Computes the statistics; InputError if the data is gone, or has changed."""
     exp, config = trained.experiment, trained.config
+    if trained.problem.kind != "classes":
+        raise InputError(f"'{trained.workdir}' was trained on labels without classes of their own")
     dataset = load_data(config, trained.splits)
     check_classes(dataset.class_names, exp.class_names, config.data, trained.workdir)
     images = _choose(without_missing(dataset.train))

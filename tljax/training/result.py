@@ -16,7 +16,7 @@ from tljax.runs.answers import ANSWERS_FILE, Outputs, pack_answers
 from tljax.runs.baseline import compare_result, compare_scores
 from tljax.runs.environment import versions
 from tljax.runs.resume import best_row
-from tljax.runs.scores import WORDS
+from tljax.runs.scores import WORDS, score_of
 from tljax.runs.workdir import write_atomically
 from tljax.training import train_state
 from tljax.training.loss.tasks import class_ranges
@@ -35,7 +35,6 @@ _OF_A_STAGE = (
     "plan",
     "steps",
     "best_step",
-    "val_accuracy",
     "examples_seen",
     "trainable_parameters",
     "restarted",
@@ -298,7 +297,8 @@ def _with_stage_before(before: Mapping[str, Any], own: Mapping[str, Any]) -> dic
     """
 
     def fields_of_stage(summary: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: summary[name] for name in _OF_A_STAGE if name in summary}
+        names = (*_OF_A_STAGE, "val_accuracy", f"val_{score_of(summary)}")
+        return {name: summary[name] for name in names if name in summary}
 
     whole = {
         **own,

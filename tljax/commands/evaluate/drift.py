@@ -86,6 +86,11 @@ def measure(
     for workdir in workdirs:
         name = experiment.task_for(workdir, data, data_dir) if task is None else task
         trained = experiment.read_workdir(workdir, name)
+        if refit and trained.problem.kind != "classes":
+            raise InputError(
+                f"--refit_head is for one class an image, but '{workdir}' was trained on labels of"
+                f" the kind {trained.problem.kind}; leave it out"
+            )
         shifted = experiment.evaluate_trained(trained, data, split, data_dir)
         dataset = experiment.same_classes(trained, data, data_dir)
         drifts.append(Drift(trained, shifted, refit_head(trained, dataset) if refit else None))

@@ -11,6 +11,8 @@ from tljax.errors import InputError
 from tljax.experiment import Trained
 from tljax.files import writable_file
 from tljax.models import lora, registry
+from tljax.runs.scores import WORDS
+from tljax.training.problems import Regression
 from tljax.weights import zoo
 from tljax.weights.export import family_of, save_exported
 from tljax.weights.loading import FORMAT
@@ -20,14 +22,6 @@ from tljax.weights.read import read_metadata
 _SUFFIX = ".safetensors"
 # Fields of a run's result that stand in the card.
 _TRAINING_ROWS = ("scenario", "train_size", "seed", "steps", "best_step", "examples_seen")
-_RESULT_ROWS = (
-    "val_accuracy",
-    "val_balanced_accuracy",
-    "test_accuracy",
-    "test_balanced_accuracy",
-    "test_loss",
-    "naive_accuracy",
-)
 
 
 def export_run(workdir: Path, format: str, output: Path, task: str | None = None) -> Written:
@@ -47,6 +41,9 @@ def export_run(workdir: Path, format: str, output: Path, task: str | None = None
     trained = experiment.read_workdir(workdir, task)
     exp, result = trained.experiment, trained.result
     model, variables = lora.merge_lora(exp.model, trained.variables)
+    if isinstance(trained.problem, Regression) and trained.problem.scale is not None:
+        head = trained.problem.scale.rescale(variables["params"]["head"], to=None)
+        variables = {**variables, "params": {**variables["params"], "head": head}}
     described = Export(
         trained.config.model,
         model,
@@ -61,7 +58,7 @@ def export_run(workdir: Path, format: str, output: Path, task: str | None = None
                     model.groups.names, exp.plan.init, exp.plan.lr_scale, strict=True
                 )
             },
-            "Results": {name: result[name] for name in _RESULT_ROWS if result.get(name) is not None}
+            "Results": _results(result)
             or {"none": "the run was not finished when these weights were exported"},
             "Source of the weights": _provenance(trained.config.init_from)
             if "pretrained" in exp.plan.init
@@ -104,6 +101,12 @@ def _save(described: Export, format: str, output: Path) -> Written:
     family = family_of(format, described.name, described.model)
     card = save_exported(described, format, output)
     return Written(output, len(described.weights.arrays), family.name, card)
+
+
+def _results(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the card's table of metrics; of numbers the outputs are in their units."""
+    metrics = [f"{split}_{name}" for name in WORDS for split in ("val", "test", "naive")]
+    return {name: result[name] for name in metrics if result.get(name) is not None}
 
 
 def _training(trained: Trained) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Numbers: squared, absolute or Huber error of standardised targets; R2, RMSE and MAE in units."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,22 @@ class Scale:
     def standardise(self, numbers: np.ndarray) -> np.ndarray:
         """Float32, (n, outputs): 0 is the mean, 1 a deviation above."""
         return ((numbers - np.array(self.mean)) / np.array(self.deviation)).astype(np.float32)
+
+    def rescale(self, head: Mapping[str, Any], to: "Scale | None") -> dict[str, np.ndarray]:
+        """A linear head that predicts the same numbers, with outputs of another scale.
+
+        Args:
+          head: `kernel` (d, outputs) and `bias` (outputs,), whose outputs are of this scale.
+          to: the other one; None: the outputs are the numbers themselves.
+        """
+        kernel, bias = (np.asarray(head[name]) for name in ("kernel", "bias"))
+        mean, deviation = (0.0, 1.0) if to is None else (np.array(to.mean), np.array(to.deviation))
+        share = np.array(self.deviation) / deviation
+        shift = (np.array(self.mean) - mean) / deviation
+        return {
+            "kernel": (kernel * share).astype(kernel.dtype),
+            "bias": (bias * share + shift).astype(bias.dtype),
+        }
 
     def to_units(self, outputs: np.ndarray) -> np.ndarray:
         """The inverse of `standardise`, float32 (n, outputs)."""
