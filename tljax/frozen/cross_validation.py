@@ -72,6 +72,26 @@ def choose(right: np.ndarray, weights: np.ndarray) -> int:
     return int(as_good[(len(as_good) - 1) // 3])
 
 
+def choose_by_loss(losses: np.ndarray, weights: np.ndarray) -> int:
+    """Chooses a strength among those whose loss is as low as the lowest, within the noise.
+
+    TODO
+
+    Args:
+      losses: (strengths, images), from the strongest.
+      weights: (images,), of which the sum is 1.
+
+    Returns:
+      The index of the strength.
+    """
+    best = int(np.argmin(losses @ weights))
+    above = losses - losses[best]
+    mean = above @ weights
+    noise = np.sqrt(np.square(above - mean[:, None]) @ np.square(weights))
+    as_good = np.flatnonzero(mean <= noise)
+    return int(as_good[(len(as_good) - 1) // 3])
+
+
 def within_noise(right: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Returns whether each row's accuracy is within one standard error of the best row's.
 
