@@ -79,7 +79,7 @@ def start(rows: Rows, labels: Labels, train: np.ndarray) -> State:
     total, number = positive + negative, (train > 0).sum(axis=(0, 1))[:, None]
     varies = (positive > 0) & (negative > 0)
     log_odds = np.log(np.where(varies, positive, 1)) - np.log(np.where(varies, negative, 1))
-    rarely = np.where(positive > 0, 1, -1) * np.log(2 * number + 1)
+    rarely = np.sign(positive - negative) * np.log(2 * number + 1)
     heads = np.zeros((*total.shape, rows.x.shape[-1]), np.float32)
     heads[..., -1] = np.where(varies, log_odds, rarely)
     curvature = positive * negative / np.where(varies, total, 1)
@@ -133,9 +133,7 @@ def _solver() -> Callable[..., Any]:
         curvature = jnp.maximum(begin.curvature, _LEAST_CURVATURE).reshape(-1, 1)
         scale = jax.lax.rsqrt(curvature * squares + penalty)
         shape = begin.varies.shape
-        evaluate = functools.partial(
-            _loss_and_gradient, (x, labels, train), begin.varies, penalty
-        )
+        evaluate = functools.partial(_loss_and_gradient, (x, labels, train), begin.varies, penalty)
         heads = begin.heads.reshape(-1, len(squares))
         heads, search = minimise(evaluate, heads, scale, tolerance, most)
         curvature, *judged = _judge((x, labels, train, held), begin.varies, heads)

@@ -39,9 +39,7 @@ def solve_logistic(problem: HeadProblem) -> SolvedHead:
     held = None if problem.folds is None else problem.held_out()
     problems = 1 if held is None else held.shape[1]
     parts = _parts(problem, problems)
-    rows = make_rows(
-        problem.x, problem.mean, problem.inverse, problems * max(map(len, parts))
-    )
+    rows = make_rows(problem.x, problem.mean, problem.inverse, problems * max(map(len, parts)))
     validation, out_of_fold, l2 = {}, None, problem.l2
     if held is None:
         assert l2 is not None
@@ -55,7 +53,9 @@ def solve_logistic(problem: HeadProblem) -> SolvedHead:
         _solve_part(problem, rows, part, begin, l2, copies)
         for part, begin in zip(parts, begins, strict=True)
     ]
-    heads, loss, gap, steps, probability = (np.concatenate(of, -1) for of in zip(*solved))
+    heads, loss, gap, steps, probability = (
+        np.concatenate(of, -1) for of in zip(*solved, strict=True)
+    )
     warn_unless_converged(gap.mean() <= CONVERGED, steps.max(), gap.mean(), l2)
     report = {
         "l2": l2,
@@ -145,9 +145,7 @@ def _choose_strength(
         state = _from(start(rows, labels, train), of_part[best])
         _, verdict = solve(rows, labels, train, judged, state, grid[best], **ROUGH)
         out_of_fold[:, part] = rows.join(verdict.probability)
-    table = [
-        {"l2": l2, "loss": float(loss)} for l2, loss in zip(grid, losses @ share, strict=True)
-    ]
+    table = [{"l2": l2, "loss": float(loss)} for l2, loss in zip(grid, losses @ share, strict=True)]
     found = {
         "loss": table[best]["loss"],
         "mean_average_precision": _mean_average_precision(problem.labels, out_of_fold),
@@ -179,7 +177,9 @@ def _mean_average_precision(labels: np.ndarray, probability: np.ndarray) -> floa
     from sklearn.metrics import average_precision_score
 
     present = np.flatnonzero(labels.any(axis=0))
-    return float(np.mean([average_precision_score(labels[:, c], probability[:, c]) for c in present]))
+    return float(
+        np.mean([average_precision_score(labels[:, c], probability[:, c]) for c in present])
+    )
 
 
 def _warn_of_constant_classes(problem: HeadProblem) -> None:
