@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from tljax.errors import InputError
-from tljax.frozen import softmax_regression
+from tljax.frozen import rows
 from tljax.frozen.cross_validation import assign_folds, choose
 from tljax.frozen.linear_head import solve_head
 
@@ -184,7 +184,7 @@ def test_a_class_without_images():
 def test_blocks_of_rows_are_one_sum(monkeypatch):
     x, labels = draw()
     whole = solve_head(x, labels, CLASSES)
-    monkeypatch.setattr(softmax_regression, "_BLOCK", 1300)  # 7 blocks, of which one is padded
+    monkeypatch.setattr(rows, "_BLOCK", 1300)  # 7 blocks, of which one is padded
     blocks = solve_head(x, labels, CLASSES)
     np.testing.assert_allclose(blocks.kernel, whole.kernel, atol=2e-3 * abs(whole.kernel).max())
     ours, theirs = (head.report["cross_validation"]["grid"] for head in (blocks, whole))
@@ -192,7 +192,7 @@ def test_blocks_of_rows_are_one_sum(monkeypatch):
 
 
 def test_very_wide_features_are_not_rotated(monkeypatch):
-    monkeypatch.setattr(softmax_regression, "_WIDEST", WIDTH - 1)
+    monkeypatch.setattr(rows, "_WIDEST", WIDTH - 1)
     x, labels = draw()
     head = solve_head(x, labels, CLASSES, l2=0.03)
     assert objective(x, labels, head, 0.03)[0] == pytest.approx(

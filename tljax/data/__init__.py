@@ -14,7 +14,7 @@ from tljax.data.datasets import absolute, load, may_have_moved, read_class_names
 from tljax.data.images import Unreadable, decode, skipped_message
 from tljax.data.joint import Task, joint_class_names
 from tljax.data.kept import Kept
-from tljax.data.labels import balanced_weights, kind_of, strata
+from tljax.data.labels import balanced_label_weights, balanced_weights, kind_of, strata
 from tljax.data.pipeline import ON_ERROR, eval_batches, train_batches
 from tljax.data.sources import (
     ArraySource,
@@ -41,6 +41,7 @@ __all__ = [
     "Unreadable",
     "absolute",
     "as_source",
+    "balanced_label_weights",
     "balanced_weights",
     "decode",
     "eval_batches",

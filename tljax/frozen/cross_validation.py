@@ -68,8 +68,33 @@ def choose(right: np.ndarray, weights: np.ndarray) -> int:
     accuracies = np.minimum(right @ weights, 1.0)  # rounding
     best = accuracies.max()
     noise = np.sqrt(best * (1 - best) * np.square(weights).sum())
-    as_good = np.flatnonzero(accuracies >= best - noise)
-    return int(as_good[(len(as_good) - 1) // 3])
+    return _rather_strong(accuracies >= best - noise)
+
+
+def choose_by_loss(losses: np.ndarray, weights: np.ndarray) -> int:
+    """Chooses a strength among those whose loss is as low as the lowest, within the noise.
+
+    The noise is one standard error of the difference, image by image: what is hard with one
+    strength is hard with the next, so the difference tells more than the losses by themselves. The
+    place among those as good is that of `choose`.
+
+    Args:
+      losses: (strengths, images), from the strongest.
+      weights: (images,), of which the sum is 1.
+
+    Returns:
+      The index of the strength.
+    """
+    above = losses - losses[np.argmin(losses @ weights)]
+    mean = above @ weights
+    noise = np.sqrt(np.square(above - mean[:, None]) @ np.square(weights))
+    return _rather_strong(mean <= noise)
+
+
+def _rather_strong(as_good: np.ndarray) -> int:
+    """The index a third of the way from the first to the last that is as good as the best."""
+    found = np.flatnonzero(as_good)
+    return int(found[(len(found) - 1) // 3])
 
 
 def within_noise(right: np.ndarray, weights: np.ndarray) -> np.ndarray:

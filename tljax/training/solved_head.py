@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tljax.data import balanced_weights, groups_of
+from tljax.data import balanced_label_weights, balanced_weights, groups_of, kind_of
+from tljax.errors import InputError
 from tljax.frozen.cache import Cache, CachedSource
 from tljax.frozen.linear_head import SolvedHead, solve_head
 from tljax.training.setup import Setup, new_variables
@@ -27,23 +28,34 @@ def solve(features: CachedSource, setup: Setup) -> SolvedHead:
       setup: of the run.
 
     Raises:
-      InputError: see `tljax.frozen.linear_head.solve_head`.
+      InputError: see `tljax.frozen.linear_head.solve_head`; or numbers are to be balanced.
     """
     options = setup.options
     labels = np.asarray(features.labels)
-    weights = None
-    if options.class_weights is not None:
-        weights = balanced_weights(setup.train.labels, setup.model.num_classes)[labels]
     return solve_head(
         np.asarray(features.features[features.rows], np.float32).reshape(len(labels), -1),
         labels,
         setup.model.num_classes,
         l2=options.l2,
-        weights=weights,
+        weights=None if options.class_weights is None else _balance(labels, setup),
         views=len(labels) // len(setup.train),
         seed=options.seed,
         groups=groups_of(setup.train),
     )
+
+
+def _balance(labels: np.ndarray, setup: Setup) -> np.ndarray:
+    """Balanced weights of rows or, of several labels, of row and class."""
+    kind, of_images = kind_of(labels), setup.train.labels
+    if kind == "regression":
+        raise InputError(
+            f"class_weights is {setup.options.class_weights}, but the labels are numbers, which"
+            " have no classes; leave class_weights out"
+        )
+    if kind == "classes":
+        return balanced_weights(of_images, setup.model.num_classes)[labels]
+    absent, present = balanced_label_weights(of_images)
+    return np.where(labels > 0, present, absent)
 
 
 def describe(report: Mapping[str, Any]) -> str:
@@ -52,10 +64,21 @@ def describe(report: Mapping[str, Any]) -> str:
     if (found := report.get("cross_validation")) is None:
         return l2
     repeats = f", {found['repeats']} times" if found["repeats"] > 1 else ""
+    if "accuracy" in found:
+        score = (
+            f"accuracy {found['accuracy']:.3f} out of fold (commonest class:"
+            f" {found['naive_accuracy']:.3f})"
+        )
+    elif "mean_average_precision" in found:
+        score = (
+            f"mean average precision {found['mean_average_precision']:.3f} out of fold (the same"
+            f" answer for every image: {found['naive_mean_average_precision']:.3f})"
+        )
+    else:
+        score = f"R2 {found['r2']:.3f} out of fold (the mean of the training images: 0)"
     return (
         f"{l2}, chosen among {len(found['grid'])} by {found['folds']}-fold cross-validation"
-        f"{repeats} of {found['images']} training images: accuracy {found['accuracy']:.3f}"
-        f" out of fold (commonest class: {found['naive_accuracy']:.3f})"
+        f"{repeats} of {found['images']} training images: {score}"
     )
 
 

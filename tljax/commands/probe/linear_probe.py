@@ -27,7 +27,7 @@ from tljax import experiment
 from tljax.commands.probe.features import compute_features
 from tljax.commands.probe.heads import list_settings, rank_heads, train_heads
 from tljax.commands.probe.solved import choose_features, describe_choice, solve_choices
-from tljax.data import Dataset, groups_of
+from tljax.data import Dataset, groups_of, kind_of
 from tljax.errors import InputError
 from tljax.experiment import Experiment
 from tljax.files import replacing
@@ -305,9 +305,20 @@ def _evaluate(exp: Experiment, chosen: _Chosen, features: CachedSource) -> Evalu
     )
 
 
+def check_kind(data: str, labels: np.ndarray) -> None:
+    """Raises InputError unless the labels of the data are one class an image."""
+    if (kind := kind_of(labels)) != "classes":
+        words = {"multi_label": "several labels an image", "regression": "numbers"}[kind]
+        raise InputError(
+            f"'{data}' has {words}, but a probe is for one class an image; use `tljax train` with"
+            " scenario feature_extraction, which solves a head for any labels"
+        )
+
+
 def _check(exp: Experiment, dataset: Dataset, weight_decays: Sequence[float]) -> None:
     """Raises InputError if the config changes its features, or sets what the heads do not use."""
     config, options = exp.config, exp.options
+    check_kind(config.data, dataset.train.labels)
     for name, wanted in (
         ("scenario", "feature_extraction"),
         ("augment", "none"),

@@ -1,6 +1,10 @@
 """What the labels of a data set are: one class an image, several, or numbers; and their balance."""
 
-from tljax.data.labels.balance import BalancedOrder, balanced_weights
+from tljax.data.labels.balance import (
+    BalancedOrder,
+    balanced_label_weights,
+    balanced_weights,
+)
 from tljax.data.labels.kinds import KINDS, Kind, as_labels, batch_of, kind_of, label_at, strata
 
 __all__ = [
@@ -8,6 +12,7 @@ __all__ = [
     "BalancedOrder",
     "Kind",
     "as_labels",
+    "balanced_label_weights",
     "balanced_weights",
     "batch_of",
     "kind_of",

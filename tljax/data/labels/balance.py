@@ -25,6 +25,26 @@ def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return weights
 
 
+def balanced_label_weights(labels: np.ndarray) -> np.ndarray:
+    """Returns weights of not having a label and of having it, which count as much in sum.
+
+    As `balanced_weights` of each label by itself: n / (2 * count), of which the mean over the
+    images is 1. Where all images have a label, or none, the side that exists has the weight 1.
+
+    Args:
+      labels: uint8 (n, classes), 0 or 1, of the training images.
+
+    Returns:
+      float32 (2, classes), of 0 and of 1; 0 for a side without images.
+    """
+    having = labels.sum(axis=0, dtype=np.int64)
+    counts = np.stack([len(labels) - having, having])
+    sides = (counts > 0).sum(axis=0) * counts
+    return np.divide(len(labels), sides, out=np.zeros(counts.shape), where=counts > 0).astype(
+        np.float32
+    )
+
+
 class BalancedOrder:
     """An endless sequence of images in which every class occurs equally often.
 
