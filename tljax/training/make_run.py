@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from tljax.data import Preprocessing, Source, balanced_weights, fixed_views, train_batches
+from tljax.data import Preprocessing, Source, fixed_views, train_batches
 from tljax.data.pipeline import TrainBatches
 from tljax.data.sources import weights_of
 from tljax.devices import processes, sharding
@@ -278,7 +278,7 @@ def _weights_of_batch(setup: Setup) -> dict[str, tuple[int, ...]]:
 def _class_weights(setup: Setup) -> np.ndarray | None:
     if setup.options.class_weights is None:
         return None
-    return balanced_weights(setup.train.labels, setup.model.num_classes)
+    return setup.problem.balanced_weights(setup.train.labels, setup.model.num_classes)
 
 
 def _observer(

@@ -230,7 +230,11 @@ def _validated_out_of_fold(report: Mapping[str, Any]) -> dict[str, Any]:
     """The validation of a solved head that has no validation images: its cross-validation."""
     if (found := report.get("cross_validation")) is None:
         return {}
-    known = {f"val_{name}": found[name] for name in WORDS if name in found and name != "loss"}
+    known = {
+        f"val_{name}": found[name]
+        for name in WORDS
+        if name != "loss" and isinstance(found.get(name), float)
+    }
     return {**known, "validated_by": "cross-validation"}
 
 

@@ -618,8 +618,6 @@ def prepared(
       problem: what the head learns.
       class_weights: see `Tools`.
     """
-    if class_weights is not None:
-        of_labels = problem.loss_weights(class_weights, batch["label"])
-        of_images = batch.get("weight", np.ones(len(of_labels), np.float32))
-        batch["weight"] = of_labels * of_images.reshape(-1, *[1] * (of_labels.ndim - 1))
-    return {**batch, "label": problem.targets(batch["label"])}
+    weights = problem.weights(batch["label"], class_weights, batch.get("weight"))
+    weighted = batch if weights is None else {**batch, "weight": weights}
+    return {**weighted, "label": problem.targets(batch["label"])}

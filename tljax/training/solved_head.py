@@ -5,15 +5,16 @@ With `optimizer=lbfgs` the solved head is the result of the run, which is one st
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tljax.data import balanced_label_weights, balanced_weights, groups_of, kind_of
-from tljax.errors import InputError
+from tljax.data import groups_of
 from tljax.frozen.cache import Cache, CachedSource
 from tljax.frozen.linear_head import SolvedHead, solve_head
+from tljax.training.problems.multi_label import choose_thresholds
 from tljax.training.setup import Setup, new_variables
 from tljax.transfer.partition import Tree
 
@@ -28,34 +29,27 @@ def solve(features: CachedSource, setup: Setup) -> SolvedHead:
       setup: of the run.
 
     Raises:
-      InputError: see `tljax.frozen.linear_head.solve_head`; or numbers are to be balanced.
+      InputError: see `tljax.frozen.linear_head.solve_head`.
     """
-    options = setup.options
+    options, problem = setup.options, setup.problem
     labels = np.asarray(features.labels)
-    return solve_head(
+    class_weights = None
+    if options.class_weights is not None:
+        class_weights = problem.balanced_weights(setup.train.labels, setup.model.num_classes)
+    solved = solve_head(
         np.asarray(features.features[features.rows], np.float32).reshape(len(labels), -1),
         labels,
         setup.model.num_classes,
         l2=options.l2,
-        weights=None if options.class_weights is None else _balance(labels, setup),
+        weights=problem.weights(labels, class_weights, features.weights),
         views=len(labels) // len(setup.train),
         seed=options.seed,
         groups=groups_of(setup.train),
     )
-
-
-def _balance(labels: np.ndarray, setup: Setup) -> np.ndarray:
-    """Balanced weights of rows or, of several labels, of row and class."""
-    kind, of_images = kind_of(labels), setup.train.labels
-    if kind == "regression":
-        raise InputError(
-            f"class_weights is {setup.options.class_weights}, but the labels are numbers, which"
-            " have no classes; leave class_weights out"
-        )
-    if kind == "classes":
-        return balanced_weights(of_images, setup.model.num_classes)[labels]
-    absent, present = balanced_label_weights(of_images)
-    return np.where(labels > 0, present, absent)
+    if problem.kind != "multi_label" or solved.out_of_fold is None:
+        return solved
+    thresholds = choose_thresholds(labels, solved.out_of_fold)
+    return replace(solved, report={**solved.report, "thresholds": list(thresholds)})
 
 
 def describe(report: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tljax import experiment
-from tljax.data import balanced_weights, train_batches
+from tljax.data import train_batches
 from tljax.data.pipeline import Batch
 from tljax.devices import sharding
 from tljax.errors import InputError
@@ -212,7 +212,7 @@ def _read_batches(
     )
     class_weights: np.ndarray | None = None
     if options.class_weights is not None:
-        class_weights = balanced_weights(setup.train.labels, exp.model.num_classes)
+        class_weights = setup.problem.balanced_weights(setup.train.labels, exp.model.num_classes)
     with closing(batches):
         for batch in batches:
             yield prepared(batch, setup.problem, class_weights)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tljax.data.labels import Kind
+from tljax.data.labels import Kind, balanced_weights
 from tljax.runs.answers import Answers, Outputs
 from tljax.training.loss.tasks import class_ranges, mask_other_tasks, own_classes
 from tljax.training.problems.problem import Arrays, Evaluation, Problem
@@ -34,7 +34,11 @@ class Classification(Problem):
     def targets(self, labels: np.ndarray) -> np.ndarray:
         return labels
 
-    def loss_weights(self, class_weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def balanced_weights(self, train_labels: np.ndarray, outputs: int) -> np.ndarray:
+        """Float32 (classes,), see `tljax.data.labels.balanced_weights`."""
+        return balanced_weights(train_labels, outputs)
+
+    def label_weights(self, class_weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
         weights: np.ndarray = class_weights[labels]
         return weights
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tljax.data.labels import Kind
+from tljax.data.labels import Kind, balanced_label_weights
 from tljax.runs.answers import Answers, Outputs
 from tljax.training.problems.problem import Arrays, Evaluation, Problem
 
@@ -39,7 +39,11 @@ class MultiLabel(Problem):
     def targets(self, labels: np.ndarray) -> np.ndarray:
         return labels
 
-    def loss_weights(self, class_weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    def balanced_weights(self, train_labels: np.ndarray, outputs: int) -> np.ndarray:
+        """Float32 (2, classes), see `tljax.data.labels.balanced_label_weights`."""
+        return balanced_label_weights(train_labels)
+
+    def label_weights(self, class_weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
         absent, present = class_weights
         return np.where(labels > 0, present, absent).astype(np.float32)
 

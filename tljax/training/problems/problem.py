@@ -80,9 +80,33 @@ class Problem(ABC):
     def targets(self, labels: np.ndarray) -> np.ndarray:
         """Labels of a batch (n,) or (n, m) as the loss wants them; on the host."""
 
-    @abstractmethod
-    def loss_weights(self, class_weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """What each label of a batch counts in the loss, float32 (n,) or (n, m); on the host."""
+    def balanced_weights(self, train_labels: np.ndarray, outputs: int) -> np.ndarray:
+        """What classes count in the loss, so that rare ones count as much; see `label_weights`."""
+        raise TypeError(f"labels of the kind {self.kind} have no classes")
+
+    def label_weights(self, class_weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """What each label counts by `balanced_weights`, float32 (n,) or (n, m)."""
+        raise TypeError(f"labels of the kind {self.kind} have no classes")
+
+    def weights(
+        self,
+        labels: np.ndarray,
+        class_weights: np.ndarray | None,
+        image_weights: np.ndarray | None,
+    ) -> np.ndarray | None:
+        """What each image (n,), or each label of it (n, m), counts in the loss; None: the same.
+
+        Args:
+          labels: (n,) or (n, m), as the data gives them.
+          class_weights: of `balanced_weights`; None: classes count the same.
+          image_weights: (n,); None: images count the same.
+        """
+        if class_weights is None:
+            return image_weights
+        of_labels = self.label_weights(class_weights, labels)
+        if image_weights is None:
+            return of_labels
+        return of_labels * image_weights.reshape(-1, *[1] * (of_labels.ndim - 1))
 
     @abstractmethod
     def losses(

@@ -80,9 +80,6 @@ class Regression(Problem):
     def targets(self, labels: np.ndarray) -> np.ndarray:
         return self._scale.standardise(labels)
 
-    def loss_weights(self, class_weights: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        raise TypeError("numbers have no class weights")
-
     def losses(
         self, logits: jax.Array, targets: jax.Array, label_smoothing: float = 0.0
     ) -> jax.Array:
