@@ -103,3 +103,16 @@ def strata(labels: np.ndarray) -> np.ndarray:
     first = labels[:, 0]
     edges = np.unique(np.quantile(first, np.linspace(0, 1, _PARTS + 1)[1:-1]))
     return np.searchsorted(edges, first, side="right").astype(np.int64)
+
+
+def constant_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds which of several labels tell no image from another.
+
+    Args:
+      labels: uint8 (n, classes), 0 or 1.
+
+    Returns:
+      (never, always): the numbers of the labels that no image has, and of those that all have.
+    """
+    counts = labels.sum(axis=0, dtype=np.int64)
+    return np.flatnonzero(counts == 0), np.flatnonzero(counts == len(labels))
