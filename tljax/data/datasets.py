@@ -324,8 +324,8 @@ def _warn_of_constant_labels(dataset: Dataset, name: str) -> None:
         if len(numbers):
             found = shortened([dataset.class_names[number] for number in numbers])
             warn_once(
-                f"{len(numbers):,} of the {dataset.num_classes:,} labels of {printable(name)} cannot"
-                f" be learned, as {which} them: {found}"
+                f"{len(numbers):,} of the {dataset.num_classes:,} labels of {printable(name)}"
+                f" cannot be learned, as {which} them: {found}"
             )
 
 

@@ -96,6 +96,8 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, number: int, seed: int
             f"there are {found} groups of images, too few for {number} parts of which each holds"
             " whole groups; add images of further groups"
         )
+    if np.bincount(labels).max() < number:  # no class could be spread over the folds
+        labels = np.zeros_like(labels)
     folds = np.empty(len(labels), np.int64)
     splitter = StratifiedGroupKFold(number, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # of classes with fewer images than folds

@@ -3,6 +3,7 @@
 The hub keeps data of other forms as Parquet, too, on the branch `refs/convert/parquet`.
 """
 
+import contextlib
 import errno
 import re
 from collections.abc import Sequence
@@ -106,6 +107,7 @@ def _list(repository: Repository) -> list[str]:
                 local_files_only=True,
             )
             return list_below(Path(folder), (".parquet",))
+        _ask(repository)
         return huggingface_hub.HfApi().list_repo_files(
             repository.name, repo_type="dataset", revision=repository.revision
         )
@@ -114,6 +116,18 @@ def _list(repository: Repository) -> list[str]:
         if repository.revision == _CONVERTED and (absent or offline_variable()):
             return []
         raise _error(repository, error) from error
+
+
+def _ask(repository: Repository) -> None:
+    """Asks for a file that all data sets have: it fails at once, where others retry and log."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    url = huggingface_hub.hf_hub_url(
+        repository.name, ".gitattributes", repo_type="dataset", revision=repository.revision
+    )
+    with contextlib.suppress(errors.EntryNotFoundError):
+        huggingface_hub.get_hf_file_metadata(url)
 
 
 def _error(repository: Repository, error: Exception) -> InputError:

@@ -112,6 +112,8 @@ def _of_config(spec: Spec, names: Sequence[str]) -> list[str]:
         is_config = slash and first != "data" and (name.count("/") > 1 or split_of(first) is None)
         configs.setdefault(first if is_config else "", []).append(name)
     if spec.config is not None:
+        if set(configs) == {""}:
+            raise InputError(f"{spec} has no configurations; leave config={spec.config} out")
         check_known(f"configuration of {spec}", spec.config, filter(None, configs))
         return configs[spec.config]
     if len(configs) > 1:
