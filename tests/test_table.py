@@ -29,17 +29,6 @@ from tljax.training.setup import Setup
 CONFIG = ["--config.steps=2", "--config.batch_size=8", "--config.model=resnet10_32"]
 
 
-@pytest.fixture
-def photos(tmp_path):
-    """40 images: of ten animals four each, of two classes."""
-    rng = np.random.default_rng(0)
-    (tmp_path / "images").mkdir()
-    for number in range(40):
-        pixels = rng.integers(0, 200, (24, 20, 3)) + 50 * (number // 4 % 2)
-        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / f"{number}.png")
-    return tmp_path
-
-
 def rows_of(split=None, group=False):
     for number in range(40):
         row = {"path": f"images/{number}.png", "label": ("cat", "dog")[number // 4 % 2]}

@@ -126,7 +126,7 @@ def read_table(
     names = [image.name for image in images]
     named = splits if all(splits) else None
     return Table(
-        spec.file, chosen, cells, images, names, places, named, class_names, spec.separator
+        spec.place, chosen, cells, images, names, places, named, class_names, spec.separator
     )
 
 
@@ -191,7 +191,7 @@ def _images(spec: Spec, file: _File, column: str, shards: Sequence[Shard]) -> li
             "" if path is None else str(path).strip() for path in file.columns([column])[column]
         ]
     return [
-        image_at(folder, one, f"{place} of {spec.file}") if isinstance(one, str) else one
+        image_at(folder, one, f"{place} of {spec.place}") if isinstance(one, str) else one
         for one, place in zip(stored, _places(file, len(stored), shards), strict=True)
     ]
 
@@ -222,7 +222,7 @@ def _check_types(spec: Spec, files: Sequence[_File], chosen: Chosen) -> None:
         is_text = types.is_string(kind) or types.is_large_string(kind)
         if not (is_text or _holds_images(kind)):
             raise InputError(
-                f"the column '{chosen.path}' of {spec.target} is of the type {kind}, but paths or"
+                f"the column '{chosen.path}' of {spec.place} is of the type {kind}, but paths or"
                 " the bytes of image files are wanted; name the images' column with ?image=COLUMN"
             )
 

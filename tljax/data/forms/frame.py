@@ -41,6 +41,13 @@ def read_frame(
     column_of = {str(name).strip(): name for name in header}
     cells = {name: _values(table, column_of[name]) for name in chosen.cells}
     values = _values(table, column_of[chosen.path])
+    count = max(len(values), *map(len, cells.values()))
+    for name, column in {chosen.path: values, **cells}.items():
+        if len(column) < count:
+            raise InputError(
+                f"row {len(column) + 1} is missing in the column '{name}' of {_NAME}; pass columns"
+                " of one length"
+            )
     places = [f"row {row}" for row in range(1, len(values) + 1)]
     images = [
         _image(value, Path(folder), f"{place} of {_NAME}")
@@ -50,7 +57,7 @@ def read_frame(
         image.name if isinstance(image, Content) else str(value)
         for image, value in zip(images, values, strict=True)
     ]
-    found = Table(Path(_NAME), chosen, cells, images, named, places, separator=separator)
+    found = Table(_NAME, chosen, cells, images, named, places, separator=separator)
     return dataset_of(list_rows(found), _NAME, deep_images)
 
 

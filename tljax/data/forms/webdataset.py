@@ -66,7 +66,7 @@ def read(spec: Spec) -> Table:
     images: list[ImageFile] = [_image(spec, sample, image) for _, sample in samples]
     splits = [shard.split or "" for shard, _ in samples]
     return Table(
-        spec.file,
+        spec.place,
         chosen,
         cells,
         images,

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from tljax.data.packed import ImageFile
@@ -42,7 +41,7 @@ class Table:
     """The used cells of a table, in lists with one element for each row.
 
     Attributes:
-      file: As errors name the table.
+      place: As errors name the table.
       chosen: Its columns.
       cells: By column: texts, or the values of a typed table.
       images: The images.
@@ -53,7 +52,7 @@ class Table:
       separator: Between the labels in a cell, if it was said.
     """
 
-    file: Path
+    place: str
     chosen: Chosen
     cells: dict[str, list[Any]]
     images: list[ImageFile]
@@ -117,7 +116,7 @@ def _named(spec: Spec, column: str, header: Sequence[str]) -> str | None:
 def _check(spec: Spec, name: str, header: Sequence[str]) -> str:
     if name not in header:
         raise InputError(
-            f"{spec.target} has no column '{name}'{did_you_mean(name, header)}; its header is"
+            f"{spec.place} has no column '{name}'{did_you_mean(name, header)}; its header is"
             f" {printable(', '.join(header))}"
         )
     return header[_only_place(spec, name, header)]
@@ -138,7 +137,7 @@ def _missing(spec: Spec, column: str, header: Sequence[str]) -> InputError:
     others = "" if column == "path" else " (or labels= for several labels, numbers= for numbers)"
     without = ", or ?columns=path+label if it has no header" if spec.scheme == "csv" else ""
     return InputError(
-        f"no column of {spec.target} is the {choice}: its header is"
+        f"no column of {spec.place} is the {choice}: its header is"
         f" {printable(', '.join(header))}; write {spec}?{choice}=COLUMN{others}{without}"
     )
 
@@ -146,7 +145,7 @@ def _missing(spec: Spec, column: str, header: Sequence[str]) -> InputError:
 def _only_place(spec: Spec, name: str, header: Sequence[str]) -> int:
     if header.count(name) > 1:
         raise InputError(
-            f"the header of {spec.target} has '{printable(name)}' {header.count(name)} times;"
+            f"the header of {spec.place} has '{printable(name)}' {header.count(name)} times;"
             " rename the columns that are not meant"
         )
     return header.index(name)

@@ -47,7 +47,7 @@ def read(spec: Spec) -> Table:
         image_at(spec.file.parent, path, f"{place} of {spec.file}")
         for path, place in zip(paths, places, strict=True)
     ]
-    return Table(spec.file, chosen, dict(cells), images, paths, places, separator=spec.separator)
+    return Table(spec.place, chosen, dict(cells), images, paths, places, separator=spec.separator)
 
 
 def image_at(folder: Path, path: str, place: str) -> ImageFile:

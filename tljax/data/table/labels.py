@@ -142,7 +142,7 @@ def _classes(table: Table) -> Labels:
     known = (table.class_names or {}).get(column)
     values: list[Label] = []
     for value, place in zip(table.cells[column], table.places, strict=True):
-        where = f"{place} of {table.file}"
+        where = f"{place} of {table.place}"
         label = text_of(value, where) if known is None else _known(value, known, where)
         if not label:
             raise InputError(f"{where} has no label; fill it or remove it")
@@ -150,7 +150,7 @@ def _classes(table: Table) -> Labels:
     labels = {str(label) for label in values}
     if len(labels) > _FEW and all(_has_decimals(label) for label in labels):
         raise InputError(
-            f"the labels of {table.file} are {len(labels):,} numbers with decimals, e.g."
+            f"the labels of {table.place} are {len(labels):,} numbers with decimals, e.g."
             f" {min(labels)}, but names of classes are wanted; name the label's column with"
             f" ?label=COLUMN, or predict the numbers with ?numbers={printable(column)}"
         )
@@ -181,7 +181,7 @@ def _separated(table: Table) -> Labels:
     """Labels in one cell, with a separator between them; in an empty cell there are none."""
     column = table.chosen.targets[0]
     cells = [
-        text_of(value, f"{place} of {table.file}")
+        text_of(value, f"{place} of {table.place}")
         for value, place in zip(table.cells[column], table.places, strict=True)
     ]
     separator = table.separator or _guess(table, column, cells)
@@ -196,7 +196,7 @@ def _separated(table: Table) -> Labels:
 def _guess(table: Table, column: str, cells: Sequence[str]) -> str | None:
     """The separator that occurs; None if there is none, and each cell is one label."""
     found = [sign for sign in _GUESSED if any(sign in cell for cell in cells)]
-    where = f"the column '{printable(column)}' of {printable(table.file)}"
+    where = f"the column '{printable(column)}' of {printable(table.place)}"
     if len(found) > 1:
         raise InputError(
             f"both '{found[0]}' and '{found[1]}' occur in {where}; say which of them separates the"
@@ -224,7 +224,7 @@ def _lists(table: Table) -> Labels:
         return _several(table, flags, names)
     values = []
     for cell, place in zip(cells, table.places, strict=True):
-        where = f"{place} of {table.file}"
+        where = f"{place} of {table.place}"
         labels = [text_of(v, where) if known is None else _known(v, known, where) for v in cell]
         values.append(frozenset(filter(None, labels)))
     return _several(table, values, known)
@@ -251,12 +251,12 @@ def _flags(table: Table) -> Labels:
     for column in targets:
         flags = []
         for value, place in zip(table.cells[column], table.places, strict=True):
-            text = text_of(value, f"{place} of {table.file}")
+            text = text_of(value, f"{place} of {table.place}")
             flag = _FLAGS.get(text.lower())
             if flag is None:
                 raise InputError(
-                    f"{place} of {table.file} has '{printable(text)}' in '{printable(column)}', but"
-                    " 0 or 1 is expected of a column for one label; fix it or remove the row"
+                    f"{place} of {table.place} has '{printable(text)}' in '{printable(column)}',"
+                    " but 0 or 1 is expected of a column for one label; fix it or remove the row"
                 )
             flags.append(flag)
         columns.append(flags)
@@ -272,7 +272,7 @@ def _flags(table: Table) -> Labels:
 def _several(table: Table, values: list[frozenset[str]], names: tuple[str, ...] | None) -> Labels:
     if not any(values):
         raise InputError(
-            f"no image of {table.file} has a label in {shortened(table.chosen.targets)}; name the"
+            f"no image of {table.place} has a label in {shortened(table.chosen.targets)}; name the"
             " columns of labels with ?labels=COLUMN"
         )
     return Labels("multi_label", list(values), names or in_order(set().union(*values)))
@@ -284,14 +284,14 @@ def _numbers(table: Table, lists: bool) -> Labels:
     if lists and len(targets) == 1:
         columns = _columns_of_lists(table, targets[0])
     elif any(_is_list(cells) for cells in columns.values()):
-        raise InputError(f"numbers= of {table.file} names a column of lists; name it alone")
+        raise InputError(f"numbers= of {table.place} names a column of lists; name it alone")
     found = []
     for name, cells in columns.items():
         numbers = [number_of(cell) for cell in cells]
         wrong = [row for row, number in enumerate(numbers) if number is None]
         if wrong:
             raise InputError(
-                f"{len(wrong):,} of the {len(cells):,} rows of {table.file} have no finite number"
+                f"{len(wrong):,} of the {len(cells):,} rows of {table.place} have no finite number"
                 f" in '{printable(name)}', e.g. '{printable(cells[wrong[0]])}' in"
                 f" {table.places[wrong[0]]}; fill them or remove the rows"
             )
@@ -307,7 +307,7 @@ def _columns_of_lists(table: Table, column: str) -> dict[str, list[Any]]:
     for length, place in zip(lengths, table.places, strict=True):
         if length != lengths[0] or length < 1:
             raise InputError(
-                f"{place} of {table.file} has a list of {max(length, 0)} numbers in"
+                f"{place} of {table.place} has a list of {max(length, 0)} numbers in"
                 f" '{printable(column)}', but the first has {max(lengths[0], 0)}; name a column"
                 " with as many numbers for each image"
             )

@@ -88,12 +88,12 @@ def dataset_of(found: Listed, name: str, deep_images: str) -> Dataset:
 
     given = {row.split for row in found.rows}
     if "val" in given and "train" not in given:
-        raise InputError(f"{found.file} has validation images, but none for training; add some")
+        raise InputError(f"{found.place} has validation images, but none for training; add some")
     train: Source = source(None if given == {None} else "train")
     val = source("val") if "val" in given else None
     test: Source | None = source("test") if "test" in given else None
     if test is None and len(train):
-        train, test = split_off_test(train, found.file, "images of the split test")
+        train, test = split_off_test(train, found.place, "images of the split test")
     return Dataset(name, found.names, train, val, test)
 
 
@@ -112,7 +112,6 @@ def weights_of_rows(rows: Sequence[Row]) -> np.ndarray | None:
 def check_place(text: str, scheme: str) -> None:
     """Raises InputError if the file or folder that a table is in does not exist."""
     spec = parse_spec(text, scheme)
-    if "://" in spec.target or spec.target.startswith("//") or any(s in spec.target for s in "*{["):
-        return
-    if not os.path.exists(spec.file):
+    is_pattern = any(sign in spec.target for sign in "*{[")
+    if spec.place == str(spec.file) and not is_pattern and not os.path.exists(spec.file):
         raise InputError(f"the table {spec.file} does not exist; check the path")

@@ -43,13 +43,13 @@ class Listed(NamedTuple):
     """The images of a table.
 
     Attributes:
-      file: The table.
+      place: Of the table, as errors name it.
       kind: Of its labels.
       names: Of the classes, labels or numbers, in their order.
       rows: One for each image.
     """
 
-    file: Path
+    place: str
     kind: Kind
     names: tuple[str, ...]
     rows: list[Row]
@@ -66,9 +66,9 @@ def list_rows(table: Table) -> Listed:
         one image two labels, splits, groups or weights, or has a group in two splits; there is
         nothing to learn; or a class has no training image.
     """
-    file = table.file
+    place = table.place
     if not table.places:
-        raise InputError(f"{file} has no rows; add a row for each image")
+        raise InputError(f"{place} has no rows; add a row for each image")
     splits = _splits(table)
     groups = _texts(table, "group", table.chosen.group)
     weights = _weights(table)
@@ -77,13 +77,13 @@ def list_rows(table: Table) -> Listed:
     optional = zip(splits or absent, groups or absent, weights or absent, strict=True)
     images = zip(table.images, table.names, values, optional, table.places, strict=True)
     rows = [Row(image, name, label, *others, place) for image, name, label, others, place in images]
-    rows = _without_repeated(file, rows)
-    _check_files(file, rows)
-    _check_groups(file, rows)
-    names = known or _names_of_classes(rows, file)
+    rows = _without_repeated(place, rows)
+    _check_files(place, rows)
+    _check_groups(place, rows)
+    names = known or _names_of_classes(rows, place)
     if kind == "regression":
-        _check_spread(rows, names, file)
-    return Listed(file, kind, names, rows)
+        _check_spread(rows, names, place)
+    return Listed(place, kind, names, rows)
 
 
 def _texts(table: Table, what: str, column: str | None) -> list[str] | None:
@@ -91,7 +91,7 @@ def _texts(table: Table, what: str, column: str | None) -> list[str] | None:
         return None
     found = []
     for value, place in zip(table.cells[column], table.places, strict=True):
-        where = f"{place} of {table.file}"
+        where = f"{place} of {table.place}"
         text = text_of(value, where)
         if not text:
             raise InputError(f"{where} has no {what}; fill it or remove it")
@@ -109,7 +109,7 @@ def _splits(table: Table) -> list[str] | None:
         split = known[text]
         if split is None:
             raise InputError(
-                f"{place} of {table.file} has the split '{printable(text)}'; write train, val or"
+                f"{place} of {table.place} has the split '{printable(text)}'; write train, val or"
                 " test"
             )
         found.append(split)
@@ -125,18 +125,18 @@ def _weights(table: Table) -> list[float] | None:
         weight = number_of(value)
         if weight is None or weight <= 0:
             raise InputError(
-                f"{place} of {table.file} has the weight '{printable(value)}', but a positive,"
+                f"{place} of {table.place} has the weight '{printable(value)}', but a positive,"
                 " finite number is expected; fix it or remove the row"
             )
         found.append(weight)
     warn_once(
-        f"the images of {printable(table.file)} count in the loss as its column"
+        f"the images of {printable(table.place)} count in the loss as its column"
         f" '{printable(column)}' says, from {min(found):g} to {max(found):g}"
     )
     return found
 
 
-def _without_repeated(file: Path, rows: Sequence[Row]) -> list[Row]:
+def _without_repeated(place: str, rows: Sequence[Row]) -> list[Row]:
     """The first row of each image; InputError if another one contradicts it."""
     folder = functools.cache(os.path.realpath)  # asked once a folder: images are many
     first: dict[object, Row] = {}
@@ -146,37 +146,37 @@ def _without_repeated(file: Path, rows: Sequence[Row]) -> list[Row]:
             image = os.path.join(folder(row.file.parent), row.file.name)
         before = first.setdefault(image, row)
         if before is not row:
-            _check_same(file, before, row)
+            _check_same(place, before, row)
     if repeated := len(rows) - len(first):
         kept = {id(row) for row in first.values()}
         names = [row.name for row in rows if id(row) not in kept]
         warn_once(
-            f"{repeated:,} rows of {printable(file)} repeat another row and are left out:"
+            f"{repeated:,} rows of {printable(place)} repeat another row and are left out:"
             f" {shortened(names)}"
         )
     return list(first.values())
 
 
-def _check_same(file: Path, before: Row, row: Row) -> None:
+def _check_same(place: str, before: Row, row: Row) -> None:
     shown_as: dict[str, Callable] = {"label": shown, "split": str, "group": str, "weight": str}
     for column, show in shown_as.items():
         values = [getattr(one, column) for one in (before, row)]
         if values[0] != values[1]:
             first, second = (printable(show(value)) for value in values)
             raise InputError(
-                f"'{printable(row.name)}' has two {column}s in {file}: '{first}' in"
+                f"'{printable(row.name)}' has two {column}s in {place}: '{first}' in"
                 f" {before.place}, '{second}' in {row.place}; keep one"
             )
 
 
-def _check_files(file: Path, rows: Sequence[Row]) -> None:
+def _check_files(place: str, rows: Sequence[Row]) -> None:
     missing = [
         row for row in rows if isinstance(row.file, Path) and not os.path.isfile(row.file)
     ]  # os.path: whatever the name is like
     if missing:
         first = missing[0]
         raise InputError(
-            f"{len(missing):,} of the {len(rows):,} images in {file} do not exist, e.g."
+            f"{len(missing):,} of the {len(rows):,} images in {place} do not exist, e.g."
             f" '{printable(first.name)}' in {first.place}; {_remedy(first)}"
         )
 
@@ -189,15 +189,15 @@ def _remedy(missing: Row) -> str:
     return "paths are relative to the folder of the table"
 
 
-def _check_groups(file: Path, rows: Sequence[Row]) -> None:
+def _check_groups(place: str, rows: Sequence[Row]) -> None:
     first: dict[str, Row] = {}
     for row in rows:
         if row.group is not None and row.split is not None:
             before = first.setdefault(row.group, row)
             if before.split != row.split:
                 raise InputError(
-                    f"the group '{printable(row.group)}' of {file} is in two splits: {before.split}"
-                    f" in {before.place}, {row.split} in {row.place}; keep it in one"
+                    f"the group '{printable(row.group)}' of {place} is in two splits:"
+                    f" {before.split} in {before.place}, {row.split} in {row.place}; keep it in one"
                 )
 
 
@@ -210,30 +210,30 @@ def _training(rows: Sequence[Row]) -> Sequence[Row]:
     return [row for row in rows if row.split in (None, "train")] or rows
 
 
-def _names_of_classes(rows: Sequence[Row], file: Path) -> tuple[str, ...]:
+def _names_of_classes(rows: Sequence[Row], place: str) -> tuple[str, ...]:
     """The classes of the training images, or of all if there are none."""
     names = {str(row.label) for row in _training(rows)}
     if len(names) == 1 and not _only_tests(rows):  # which may be of one class
         raise InputError(
-            f"all training images of {file} are of the class '{printable(names.pop())}'; add images"
-            " of a second one"
+            f"all training images of {place} are of the class '{printable(names.pop())}'; add"
+            " images of a second one"
         )
     for row in rows:
         if row.label not in names:
             raise InputError(
-                f"{row.place} of {file} has the class '{printable(row.label)}', which no"
+                f"{row.place} of {place} has the class '{printable(row.label)}', which no"
                 " training image has; add some or remove it"
             )
     return in_order(names)
 
 
-def _check_spread(rows: Sequence[Row], names: Sequence[str], file: Path) -> None:
+def _check_spread(rows: Sequence[Row], names: Sequence[str], place: str) -> None:
     """Raises InputError if a number is the same for all training images."""
     if _only_tests(rows):
         return
     for name, *values in zip(names, *(row.label for row in _training(rows)), strict=True):
         if len(set(values)) == 1:
             raise InputError(
-                f"all training images of {file} have the number {values[0]:g} in"
+                f"all training images of {place} have the number {values[0]:g} in"
                 f" '{printable(name)}'; name a column whose numbers differ"
             )

@@ -68,6 +68,12 @@ class Spec:
     def file(self) -> Path:
         return Path(os.path.expanduser(self.target))
 
+    @property
+    def place(self) -> str:
+        """The file, folder or address, as errors name it."""
+        is_address = "://" in self.target or self.target.startswith("//")
+        return str(self) if is_address else str(self.file)
+
     def __str__(self) -> str:
         return f"{self.scheme}:{self.target}"
 
