@@ -126,6 +126,9 @@ def split_off(
       InputError: There are too few groups, or a class would be split off whole.
     """
     groups, parts = groups_of(source), strata(source.labels)
+    if kind_of(source.labels) != "classes":
+        counts = np.bincount(parts)  # strata of one image are one, from which some are split off
+        parts = np.where(counts[parts] == 1, len(counts), parts)
     if groups is None:
         return stratified_split(parts, fraction, rng)
     number = max(2, min(round(1 / min(fraction, 1 - fraction)), len(np.unique(groups))))

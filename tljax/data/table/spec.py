@@ -152,7 +152,7 @@ def _parse_columns(whole: str, target: str, chosen: dict[str, str]) -> tuple[str
     columns = tuple(chosen["columns"].split("+"))
     targets = chosen.get("labels", chosen.get("numbers", "label")).split("+")
     for column in columns:
-        check_known(f"column in csv:{target}?columns=", column, {*COLUMNS, *targets, "_"})
+        check_known(f"column in csv:{target}?columns=", column, (*COLUMNS, *targets, "_"))
     used = [name for name in columns if name != "_"]
     if len(set(used)) < len(used):
         raise InputError(f"columns= of {target} names a column twice; keep one of them")
