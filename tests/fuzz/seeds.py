@@ -51,11 +51,11 @@ def tables() -> list[bytes]:
 def tables_with_choices() -> list[bytes]:
     """Tables of `TABLE_IMAGES` below a line of choices: several labels, numbers and weights."""
     header = ("path", "tags", "young", "wild", "age", "weight", "split", "group")
-    rows = [
-        (name, ("", "a", "b", "a;b")[n % 4], n % 2, ("no", "yes")[n // 2 % 2], n / 7, n + 0.5)
-        + (("train", "val", "test")[n // 3 % 3], f"g{n // 3}")
-        for n, name in enumerate(TABLE_IMAGES)
-    ]
+    rows = []
+    for n, name in enumerate(TABLE_IMAGES):
+        young, wild, split = n % 2, ("no", "yes")[n // 2 % 2], ("train", "val", "test")[n // 3 % 3]
+        tags = ("", "a", "b", "a;b")[n % 4]
+        rows.append((name, tags, young, wild, n / 7, n + 0.5, split, f"g{n // 3}"))
 
     def written(choices: str, lines: list[tuple], width: int, quote: str = "") -> bytes:
         cells = [",".join(f"{quote}{cell}{quote}" for cell in line[:width]) for line in lines]
