@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import re
+import shlex
 import tarfile
 
 import fsspec
@@ -11,9 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.test_cli import run
+from tests.test_cli import config, run
+from tests.test_docs import commands
 from tests.test_table import TAGS, tagged, write
-from tljax import data
+from tests.test_tpu_vm import REPOSITORY
+from tljax import cli, data
 from tljax.data import kept
 from tljax.errors import InputError
 
@@ -305,10 +309,10 @@ def test_labels_that_change_are_counted_and_kept(choices, photos, caplog):
 
 
 def test_splits_and_configurations_are_chosen(photos, caplog):
-    for config, rows in (("red", range(20)), ("blue", range(20, 40))):
+    for name, rows in (("red", range(20)), ("blue", range(20, 40))):
         for split, share in (("train", rows[:12]), ("extra", rows[12:16]), ("test", rows[16:])):
-            (photos / "hub" / config / split).mkdir(parents=True)
-            file = photos / "hub" / config / split / "0000.parquet"
+            (photos / "hub" / name / split).mkdir(parents=True)
+            file = photos / "hub" / name / split / "0000.parquet"
             pq.write_table(table_of(photos, rows=share), file)
     place = f"hf:{photos / 'hub'}"
     with pytest.raises(InputError, match="has 2 configurations, blue, red; choose one with"):
@@ -608,3 +612,78 @@ def test_tables_in_python_that_cannot_be_used(photos):
         data.from_table(columns, label="breed", folder=photos)
     with pytest.raises(InputError, match="row 40 is missing in the column 'label'"):
         data.from_table({**columns, "label": columns["label"][:39]}, folder=photos)
+
+
+# --- the commands of the documentation -----------------------------------------------------------
+
+PAGE = (REPOSITORY / "docs" / "data.md").read_text()
+COMMANDS = commands(PAGE.partition("A command for each:")[2].partition("## ")[0])
+SHORT = [
+    *(
+        "--config.steps=1",
+        "--config.batch_size=8",
+        "--config.image_size=16",
+        "--config.eval_every=1",
+    ),
+    *("--config.train_size=8", "--config.accept_source=True", "--config.last_group=layer1_0"),
+    "--config.head_init=zero",
+]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("source")
+    argv = ["train", *config("from_scratch"), "--workdir", str(workdir), *SHORT]
+    assert cli.main([*argv, "--config.data=embedded:digits", "--config.val_fraction=0.01"]) == 0
+    return workdir
+
+
+def test_every_form_has_a_command():
+    forms = [re.search(r"--config.data=(\w+)", command)[1] for command in COMMANDS]
+    assert set(forms) == {"folder", "csv", "parquet", "hf", "wds", "embedded"}, "tfds: test_tfds.py"
+    assert len(COMMANDS) == 9
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.rpartition("=")[2][:20])
+def test_the_commands_of_the_forms(command, source, photos, hub, monkeypatch, capsys):
+    """Each trains on small files that are called as the command calls them."""
+    monkeypatch.chdir(photos)
+    (photos / "runs" / "demo").mkdir(parents=True)
+    (photos / "runs" / "demo" / "source").symlink_to(source)
+    (photos / "configs").symlink_to(REPOSITORY / "configs")
+    made = {
+        "folder:": lambda: as_folder(photos, photos / "pets"),
+        "csv:": lambda: write(
+            photos, [{**row, "age": n / 7} for n, row in with_labels()], "pets.csv"
+        ),
+        "parquet:": lambda: pq.write_table(table_of(photos), photos / "pets.parquet"),
+        "hf:pets": lambda: as_saved(photos, photos / "pets_saved", "struct"),
+        "wds:": lambda: [
+            write_tar(photos / "shards" / f"train-{part:03}.tar", samples)
+            for part, samples in enumerate(parts_of(photos, 4))
+        ],
+    }
+    (photos / "shards").mkdir()
+    for place, make in made.items():
+        if f"data={place}" in command:
+            make()
+    code, out, err = run(capsys, *shlex.split(command), *SHORT)
+    assert code == 0, err
+    assert re.search(r"test (accuracy|mean average precision|R2) ", out)
+
+
+def with_labels():
+    for number, row in enumerate(tagged()):
+        yield number, {**row, "label": ("cat", "dog")[number // 4 % 2]}
+
+
+def as_folder(photos, place):
+    for number in range(40):
+        folder = place / ("cat", "dog")[number // 4 % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.png").symlink_to(photos / f"images/{number}.png")
+
+
+def parts_of(photos, count):
+    samples = list(samples_of(photos, lambda number: number % 2).items())
+    return [dict(samples[20 * part : 20 * part + 20]) for part in range(count)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tljax.data.forms.shards import Shard
-from tljax.data.packed import ImageFile
+from tljax.data.packed import ImageFile, Member
 from tljax.data.packed.pack import Stored, pack
 from tljax.data.table.columns import Chosen, Table, choose
 from tljax.data.table.csv_file import image_at
@@ -39,13 +39,6 @@ class _File:
             for name in names:
                 cells[name] += batch.column(name).to_pylist()
         return cells
-
-    def count(self) -> int:
-        if self._is_parquet:
-            import pyarrow.parquet
-
-            return int(pyarrow.parquet.read_metadata(self.shard.file).num_rows)
-        return sum(batch.num_rows for batch in self._batches([]))
 
     def images(self, column: str) -> Iterator[Stored]:
         for batch in self._batches([column]):
@@ -113,17 +106,21 @@ def read_table(
     _check_types(spec, files, chosen)
     cells: dict[str, list[Any]] = {name: [] for name in chosen.cells}
     images: list[ImageFile] = []
+    names: list[str] = []
     places: list[str] = []
     splits: list[str] = []
     for file in files:
-        before = len(images)
         for name, values in file.columns(chosen.cells).items():
             cells[name] += values
-        images += _images(spec, file, chosen.path, shards)
-        count = len(images) - before
-        places += _places(file, count, shards)
-        splits += [file.shard.split or ""] * count
-    names = [image.name for image in images]
+        stored = _stored(file, chosen.path)
+        where = _places(file, len(stored), shards)
+        for one, place in zip(stored, where, strict=True):
+            is_path = isinstance(one, str)
+            folder = file.shard.file.parent
+            images.append(image_at(folder, one, f"{place} of {spec.place}") if is_path else one)
+            names.append(one if is_path else one.name)
+        places += where
+        splits += [file.shard.split or ""] * len(stored)
     named = splits if all(splits) else None
     return Table(
         spec.place, chosen, cells, images, names, places, named, class_names, spec.separator
@@ -182,18 +179,11 @@ def _places(file: _File, count: int, shards: Sequence[Shard]) -> list[str]:
     return [f"row {row}{where}" for row in range(1, count + 1)]
 
 
-def _images(spec: Spec, file: _File, column: str, shards: Sequence[Shard]) -> list[ImageFile]:
-    folder = file.shard.file.parent
+def _stored(file: _File, column: str) -> Sequence[Member | str]:
+    """Where the images of a file are: parts of a copy, or paths."""
     if _holds_images(file.schema.field(column).type):
-        stored = pack(file.shard.file, column, lambda: file.images(column))
-    else:
-        stored = [
-            "" if path is None else str(path).strip() for path in file.columns([column])[column]
-        ]
-    return [
-        image_at(folder, one, f"{place} of {spec.place}") if isinstance(one, str) else one
-        for one, place in zip(stored, _places(file, len(stored), shards), strict=True)
-    ]
+        return pack(file.shard.file, column, lambda: file.images(column))
+    return ["" if path is None else path.strip() for path in file.columns([column])[column]]
 
 
 def _holds_images(kind: Any) -> bool:
@@ -202,7 +192,8 @@ def _holds_images(kind: Any) -> bool:
 
     if types.is_struct(kind):
         return {"bytes", "path"} <= {kind.field(i).name for i in range(kind.num_fields)}
-    return bool(types.is_binary(kind) or types.is_large_binary(kind))
+    tests = (types.is_binary, types.is_large_binary, types.is_binary_view)
+    return any(test(kind) for test in tests)
 
 
 def _check_types(spec: Spec, files: Sequence[_File], chosen: Chosen) -> None:
@@ -219,8 +210,8 @@ def _check_types(spec: Spec, files: Sequence[_File], chosen: Chosen) -> None:
         kind = file.schema.field(chosen.path).type
         if types.is_dictionary(kind):
             kind = kind.value_type
-        is_text = types.is_string(kind) or types.is_large_string(kind)
-        if not (is_text or _holds_images(kind)):
+        texts = (types.is_string, types.is_large_string, types.is_string_view)
+        if not (any(test(kind) for test in texts) or _holds_images(kind)):
             raise InputError(
                 f"the column '{chosen.path}' of {spec.place} is of the type {kind}, but paths or"
                 " the bytes of image files are wanted; name the images' column with ?image=COLUMN"

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tljax.data.packed import Content, ImageFile
 from tljax.data.sources import Dataset
 from tljax.data.table import dataset_of
@@ -81,8 +83,16 @@ def _values(table: Any, column: Any) -> list[Any]:
     values = table[column]
     for method in ("tolist", "to_list", "to_pylist"):
         if callable(getattr(values, method, None)):
-            return list(getattr(values, method)())
-    return [value.item() if hasattr(value, "item") else value for value in values]
+            values = getattr(values, method)()
+            break
+    return [_plain(value) for value in values]
+
+
+def _plain(value: Any) -> Any:
+    """The value, None for pandas' own missing values, Python's number for one of numpy."""
+    if type(value).__name__ in ("NAType", "NaTType"):
+        return None
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _image(value: Any, folder: Path, place: str) -> ImageFile:

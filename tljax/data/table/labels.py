@@ -66,8 +66,6 @@ def text_of(value: Any, place: str) -> str:
     """
     if isinstance(value, str):
         return value.strip()
-    if value is None or value != value:  # as pandas has it
-        return ""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace").strip()
     if isinstance(value, dict | list | tuple | np.ndarray):
@@ -75,7 +73,7 @@ def text_of(value: Any, place: str) -> str:
             f"{place} holds a {type(value).__name__} where a text or a number is expected; name"
             " another column"
         )
-    return str(value)
+    return "" if value is None or value != value else str(value)  # NaN: as pandas has it
 
 
 def number_of(value: Any) -> float | None:
