@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import pickle
 import re
 import shlex
 import tarfile
@@ -216,6 +217,26 @@ def test_images_of_a_parquet_file_are_copied_once(photos, monkeypatch):
     (photos / "cache").touch()
     with pytest.raises(InputError, match=r"cannot copy the images of .*set XDG_CACHE_HOME"):
         data.load(f"parquet:{photos / 'p.parquet'}")
+
+
+def test_images_within_files_are_read_in_other_processes_and_may_be_damaged(photos):
+    contents = [(photos / f"images/{number}.png").read_bytes() for number in range(40)]
+    contents[7] = b"no image"
+    table = replaced("image", contents)(table_of(photos))
+    pq.write_table(table, photos / "p.parquet")
+    source, _ = data.unwrap_subset(data.load(f"parquet:{photos / 'p.parquet'}").train)
+    copy = pickle.loads(pickle.dumps(source))
+    assert (copy[3]["image"] == source[3]["image"]).all()
+    assert data.fingerprint(copy) == data.fingerprint(source)
+    with pytest.raises(data.Unreadable, match=r"p.parquet\[7\]: it is truncated or not a JPEG"):
+        source[7]
+
+
+def test_data_that_has_moved_is_told_from_other_data():
+    assert data.may_have_moved("wds:/a/x.tar", "wds:/b/x.tar")
+    assert not data.may_have_moved("wds:/a/x.tar", "parquet:/b/x.tar")
+    assert not data.may_have_moved("parquet:/a?labels=x", "parquet:/a?labels=y")
+    assert not data.may_have_moved("hf://datasets/ann/pets", "hf://datasets/ben/pets")
 
 
 def in_splits_without_val(dataset):

@@ -380,6 +380,8 @@ def test_a_table_that_is_gone_is_asked_for(photos, tmp_path, capsys):
 
 def test_a_report_calls_a_table_by_its_name():
     assert data_name("csv:/data/pets.csv?path=photo,label=breed") == "pets.csv"
+    assert data_name("wds:/data/{a,b}-{00..11}.tar") == "{a,b}-{00..11}.tar"
+    assert data_name("hf://datasets/ann/pets?labels=tags") == "pets"
 
 
 # --- several labels, numbers, weights -----------------------------------------------------------

@@ -57,10 +57,12 @@ def content_digests(files: Sequence[ImageFile]) -> list[str]:
     return found
 
 
-def _identity(file: ImageFile) -> str | tuple[str, int, int]:
+def _identity(file: ImageFile) -> object:
+    if isinstance(file, Path):
+        return os.path.abspath(file)
     if isinstance(file, Member):
         return os.path.abspath(file.file), file.offset, file.size
-    return os.path.abspath(file) if isinstance(file, Path) else file.name
+    return _digest(file)
 
 
 def _state(file: ImageFile) -> FileState:

@@ -115,10 +115,13 @@ def read_table(
         stored = _stored(file, chosen.path)
         where = _places(file, len(stored), shards)
         for one, place in zip(stored, where, strict=True):
-            is_path = isinstance(one, str)
-            folder = file.shard.file.parent
-            images.append(image_at(folder, one, f"{place} of {spec.place}") if is_path else one)
-            names.append(one if is_path else one.name)
+            if isinstance(one, str):
+                folder = file.shard.file.parent
+                images.append(image_at(folder, one, f"{place} of {spec.place}"))
+                names.append(one)
+            else:
+                images.append(one)
+                names.append(one.name)
         places += where
         splits += [file.shard.split or ""] * len(stored)
     named = splits if all(splits) else None

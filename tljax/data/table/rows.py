@@ -3,7 +3,6 @@
 import functools
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +15,7 @@ from tljax.data.table.labels import Label, in_order, number_of, read_labels, sho
 from tljax.errors import InputError, printable
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """An image of a table.
 
     Attributes:
