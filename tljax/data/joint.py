@@ -20,6 +20,7 @@ from tljax.data.sources import (
     fingerprint,
     groups_of,
     unwrap_subset,
+    weights_of,
 )
 from tljax.errors import InputError
 
@@ -50,7 +51,7 @@ class Joint(Source):
         self.labels = np.concatenate(
             [source.labels + offset for source, offset in zip(sources, offsets, strict=True)]
         )
-        self.groups = _join_groups(sources)
+        self.groups, self.weights = _join_groups(sources), _join_weights(sources)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -58,7 +59,10 @@ class Joint(Source):
     def __getitem__(self, index: int, /) -> Example:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         example = self._sources[number][index - int(self._starts[number])]
-        return {"image": example["image"], "label": example["label"] + self._offsets[number]}
+        joined: Example = {**example, "label": example["label"] + self._offsets[number]}
+        if self.weights is not None:
+            joined["weight"] = float(self.weights[index])
+        return joined
 
     def fingerprint(self) -> str:
         return digest(repr(self._offsets), *(fingerprint(source) for source in self._sources))
@@ -83,6 +87,17 @@ def _join_groups(sources: Sequence[Source]) -> np.ndarray | None:
         first = max((int(before.max()) + 1 for before in numbered if len(before)), default=0)
         numbered.append(first + own)
     return np.concatenate(numbered)
+
+
+def _join_weights(sources: Sequence[Source]) -> np.ndarray | None:
+    """The weights of all images, 1 of those without; None if no source has any."""
+    parts = [weights_of(source) for source in sources]
+    if all(part is None for part in parts):
+        return None
+    pairs = zip(sources, parts, strict=True)
+    return np.concatenate(
+        [np.ones(len(source), np.float32) if part is None else part for source, part in pairs]
+    )
 
 
 def joint_class_names(tasks: Sequence[Task]) -> tuple[str, ...]:

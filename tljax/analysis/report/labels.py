@@ -5,6 +5,7 @@ from html import escape
 
 from tljax.analysis.report.finished_runs import Setting, Target
 from tljax.data.datasets import split_spec
+from tljax.data.table import SCHEMES
 from tljax.errors import printable
 
 _LONGEST = 60  # characters of a text from the data
@@ -33,8 +34,9 @@ def data_name(data: str) -> str:
         return " + ".join(part.removeprefix("embedded:") for part in parts)
     if len(parts) == 1 and data.startswith("folder:"):
         return data.removeprefix("folder:").rstrip("/").split("/")[-1] or data
-    if len(parts) == 1 and data.startswith("csv:"):
-        return data.removeprefix("csv:").partition("?")[0].split("/")[-1] or data
+    scheme, _, rest = data.partition(":")
+    if len(parts) == 1 and scheme in SCHEMES:
+        return rest.partition("?")[0].rstrip("/").split("/")[-1] or data
     return data
 
 
