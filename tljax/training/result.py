@@ -208,6 +208,8 @@ def _compare_outputs(setup: Setup, tested: Evaluation | None) -> dict[str, Any]:
     if tested is None or not isinstance(problem, MultiLabel | Regression):
         return {"beats_naive": None}
     assert isinstance(tested.answers, Outputs)
+    if isinstance(problem, Regression):
+        _warn_of_far_numbers(setup.train.labels, tested.answers.outputs)
     found = bootstrap(problem, tested.answers, setup.train.labels)
     first = problem.metrics[0]
     naive = problem.naive(setup.train.labels, tested.answers.labels)[first]
@@ -217,6 +219,20 @@ def _compare_outputs(setup: Setup, tested: Evaluation | None) -> dict[str, Any]:
             first, tested.metrics[first], found.of[first], found.gain, naive, tested.count
         ),
     }
+
+
+def _warn_of_far_numbers(train_labels: np.ndarray, predicted: np.ndarray) -> None:
+    """Warns of predictions far from all numbers of the training images: R2 and RMSE mind each."""
+    low, high = train_labels.min(axis=0), train_labels.max(axis=0)
+    room = (high - low) / 2
+    far = int(((predicted < low - room) | (predicted > high + room)).any(axis=1).sum())
+    if far:
+        _log.warning(
+            "of %d of %d test images a predicted number lies outside the training numbers by more"
+            " than half of their range: look at these images in the report; the mean absolute error"
+            " minds them less than R2",
+            *(far, len(predicted)),
+        )
 
 
 def _about_choice(row: Mapping[str, Any]) -> dict[str, Any]:
