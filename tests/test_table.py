@@ -544,6 +544,8 @@ def at_3(other):
         (numbered(a=at_3(1), b=lambda n: 1), "labels=a+b", "line 2 of .* has '0.5' in 'a', but 0"),
         (numbered(a=lambda n: n % 2 if n != 3 else ""), "labels=a", "line 5 of .* has '' in 'a'"),
         (numbered(a=lambda n: "x;y|z"), "labels=a", "both ';' and '.' occur in the column 'a'"),
+        (numbered(a=at_3(1)), "labels=a+a", "names a column of its labels twice"),
+        (numbered(a=at_3(1), b=at_3(1)), "labels=a+b,separator=;", "are in several columns; leave"),
         (numbered(a=at_3(1)), "labels=a,separator=xy", "the separator 'xy' .* is not one sign"),
         (numbered(a=at_3(1)), "label=a,separator=;", "but no labels=COLUMN that it is for"),
         (numbered(a=at_3(1)), "labels=a,separator=,", "is written separator=comma"),

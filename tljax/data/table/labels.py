@@ -47,6 +47,11 @@ def read_labels(table: Table) -> Labels:
     """
     form, targets = table.chosen.form, table.chosen.targets
     lists = _is_list(table.cells[targets[0]])
+    if table.separator is not None and (lists or len(targets) > 1):
+        raise InputError(
+            f"a separator is chosen for {table.place}, but its labels are in"
+            f" {'lists' if lists else 'several columns'}; leave separator= out"
+        )
     if form == "numbers":
         return _numbers(table, lists)
     if form == "label" and not lists:
