@@ -330,7 +330,7 @@ def test_trials_with_two_groups_have_two_folds(photos, monkeypatch):
 
     def try_once(setup, pretrained, lr, left_out):
         asked.append(int(left_out.sum()))
-        return {1.0: (1, 0.5)}
+        return {1.0: trial.Tried(1, 0.5, np.ones(left_out.sum()))}
 
     monkeypatch.setattr(trial, "try_once", try_once)
     setup = Setup(None, None, TrainingOptions(), None, train)
