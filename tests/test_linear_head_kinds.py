@@ -391,6 +391,7 @@ NUMBERS = draw("regression")[1]
         (HAS, {"features": X * np.inf}, "120 of 120 rows are not finite"),
         (NUMBERS, {"features": X * np.nan}, "120 of 120 rows are not finite"),
         (HAS, {"l2": 0.0}, "l2 is 0.0; set it to a number above 0"),
+        (NUMBERS, {"features": np.tile(X[:, :10], 2), "l2": 1e-30}, "l2 is 1e-30, too small"),
         (NUMBERS, {"groups": np.zeros(120, int)}, "there are 1 groups of images, too few"),
     ],
 )
