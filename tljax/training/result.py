@@ -151,7 +151,7 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
     if problem.kind != "classes":
         summary |= {"kind": problem.kind, "val_accuracy": None}
     if setup.decides != "accuracy":
-        summary["score"] = setup.decides
+        summary |= {"score": setup.decides, f"val_{setup.decides}": validated.get(setup.decides)}
     if (row := run.restart_row) is not None:
         restarted = {"step": row["diverged_step"], "from_step": row["step"], "lr": row["lr"]}
         summary["restarted"] = restarted
@@ -161,7 +161,7 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
         if row["event"] in ("solve", "wise_ft"):
             summary |= _about_choice(row)
     if setup.val is None and "solved_head" in summary and setup.options.solves:
-        summary |= _validated_out_of_fold(summary["solved_head"])
+        summary |= _validated_out_of_fold(summary["solved_head"], setup.decides)
     if tested is not None:
         summary |= {
             "test_size": tested.count,
@@ -242,14 +242,19 @@ def _about_choice(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: about}
 
 
-def _validated_out_of_fold(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The validation of a solved head that has no validation images: its cross-validation."""
+def _validated_out_of_fold(report: Mapping[str, Any], decides: str) -> dict[str, Any]:
+    """The validation of a solved head that has no validation images: its cross-validation.
+
+    Args:
+      report: of the solved head.
+      decides: the name of the metric that decides the run.
+    """
     if (found := report.get("cross_validation")) is None:
         return {}
     known = {
         f"val_{name}": found[name]
         for name in WORDS
-        if name != "loss" and isinstance(found.get(name), float)
+        if (name != "loss" or decides == "loss") and isinstance(found.get(name), float)
     }
     return {**known, "validated_by": "cross-validation"}
 
