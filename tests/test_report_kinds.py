@@ -50,7 +50,7 @@ def write_images(folder):
                 "path": f"{i}.png",
                 "split": ("train", "train", "val", "test")[i % 4],
                 "label": "day" if level >= 128 else "night",
-                **dict(zip(LABELS, (int(level >= 128), striped, int(i % 12 == 0)), strict=True)),
+                **dict(zip(LABELS, (int(level >= 128), striped, int(i % 7 == 0)), strict=True)),
                 **dict(zip(NUMBERS, (level, 1e4 * level + 3e5 * striped), strict=True)),
             }
         )
@@ -229,7 +229,8 @@ def test_scores_that_cannot_be_compared_are_not(world, tmp_path, capsys):
     ):
         assert f"Test {words} by scenario and size" in text
     assert "settings with other scores are not compared" in text
-    assert "table.csv by macro F1" in text
+    assert "table.csv?label=label by macro F1" in text
+    assert "table.csv?numbers=brightness+grams by R²" in text
     for section in ("Confusion matrix", "Precision against recall", "By number"):
         assert section in text
     rmse = result_of(world, "numbers/rmse")["test_rmse"]
@@ -249,6 +250,42 @@ def test_of_errors_the_lowest_is_chosen(world):
     settings = [with_validation(value) for value in (3.0, 1.0, 2.0, None)]
     assert max(settings, key=lambda s: s.validation) is settings[1]
     assert min(settings, key=lambda s: s.validation) is settings[3]
+
+
+def test_a_sweep_chooses_the_least_error(world, tmp_path, capsys):
+    page = tmp_path / "page.py"
+    page.write_text(f"""
+from tljax.config import base
+
+def get_config(arg=None):
+    config = base()
+    config.update({{
+        "data": {collect_runs([world / "runs" / "numbers"]).goals[0].data!r},
+        "model": "vit_micro_patch4_32", "last_group": "block0", "image_size": 16,
+        "scenario": "from_scratch", "augment": "none", "steps": 2, "batch_size": 16,
+    }})
+    return config
+
+def sweep():
+    for select_by in ("mae", "loss"):
+        for lr in (0.0001, 0.02):
+            yield {{"select_by": select_by, "lr": lr}}
+""")
+    code, out, err = run(capsys, "sweep", "--config", page, "--workdir", tmp_path / "sweep")
+    assert code == 0, err
+    assert "mean absolute error" in out
+    assert "loss" in out
+    with (tmp_path / "sweep" / "results.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    for score in ("mae", "loss"):
+        rows = [row for row in table if row["score"] == score]
+        best = min(rows, key=lambda row: float(row[f"val_{score}"]))
+        assert [row["selected"] for row in rows] == [str(row is best) for row in rows]
+    text = Elements(page_of(tmp_path / "sweep", tmp_path, capsys)).text
+    assert "Test loss by scenario and size" in text
+    assert "★ lowest" in text
+    assert "Learning curves and" not in text, "of errors the three benefits are not told"
+    assert "Learning curves Line" in text
 
 
 def made_up(world, name, outputs, labels, names, **summary):
@@ -277,7 +314,7 @@ def test_of_many_labels_the_worst_are_shown(world):
     text = Elements(part).text
     assert "By label, the 20 worst of 299" in text
     assert "The 10 worst of 299." in text
-    assert "1 label without a test image left out" in text
+    assert "1 label without a test image: label 7 ." in text
     precisions = [
         sklearn_metrics.average_precision_score(labels[:, i], outputs[:, i]) if i != 7 else 2.0
         for i in range(count)
@@ -289,7 +326,7 @@ def test_of_many_labels_the_worst_are_shown(world):
 
 def test_of_many_numbers_the_worst_are_shown(world):
     rng = np.random.default_rng(0)
-    labels = rng.normal(size=(5000, 30)).astype(np.float32)
+    labels = rng.normal(size=(1000, 30)).astype(np.float32)
     labels[:, 4] = 2.0  # the same for all images
     outputs = labels + np.linspace(0.01, 1, 30).astype(np.float32) * rng.normal(size=labels.shape)
     names = tuple(f"number {i}" for i in range(30))
@@ -300,7 +337,7 @@ def test_of_many_numbers_the_worst_are_shown(world):
     text = Elements(part).text
     assert "The 4 worst of 30 numbers" in text
     assert "By number, the 20 worst of 30" in text
-    assert "600 of 5,000 answers are drawn" in text
+    assert "600 of 1,000 answers are drawn" in text
     assert f"naive {DASH}" in text, "the scale of the training images is not known"
     assert len(part) < 1_000_000
     assert not re.search(r"\bnan\b|\binf\b", text)

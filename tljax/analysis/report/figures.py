@@ -171,7 +171,8 @@ def score_axis(
         low, high = 0.0, max(values) or 1.0
     axes.set_ylim(low, high + 0.02 * (high - low))
     axes.yaxis.set_major_formatter(lambda value, _: short_number(value))
-    _dress_axis(axes, f"{title}{note}")
+    axes.locator_params(axis="y", nbins=6)
+    _dress_axis(axes, f"{title}{note}", WIDE_LEFT)
 
 
 def short_number(value: float) -> str:
@@ -189,10 +190,11 @@ def percent_axis(axes: Any, title: str, low: float = 0.0) -> None:
     _dress_axis(axes, title)
 
 
-def _dress_axis(axes: Any, title: str) -> None:
+def _dress_axis(axes: Any, title: str, place: tuple[float, float, float, float] = _PLACE) -> None:
+    """Draws level lines and the title, which begins near the left edge of the figure."""
     axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
     axes.tick_params(length=3)
-    axes.set_title(title, loc="left", x=-0.1, fontsize=11)
+    axes.set_title(title, loc="left", x=-round(place[0] / place[2], 2), fontsize=11)
 
 
 def _inline(svg: str, prefix: str, label: str) -> str:

@@ -41,20 +41,27 @@ def data_name(data: str) -> str:
     return data
 
 
+def _name_with_choices(data: str) -> str:
+    """The short name with what follows the `?`, e.g. which columns of a table are the labels."""
+    short, (_, question, choices) = data_name(data), data.partition("?")
+    return data if short == data else f"{short}{question}{choices}"
+
+
 class TargetNames:
-    """Names of targets: the short names if these are unique, else the full ones."""
+    """Names of targets: the shortest ones that are unique."""
 
     def __init__(self, targets: Iterable[Target]):
         targets = list(targets)
         self._several_models = len({target.model for target in targets}) > 1
         goals = {target.goal for target in targets}
         data = {goal.data for goal in goals}
-        self._short = len({data_name(name) for name in data}) == len(data)
+        short = (data_name, _name_with_choices, str)
+        self._name = next(name for name in short if len({name(d) for d in data}) == len(data))
         self._several_scores = len(goals) > len(data)
 
     def goal(self, goal: Goal) -> str:
         """The name of the data and, if data have several scores, the score, as plain text."""
-        name = data_name(goal.data) if self._short else goal.data
+        name = self._name(goal.data)
         if not self._several_scores:
             return name
         return f"{name} by {goal.measure.words}{f' ({goal.loss})' if goal.loss else ''}"

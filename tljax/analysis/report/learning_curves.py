@@ -166,6 +166,7 @@ def _benefits_table(cells: Mapping[Target, _Cell], names: TargetNames) -> str:
             columns = (
                 column if shares else column.removesuffix(", points") for column in BENEFIT_COLUMNS
             )
+            tables.append("" if shares else "<h4>Of R&#178;</h4>")
             tables.append(table([*columns, "seconds a run"], rows))
     if not tables:
         return ""

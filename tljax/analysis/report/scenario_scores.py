@@ -30,7 +30,7 @@ _Rows = Mapping[Target, Mapping[str, Choice]]  # the best setting of each scenar
 # What the naive baseline answers, of each kind of labels.
 _NAIVE = {
     "classes": "always the commonest class",
-    "multi_label": "for each class its share of the training images, whatever the image",
+    "multi_label": "for every image each label's share of the training images",
     "regression": "always the mean of the training images",
 }
 
@@ -102,7 +102,7 @@ difference, paired by seed, excludes 0; with other test images it might not."""
 def _unit(measure: Measure) -> str:
     """What a number without per cent is in, as a sentence."""
     if measure.name == "r2":
-        return "1 is perfect; 0 is as good as the mean of the test images, the same for each. "
+        return "1 is perfect; 0 is no better than always answering the mean of the test images. "
     if measure.name == "loss":
         return "Without class weights, label smoothing and weight decay. "
     return "In the units of the numbers, the mean over them if there are several. "

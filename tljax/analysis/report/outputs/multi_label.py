@@ -10,7 +10,7 @@ import numpy as np
 from tljax.analysis import statistics
 from tljax.analysis.report.figures import COLOURS, Gallery, percent_axis
 from tljax.analysis.report.finished_runs import FinishedRun, Setting
-from tljax.analysis.report.formatting import percent, percent_interval, plural
+from tljax.analysis.report.formatting import join_names, percent, percent_interval, plural
 from tljax.analysis.report.labels import TargetNames, describe_choice, html_text, plain_text
 from tljax.analysis.report.mistakes import image_name, load_test_images, thumbnail
 from tljax.analysis.report.outputs.output_answers import OutputAnswers
@@ -21,6 +21,7 @@ from tljax.training.problems.multi_label import average_precision, precision_and
 
 _CURVES = 10  # more cannot be told apart
 _LISTED = 20  # rows of the table
+_NAMED = 6  # labels without a test image
 _MISTAKES = 12
 _RECALLS = np.linspace(0, 1, 101)
 # Colour and dashes of each curve; figures and page share the names of the colours.
@@ -65,10 +66,13 @@ def multi_label_part(
     name = names.goal(setting.target.goal)
     labels = [_label(answers, column) for column in range(len(answers.task.class_names))]
     present = [label for label in labels if label is not None]
-    absent = len(labels) - len(present)
+    pairs = zip(answers.task.class_names, labels, strict=True)
+    absent = [html_text(name) for name, label in pairs if label is None]
     left_out = ""
     if absent:
-        left_out = f"<p>{plural(absent, 'label')} without a test image left out.</p>"
+        more = [f"{len(absent) - _NAMED:,} more"] if len(absent) > _NAMED else []
+        whose = join_names([*absent[:_NAMED], *more])
+        left_out = f"<p>{plural(len(absent), 'label')} without a test image: {whose}.</p>"
     by_worst = sorted(present, key=lambda label: float(np.mean(label.average_precision)))
     return f"""<h3>{html_text(name)}</h3>
 <p>{describe_choice(answers.choice, rivals)}; {plural(len(setting.runs), "seed")}.</p>
@@ -139,14 +143,16 @@ def _curves_figure(
         f" {percent(float(np.mean(label.average_precision)))}</span>"
         for label, (colour, dashes) in zip(drawn, _LINES, strict=False)
     )
-    return f"""<figure class="single">
+    return f"""<div class="panels">
+<figure>
 <h4>Precision against recall</h4>
 {drawing}
 <figcaption><p class="legend">{items}</p>
 <p>As the least probability that counts falls, more images are given the label: recall is the share
 of its images that are found, precision the share of those given it that have it; means over seeds.
 Dot: at the threshold. Behind each name its average precision.{worst}</p></figcaption>
-</figure>"""
+</figure>
+</div>"""
 
 
 def _paint_curves(axes: Any, labels: Sequence[_Label]) -> None:

@@ -113,6 +113,7 @@ def _paint_dots(axes: Any, true: np.ndarray, predicted: np.ndarray) -> None:
     axes.set_ylim(limits)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: short_number(value))
+    axes.locator_params(nbins=6)
     axes.grid(color=INK, alpha=0.12, linewidth=0.8)
     axes.tick_params(length=3)
     axes.set_xlabel("true")
