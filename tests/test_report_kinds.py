@@ -12,8 +12,11 @@ from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
 from tests.test_cli import run
-from tests.test_report import Elements
+from tests.test_report import Elements, make_run
 from tljax import experiment
+from tljax.analysis.report.benefit_text import benefit_row, benefit_sentences
+from tljax.analysis.report.cells import mean_curve
+from tljax.analysis.report.curve_figure import paint_curves
 from tljax.analysis.report.figures import Gallery
 from tljax.analysis.report.finished_runs import Choice, Goal, Setting, Target, collect_runs
 from tljax.analysis.report.formatting import percent
@@ -401,6 +404,25 @@ def test_a_number_has_the_digits_that_tell(name, interval, expected):
     assert Elements(Measure(name).interval(interval)).text == expected or (
         Elements(f"<p>{Measure(name).interval(interval)}").text == expected
     )
+
+
+def test_of_r2_below_0_there_is_no_threshold():
+    """90 % of what is below 0 is above it."""
+    runs = {
+        "from_scratch": {0: make_run("from_scratch", curve=(-4.0, -0.5, -0.2))},
+        "fine_tune": {0: make_run("fine_tune", curve=(-4.0, 0.1, 0.5))},
+    }
+    curves = {scenario: mean_curve(by_seed.values()) for scenario, by_seed in runs.items()}
+    start, slope, end = benefit_sentences(runs, "fine_tune", curves, Measure("r2"))
+    assert "+0.600 after 100 images" in start
+    assert slope == "<b>no slope to compare</b>: from scratch ends at &#8722;0.200"
+    assert "+0.700 (one seed)" in end
+    row = benefit_row(runs, "fine_tune", "x", Measure("r2"))
+    assert row[1:] == ["+0.600", "undetermined in 1 of 1 seed", "+0.700"]
+    drawing = Gallery().draw(
+        "x", "x", lambda axes: paint_curves(axes, Measure("r2"), curves, "fine_tune")
+    )
+    assert "(cut at \N{MINUS SIGN}1)" in drawing
 
 
 def test_goals_name_their_score_only_where_it_is_needed():

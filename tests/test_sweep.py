@@ -271,7 +271,7 @@ def test_runs_with_other_scores_are_chosen_among_by_themselves(tmp_path, capsys)
     out = capsys.readouterr().out
     assert re.match("chosen on validation *\n", out)
     assert re.search(r"R2 .* lr=3.0 .* 0\.333 .* 0\.250 .* 3 \(1 left out\)", out)
-    assert re.search(r"root mean squared error .* lr=2.0 .* 399,998 .* 300,000 ", out)
+    assert re.search(r"root mean squared error .* lr=2.0, .* 399,998 .* 300,000 ", out)
     print_selections(chosen[:1], tmp_path / "results.csv")
     assert re.match("chosen on validation R2 *\n", capsys.readouterr().out)
 
