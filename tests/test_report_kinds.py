@@ -232,6 +232,11 @@ def test_scores_that_cannot_be_compared_are_not(world, tmp_path, capsys):
     ):
         assert f"Test {words} by scenario and size" in text
     assert "settings with other scores are not compared" in text
+    f1 = result_of(world, "classes/f1")
+    assert f1["naive_macro_f1"] < f1["naive_accuracy"]
+    assert (
+        f"48 images {100 * f1['test_macro_f1']:.1f} 1 seed {100 * f1['naive_macro_f1']:.1f}" in text
+    )
     assert "table.csv?label=label by macro F1" in text
     assert "table.csv?numbers=brightness+grams by R²" in text
     for section in ("Confusion matrix", "Precision against recall", "By number"):
@@ -395,6 +400,7 @@ def test_the_same_runs_make_the_same_bytes(world, tmp_path):
         ("accuracy", Interval(0.9123, 0.9, 0.9246), "91.2 ± 1.2"),
         ("r2", Interval(-0.0416, -0.05, -0.0332), f"{MINUS}0.042 ± 0.008"),
         ("rmse", Interval(12345.6, 12000.0, 12691.2), "12,346 ± 346"),
+        ("r2", Interval(-0.0002, float("nan"), float("nan")), "0.000"),
         ("mae", Interval(0.001234, 0.001, 0.001468), "0.00123 ± 0.00023"),
         ("rmse", Interval(3.2e-12, float("nan"), float("nan")), f"3.20e{MINUS}12"),
         ("loss", Interval(0.0, 0.0, 0.0), "0 ± 0"),

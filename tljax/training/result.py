@@ -21,7 +21,7 @@ from tljax.runs.workdir import write_atomically
 from tljax.training import train_state
 from tljax.training.loss.tasks import class_ranges
 from tljax.training.problems import Evaluation, MultiLabel, Problem, Regression
-from tljax.training.problems.classification import naive_correct
+from tljax.training.problems.classification import naive_correct, naive_scores
 from tljax.training.problems.intervals import bootstrap
 from tljax.training.problems.multi_label import THRESHOLD, choose_thresholds
 from tljax.training.run import Best, Run
@@ -195,10 +195,10 @@ def _naive(setup: Setup, tested: Evaluation) -> dict[str, float]:
     """The metrics of the naive baseline on the images that were tested."""
     labels = setup.train.labels
     if setup.problem.kind == "classes":
-        right = naive_correct(labels, tested.class_counts, tuple(setup.tasks.values()))
-        return {"naive_accuracy": right / tested.count}
-    assert isinstance(tested.answers, Outputs)
-    found = setup.problem.naive(labels, tested.answers.labels)
+        found = naive_scores(labels, tested.class_counts, tuple(setup.tasks.values()))
+    else:
+        assert isinstance(tested.answers, Outputs)
+        found = setup.problem.naive(labels, tested.answers.labels)
     return {f"naive_{name}": value for name, value in found.items()}
 
 

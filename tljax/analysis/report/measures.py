@@ -98,4 +98,6 @@ def plain_number(value: float, size: float, sign: str = "") -> str:
 
 
 def _with_minus(text: str) -> str:
-    return text.replace("-", "&#8722;")
+    """The text with a minus sign; what was rounded to 0 has none."""
+    is_zero = not any(digit in text.partition("e")[0] for digit in "123456789")
+    return text.removeprefix("-") if is_zero else text.replace("-", "&#8722;")
