@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Run every run that a config file's sweep() yields; choose on validation accuracy."""
+    """Run every run that a config file's sweep() yields; choose on validation images."""
     shard = parse_shard(args.shard)
     from tljax.commands.sweep.runs import run_sweep
 
