@@ -646,7 +646,6 @@ SHORT = [
         "--config.eval_every=1",
     ),
     *("--config.train_size=8", "--config.accept_source=True", "--config.last_group=layer1_0"),
-    "--config.head_init=zero",
 ]
 
 

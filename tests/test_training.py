@@ -9,8 +9,8 @@ import sys
 import jax
 import numpy as np
 import pytest
-from sklearn import metrics as sklearn_metrics
 from jax import monitoring
+from sklearn import metrics as sklearn_metrics
 from sklearn.metrics import balanced_accuracy_score
 
 import tljax
