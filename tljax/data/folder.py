@@ -44,6 +44,7 @@ class FolderSource(Source):
         changes no name; None: the name of the file and of its folder.
       deep_images: As `deep` of `images.decode`.
       groups: int (n,): images of one group stay on one side of every split; None: each is alone.
+      channels: As `channels` of `images.decode`.
     """
 
     def __init__(
@@ -53,12 +54,13 @@ class FolderSource(Source):
         names: Sequence[str] | None = None,
         deep_images: str = "full_range",
         groups: np.ndarray | None = None,
+        channels: int | None = None,
     ):
         self.files = list(files)
         self.groups = groups
         self.labels = np.asarray(labels, dtype=np.int64)
         self.names = [f"{f.parent.name}/{f.name}" for f in files] if names is None else list(names)
-        self._deep_images = deep_images
+        self._deep_images, self._channels = deep_images, channels
         self._read: dict[
             int, tuple[FileState | None, str]
         ] = {}  # by row, the state when it was read
@@ -71,7 +73,7 @@ class FolderSource(Source):
     def __getitem__(self, index: int, /) -> Example:
         image = self._decoded.get(index)
         if image is None:
-            image = decode(self.files[index], deep=self._deep_images)
+            image = decode(self.files[index], deep=self._deep_images, channels=self._channels)
             if image.nbytes <= self._room:
                 image.flags.writeable = False
                 self._decoded[index] = image
@@ -79,7 +81,8 @@ class FolderSource(Source):
         return {"image": image, "label": int(self.labels[index])}
 
     def __reduce__(self):
-        return FolderSource, (self.files, self.labels, self.names, self._deep_images, self.groups)
+        how = (self._deep_images, self.groups, self._channels)
+        return FolderSource, (self.files, self.labels, self.names, *how)
 
     def digests(self, rows: np.ndarray) -> list[str]:
         """Returns the digest of the content of each file at `rows`.
@@ -110,12 +113,14 @@ class FolderSource(Source):
         sha = hashlib.sha256()
         if self._deep_images != "full_range":
             sha.update(self._deep_images.encode())
+        if self._channels is not None:
+            sha.update(f"channels {self._channels}\0".encode())
         for row, content in zip(rows.tolist(), self.digests(rows), strict=True):
             sha.update(os.fsencode(f"{self.names[row]}\0{self.labels[row]}\0{content}\0"))
         return sha.hexdigest()
 
 
-def load(path: str, deep_images: str = "full_range") -> Dataset:
+def load(path: str, deep_images: str = "full_range", channels: int | None = None) -> Dataset:
     """Lists the images below `path`; decodes none.
 
     If there is no test/, a fifth of each class is split off as test images, always the same ones.
@@ -124,7 +129,7 @@ def load(path: str, deep_images: str = "full_range") -> Dataset:
 
     Args:
       path: The folder.
-      deep_images: As `deep` of `images.decode`.
+      deep_images, channels: As `deep` and `channels` of `images.decode`.
 
     Raises:
       InputError: The folder is missing, empty or not readable, or has another layout.
@@ -137,7 +142,9 @@ def load(path: str, deep_images: str = "full_range") -> Dataset:
     deeper: list[Path] = []
 
     def list_split(root: Path) -> FolderSource:
-        return _list_split(root, classes, deep_images, left_out, deeper)
+        files, labels = _list_split(root, classes, left_out, deeper)
+        names = [file.relative_to(root).as_posix() for file in files]
+        return FolderSource(files, labels, names, deep_images, channels=channels)
 
     train: Source = FolderSource([], []) if layout.train is None else list_split(layout.train)
     val = None if layout.val is None else list_split(layout.val)
@@ -205,11 +212,10 @@ def find_in_package(package: str, path: str) -> Path:
 def _list_split(
     root: Path,
     classes: tuple[str, ...],
-    deep_images: str,
     left_out: list[Path],
     deeper: list[Path],
-) -> FolderSource:
-    """The images in the class folders of `root`, which must be among `classes`.
+) -> tuple[list[Path], list[int]]:
+    """The images in the class folders of `root`, which must be among `classes`, and their labels.
 
     Adds the files that are no images to `left_out`, and images in sub-folders to `deeper`.
     """
@@ -251,5 +257,4 @@ def _list_split(
         left_out += found.left_out
         if found.folders:
             deeper += [file for file in found.images if file.parent != root / name]
-    names = [file.relative_to(root).as_posix() for file in files]
-    return FolderSource(files, labels, names, deep_images)
+    return files, labels

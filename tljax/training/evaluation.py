@@ -153,7 +153,7 @@ def evaluation_program(
     """
     _, at_once = _at_once(batch_size, mesh)
     batch = abstract_batch(
-        model, preprocessing.image_size, at_once, start, also=("mask",), mesh=mesh
+        model, preprocessing.image_shape, at_once, start, also=("mask",), mesh=mesh
     )
     return eval_step(model, preprocessing, start, tuple(tasks), False, mesh), variables, batch
 

@@ -95,7 +95,10 @@ def make_setup(
     *splits: Any,
 ) -> Setup:
     """The setup of `fit`'s arguments; `splits` are train, val and test as users give them."""
-    train, val, test = (None if split is None else as_source(split) for split in splits)
+    # Without preprocessing, or with RGB's, grey images become RGB.
+    channels = 3 if preprocessing is None else preprocessing.channels
+    wanted = None if channels == 3 else channels
+    train, val, test = (None if split is None else as_source(split, wanted) for split in splits)
     assert train is not None
     preprocessing = preprocessing or own_preprocessing(train)
     return Setup(model, plan, options, preprocessing, train, val, test, dict(tasks or {}))

@@ -205,9 +205,8 @@ def _compile_ahead(
     model, preprocessing = setup.model, setup.preprocessing
     tx, step = step_of_run(model, setup.plan, preprocessing, options, cached_groups, sizes, mesh)
     weighted = ["weight"] if options.class_weights is not None else []
-    batch = abstract_batch(
-        model, setup.image_size, options.batch_size, cached_groups, weighted, mesh
-    )
+    shape, size = preprocessing.image_shape, options.batch_size
+    batch = abstract_batch(model, shape, size, cached_groups, weighted, mesh)
     arguments = step_arguments(
         setup.plan, setup.abstract_variables, tx, batch, mesh, options.ema is not None
     )

@@ -47,13 +47,16 @@ def classify_files(
         writable_file(output, ".csv")
     files = list(dict.fromkeys(file for path in paths for file in _image_files(path)))
     trained = experiment.read_workdir(workdir, task)
-    exp = trained.experiment
+    config, exp = trained.config, trained.experiment
+    source = FolderSource(
+        files, [0] * len(files), deep_images=config.deep_images, channels=config.channels
+    )
     predictions = classify(
         exp.model,
         trained.variables,
-        FolderSource(files, [0] * len(files), deep_images=trained.config.deep_images),
+        source,
         exp.preprocessing,
-        min(trained.config.batch_size, len(files)),
+        min(config.batch_size, len(files)),
         on_error,
     )
     names = exp.class_names

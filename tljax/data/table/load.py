@@ -13,7 +13,7 @@ from tljax.data.table.spec import parse_spec
 from tljax.errors import InputError, printable
 
 
-def load(text: str, deep_images: str = "full_range") -> Dataset:
+def load(text: str, deep_images: str = "full_range", channels: int | None = None) -> Dataset:
     """Reads the table; decodes no image.
 
     Without a split column, or without test images in it, a fifth of each class is split off as test
@@ -21,7 +21,7 @@ def load(text: str, deep_images: str = "full_range") -> Dataset:
 
     Args:
       text: what follows `csv:`.
-      deep_images: as `deep` of `images.decode`.
+      deep_images, channels: as `deep` and `channels` of `images.decode`.
 
     Raises:
       InputError: the table cannot be used; see `rows.read`.
@@ -39,6 +39,7 @@ def load(text: str, deep_images: str = "full_range") -> Dataset:
             [row.name for row in chosen],
             deep_images,
             number_groups(chosen),
+            channels,
         )
 
     given = {row.split for row in rows}
