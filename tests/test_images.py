@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tljax import data as data_lib
-from tljax.data import Unreadable, decode, images
+from tljax.data import Unreadable, decode
 from tljax.data.images import as_pixels, find_format
 from tljax.data.pixels import reporting
 from tljax.data.pixels.depth import DEEP as WAYS

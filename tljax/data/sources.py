@@ -228,7 +228,8 @@ def as_source(data: Any, channels: int | None = None) -> Source:
     if Source in type(data).__mro__:
         return data
     if _is_pair(data):
-        return _source_of_pair(*data, channels)
+        images, labels = data
+        return _source_of_pair(images, labels, channels)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         return _UserSource(data, channels)
     raise InputError(
