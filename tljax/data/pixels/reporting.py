@@ -7,6 +7,10 @@ from tljax.errors import InputError
 
 _log = logging.getLogger("tljax")
 
+# Both log why they cannot read a file; on stderr that would stand beside what is said here.
+for _library in ("PIL", "tifffile"):
+    logging.getLogger(_library).addHandler(logging.NullHandler())
+
 
 class Unreadable(InputError):
     """An image cannot be read; `name` is its file name, or what else identifies it."""

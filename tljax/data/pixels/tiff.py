@@ -27,6 +27,7 @@ from tljax.data.pixels.pillow import (
 from tljax.data.pixels.reporting import Unreadable
 
 _INSTALL = "pip install 'tljax[tiff]'"
+_IMAGE_DEPTH = 32997  # tag: number of slices of a page that is a volume
 _NUMBERS_OR_RGB = (0, 1, 2)  # photometric interpretations: 0 is white, 0 is black, RGB
 
 
@@ -76,7 +77,9 @@ def _is_exact(image: Image.Image) -> bool:
     """Whether Pillow gives all samples of a page, all their bits, and changes none by another."""
     samples = tag(image, ExifTags.Base.SamplesPerPixel) or 1
     is_premultiplied = "a" in str(stored_form(image)[0])
-    return not (drops_bits(image) or is_premultiplied or samples > len(image.getbands()))
+    is_volume = (tag(image, _IMAGE_DEPTH) or 1) != 1
+    drops = drops_bits(image) or is_volume or samples > len(image.getbands())
+    return not (drops or is_premultiplied)
 
 
 def _page(image: Image.Image, number: int, name: str, deep: str, channels: int) -> np.ndarray:
@@ -105,6 +108,8 @@ def _read_with_tifffile(data: bytes, name: str, deep: str, channels: int) -> np.
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             whole: list[Any] = list(file.pages)
             pages = [page for page in whole if not page.is_reduced]
+            if not pages:
+                raise OSError("it has no page")
             channels_of.check(name, [_samples(page, name) for page in pages], channels)
             return _stack([_pixels(page, name, deep, channels) for page in pages], name)
     except (Unreadable, Image.DecompressionBombError):
