@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import re
+import shlex
 import shutil
 import struct
 import sys
@@ -18,7 +19,9 @@ from safetensors.numpy import load_file
 import tljax
 from tests.bits import same
 from tests.test_cli import run
+from tests.test_docs import commands
 from tests.test_images import encoded, tiff
+from tests.test_tpu_vm import REPOSITORY
 from tljax import config as config_lib
 from tljax import data as data_lib
 from tljax import experiment
@@ -507,6 +510,34 @@ def test_features_are_cached_probed_and_swept(source, tmp_path, capsys):
         capsys, "find_lr", "--config", "fine_tune", "--output", tmp_path / "lr.png", *lr
     )
     assert code == 0, err
+
+
+def test_the_command_of_the_documentation(source, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("test", 2)):
+        for label, name in enumerate(("healthy", "ill")):
+            (tmp_path / "cells" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pages = rng.integers(0, 300 + 900 * label, (6, 20, 20), np.uint16)
+                (tmp_path / "cells" / split / name / f"{i}.tif").write_bytes(stack(pages))
+    page = (REPOSITORY / "docs" / "data.md").read_text()
+    (command,) = (line for line in commands(page) if "--config.channels" in line)
+    given = {
+        "CELLS": tmp_path / "cells",
+        "runs/cells": tmp_path / "run",
+        "runs/demo/source": source,
+    }
+    for name, path in given.items():
+        command = command.replace(name, str(path))
+    own = {name: SMALL[name] for name in ("last_group", "image_size", "accept_source")}
+    argv = [*shlex.split(command), *(f"--config.{name}={value}" for name, value in own.items())]
+    code, _, err = run(capsys, *argv)
+    assert code == 0, err
+    assert (
+        err.count("channels is 6, which take means, deviations and pretrained first kernels") == 1
+    )
+    assert "more than 8 bits" not in err
+    assert experiment.read_workdir(tmp_path / "run").experiment.preprocessing.channels == 6
 
 
 def test_tables_too(source, tmp_path):

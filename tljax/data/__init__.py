@@ -4,10 +4,10 @@
 in Python packages, and `glyphs`, drawn letters), `folder` (images on disk, with `layout` and
 `listing`), `table` (paths and labels in a CSV file) or `tfds`, and makes its `splits`. `joint`
 joins several. `kept` remembers which image a run had in which split, by the `digests` of their
-contents. `images` decodes files, `transforms` (with `trivial_augment`) resizes, augments and
-normalises, `views` augments a fixed number of times, `balance` handles imbalanced classes,
-`pipeline` makes batches, `parallel` calls a function in threads, and `remote` copies files from a
-bucket.
+contents. `images` decodes files, to RGB or with all their channels (`pixels`), `transforms` (with
+`trivial_augment`) resizes, augments and normalises, `views` augments a fixed number of times,
+`balance` handles imbalanced classes, `pipeline` makes batches, `parallel` calls a function in
+threads, and `remote` copies files from a bucket.
 """
 
 from tljax.data.balance import balanced_weights

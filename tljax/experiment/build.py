@@ -89,7 +89,6 @@ class Experiment:
         Raises:
           InputError: if one could not begin.
         """
-        self._check_first_image(dataset)
         whole = Setup(
             self.model,
             self.plan,
@@ -105,8 +104,11 @@ class Experiment:
         whole.check()
         return [whole]
 
-    def _check_first_image(self, dataset: Dataset) -> None:
-        """Raises InputError if the first training image has not the channels that are asked for."""
+    def check_first_image(self, dataset: Dataset) -> None:
+        """Raises InputError if the first training image has not the channels that are asked for.
+
+        A run asks before it begins, since to begin anew with other channels takes a new workdir.
+        """
         if self.config.channels is not None and self.config.on_error == "fail":
             dataset.train[0]
 

@@ -104,6 +104,8 @@ def run_probe(
     if not begun:
         experiment.refuse_inside_data(workdir, exp.config.data)
     dataset = experiment.load_data(exp.config, experiment.kept_splits(workdir))
+    if not begun:
+        exp.check_first_image(dataset)
     options = exp.options
     _check(exp, dataset, weight_decays)
     model, shape = exp.model, exp.preprocessing.image_shape
