@@ -399,7 +399,7 @@ def test_a_run_from_the_command_line(channels, source, tmp_path, capsys):
     argv = ["train", "--config", "fine_tune", "--workdir", workdir]
     code, _, err = run(capsys, *argv, *words(**fields))
     assert code == 0, err
-    assert err.count(f"channels is {channels}, which take") == 1
+    assert err.count(f"channels is {channels}: mean") == 1
     kernel = best_variables(workdir)["params"]["stem"]["conv"]["kernel"]
     assert kernel.shape[2] == channels
     kept = json.loads((workdir / "config.json").read_text())
@@ -534,7 +534,7 @@ def test_the_command_of_the_documentation(source, tmp_path, capsys):
     code, _, err = run(capsys, *argv)
     assert code == 0, err
     assert (
-        err.count("channels is 6, which take means, deviations and pretrained first kernels") == 1
+        err.count("channels is 6: means, deviations and pretrained first kernels are those of") == 1
     )
     assert "more than 8 bits" not in err
     assert experiment.read_workdir(tmp_path / "run").experiment.preprocessing.channels == 6

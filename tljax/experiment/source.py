@@ -175,14 +175,16 @@ def channels_warnings(config: ml_collections.ConfigDict) -> tuple[str, ...]:
     if channels == known:
         return ()
     if channels == 1:
-        what = "its mean, deviation and pretrained first kernel from those of red, green and blue"
+        what = (
+            "mean, deviation and pretrained first kernel follow from those of red, green and blue"
+        )
     else:
         colours = ", ".join("RGB"[c % 3] for c in range(min(channels, 7)))
         more = ", ..." if channels > 7 else ""
-        what = f"means, deviations and pretrained first kernels of {colours}{more} in turn"
+        what = f"means, deviations and pretrained first kernels are those of {colours}{more}"
     return (
-        f"channels is {channels}, which {'takes' if channels == 1 else 'take'} {what}; set"
-        f" normalisation to {2 * channels} numbers for other means and deviations",
+        f"channels is {channels}: {what}; set normalisation to {2 * channels} numbers for other means"
+        " and deviations",
     )
 
 
