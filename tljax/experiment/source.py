@@ -183,8 +183,8 @@ def channels_warnings(config: ml_collections.ConfigDict) -> tuple[str, ...]:
         more = ", ..." if channels > 7 else ""
         what = f"means, deviations and pretrained first kernels are those of {colours}{more}"
     return (
-        f"channels is {channels}: {what}; set normalisation to {2 * channels} numbers for other means"
-        " and deviations",
+        f"channels is {channels}: {what}; set normalisation to {2 * channels} numbers for other"
+        " means and deviations",
     )
 
 
