@@ -530,6 +530,8 @@ ROWS = {
     "a pickle named .png": (data("pickle"), "7.png"),
     "a link to nowhere": (data("link"), "No such file"),
     "an image of floats": (data("floats"), "set deep_images to own_range"),
+    "no channels": (field("channels=0"), "set it to 1 or more"),
+    "channels of data that is RGB": (field("channels=1"), "is read as RGB; leave channels out"),
     "a mistyped scaling of deep images": (
         field("deep_images=own_rnge"),
         "did you mean 'own_range'",

@@ -17,15 +17,17 @@ import pytest
 from PIL import Image, ImageOps
 
 from tljax import data as data_lib
-from tljax.data import Unreadable, decode, images
-from tljax.data.images import as_rgb, find_format
+from tljax.data import Unreadable, decode
+from tljax.data.images import as_pixels, find_format
+from tljax.data.pixels import reporting
+from tljax.data.pixels.depth import DEEP as WAYS
 from tljax.errors import InputError
 
 
 @pytest.fixture(autouse=True)
 def _nothing_said(monkeypatch):
     """As in a new process: what is said once has not been said."""
-    monkeypatch.setattr(images, "_said", set())
+    monkeypatch.setattr(reporting, "_said", set())
 
 
 @pytest.fixture
@@ -161,7 +163,7 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
 
 def test_sixteen_bit_colour_keeps_the_high_byte(caplog):
     rows = b"\0" + struct.pack(">6H", 0, 0x1234, 0xFFFF, 0x8000, 0x00FF, 0x0100)
-    for deep in images.DEEP:
+    for deep in WAYS:
         pixels = decode(png(2, 1, 16, 2, rows), "x.png", deep)
         np.testing.assert_array_equal(pixels, [[[0, 0x12, 0xFF], [0x80, 0, 1]]])
     assert caplog.messages == [
@@ -306,16 +308,16 @@ def test_exif_orientation_is_applied_to_pillow_images(gradient, orientation, kin
 
 
 def test_deep_and_damaged_pillow_images(gradient, caplog):
-    np.testing.assert_array_equal(as_rgb(Image.fromarray(DEEP))[0, :, 1], [0, 4, 16])
+    np.testing.assert_array_equal(as_pixels(Image.fromarray(DEEP))[0, :, 1], [0, 4, 16])
     assert "e.g. 3x1, from Pillow, the range from 0 to 65,535" in caplog.text
     assert "convert them to 8 bits beforehand" in caplog.text
     with pytest.raises(
         Unreadable, match=r"3x1, from Pillow: its pixels are floats; convert it to 8 bits$"
     ):
-        as_rgb(Image.fromarray(DEEP.astype(np.float32)))
+        as_pixels(Image.fromarray(DEEP.astype(np.float32)))
     cut = io.BytesIO(encoded(Image.fromarray(gradient), "PNG")[:-30])
     with pytest.raises(Unreadable, match="32x24, from Pillow: its file is damaged; replace"):
-        as_rgb(Image.open(cut))
+        as_pixels(Image.open(cut))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -491,16 +493,16 @@ def test_decompression_bomb(monkeypatch, gradient, limit):
         decode(data)
 
 
-def test_as_rgb_takes_arrays_and_pillow_images(gradient):
-    assert as_rgb(gradient) is gradient
-    np.testing.assert_array_equal(as_rgb(Image.fromarray(gradient)), gradient)
+def test_as_pixels_takes_arrays_and_pillow_images(gradient):
+    assert as_pixels(gradient) is gradient
+    np.testing.assert_array_equal(as_pixels(Image.fromarray(gradient)), gradient)
     grey = gradient[:, :, 0]
     for array in (grey, grey[:, :, None]):
-        np.testing.assert_array_equal(as_rgb(array), np.stack([grey] * 3, axis=2))
+        np.testing.assert_array_equal(as_pixels(array), np.stack([grey] * 3, axis=2))
 
 
-def test_as_rgb_refuses_floats_and_other_shapes(gradient):
+def test_as_pixels_refuses_floats_and_other_shapes(gradient):
     with pytest.raises(InputError, match="dtype float32, but uint8 RGB"):
-        as_rgb(gradient.astype(np.float32))
+        as_pixels(gradient.astype(np.float32))
     with pytest.raises(InputError, match=r"shape \(24, 32, 4\)"):
-        as_rgb(np.zeros((24, 32, 4), np.uint8))
+        as_pixels(np.zeros((24, 32, 4), np.uint8))

@@ -95,7 +95,10 @@ class ExperimentFields:
     image_size: int | None = None
     """Side in pixels."""
     normalisation: str | None = None
-    """`imagenet`, `half`, `caffe`, or six numbers: means and deviations of R, G, B in [0, 1]."""
+    """`imagenet`, `half`, `caffe`, or six numbers: means and deviations of R, G, B in [0, 1].
+
+    With `channels`: or as many means, and then as many deviations, as there are channels.
+    """
     interpolation: str | None = None
     """Of Pillow, e.g. `bilinear` or `bicubic`."""
     crop_ratio: float | None = None
@@ -104,7 +107,13 @@ class ExperimentFields:
     """How grey images with more than 8 bits, in files of any kind, are reduced to 8.
 
     `full_range`: 0 to 65,535 becomes 0 to 255. `own_range`: each image's smallest pixel becomes 0,
-    its largest 255.
+    its largest 255. With `channels`: the same of each channel by itself, colours of TIFFs included.
+    """
+
+    channels: int | None = None
+    """Channels that every image of `folder:` and `csv:` must have, and keeps; None: RGB.
+
+    Grey is 1, grey and alpha 2, RGBA 4; pages of a TIFF are channels. The first kernel is fitted.
     """
 
     # The plan: which groups move, and how fast.

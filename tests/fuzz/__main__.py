@@ -22,7 +22,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "tljax.data.images", "tljax.weights.read"]):
+with atheris.instrument_imports(
+    include=["PIL", "tljax.data.images", "tljax.data.pixels", "tljax.weights.read"]
+):
     import numpy as np
 
     from tests.fuzz import seeds, targets

@@ -89,7 +89,7 @@ def variables_of(built: Experiment, pretrained: Tree) -> Tree:
 
 
 def _random_variables(built: Experiment) -> Tree:
-    return new_variables(built.model, built.preprocessing.image_size, built.options)
+    return new_variables(built.model, built.preprocessing.image_shape, built.options)
 
 
 def gather(
@@ -117,7 +117,7 @@ def gather(
         return depths.judge(built.model, x, images, dataset.num_classes)
 
     counts = np.bincount(dataset.train.labels)
-    size = built.preprocessing.image_size
+    shape = built.preprocessing.image_shape
     x = compute(variables_of(built, pretrained), "pretrained features")
     last = x[max(x)]
     away, why_not = distances.of_source(built.config.init_from, last, images.labels)
@@ -130,7 +130,7 @@ def gather(
         looked_at=len(images),
         height_width=_median_size(images),
         near_duplicates=near_duplicates(last),
-        parameters=parameter_count(tracing.abstract_variables(built.model, size)["params"]),
+        parameters=parameter_count(tracing.abstract_variables(built.model, shape)["params"]),
         pretrained=judge(x),
         control=judge(compute(_random_variables(built), "random features")),
         distances=away,

@@ -267,8 +267,7 @@ def score_features(
 
 def _gflops(network: SourceNetwork) -> float | None:
     """1e9 operations for the features of one image; None where they cannot be counted."""
-    size = network.preprocessing.height_width
-    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *network.preprocessing.image_shape), jnp.float32)
     run = partial(network.model.apply, train=False, stop=len(network.model.groups) - 1)
     try:
         return flops(run, network.variables, image) / 1e9

@@ -94,9 +94,9 @@ def cost(built: Experiment, images: int) -> float:
     options = built.options
     if options.solves:
         return float(images)
-    model, size = built.model, built.preprocessing.image_size
-    variables: Any = tracing.abstract_variables(model, size)
-    flops = group_flops(model, variables, size)
+    model, shape = built.model, built.preprocessing.image_shape
+    variables: Any = tracing.abstract_variables(model, shape)
+    flops = group_flops(model, variables, shape)
     frozen = built.plan.frozen_prefix(variables["params"])
     share = sum(flops[:frozen]) / sum(flops)
     steps = options.total_steps(images) * trainings(built.config)

@@ -26,35 +26,35 @@ import jax.numpy as jnp
 import optax
 
 from tljax.data import Preprocessing
-from tljax.models import ImageSize, Model
+from tljax.models import ImageShape, ImageSize, Model
 from tljax.models.flops import flops
-from tljax.models.preprocessing import height_width
+from tljax.models.preprocessing import image_shape
 from tljax.training.step import abstract_batch, loss_and_gradient
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
 
 
 def group_flops(
-    model: Model, variables: Tree, image_size: ImageSize, batch_size: int = 1
+    model: Model, variables: Tree, image: ImageSize | ImageShape, batch_size: int = 1
 ) -> list[float]:
     """Forward FLOPs of each group, for one batch in evaluation mode."""
-    each = _each_group(model, variables, image_size, batch_size)
+    each = _each_group(model, variables, image, batch_size)
     return [flops(run, variables, x) for run, x in each]
 
 
 def group_products(
-    model: Model, variables: Tree, image_size: ImageSize, batch_size: int = 1
+    model: Model, variables: Tree, image: ImageSize | ImageShape, batch_size: int = 1
 ) -> list[float]:
     """Forward FLOPs of each group that are products of two activations, as in attention."""
-    each = _each_group(model, variables, image_size, batch_size)
+    each = _each_group(model, variables, image, batch_size)
     return [_batched_products(jax.make_jaxpr(run)(variables, x).jaxpr) for run, x in each]
 
 
 def _each_group(
-    model: Model, variables: Tree, image_size: ImageSize, batch_size: int
+    model: Model, variables: Tree, image: ImageSize | ImageShape, batch_size: int
 ) -> Iterator[tuple[Callable[..., Any], Any]]:
     """Yields each group as a function (variables, x), with its abstract x for one batch."""
-    x: Any = jax.ShapeDtypeStruct((batch_size, *height_width(image_size), 3), jnp.float32)
+    x: Any = jax.ShapeDtypeStruct((batch_size, *image_shape(image)), jnp.float32)
     for depth in range(len(model.groups)):
         run = functools.partial(model.apply, train=False, start=depth, stop=depth + 1)
         yield run, x
@@ -113,13 +113,17 @@ def step_function(
 
 
 def step_arguments(
-    model: Model, plan: TransferPlan, variables: Tree, image_size: ImageSize, batch_size: int
+    model: Model,
+    plan: TransferPlan,
+    variables: Tree,
+    image: ImageSize | ImageShape,
+    batch_size: int,
 ) -> tuple[Any, ...]:
     """Abstract arguments for the function that `step_function` returns."""
     trained, frozen = plan.partition(variables["params"])
     updated, stored = plan.partition_statistics(
         variables.get("batch_stats", {}), variables["params"]
     )
-    batch = abstract_batch(model, image_size, batch_size)
+    batch = abstract_batch(model, image, batch_size)
     key = jax.eval_shape(jax.random.key, 0)
     return trained, updated, {"params": frozen, "batch_stats": stored}, batch, key

@@ -5,9 +5,10 @@ Python packages, and `glyphs`, drawn letters), `folder` (images on disk, with `l
 `listing`), `table` (images and labels in a CSV file, or in one of the `forms` of tables) or `tfds`,
 and makes its `splits`. `joint` joins several. Images within larger files are `packed`. `kept`
 remembers which image a run had in which split, by the `digests` of their contents. `images` decodes
-files, `transforms` (with `trivial_augment`) resizes, augments and normalises, `views` augments a
-fixed number of times, `labels` says of which kind labels are, `pipeline` makes batches, `parallel`
-calls a function in threads, and `remote` copies files from a bucket.
+files, to RGB or with all their channels (`pixels`), `transforms` (with `trivial_augment`) resizes,
+augments and normalises, `views` augments a fixed number of times, `labels` says of which kind
+labels are, `pipeline` makes batches, `parallel` calls a function in threads, and `remote` copies
+files from a bucket.
 """
 
 from tljax.data.datasets import (

@@ -16,11 +16,11 @@ import numpy as np
 
 from tljax.data import embedded, folder, remote, table
 from tljax.data.forms.frame import read_frame
-from tljax.data.images import DEEP
 from tljax.data.joint import Task, join, joint_class_names
 from tljax.data.kept import Kept, restore
 from tljax.data.labels import constant_labels, strata
 from tljax.data.listing import shortened, warn_once
+from tljax.data.pixels.depth import DEEP
 from tljax.data.sources import Dataset, Subset
 from tljax.data.splits import (
     default_val_fraction,
@@ -41,6 +41,7 @@ _MODULES: dict[str, ModuleType] = {
     "tfds": tfds,
     **dict.fromkeys(table.SCHEMES, table),
 }
+_KEEP_CHANNELS = (folder, table)  # that give images with other channels than RGB
 _WITH_PATHS = "|".join(scheme for scheme in _MODULES if scheme != "embedded")
 _SYNTAX = (
     "write embedded:NAME, folder:PATH, csv:FILE, parquet:FILE, hf:FOLDER, hf://datasets/OWNER/NAME,"
@@ -59,6 +60,7 @@ def load(
     kept: Sequence[Kept] | None = None,
     test_only: bool = False,
     deep_images: str = "full_range",
+    channels: int | None = None,
 ) -> Dataset:
     """Loads a data set with its train, val and test splits.
 
@@ -85,11 +87,13 @@ def load(
         the splits are those of the run, whatever the other arguments are.
       test_only: Whether data of test images alone is accepted; its `train` is then empty.
       deep_images: As `deep` of `images.decode`, for all but `embedded:`.
+      channels: The number of channels that every image must have, and keeps, for folders and
+        tables; see `images.decode`. None: images become RGB.
 
     Returns:
       A `Dataset`. Its splits are `Source`s with `labels`, int (n,), and elements {"image": uint8
-      (h, w, 3), "label": int}; the sizes of the images may differ. Tables may have other kinds of
-      labels, see `tljax.data.labels`.
+      (h, w, 3) or (h, w, channels), "label": int}; the sizes of the images may differ. Tables may
+      have other kinds of labels, see `tljax.data.labels`.
 
     Raises:
       InputError: An argument is invalid, the data cannot be found or read, or a class or a split
@@ -110,9 +114,10 @@ def load(
     check_known("deep_images", deep_images, DEEP)
     names = split_spec(spec)
     _check_data_dir(names, data_dir)
+    _check_channels(names, channels)
 
     def load_one(name: str) -> Dataset:
-        dataset = _load_whole(name, data_dir, deep_images)
+        dataset = _load_whole(name, data_dir, deep_images, channels)
         if not len(dataset.train):
             if test_only:
                 return dataset
@@ -135,7 +140,7 @@ def load(
         raise InputError(f"the data '{spec}' is not that of a run on {len(kept)} data sets")
     else:
         datasets = [
-            restore(name, one, functools.partial(load_one, name), deep_images)
+            restore(name, one, functools.partial(load_one, name), deep_images, channels)
             for name, one in zip(names, kept, strict=True)
         ]
     if len(datasets) == 1:
@@ -275,6 +280,18 @@ def _check_data_dir(names: list[str], data_dir: str | None) -> None:
         raise InputError(f"data_dir is '{data_dir}', but {spec} is no tfds: data; unset data_dir")
 
 
+def _check_channels(names: list[str], channels: int | None) -> None:
+    if channels is not None and channels < 1:
+        raise InputError(f"channels is {channels}; set it to 1 or more, or leave it out for RGB")
+    for name in names:
+        module, *_ = _resolve(name, None)
+        if channels is not None and module not in _KEEP_CHANNELS:
+            raise InputError(
+                f"channels is {channels}, but {name} is read as RGB; leave channels out, or give"
+                " the images in a folder or a table"
+            )
+
+
 def _resolve(name: str, data_dir: str | None) -> tuple[ModuleType, str, dict[str, Any]]:
     """(module, rest, options): the arguments of `load` and `read_class_names` of the module."""
     scheme, colon, rest = name.partition(":")
@@ -287,11 +304,13 @@ def _resolve(name: str, data_dir: str | None) -> tuple[ModuleType, str, dict[str
     return _MODULES[scheme], rest, options
 
 
-def _load_whole(name: str, data_dir: str | None, deep_images: str) -> Dataset:
+def _load_whole(name: str, data_dir: str | None, deep_images: str, channels: int | None) -> Dataset:
     """A data set with the splits that it comes with."""
     module, rest, options = _resolve(name, data_dir)
     if module in (folder, table, tfds):
         options["deep_images"] = deep_images
+    if module in _KEEP_CHANNELS:
+        options["channels"] = channels
     dataset: Dataset = module.load(rest, **options)
     return dataset
 

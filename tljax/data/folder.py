@@ -48,6 +48,7 @@ class FolderSource(Source):
       deep_images: As `deep` of `images.decode`.
       groups: int (n,): images of one group stay on one side of every split; None: each is alone.
       weights: float32 (n,), of the images in the loss of training; None: all count the same.
+      channels: As `channels` of `images.decode`.
     """
 
     def __init__(
@@ -58,12 +59,13 @@ class FolderSource(Source):
         deep_images: str = "full_range",
         groups: np.ndarray | None = None,
         weights: np.ndarray | None = None,
+        channels: int | None = None,
     ):
         self.files = list(files)
         self.groups, self.weights = groups, weights
         self.labels = as_labels(labels, len(files)) if len(files) else _no_labels(labels)
         self.names = list(map(_name_of, files) if names is None else names)
-        self._deep_images = deep_images
+        self._deep_images, self._channels = deep_images, channels
         self._read: dict[
             int, tuple[FileState | None, str]
         ] = {}  # by row, the state when it was read
@@ -76,7 +78,9 @@ class FolderSource(Source):
     def __getitem__(self, index: int, /) -> Example:
         image = self._decoded.get(index)
         if image is None:
-            image = decode(*content_of(self.files[index]), deep=self._deep_images)
+            image = decode(
+                *content_of(self.files[index]), deep=self._deep_images, channels=self._channels
+            )
             if image.nbytes <= self._room:
                 image.flags.writeable = False
                 self._decoded[index] = image
@@ -88,7 +92,8 @@ class FolderSource(Source):
 
     def __reduce__(self):
         listed = (self.files, self.labels, self.names)
-        return FolderSource, (*listed, self._deep_images, self.groups, self.weights)
+        how = (self._deep_images, self.groups, self.weights, self._channels)
+        return FolderSource, (*listed, *how)
 
     def digests(self, rows: np.ndarray) -> list[str]:
         """Returns the digest of the content of each file at `rows`.
@@ -119,6 +124,8 @@ class FolderSource(Source):
         sha = hashlib.sha256()
         if self._deep_images != "full_range":
             sha.update(self._deep_images.encode())
+        if self._channels is not None:
+            sha.update(f"channels {self._channels}\0".encode())
         for row, content in zip(rows.tolist(), self.digests(rows), strict=True):
             label = label_at(self.labels, row)
             text = label if isinstance(label, int) else label.tolist()
@@ -136,7 +143,7 @@ def _no_labels(labels: Sequence[Any] | np.ndarray) -> np.ndarray:
     return labels if isinstance(labels, np.ndarray) else np.asarray(labels, np.int64)
 
 
-def load(path: str, deep_images: str = "full_range") -> Dataset:
+def load(path: str, deep_images: str = "full_range", channels: int | None = None) -> Dataset:
     """Lists the images below `path`; decodes none.
 
     If there is no test/, a fifth of each class is split off as test images, always the same ones.
@@ -145,7 +152,7 @@ def load(path: str, deep_images: str = "full_range") -> Dataset:
 
     Args:
       path: The folder.
-      deep_images: As `deep` of `images.decode`.
+      deep_images, channels: As `deep` and `channels` of `images.decode`.
 
     Raises:
       InputError: The folder is missing, empty or not readable, or has another layout.
@@ -158,7 +165,9 @@ def load(path: str, deep_images: str = "full_range") -> Dataset:
     deeper: list[Path] = []
 
     def list_split(root: Path) -> FolderSource:
-        return _list_split(root, classes, deep_images, left_out, deeper)
+        files, labels = _list_split(root, classes, left_out, deeper)
+        names = [file.relative_to(root).as_posix() for file in files]
+        return FolderSource(files, labels, names, deep_images, channels=channels)
 
     train: Source = FolderSource([], []) if layout.train is None else list_split(layout.train)
     val = None if layout.val is None else list_split(layout.val)
@@ -226,11 +235,10 @@ def find_in_package(package: str, path: str) -> Path:
 def _list_split(
     root: Path,
     classes: tuple[str, ...],
-    deep_images: str,
     left_out: list[Path],
     deeper: list[Path],
-) -> FolderSource:
-    """The images in the class folders of `root`, which must be among `classes`.
+) -> tuple[list[Path], list[int]]:
+    """The images in the class folders of `root`, which must be among `classes`, and their labels.
 
     Adds the files that are no images to `left_out`, and images in sub-folders to `deeper`.
     """
@@ -272,5 +280,4 @@ def _list_split(
         left_out += found.left_out
         if found.folders:
             deeper += [file for file in found.images if file.parent != root / name]
-    names = [file.relative_to(root).as_posix() for file in files]
-    return FolderSource(files, labels, names, deep_images)
+    return files, labels

@@ -1,28 +1,27 @@
-"""Decodes image files, and converts images in memory, to RGB arrays, uint8 (h, w, 3).
+"""Decodes image files, and converts images in memory, to arrays, uint8 (h, w, channels).
 
-Pillow decodes; this module tells the format by the content, and handles orientation, transparency,
-bit depth and damaged files. Of several frames or pages the first is used. Two things change an
-image and are said once: more than 8 bits a channel, and further frames.
+Pillow decodes; this module tells the format by the content, and handles damaged files. Images
+become RGB or, where a number of channels is asked for, must have that number and keep all of them;
+`tljax.data.pixels` does either. Two things change an image and are said once: more than 8 bits a
+channel, and further frames.
 """
 
 import io
-import logging
-import multiprocessing
 import os
 import re
 import stat
-import struct
 import warnings
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
+from tljax.data.pixels import channels as own_channels
+from tljax.data.pixels import tiff
+from tljax.data.pixels.pillow import DAMAGE, refuse_bomb, refuse_thumbnail, rgb
+from tljax.data.pixels.reporting import Unreadable, warn_once, was_said
 from tljax.errors import InputError, printable
-
-_log = logging.getLogger("tljax")
 
 FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, JPEG 2000 or AVIF"
 
@@ -33,42 +32,13 @@ EXTENSIONS = (
     *(".jpx", ".avif", ".avifs"),
 )
 
-DEEP = ("full_range", "own_range")  # how more than 8 bits a channel become 8
-
 MAX_BYTES = 2**30  # of a file; no image within Pillow's limit of pixels needs more
 
-# What Pillow raises for damaged files: OSError if truncated or of an unknown format, SyntaxError
-# for a broken PNG chunk, AssertionError for a missing palette, ValueError for an invalid header,
-# RuntimeError for AVIF, and the other two for invalid EXIF data.
-_DAMAGE = (OSError, SyntaxError, AssertionError, ValueError, RuntimeError, TypeError, struct.error)
-
-_PIXELS_AT_ONCE = 2**20  # that are scaled in float64
 _HEAD = 64  # bytes of a file that tell its format
 _MANY_FRAMES = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")  # further frames of a JPEG are previews
 
-_TURNS = {  # what makes an image upright, by its EXIF orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
 # Pillow warns at every image with e.g. a broken EXIF tag. `append`: a user's filters take priority.
 warnings.filterwarnings("ignore", module=r"PIL\.", append=True)
-
-
-class Unreadable(InputError):
-    """An image cannot be read; `name` is its file name, or what else identifies it."""
-
-    def __init__(self, name: str, why: str):
-        super().__init__(name, why)  # both, so that worker processes can pickle the error
-        self.name = name
-
-    def __str__(self) -> str:
-        return "cannot read image {}: {}".format(*self.args)
 
 
 def skipped_message(names: Collection[object]) -> str:
@@ -118,7 +88,10 @@ def is_image_file(path: str | os.PathLike) -> bool:
 
 
 def decode(
-    source: str | os.PathLike | bytes, name: str | None = None, deep: str = "full_range"
+    source: str | os.PathLike | bytes,
+    name: str | None = None,
+    deep: str = "full_range",
+    channels: int | None = None,
 ) -> np.ndarray:
     """Decodes an image, given as a path or as the bytes of a file; `FORMATS` are read.
 
@@ -126,21 +99,27 @@ def decode(
     palette and CMYK images become RGB, transparent pixels are blended over white, and of several
     frames or pages the first is returned.
 
+    With `channels` an image keeps what it has: grey is one channel, and alpha is one more. Palette
+    and CMYK images are RGB, with alpha if a colour is transparent. The channels of all pages of a
+    TIFF are put one after the other.
+
     Args:
       source: The path or the bytes.
       name: The name of the image in errors; None: its path, or the number of its bytes.
       deep: What becomes of grey images with more than 8 bits a pixel. `full_range`: all that 16
         bits can hold, 0 to 65,535, is scaled to 0 to 255. `own_range`: the smallest pixel of the
         image becomes 0 and the largest 255. Of colours with 16 bits a channel the high byte is
-        kept either way.
+        kept either way. With `channels` the same is done to each channel by itself, and to the
+        colours of TIFFs too.
+      channels: The number of channels that the image must have; None: it is made RGB.
 
     Returns:
-      uint8 (h, w, 3).
+      uint8 (h, w, 3) or (h, w, channels).
 
     Raises:
       Unreadable: The file is missing, not a regular file or damaged; it has more pixels than
-        `PIL.Image.MAX_IMAGE_PIXELS` (a decompression bomb); or its pixels are floats or beyond 16
-        bits and `deep` is `full_range`.
+        `PIL.Image.MAX_IMAGE_PIXELS` (a decompression bomb); its pixels are floats or beyond 16
+        bits and `deep` is `full_range`; or it has another number of channels.
     """
     if isinstance(source, bytes):
         name, data = name or f"of {len(source)} bytes", source
@@ -151,59 +130,82 @@ def decode(
     try:
         if format is None:
             raise OSError
+        if format == "TIFF" and channels is not None:
+            return tiff.read(data, name, deep, channels)
         with Image.open(io.BytesIO(data), formats=(format,)) as image:
-            _refuse_bomb(image)
-            _refuse_thumbnail(image, name)
+            refuse_bomb(image)
+            refuse_thumbnail(image, name)
             _warn_of_frames(image, name)
-            return _pixels(image, name, deep)
+            return _pixels(image, name, deep, channels)
     except Image.DecompressionBombError as error:
         raise Unreadable(
             name, f"it has more than {Image.MAX_IMAGE_PIXELS} pixels; shrink or delete it"
         ) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise Unreadable(
             name, f"it is truncated or not a {FORMATS} file; replace or delete it"
         ) from error
 
 
-def as_rgb(image: Image.Image | np.ndarray) -> np.ndarray:
-    """Converts an image in memory to RGB.
+def as_pixels(
+    image: Image.Image | np.ndarray, channels: int | None = None, name: str | None = None
+) -> np.ndarray:
+    """Converts an image in memory to pixels.
 
     Args:
       image: A Pillow image of any mode, which is treated as `decode` treats a file: turned as its
         EXIF orientation says, unless that was done already, and 16 bits scaled to 8. Or a uint8
-        array (h, w, 3), (h, w, 1) or (h, w); grey is repeated to three channels.
+        array (h, w, channels), or (h, w) of one channel; with `channels` None (h, w, 3), (h, w, 1)
+        or (h, w), of which grey is repeated to three channels.
+      channels: The number of channels that the image must have; None: it is made RGB.
+      name: The name of the image in errors; None: what Pillow knows, or none.
 
     Returns:
-      uint8 (h, w, 3).
+      uint8 (h, w, 3) or (h, w, channels).
 
     Raises:
       Unreadable: The Pillow image has not been loaded yet, and its file is damaged; or its pixels
-        are floats or beyond 16 bits.
+        are floats or beyond 16 bits; or it has another number of channels.
       InputError: The array has another dtype or shape.
     """
     if isinstance(image, Image.Image):
-        name = str(getattr(image, "filename", "")) or f"{image.width}x{image.height}, from Pillow"
+        size = f"{image.width}x{image.height}, from Pillow"
+        name = name or str(getattr(image, "filename", "")) or size
         try:
-            return _pixels(image, name, None)
-        except _DAMAGE as error:
+            return _pixels(image, name, None, channels)
+        except DAMAGE as error:
             raise Unreadable(name, "its file is damaged; replace or delete it") from error
-    array = np.asarray(image)
+    array, name = np.asarray(image), "an image" if name is None else f"image {name}"
     if array.dtype != np.uint8:
         raise InputError(
-            f"an image has dtype {array.dtype}, but uint8 RGB with values from 0 to 255 is "
-            "expected; convert it before passing it (normalisation happens later)"
+            f"{name} has dtype {array.dtype}, but uint8{'' if channels else ' RGB'} with values"
+            " from 0 to 255 is expected; convert it before passing it (normalisation happens"
+            " later)"
         )
-    if array.ndim == 3 and array.shape[2] == 3:
-        return array
-    if array.ndim == 2:
-        array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] != 1:
+    pixels = array[:, :, None] if array.ndim == 2 else array
+    if pixels.ndim == 3 and pixels.shape[2] == (channels or 3):
+        return pixels
+    if channels is not None:
+        also = " or (h, w)" if channels == 1 else ""
         raise InputError(
-            f"an image has shape {array.shape}, but (h, w, 3), (h, w, 1) or (h, w) is expected; "
-            "put channels last and drop any alpha channel"
+            f"{name} has shape {array.shape}, but (h, w, {channels}){also} is expected of"
+            f" {channels} {'channel' if channels == 1 else 'channels'}; put channels last, or set"
+            " channels to what the images have"
         )
-    return np.repeat(array, 3, axis=2)
+    if pixels.ndim != 3 or pixels.shape[2] != 1:
+        raise InputError(
+            f"{name} has shape {array.shape}, but (h, w, 3), (h, w, 1) or (h, w) is expected; put"
+            " channels last and drop any alpha channel, or say how many channels there are (the"
+            " in_channels of tljax.load)"
+        )
+    return np.repeat(pixels, 3, axis=2)
+
+
+def _pixels(image: Image.Image, name: str, deep: str | None, channels: int | None) -> np.ndarray:
+    """The image as `decode` returns it; `deep` is None if the caller has no choice about it."""
+    if channels is None:
+        return rgb(image, name, deep)
+    return own_channels.read(image, name, deep, channels)
 
 
 def _read(path: Path, name: str) -> bytes:
@@ -220,110 +222,15 @@ def _read(path: Path, name: str) -> bytes:
         raise Unreadable(name, why) from error
 
 
-def _refuse_bomb(image: Image.Image) -> None:
-    """Raises above Pillow's limit; Pillow itself only warns up to twice the limit."""
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise Image.DecompressionBombError
-
-
-def _refuse_thumbnail(image: Image.Image, name: str) -> None:
-    """Raises for the raw files of cameras: TIFFs whose first image is a thumbnail."""
-    kind = _tag(image, ExifTags.Base.NewSubfileType)
-    if isinstance(kind, int) and kind & 1:
-        raise Unreadable(name, "its first image is a thumbnail; convert it to a JPEG or PNG file")
-
-
-def _tag(image: Image.Image, tag: int) -> Any:
-    """A tag of a TIFF; None if it has none, or the image is of another format."""
-    tags = getattr(image, "tag_v2", None)
-    return None if tags is None else tags.get(tag)
-
-
-def _pixels(image: Image.Image, name: str, deep: str | None) -> np.ndarray:
-    """The image as `decode` returns it; `deep` is None if the caller has no choice about it."""
-    if _has_deep_colours(image):
-        _warn_once(
-            "deep colours",
-            f"of colour images with 16 bits a channel, e.g. {printable(name)}, the upper 8 bits"
-            " are used",
-        )
-    image.load()
-    if (turn := _TURNS.get(_orientation(image))) is not None:
-        image = image.transpose(turn)
-    if image.mode.startswith(("I", "F")):  # Pillow would clip at 255 instead of scaling
-        return as_rgb(_deep_grey_as_8_bits(image, name, deep))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _orientation(image: Image.Image) -> Any:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except _DAMAGE:  # of the EXIF data; the pixels are whole
-        return None
-
-
-def _has_deep_colours(image: Image.Image) -> bool:
-    """Whether Pillow is about to drop the lower 8 of 16 bits: it says so before it loads."""
-    tile = getattr(image, "tile", None)
-    if image.mode.startswith("I") or not tile:
-        return False
-    stored = tile[0][3]  # the pixels' form, e.g. RGB;16B, alone or with further arguments
-    form, *more = stored if isinstance(stored, tuple) and stored else (stored,)
-    is_wide_ppm = image.format == "PPM" and any(isinstance(x, int) and x > 255 for x in more)
-    return is_wide_ppm or (isinstance(form, str) and ";16" in form)
-
-
-def _deep_grey_as_8_bits(image: Image.Image, name: str, deep: str | None) -> np.ndarray:
-    """Scales grey of 12, 16 or 32 bits, or floats, to uint8 (h, w); see `decode`."""
-    grey = np.asarray(image)
-    known = grey if grey.dtype.kind != "f" else grey[np.isfinite(grey)]
-    least, most = 0.0, 4095.0 if _tag(image, ExifTags.Base.BitsPerSample) == (12,) else 65535.0
-    if deep == "own_range":
-        least, most = (float(known.min()), float(known.max())) if known.size else (0.0, 0.0)
-    elif image.mode.startswith("F") or known.min() < least or known.max() > most:
-        what = "floats" if image.mode.startswith("F") else "numbers beyond 16 bits"
-        remedy = ", or set deep_images to own_range" if deep else ""
-        raise Unreadable(name, f"its pixels are {what}; convert it to 8 bits{remedy}")
-    else:
-        way = "set deep_images to own_range" if deep else "convert them to 8 bits beforehand"
-        _warn_once(
-            "deep grey",
-            f"of grey images with more than 8 bits, e.g. {printable(name)}, the range from 0 to"
-            f" {most:,.0f} is scaled to 8 bits; {way} to scale each image by its own smallest and"
-            " largest pixel",
-        )
-    scaled = np.empty(grey.shape, np.uint8)
-    rows = max(1, _PIXELS_AT_ONCE // grey.shape[1])
-    for start in range(0, len(grey), rows):
-        share = (grey[start : start + rows].astype(np.float64) - least) / ((most - least) or 1)
-        scaled[start : start + rows] = np.rint(np.nan_to_num(share * 255, posinf=255, neginf=0))
-    is_inverted = _tag(image, ExifTags.Base.PhotometricInterpretation) == 0  # 0 is white
-    return 255 - scaled if is_inverted else scaled
-
-
 def _warn_of_frames(image: Image.Image, name: str) -> None:
-    if image.format not in _MANY_FRAMES or "frames" in _said:
+    if image.format not in _MANY_FRAMES or was_said("frames"):
         return
     try:
         has_more = getattr(image, "is_animated", False)
-    except _DAMAGE:  # in the second frame, which is not needed
+    except DAMAGE:  # in the second frame, which is not needed
         return
     if has_more:
-        _warn_once(
+        warn_once(
             "frames",
             f"of images with several frames or pages, e.g. {printable(name)}, the first is used",
         )
-
-
-def _warn_once(what: str, message: str) -> None:
-    """Warns at the first image of its kind; processes that read ahead leave it to the main one."""
-    if what not in _said and multiprocessing.parent_process() is None:
-        _said.add(what)
-        _log.warning(message)
-
-
-_said: set[str] = set()

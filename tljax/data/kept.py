@@ -50,7 +50,11 @@ def describe(dataset: Dataset) -> list[Kept]:
 
 
 def restore(
-    name: str, kept: Kept, load: Callable[[], Dataset], deep_images: str = "full_range"
+    name: str,
+    kept: Kept,
+    load: Callable[[], Dataset],
+    deep_images: str = "full_range",
+    channels: int | None = None,
 ) -> Dataset:
     """Returns a data set with the splits that a run began with.
 
@@ -58,7 +62,7 @@ def restore(
       name: Of the data set, as in a config's `data`.
       kept: What `describe` returned when the run began.
       load: Returns the data set as it would be split today.
-      deep_images: As `deep` of `images.decode`.
+      deep_images, channels: As `deep` and `channels` of `images.decode`.
 
     Returns:
       The data set of today if nothing has changed. Otherwise the images that are kept, in their
@@ -78,7 +82,7 @@ def restore(
         unchanged = _describe_one(dataset) == kept
     except InputError:  # e.g. a class is gone
         unchanged = False
-    return dataset if unchanged else _find_again(name, kept, look(), deep_images)
+    return dataset if unchanged else _find_again(name, kept, look(), deep_images, channels)
 
 
 class _Today(NamedTuple):
@@ -177,7 +181,9 @@ def without_missing(source: Source) -> Source:
     return source if all(there) else Subset(base, rows[there])
 
 
-def _find_again(name: str, kept: Kept, today: _Today, deep_images: str) -> Dataset:
+def _find_again(
+    name: str, kept: Kept, today: _Today, deep_images: str, channels: int | None
+) -> Dataset:
     """The kept images, wherever they are in the folder by now, and whatever they are called."""
     root, files, rows, group_of = today
     alone = itertools.count(len(files))  # groups of images that are gone
@@ -217,7 +223,8 @@ def _find_again(name: str, kept: Kept, today: _Today, deep_images: str) -> Datas
             together = np.array([group_of.get(path, next(alone)) for path in paths])
         if weighted:
             weights = np.array([_weight(rows.get(path)) for path in paths], np.float32)
-        sources[split] = FolderSource(paths, labels, names, deep_images, together, weights)
+        how = (deep_images, together, weights, channels)
+        sources[split] = FolderSource(paths, labels, names, *how)
     if relabelled:
         _log.warning(
             "%d images of '%s' have other labels than when the run began; they keep the label that"

@@ -74,8 +74,8 @@ def train_batches(
         class.
 
     Returns:
-      An iterator over {"image": uint8 (b, h, w, 3), "label": int32 (b,) or, of other kinds of
-      labels, float32 (b, m)}, where b is `batch_size` or the number of `rows`; with "weight",
+      An iterator over {"image": uint8 (b, h, w, channels), "label": int32 (b,) or, of other kinds
+      of labels, float32 (b, m)}, where b is `batch_size` or the number of `rows`; with "weight",
       float32 (b,), if the images have weights. Call its `close` to end the reading threads or
       processes.
 
@@ -95,7 +95,7 @@ def train_batches(
             f"crop_area is {crop_area}; set it to (smallest, largest) with 0 < smallest <= largest "
             "<= 1"
         )
-    transform = augmentation(augment)
+    transform = augmentation(augment, preprocessing.channels)
 
     def read(indices: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
         skipped: list[str] = []
@@ -259,11 +259,11 @@ def eval_batches(
         all.
 
     Returns:
-      An iterable over {"image": uint8 (b, h, w, 3), "label": int32 (b,) or, of other kinds of
-      labels, float32 (b, m), "mask": float32 (b,)}, which can be iterated any number of times. All
-      batches have the same shapes; b is `batch_size` or the number of `rows`. The mask is 1 for an
-      image, and 0 for padding and skipped images, whose label is 0. Its attribute `skipped` names
-      the skipped images.
+      An iterable over {"image": uint8 (b, h, w, channels), "label": int32 (b,) or, of other kinds
+      of labels, float32 (b, m), "mask": float32 (b,)}, which can be iterated any number of times.
+      All batches have the same shapes; b is `batch_size` or the number of `rows`. The mask is 1 for
+      an image, and 0 for padding and skipped images, whose label is 0. Its attribute `skipped`
+      names the skipped images.
 
     Raises:
       InputError: An argument is invalid; or, while iterating, an image cannot be read.
@@ -279,7 +279,7 @@ def eval_batches(
 
     def read(start: int) -> dict[str, Any]:
         batch: Batch = {
-            "image": np.zeros((len(rows), *preprocessing.height_width, 3), np.uint8),
+            "image": np.zeros((len(rows), *preprocessing.image_shape), np.uint8),
             "label": np.zeros_like(batch_of(source.labels[:1]), shape=label_shape),
             "mask": np.zeros(len(rows), np.float32),
         }

@@ -8,7 +8,7 @@ from typing import Any, NotRequired, Protocol, TypedDict
 import numpy as np
 from PIL import Image
 
-from tljax.data.images import Unreadable, as_rgb
+from tljax.data.images import Unreadable, as_pixels
 from tljax.data.labels import Kind, as_labels, kind_of, label_at
 from tljax.data.parallel import map_in_threads
 from tljax.errors import InputError
@@ -19,7 +19,7 @@ _SAMPLE_SIZE = 64  # images that are hashed of a source that draws its images
 class Example(TypedDict):
     """One labelled image."""
 
-    image: np.ndarray  # uint8 (h, w, 3)
+    image: np.ndarray  # uint8 (h, w, 3), or of another number of channels
     label: Any  # 0 <= int < number of classes; or see `tljax.data.labels`
     weight: NotRequired[float]  # in the loss of training; without it 1
 
@@ -73,28 +73,36 @@ class ArraySource(Source):
     """Images held in memory.
 
     Args:
-      images: uint8 (n, h, w, 3), or grey (n, h, w, 1) or (n, h, w).
+      images: uint8 (n, h, w, 3), or grey (n, h, w, 1) or (n, h, w); with `channels`
+        (n, h, w, channels), or (n, h, w) of one channel.
       labels: see `tljax.data.labels.as_labels`.
+      channels: Of the images; None: they become RGB.
 
     Raises:
       InputError: The images or labels have another dtype or shape, or their numbers differ.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray | Sequence[Any]):
-        self._images = np.asarray(images)
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | Sequence[Any],
+        channels: int | None = None,
+    ):
+        self._images, self._channels = np.asarray(images), channels
         if self._images.ndim not in (3, 4):
             raise InputError(
-                f"the images have shape {self._images.shape}, but (n, h, w, 3), (n, h, w, 1) or "
-                "(n, h, w) is expected; stack images of one size, channels last"
+                f"the images have shape {self._images.shape}, but (n, h, w, {channels or 3}),"
+                " (n, h, w, 1) or (n, h, w) is expected; stack images of one size, channels last"
             )
         self.labels = as_labels(labels, len(self._images))
-        as_rgb(self._images[0])  # raises now, not in the first epoch, if the dtype is wrong
+        as_pixels(self._images[0], channels)  # raises now, not in the first epoch, if it is wrong
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, index: int, /) -> Example:
-        return {"image": as_rgb(self._images[index]), "label": label_at(self.labels, index)}
+        image = as_pixels(self._images[index], self._channels)
+        return {"image": image, "label": label_at(self.labels, index)}
 
     def fingerprint(self) -> str:
         return digest(str(self._images.shape), self._images, self.labels)
@@ -195,8 +203,8 @@ def relabel(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
 class _UserSource(Source):
     """A user's sequence of images; each example is converted when it is read."""
 
-    def __init__(self, data: Any):
-        self._data = data
+    def __init__(self, data: Any, channels: int | None):
+        self._data, self._channels = data, channels
         labels = getattr(data, "labels", None)
         if labels is None:
             labels = getattr(data, "targets", None)
@@ -209,14 +217,15 @@ class _UserSource(Source):
 
     def __getitem__(self, index: int, /) -> Example:
         image, _ = _image_and_label(self._data[index])
-        return {"image": as_rgb(image), "label": label_at(self.labels, index)}
+        pixels = as_pixels(image, self._channels, None if self._channels is None else str(index))
+        return {"image": pixels, "label": label_at(self.labels, index)}
 
     def fingerprint(self) -> str:
         method = getattr(self._data, "fingerprint", None)
         return method() if callable(method) else _content_digest(self)
 
 
-def as_source(data: Any) -> Source:
+def as_source(data: Any, channels: int | None = None) -> Source:
     """Converts a user's data to a `Source`.
 
     Args:
@@ -230,9 +239,11 @@ def as_source(data: Any) -> Source:
 
         An image is a uint8 array (h, w, 3), (h, w, 1) or (h, w), or a Pillow image of any mode,
         which is turned as its EXIF orientation says.
+      channels: The number of channels that every image must have, e.g. 4 of arrays (h, w, 4) and
+        of Pillow images of mode RGBA; None: images become RGB.
 
     Returns:
-      A source; source[i] is {"image": uint8 (h, w, 3), "label": int}.
+      A source; source[i] is {"image": uint8 (h, w, 3) or (h, w, channels), "label": int}.
 
     Raises:
       InputError: `data` is none of these or has no images, or a label is not an integer from 0.
@@ -244,9 +255,10 @@ def as_source(data: Any) -> Source:
     if Source in type(data).__mro__:
         return data
     if _is_pair(data):
-        return _source_of_pair(*data)
+        images, labels = data
+        return _source_of_pair(images, labels, channels)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-        return _UserSource(data)
+        return _UserSource(data, channels)
     raise InputError(
         f"cannot read images from a {type(data).__name__}; pass (images, labels) arrays or an "
         "object with __len__ and __getitem__ that returns (image, label)"
@@ -327,15 +339,15 @@ def _is_pair(data: Any) -> bool:
     return not isinstance(first, tuple | dict | Image.Image)
 
 
-def _source_of_pair(images: Any, labels: Any) -> Source:
+def _source_of_pair(images: Any, labels: Any, channels: int | None) -> Source:
     """The source of (images, labels); images in a list may be Pillow's, or differ in size."""
     if isinstance(images, list) and (
         any(isinstance(image, Image.Image) for image in images)
         or len({np.shape(image) for image in images}) > 1
     ):
         labels = as_labels(labels, len(images))
-        return _UserSource(list(zip(images, labels, strict=True)))
-    return ArraySource(images, labels)
+        return _UserSource(list(zip(images, labels, strict=True)), channels)
+    return ArraySource(images, labels, channels)
 
 
 def _image_and_label(element: Any) -> tuple[Any, Any]:

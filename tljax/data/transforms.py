@@ -1,7 +1,8 @@
 """Resizes, augments and normalises images to the form that pretrained weights expect.
 
 Resizing and augmentation run on the host, on uint8, with Pillow. `normalise` runs on the device
-inside the jitted step, so that a quarter of the bytes are transferred.
+inside the jitted step, so that a quarter of the bytes are transferred. Channels are independent of
+each other: alpha, or a fourth spectral band, has no effect on what the others become.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ _RESAMPLING = {name: Image.Resampling[name.upper()] for name in INTERPOLATIONS}
 
 
 def normalise(images: jax.Array | np.ndarray, preprocessing: Preprocessing) -> jax.Array:
-    """Returns (x / 255 - mean) / std, float32 (n, h, w, 3), of uint8 images (n, h, w, 3)."""
+    """Returns (x / 255 - mean) / std, float32 (n, h, w, channels), of uint8 images."""
     mean = jnp.asarray(preprocessing.mean, jnp.float32)
     std = jnp.asarray(preprocessing.std, jnp.float32)
     return (jnp.asarray(images, jnp.float32) / 255 - mean) / std
@@ -33,12 +34,16 @@ def resize_and_centre_crop(image: np.ndarray, preprocessing: Preprocessing) -> n
     centre is cut out.
 
     Args:
-      image: uint8 (h, w, 3).
+      image: uint8 (h, w, channels).
       preprocessing: Its image_size, crop_ratio and interpolation are used.
 
     Returns:
-      uint8 (*image_size, 3); a view of `image` if its size is unchanged.
+      uint8 (*image_size, channels); a view of `image` if its size is unchanged.
+
+    Raises:
+      InputError: The image has another number of channels than `preprocessing`.
     """
+    _check_channels(image, preprocessing)
     crop = preprocessing.height_width
     minimum = [round(side / preprocessing.crop_ratio) for side in crop]
     height, width = image.shape[:2]
@@ -47,10 +52,7 @@ def resize_and_centre_crop(image: np.ndarray, preprocessing: Preprocessing) -> n
     new, old = (minimum[0], height) if by_height else (minimum[1], width)
     if new != old:
         height, width = height * new // old, width * new // old
-        resized = Image.fromarray(image).resize(
-            (width, height), _RESAMPLING[preprocessing.interpolation]
-        )
-        image = np.asarray(resized)
+        image = _resize(image, (width, height), preprocessing)
     top, left = round((height - crop[0]) / 2), round((width - crop[1]) / 2)
     return image[top : top + crop[0], left : left + crop[1]]
 
@@ -69,28 +71,52 @@ def random_resized_crop(
     `ratio` is used, as in torchvision.
 
     Args:
-      image: uint8 (h, w, 3).
+      image: uint8 (h, w, channels).
       preprocessing: Its image_size and interpolation are used.
       rng: Of the random box.
       area: Smallest and largest fraction of the image.
       ratio: Smallest and largest width / height.
 
     Returns:
-      uint8 (*image_size, 3).
+      uint8 (*image_size, channels).
+
+    Raises:
+      InputError: The image has another number of channels than `preprocessing`.
     """
+    _check_channels(image, preprocessing)
     new_height, new_width = preprocessing.height_width
     left, top, width, height = _random_box(image.shape[0], image.shape[1], rng, area, ratio)
-    resized = Image.fromarray(image).resize(
-        (new_width, new_height),
-        _RESAMPLING[preprocessing.interpolation],
-        box=(left, top, left + width, top + height),
-    )
-    return np.asarray(resized)
+    box = (left, top, left + width, top + height)
+    return _resize(image, (new_width, new_height), preprocessing, box)
 
 
 def random_flip(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Flips the image horizontally with probability 1/2."""
     return image[:, ::-1] if rng.random() < 0.5 else image
+
+
+def _check_channels(image: np.ndarray, preprocessing: Preprocessing) -> None:
+    if image.shape[2] != preprocessing.channels:
+        raise InputError(
+            f"an image has {image.shape[2]} channels, but the network takes"
+            f" {preprocessing.channels}; load the data with channels={preprocessing.channels}, or"
+            f" the network with in_channels={image.shape[2]}"
+        )
+
+
+def _resize(
+    image: np.ndarray,
+    size: tuple[int, int],
+    preprocessing: Preprocessing,
+    box: tuple[int, int, int, int] | None = None,
+) -> np.ndarray:
+    """The image, or a box of it, resized to (width, height), each channel by itself."""
+    resampling = _RESAMPLING[preprocessing.interpolation]
+    if image.shape[2] == 3:  # as three channels at once, which takes less time
+        return np.asarray(Image.fromarray(image).resize(size, resampling, box))
+    # Of two or four at once Pillow would take the last for alpha, and weight the others by it.
+    channels = [Image.fromarray(image[:, :, c]) for c in range(image.shape[2])]
+    return np.stack([np.asarray(c.resize(size, resampling, box)) for c in channels], axis=2)
 
 
 def _random_box(
@@ -153,15 +179,20 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 }
 
 
-def augmentation(name: str) -> Augmentation:
-    """Returns the function (image, preprocessing, rng, crop_area) -> uint8 (*image_size, 3).
+def augmentation(name: str, channels: int = 3) -> Augmentation:
+    """Returns the function (image, preprocessing, rng, crop_area) -> uint8 (*image_size, channels).
 
     Raises:
-      InputError: There is no augmentation of that name.
+      InputError: There is no augmentation of that name, or none for that number of channels.
     """
     if name not in AUGMENTATIONS:
         raise InputError(
             f"unknown augmentation '{name}'{did_you_mean(name, AUGMENTATIONS)}: use one of "
             f"{', '.join(AUGMENTATIONS)}"
+        )
+    if name == "trivial" and channels != 3:
+        raise InputError(
+            "augment is trivial, whose operations on colours and contrast are defined for RGB, but"
+            f" the images have {channels} channels; set augment to crop_flip"
         )
     return AUGMENTATIONS[name]

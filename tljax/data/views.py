@@ -53,7 +53,7 @@ class Views(Source):
         view, image = divmod(index, len(self._source))
         example = self._source[image]
         rng = np.random.default_rng((view, image))
-        transform = augmentation(self._augment)
+        transform = augmentation(self._augment, self._preprocessing.channels)
         augmented = transform(example["image"], self._preprocessing, rng, self._crop_area)
         return {**example, "image": augmented}
 

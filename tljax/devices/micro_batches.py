@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from tljax.errors import InputError
 from tljax.models import Model, tracing
-from tljax.models.preprocessing import ImageSize
+from tljax.models.preprocessing import ImageShape, ImageSize
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
 
@@ -77,7 +77,7 @@ def split(parts: int, batch: Any, devices: int = 1) -> Any:
 
 def choose_parts(
     model: Model,
-    image_size: ImageSize,
+    image: ImageSize | ImageShape,
     images: int,
     start: int = 0,
     stop: int | None = None,
@@ -90,7 +90,7 @@ def choose_parts(
     """
     if jax.default_backend() != "cpu":
         return 1
-    widest = _widest(model, image_size, start, stop)
+    widest = _widest(model, image, start, stop)
     if images * widest <= _WHOLE:
         return 1
     most = max(_FEWEST, part // widest)
@@ -98,17 +98,17 @@ def choose_parts(
 
 
 def choose_training_parts(
-    model: Model, plan: TransferPlan, image_size: ImageSize, images: int, start: int = 0
+    model: Model, plan: TransferPlan, image: ImageSize | ImageShape, images: int, start: int = 0
 ) -> int:
     """The fastest number of parts for a training step under a plan; see `choose_parts`.
 
     1 if BatchNorm uses batch statistics, and for networks with convolutions, because XLA computes
     their gradients many times slower inside a loop.
     """
-    variables = tracing.abstract_variables(model, image_size)
-    if uses_batch_statistics(plan, variables) or has_convolutions(model, image_size, start):
+    variables = tracing.abstract_variables(model, image)
+    if uses_batch_statistics(plan, variables) or has_convolutions(model, image, start):
         return 1
-    return choose_parts(model, image_size, images, start, part=_TRAINED_PART)
+    return choose_parts(model, image, images, start, part=_TRAINED_PART)
 
 
 def uses_batch_statistics(plan: TransferPlan, variables: Tree) -> bool:
@@ -133,13 +133,13 @@ def check(parts: int | None, plan: TransferPlan, variables: Tree, batch_size: in
         )
 
 
-def _widest(model: Model, image_size: ImageSize, start: int, stop: int | None) -> int:
+def _widest(model: Model, image: ImageSize | ImageShape, start: int, stop: int | None) -> int:
     """Bytes per image of the widest array between two operations; by tracing only."""
-    operations = tracing.operations(model, image_size, start, stop)
+    operations = tracing.operations(model, image, start, stop)
     return max((operation.image_bytes for operation in operations), default=0) or 1
 
 
-def has_convolutions(model: Model, image_size: ImageSize, start: int) -> bool:
+def has_convolutions(model: Model, image: ImageSize | ImageShape, start: int) -> bool:
     """Whether the groups from `start` on have convolutions that are not written as products."""
-    operations = tracing.operations(model, image_size, start)
+    operations = tracing.operations(model, image, start)
     return any(operation.name == "conv_general_dilated" for operation in operations)

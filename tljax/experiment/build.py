@@ -19,6 +19,8 @@ from tljax.errors import InputError, check_known, redacted
 from tljax.experiment import hyperrules, lora
 from tljax.experiment.source import (
     PREPROCESSING_FIELDS,
+    channels_of,
+    channels_warnings,
     check_source,
     fetch_source,
     preprocessing_of,
@@ -119,6 +121,14 @@ class Experiment:
         whole.check()
         return [whole]
 
+    def check_first_image(self, dataset: Dataset) -> None:
+        """Raises InputError if the first training image has not the channels that are asked for.
+
+        A run asks before it begins, since to begin anew with other channels takes a new workdir.
+        """
+        if self.config.channels is not None and self.config.on_error == "fail":
+            dataset.train[0]
+
     def read_pretrained(self) -> Tree | None:
         """The weights of `init_from`, fitted to the model; None if the scenario uses none.
 
@@ -131,7 +141,7 @@ class Experiment:
             variables = pretrained_variables(self.config, self.model, size)
             for warning in self.warnings:
                 _log.warning("%s", warning)
-        abstract = tracing.abstract_variables(self.model, self.preprocessing.image_size)
+        abstract = tracing.abstract_variables(self.model, self.preprocessing.image_shape)
         self.plan.initialise(abstract, variables)
         workdir = None if variables is None else source_workdir(self.config.init_from)
         if workdir is not None and self.plan.init[-1] == "pretrained":
@@ -182,12 +192,12 @@ def build(
     options = _options(config)
     resolved, preprocessing = _prepare_images(config, model)
     model = registry.at_image_size(model, preprocessing.image_size)
-    lora.check(config, plan, tracing.abstract_variables(model, preprocessing.image_size))
+    lora.check(config, plan, tracing.abstract_variables(model, preprocessing.image_shape))
     warnings: tuple[str, ...] = ()
     if fetch_weights and _starts_from_weights(config):  # no slip in the config is left
         doubts = check_source(config)
         fetch_source(config.init_from, config.model)
-        warnings = (*doubts, *preprocessing_warnings(config))
+        warnings = (*doubts, *preprocessing_warnings(config), *channels_warnings(config))
         resolved, preprocessing = _prepare_images(config, model)  # as the weights' files say
         model = registry.at_image_size(model, preprocessing.image_size)
     return Experiment(resolved, model, plan, preprocessing, tasks, options, stages, warnings)
@@ -208,7 +218,7 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if silent:
         source = source_preprocessing(resolved.init_from)
         source = source or registry.spec(resolved.model).preprocessing
-        source = source.for_channels(3)  # which is what data sets give
+        source = source.for_channels(channels_of(resolved))
         for field in silent:
             resolved[field] = getattr(source, field)
     return resolved
@@ -299,6 +309,7 @@ def load_data(config: ml_collections.ConfigDict, splits: Sequence[Kept] | None =
         data_dir=config.data_dir,
         kept=splits,
         deep_images=config.deep_images,
+        channels=config.channels,
     )
 
 

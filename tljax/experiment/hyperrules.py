@@ -16,7 +16,9 @@ from tljax.data import Dataset, Source
 from tljax.data.listing import warn_once
 from tljax.errors import check_known
 from tljax.experiment import default_rule
+from tljax.experiment.source import channels_of
 from tljax.models import parameter_count, registry, tracing
+from tljax.models.preprocessing import height_width
 
 _SMALL_AREA = 96**2  # pixels
 _MEASURED = 32  # images whose area is looked at
@@ -143,7 +145,8 @@ def _by_default(
     )
     model = registry.create(config.model, num_classes=dataset.num_classes)
     size = config.image_size or registry.spec(config.model).preprocessing.image_size
-    parameters = parameter_count(tracing.abstract_variables(model, size)["params"])
+    shape = (*height_width(size), channels_of(config))
+    parameters = parameter_count(tracing.abstract_variables(model, shape)["params"])
     source = f"{config.model} {config.init_from or ''}"
     network = default_rule.Network(model, parameters, source)
     chosen, warnings = default_rule.choose(config.scenario, target, network, set_by_hand)

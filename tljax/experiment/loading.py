@@ -87,9 +87,9 @@ def load(
     model = registry.at_image_size(model, size)
     options = TrainingOptions(seed=seed)
     if source is None:
-        return model, new_variables(model, size, options, channels=in_channels), preprocessing
+        return model, new_variables(model, preprocessing.image_shape, options), preprocessing
     head: dict[str, Any] = {"head": "pretrained"} if keeps_head else {}
     plan = scenarios.feature_extraction(model.groups, **head)
-    new = new_variables(model, size, options, plan.init, in_channels)
+    new = new_variables(model, preprocessing.image_shape, options, plan.init)
     pretrained = weights.variables_for(source, model, size, in_channels, position_resampling)
     return model, plan.initialise(new, pretrained), preprocessing

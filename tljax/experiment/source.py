@@ -1,7 +1,8 @@
 """Where weights start: what `init_from` names, and how it prepares its images."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
@@ -24,7 +25,7 @@ PREPROCESSING_FIELDS = ("image_size", "normalisation", "interpolation", "crop_ra
 def pretrained_variables(
     config: ml_collections.ConfigDict, model: Model, image_size: ImageSize
 ) -> Tree | None:
-    """The weights of a config's `init_from`, fitted to model and image size; None without it.
+    """The weights of a config's `init_from`, fitted to model and images; None without it.
 
     Raises:
       InputError: if it holds another model, no weights, or no head where the head is to be kept.
@@ -35,7 +36,7 @@ def pretrained_variables(
     if config.head_init == "pretrained":
         source.check_head("leave head_init out for a new head")
     return weights.variables_for(
-        source, model, image_size, position_resampling=config.position_resampling
+        source, model, image_size, channels_of(config), config.position_resampling
     )
 
 
@@ -146,9 +147,44 @@ def source_preprocessing(init_from: str | None) -> Preprocessing | None:
 
 def preprocessing_of(resolved: ml_collections.ConfigDict) -> Preprocessing:
     """The preprocessing of a resolved config."""
-    mean, std = parse_normalisation(resolved.normalisation)
-    return Preprocessing(
+    channels = channels_of(resolved)
+    mean, std = parse_normalisation(resolved.normalisation, channels)
+    given = Preprocessing(
         resolved.image_size, mean, std, resolved.interpolation, resolved.crop_ratio
+    )
+    return given.for_channels(channels)
+
+
+def channels_of(config: ml_collections.ConfigDict) -> int:
+    """Number of channels of a config's images; InputError if it is none."""
+    if config.channels is not None and config.channels < 1:
+        raise InputError(
+            f"channels is {config.channels}; set it to 1 or more, or leave it out for RGB"
+        )
+    return config.channels or 3
+
+
+def channels_warnings(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """What is guessed, of an unresolved config, about channels that are not red, green and blue."""
+    channels = channels_of(config)
+    if config.normalisation is None:
+        source = source_preprocessing(config.init_from)
+        known = (source or registry.spec(config.model).preprocessing).channels
+    else:
+        known = len(parse_normalisation(config.normalisation, channels)[0])
+    if channels == known:
+        return ()
+    if channels == 1:
+        what = (
+            "mean, deviation and pretrained first kernel follow from those of red, green and blue"
+        )
+    else:
+        colours = ", ".join("RGB"[c % 3] for c in range(min(channels, 7)))
+        more = ", ..." if channels > 7 else ""
+        what = f"means, deviations and pretrained first kernels are those of {colours}{more}"
+    return (
+        f"channels is {channels}: {what}; set normalisation to {2 * channels} numbers for other"
+        " means and deviations",
     )
 
 
@@ -166,16 +202,19 @@ def preprocessing_warnings(config: ml_collections.ConfigDict) -> tuple[str, ...]
             f"'{name}' does not say how its images were normalised; taking {usual}, as"
             f" {config.model} does",
         )
+    source = source.for_channels(channels_of(config))
     return tuple(
         f"the config sets {field}={config[field]}, but '{name}' was trained with"
         f" {getattr(source, field)}; leave the field out to follow the weights"
         for field in PREPROCESSING_FIELDS[1:]
-        if config[field] is not None and not _agree(config[field], getattr(source, field))
+        if config[field] is not None and not _agree(field, config, source)
     )
 
 
-def _agree(a: Any, b: Any) -> bool:
-    """Whether two values of a preprocessing field, perhaps normalisations, mean the same."""
-    if not isinstance(a, str) or a.split() == b.split():
-        return bool(a == b)
-    return " " in a + b and np.allclose(parse_normalisation(a), parse_normalisation(b))
+def _agree(field: str, config: ml_collections.ConfigDict, source: Preprocessing) -> bool:
+    """Whether the config sets a preprocessing field to what the source has."""
+    if field != "normalisation":
+        return bool(config[field] == getattr(source, field))
+    mean, std = parse_normalisation(config.normalisation, source.channels)
+    own = replace(source, mean=mean, std=std).for_channels(source.channels)
+    return np.allclose((own.mean, own.std), (source.mean, source.std))

@@ -71,6 +71,7 @@ def fit_config(
         refuse_inside_data(workdir, experiment.config.data)
     dataset = load_data(experiment.config, kept_splits(workdir))
     if not begun:
+        experiment.check_first_image(dataset)
         experiment = experiment.scaled(dataset)
         _warn_of_seen_images(experiment, dataset)
     setups = experiment.setups(dataset)

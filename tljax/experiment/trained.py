@@ -167,6 +167,7 @@ def same_classes(trained: Trained, data: str | None, data_dir: str | None = None
             data_dir=config.data_dir,
             test_only=True,
             deep_images=config.deep_images,
+            channels=config.channels,
         )
         dataset = leave_out_seen(dataset, trained.splits or ())
     known = trained.experiment.class_names

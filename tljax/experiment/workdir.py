@@ -22,6 +22,7 @@ _MARKS = {"init_from", "scenario", "statistics"}  # fields that other software's
 # Fields that older workdirs lack, as their runs had them.
 _NEW_FIELDS = {
     "accept_source": False,
+    "channels": None,
     "deep_images": "full_range",
     "hyperrule_chose": (),
     "init_key": None,

@@ -168,7 +168,7 @@ def choose(
       InputError: if `memory` or `disk` is asked for and there is no room, or the disk cannot be
         written to.
     """
-    variables = tracing.abstract_variables(model, preprocessing.image_size)
+    variables = tracing.abstract_variables(model, preprocessing.image_shape)
     groups = plan.frozen_prefix(variables["params"])
     if kind == "off" or cached_before == 0:
         return Cache(0)
@@ -183,7 +183,7 @@ def choose(
             )
         return Cache(0)
     folder = find_folder(kind, on_disk)
-    row = 4 * tracing.abstract_output(model, preprocessing.image_size, groups).size
+    row = 4 * tracing.abstract_output(model, preprocessing.image_shape, groups).size
     needed = row * sum(len(source) for source in sources)
     fits = needed <= _room(folder)
     fits = all(processes.gather_values(bool(fits)))  # each process has a cache of its own
@@ -208,7 +208,7 @@ def _share(
 
     None where JAX may not use the CPU, whose compiler counts.
     """
-    image = jax.ShapeDtypeStruct((1, *preprocessing.height_width, 3), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *preprocessing.image_shape), jnp.float32)
 
     def counted(stop: int | None) -> float:
         run = functools.partial(model.apply, train=False, stop=stop)
@@ -274,7 +274,7 @@ def cached(
     Raises:
       InputError: if an image cannot be read, or the disk is full.
     """
-    shape = tracing.abstract_output(model, preprocessing.image_size, groups).shape[1:]
+    shape = tracing.abstract_output(model, preprocessing.image_shape, groups).shape[1:]
     variables = jax.device_put(variables)  # once, and not with every batch
     prefix = _prefix(model, preprocessing, groups)
 
@@ -327,8 +327,8 @@ def _prefix(
             result: Any = model.apply(variables, x, train=False, stop=groups)
             return result.astype(jnp.float32)
 
-        size = preprocessing.image_size
-        parts = micro_batches.choose_parts(model, size, len(images), stop=groups)
+        shape = preprocessing.image_shape
+        parts = micro_batches.choose_parts(model, shape, len(images), stop=groups)
         return micro_batches.map_in_parts(run, parts, images, mask)
 
     return compiled(prefix)

@@ -5,7 +5,7 @@ from tljax.models.efficientnet import EfficientNet
 from tljax.models.groups import Groups
 from tljax.models.initialisation import init
 from tljax.models.model import Model, features, parameter_count
-from tljax.models.preprocessing import NORMALISATIONS, ImageSize, Preprocessing
+from tljax.models.preprocessing import NORMALISATIONS, ImageShape, ImageSize, Preprocessing
 from tljax.models.registry import MODELS, ModelSpec, create, spec
 from tljax.models.resnet import ResNet
 from tljax.models.resnet_v2 import ResNetV2
@@ -17,6 +17,7 @@ __all__ = [
     "ConvNeXt",
     "EfficientNet",
     "Groups",
+    "ImageShape",
     "ImageSize",
     "Model",
     "ModelSpec",

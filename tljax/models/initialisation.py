@@ -12,8 +12,8 @@ from flax import traverse_util
 from tljax.models import lora
 from tljax.models.groups import leaf_paths, map_with_path
 from tljax.models.model import Model
-from tljax.models.preprocessing import ImageSize, height_width
-from tljax.models.tracing import output_for, variables_for
+from tljax.models.preprocessing import ImageShape, ImageSize, image_shape
+from tljax.models.tracing import abstract_output, abstract_variables
 
 _LEVEL = "xla_backend_optimization_level"
 
@@ -21,8 +21,7 @@ _LEVEL = "xla_backend_optimization_level"
 def init(
     model: Model,
     key: jax.Array,
-    image_size: ImageSize,
-    channels: int = 3,
+    image: ImageSize | ImageShape,
     groups: tuple[bool, ...] | None = None,
 ) -> dict[str, Any]:
     """Draws random variables: `params` and, for models with BatchNorm, `batch_stats`.
@@ -30,21 +29,21 @@ def init(
     Args:
       model: a Linen module with `groups`.
       key: of the random numbers.
-      image_size, channels: of its images.
+      image: (height, width, channels) of its images, or the size of RGB images.
       groups: per group, whether its variables are drawn; None: all. The others stay abstract (shape
         and dtype): pretrained weights replace them, so drawing them would cost time for nothing.
         LoRA's variables are always drawn, since a source seldom has them.
     """
-    image = (*height_width(image_size), channels)
+    shape = image_shape(image)
     if groups is None:
-        return _drawing(key)(model, key, image, None, 0)
-    abstract = variables_for(model, image)
+        return _drawing(key)(model, key, shape, None, 0)
+    abstract = abstract_variables(model, shape)
     depths = {path: model.groups.depth(path.split("/", 1)[1]) for path in leaf_paths(abstract)}
     wanted = tuple(p for p, depth in depths.items() if groups[depth] or lora.is_leaf(p))
     drawn = {}
     if wanted:
         start = min(depths[path] for path in wanted)
-        drawn = _drawing(key)(model, key, image, wanted, start)
+        drawn = _drawing(key)(model, key, shape, wanted, start)
     return map_with_path(lambda path, leaf: drawn.get(path, leaf), abstract)
 
 
@@ -69,7 +68,7 @@ def _compiled_drawing() -> Callable[..., dict[str, Any]]:
 def _draw(
     model: Model,
     key: jax.Array,
-    image: tuple[int, int, int],
+    image: ImageShape,
     paths: tuple[str, ...] | None,
     start: int,
 ) -> dict[str, Any]:
@@ -78,7 +77,7 @@ def _draw(
     The groups below `start` can be left out, since a variable's numbers depend only on the key and
     on its path.
     """
-    inputs = output_for(model, image, start)
+    inputs = abstract_output(model, image, start)
     variables = dict(model.init(key, jnp.zeros(inputs.shape, inputs.dtype), start=start))
     if paths is None:
         return variables

@@ -24,7 +24,7 @@ def features(model: Model, variables: dict[str, Any], images: jax.Array) -> jax.
     Args:
       model: from `tljax.create` or `tljax.load`.
       variables: {"params": ..., "batch_stats": ...} of the model.
-      images: normalised images (n, h, w, 3).
+      images: normalised images (n, h, w, channels).
 
     Returns:
       (n, d) float32.

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from tljax.errors import InputError, check_known, did_you_mean
 
 ImageSize = int | tuple[int, int]
+ImageShape = tuple[int, int, int]  # height, width, channels
 Statistics = tuple[float, ...]
 
 _LARGEST_SIDE = 2**16 - 1  # in pixels; a larger number in a file means that the file is damaged
@@ -37,7 +38,7 @@ class Preprocessing:
 
     Attributes:
       image_size: side of the square input, or (height, width), in pixels.
-      mean, std: per channel (R, G, B), of values in [0, 1].
+      mean, std: of each channel (R, G, B, or as many as the images have), of values in [0, 1].
       interpolation: one of `INTERPOLATIONS`.
       crop_ratio: share of the shorter side that the evaluation crop keeps, in (0, 1].
 
@@ -82,6 +83,16 @@ class Preprocessing:
         return height_width(self.image_size)
 
     @property
+    def channels(self) -> int:
+        """Number of channels of the images: as many as there are means."""
+        return len(self.mean)
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """(height, width, channels) of the images."""
+        return (*self.height_width, self.channels)
+
+    @property
     def normalisation(self) -> str:
         """Name of mean and std in `NORMALISATIONS`, or their numbers: all means, then all stds."""
         pair = (tuple(self.mean), tuple(self.std))
@@ -94,9 +105,9 @@ class Preprocessing:
         """The same for images with another number of channels.
 
         One channel gets the mean of the three. More than three channels repeat the three, as the
-        first layer's weights are repeated.
+        first layer's weights are repeated (`tljax.weights.fitting.adapt_channels`).
         """
-        if channels == len(self.mean):
+        if channels == self.channels:
             return self
 
         def adapted(values: Statistics) -> Statistics:
@@ -112,16 +123,27 @@ def height_width(size: ImageSize) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[-1])
 
 
+def image_shape(image: ImageSize | ImageShape) -> ImageShape:
+    """(height, width, channels) of images, which are RGB where only their size is given."""
+    if isinstance(image, tuple) and len(image) == 3:
+        return image
+    return (*height_width(image), 3)
+
+
 def _is_side(value: object) -> bool:
     return type(value) is int and 1 <= value <= _LARGEST_SIDE
 
 
-def parse_normalisation(text: str) -> tuple[Statistics, Statistics]:
-    """(mean, std) from a name in `NORMALISATIONS` or from six numbers, the inverse of
+def parse_normalisation(text: str, channels: int = 3) -> tuple[Statistics, Statistics]:
+    """(mean, std) from a name in `NORMALISATIONS` or from numbers, the inverse of
     `Preprocessing.normalisation`.
 
+    Args:
+      text: a name, six numbers (of R, G, B), or as many means and deviations as there are channels.
+      channels: of the images.
+
     Raises:
-      InputError: if the text is neither.
+      InputError: if the text is none of these.
     """
     if text in NORMALISATIONS:
         return NORMALISATIONS[text]
@@ -129,14 +151,21 @@ def parse_normalisation(text: str) -> tuple[Statistics, Statistics]:
         numbers = tuple(float(word) for word in text.split())
     except ValueError:
         numbers = ()
-    if len(numbers) != 6:
+    half = len(numbers) // 2
+    if len(numbers) not in (6, 2 * channels):
+        if numbers and channels != 3:
+            raise InputError(
+                f"normalisation '{text}' has {len(numbers)} numbers, but the images have {channels}"
+                f" channels; give {2 * channels}, first the means, or 6 for red, green and blue"
+            )
         check_known("normalisation", text, NORMALISATIONS)
-    if min(numbers[3:]) <= 0:
+    if min(numbers[half:]) <= 0:
+        which = "three" if half == 3 else str(half)
         raise InputError(
-            f"normalisation '{text}' has a standard deviation of 0 or less; set the last three"
+            f"normalisation '{text}' has a standard deviation of 0 or less; set the last {which}"
             " numbers above 0"
         )
-    return numbers[:3], numbers[3:]
+    return numbers[:half], numbers[half:]
 
 
 def _close(a: Statistics, b: Statistics) -> bool:

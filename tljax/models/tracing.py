@@ -9,7 +9,7 @@ import jax.extend.core
 import jax.numpy as jnp
 
 from tljax.models.model import Model
-from tljax.models.preprocessing import ImageSize, height_width
+from tljax.models.preprocessing import ImageShape, ImageSize, image_shape
 
 # Networks are traced for a batch of this many images. An array of the batch is recognised by its
 # size, a multiple of this number, because its batch axis may be anywhere or merged with others.
@@ -30,20 +30,18 @@ class Operation(NamedTuple):
     image_bytes: int
 
 
-def abstract_variables(model: Model, image_size: ImageSize, channels: int = 3) -> dict[str, Any]:
-    """Shapes and dtypes of the model's variables. The result is cached: do not change it."""
-    return variables_for(model, (*height_width(image_size), channels))
+def abstract_variables(model: Model, image: ImageSize | ImageShape) -> dict[str, Any]:
+    """Shapes and dtypes of the model's variables. The result is cached: do not change it.
 
-
-def variables_for(model: Model, image: tuple[int, int, int]) -> dict[str, Any]:
-    """As `abstract_variables`, for images of shape (height, width, channels)."""
-    return _trace_network(model, image)[0]
+    Args:
+      model: the network.
+      image: (height, width, channels) of its images, or the size of RGB images.
+    """
+    return _trace_network(model, image_shape(image))[0]
 
 
 @functools.lru_cache(maxsize=64)  # a large network takes a second to trace
-def _trace_network(
-    model: Model, image: tuple[int, int, int]
-) -> tuple[dict[str, Any], list[Operation]]:
+def _trace_network(model: Model, image: ImageShape) -> tuple[dict[str, Any], list[Operation]]:
     """Abstract variables and operations of the whole network, from one trace."""
 
     def draw(key: jax.Array, images: jax.Array) -> Any:
@@ -56,47 +54,47 @@ def _trace_network(
     return _without_mesh(drawn), list(_list_operations(program.jaxpr))
 
 
-def abstract_output(
-    model: Model, image_size: ImageSize, stop: int, channels: int = 3
-) -> jax.ShapeDtypeStruct:
-    """Shape (1, ...) and dtype of what the first `stop` groups compute from one image."""
-    return output_for(model, (*height_width(image_size), channels), stop)
+def abstract_output(model: Model, image: ImageSize | ImageShape, stop: int) -> jax.ShapeDtypeStruct:
+    """Shape (1, ...) and dtype of what the first `stop` groups compute from one image.
+
+    Args:
+      model, image: see `abstract_variables`.
+      stop: number of groups; 0: the image itself.
+    """
+    return _trace_output(model, image_shape(image), stop)
 
 
 @functools.lru_cache(maxsize=64)
-def output_for(model: Model, image: tuple[int, int, int], stop: int) -> jax.ShapeDtypeStruct:
-    """As `abstract_output`, for images of shape (height, width, channels)."""
+def _trace_output(model: Model, image: ImageShape, stop: int) -> jax.ShapeDtypeStruct:
     images = jax.ShapeDtypeStruct((1, *image), jnp.float32)
     if not stop:
         return images
     run = functools.partial(model.apply, train=False, stop=stop)
     output: jax.ShapeDtypeStruct = _without_mesh(
-        jax.eval_shape(run, variables_for(model, image), images)
+        jax.eval_shape(run, abstract_variables(model, image), images)
     )
     return output
 
 
 def operations(
-    model: Model, image_size: ImageSize, start: int = 0, stop: int | None = None
+    model: Model, image: ImageSize | ImageShape, start: int = 0, stop: int | None = None
 ) -> list[Operation]:
-    """All operations in the groups `start` to `stop - 1`.
+    """All operations in the groups `start` to `stop - 1`; see `abstract_variables`.
 
     Operations that draw random variables may be among them. The result is cached: do not change it.
     """
-    image = (*height_width(image_size), 3)
+    shape = image_shape(image)
     if start == 0 and stop is None:
-        return _trace_network(model, image)[1]
-    return _trace_groups(model, image, start, stop)
+        return _trace_network(model, shape)[1]
+    return _trace_groups(model, shape, start, stop)
 
 
 @functools.lru_cache(maxsize=64)
-def _trace_groups(
-    model: Model, image: tuple[int, int, int], start: int, stop: int | None
-) -> list[Operation]:
-    one = output_for(model, image, start)
+def _trace_groups(model: Model, image: ImageShape, start: int, stop: int | None) -> list[Operation]:
+    one = _trace_output(model, image, start)
     x = jax.ShapeDtypeStruct((_TRACED_IMAGES, *one.shape[1:]), one.dtype)
     run = functools.partial(model.apply, train=False, start=start, stop=stop)
-    return list(_list_operations(jax.make_jaxpr(run)(variables_for(model, image), x).jaxpr))
+    return list(_list_operations(jax.make_jaxpr(run)(abstract_variables(model, image), x).jaxpr))
 
 
 def _list_operations(jaxpr: Any) -> Iterator[Operation]:

@@ -124,8 +124,8 @@ def evaluation_program(
       model, preprocessing, batch_size, problem, mesh: see `evaluate`.
     """
     _, at_once = _at_once(batch_size, mesh)
-    size = preprocessing.image_size
-    batch = abstract_batch(model, size, at_once, start, {"mask": ()}, mesh, problem)
+    shape = preprocessing.image_shape
+    batch = abstract_batch(model, shape, at_once, start, {"mask": ()}, mesh, problem)
     return eval_step(model, preprocessing, start, problem, False, mesh), variables, batch
 
 

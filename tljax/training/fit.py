@@ -49,7 +49,8 @@ def fit(
       plan: what starts where, what moves, and how fast.
       train, val, test: data sources: anything that `tljax.data.as_source` takes. Without `val` the
         last weights count as the best; without `test` there is no test accuracy.
-      preprocessing: image size and normalisation that the weights expect; None: the size of the
+      preprocessing: image size and normalisation that the weights expect. Images must have as many
+        channels as it has means; for three, grey images become RGB. None: the size of the
         first training image, and ImageNet's mean and standard deviation.
       tasks: if several tasks share the trunk: name and number of classes of each, in the order of
         their labels, which are numbered through; see `tljax.training.loss.tasks`. Every image
@@ -95,7 +96,10 @@ def make_setup(
     *splits: Any,
 ) -> Setup:
     """The setup of `fit`'s arguments; `splits` are train, val and test as users give them."""
-    train, val, test = (None if split is None else as_source(split) for split in splits)
+    # Without preprocessing, or with RGB's, grey images become RGB.
+    channels = 3 if preprocessing is None else preprocessing.channels
+    wanted = None if channels == 3 else channels
+    train, val, test = (None if split is None else as_source(split, wanted) for split in splits)
     assert train is not None
     preprocessing = preprocessing or own_preprocessing(train)
     return Setup(model, plan, options, preprocessing, train, val, test, dict(tasks or {}))

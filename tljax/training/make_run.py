@@ -207,7 +207,7 @@ def _compile_ahead(
     tx, step = step_of_run(model, setup.plan, preprocessing, options, cached_groups, problem, mesh)
     batch = abstract_batch(
         model,
-        setup.image_size,
+        preprocessing.image_shape,
         options.batch_size,
         cached_groups,
         _weights_of_batch(setup),

@@ -9,11 +9,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax.data import Preprocessing, Source, kind_of
+from tljax.data.transforms import augmentation
 from tljax.devices import micro_batches, sharding
 from tljax.devices.workers import check_main_guard
 from tljax.errors import InputError, check_known
 from tljax.frozen import cache as feature_cache
-from tljax.models import NORMALISATIONS, ImageSize, Model, initialisation, registry, tracing
+from tljax.models import (
+    NORMALISATIONS,
+    ImageShape,
+    ImageSize,
+    Model,
+    initialisation,
+    registry,
+    tracing,
+)
 from tljax.models.groups import leaf_paths
 from tljax.training.options import TrainingOptions
 from tljax.training.problems import Problem, Scale, problem_of
@@ -69,7 +78,7 @@ class Setup:
     @property
     def abstract_variables(self) -> Tree:
         """The model's variables as shapes and dtypes."""
-        return tracing.abstract_variables(self.model, self.image_size)
+        return tracing.abstract_variables(self.model, self.preprocessing.image_shape)
 
     def check(self) -> None:
         """Raises InputError if the run could not begin; ask before anything is written."""
@@ -82,6 +91,7 @@ class Setup:
         feature_cache.check(options.cache, frozen_groups, options.images_change)
         if options.cache == "off" or options.images_change or not frozen_groups:
             check_main_guard(options.num_workers)  # workers read the images
+        augmentation(options.augment, self.preprocessing.channels)
         learning_rates(options, self.total_steps)
         if options.patience is not None and self.val is None:
             raise InputError(
@@ -191,21 +201,22 @@ class Setup:
 
 def own_preprocessing(train: Source) -> Preprocessing:
     """The first image's size and ImageNet's statistics, where nothing says what weights expect."""
-    side = min(train[0]["image"].shape[:2])
-    return Preprocessing(side, *NORMALISATIONS["imagenet"])
+    height, width, channels = train[0]["image"].shape
+    own = Preprocessing(min(height, width), *NORMALISATIONS["imagenet"])
+    return own.for_channels(channels)
 
 
 def new_variables(
     model: Model,
-    image_size: ImageSize,
+    image: ImageSize | ImageShape,
     options: TrainingOptions,
     init: Sequence[str] | None = None,
-    channels: int = 3,
 ) -> Tree:
     """Random variables from the seed, with the head as `head_init` says.
 
     Args:
-      model, image_size, channels: of the network and its images.
+      model: the network.
+      image: (height, width, channels) of its images, or the size of RGB images.
       options: for `seed` and `head_init`.
       init: a plan's, per group: only groups that are `random` are drawn, the rest stays abstract.
         None: all are drawn.
@@ -216,7 +227,7 @@ def new_variables(
         drawn = zip(model.groups.names, init, strict=True)
         groups = tuple(at == "random" and not (zero_head and name == "head") for name, at in drawn)
     key = jax.random.key(options.seed)
-    variables = initialisation.init(model, key, image_size, channels, groups)
+    variables = initialisation.init(model, key, image, groups)
     if zero_head and "head" in variables["params"]:
         variables["params"]["head"] = jax.tree.map(jnp.zeros_like, variables["params"]["head"])
     return variables

@@ -95,7 +95,7 @@ def initial_variables(
       The variables and, if the head was solved, the report of that.
     """
     init, options = setup.plan.init, setup.options
-    new = new_variables(setup.model, setup.image_size, options, init)
+    new = new_variables(setup.model, setup.preprocessing.image_shape, options, init)
     variables = setup.plan.initialise(new, pretrained)
     if options.head_init != "solved" or init[-1] != "random":
         return variables, None

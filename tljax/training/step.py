@@ -20,7 +20,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tljax.data import Preprocessing, normalise
 from tljax.devices import micro_batches, sharding
 from tljax.devices.compiler import compiled
-from tljax.models import ImageSize, Model, tracing
+from tljax.models import ImageShape, ImageSize, Model, tracing
 from tljax.training import train_state
 from tljax.training.loss.objective import Objective
 from tljax.training.options import TrainingOptions
@@ -59,9 +59,9 @@ def loss_and_gradient(
 
     Returns:
       A function (trained, statistics, frozen, batch, key) -> (metrics, gradient, new statistics).
-      The batch holds `image` (n, h, w, 3) uint8, or `features` (n, ...); `label`, the problem's
-      targets; and optionally `weight`, see `Objective.loss`. Gradient and `grad_norm` cover the
-      trained parameters alone.
+      The batch holds `image` (n, h, w, channels) uint8, or `features` (n, ...); `label`, the
+      problem's targets; and optionally `weight`, see `Objective.loss`. Gradient and `grad_norm`
+      cover the trained parameters alone.
     """
 
     def loss_fn(
@@ -187,7 +187,7 @@ def train_step(
         state = TrainState(taken, trained, statistics, opt_state, average)
         return sharding.constrain(mesh, state), metrics
 
-    if micro_batches.has_convolutions(model, preprocessing.image_size, start):
+    if micro_batches.has_convolutions(model, preprocessing.image_shape, start):
         return jax.jit(step, donate_argnums=0)  # gradients of convolutions are faster by default
     return compiled(step, mesh, donate_argnums=0)
 
@@ -219,7 +219,7 @@ def step_arguments(
 
 def abstract_batch(
     model: Model,
-    image_size: ImageSize,
+    image: ImageSize | ImageShape,
     size: int,
     start: int = 0,
     also: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
@@ -230,13 +230,13 @@ def abstract_batch(
 
     Args:
       model, start: see above.
-      image_size: of the images.
+      image: (height, width, channels) of the images, or the size of RGB images.
       size: number of images.
       also: the shape of a row of each further array, float32, by name.
       mesh: of the devices that the batch is spread over, see `tljax.devices.sharding`.
       problem: what the head learns.
     """
-    seen = tracing.abstract_output(model, image_size, start).shape[1:]
+    seen = tracing.abstract_output(model, image, start).shape[1:]
     rows = {"features": (seen, jnp.float32)} if start else {"image": (seen, jnp.uint8)}
     one_class = problem.kind == "classes"
     rows["label"] = ((), jnp.int32) if one_class else ((model.num_classes,), jnp.float32)
@@ -270,7 +270,7 @@ def step_of_run(
     parts = parts or micro_batches.choose_training_parts(
         model,
         plan,
-        preprocessing.image_size,
+        preprocessing.image_shape,
         options.batch_size // sharding.device_count(mesh),
         start,
     )
@@ -362,7 +362,7 @@ def _logits(
 
     name = "features" if start else "image"
     seen = {name: batch[name]}
-    parts = micro_batches.choose_parts(model, preprocessing.image_size, len(seen[name]), start)
+    parts = micro_batches.choose_parts(model, preprocessing.image_shape, len(seen[name]), start)
     return micro_batches.map_in_parts(run, parts, seen, batch.get("mask"))
 
 
@@ -374,5 +374,5 @@ def _input(model: Model, batch: Batch, preprocessing: Preprocessing, start: int)
     """
     if not start:
         return normalise(batch["image"], preprocessing)
-    passed_on = tracing.abstract_output(model, preprocessing.image_size, start)
+    passed_on = tracing.abstract_output(model, preprocessing.image_shape, start)
     return batch["features"].astype(passed_on.dtype)

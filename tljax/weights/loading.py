@@ -10,6 +10,7 @@ import numpy as np
 
 from tljax.errors import InputError, did_you_mean, redacted
 from tljax.models import ImageSize, Model, registry, tracing
+from tljax.models.preprocessing import height_width
 from tljax.weights import addresses, fitting, folders, rules, unwrapping, zoo
 from tljax.weights.families import FAMILIES, TLJAX
 from tljax.weights.folders import WeightsFiles
@@ -175,7 +176,8 @@ def variables_for(
     Returns:
       {"params": ..., "batch_stats": ...}, with the head of the weights if they have one.
     """
-    abstract = tracing.abstract_variables(model, image_size, channels)
+    shape = (*height_width(image_size), channels)
+    abstract = tracing.abstract_variables(model, shape)
     shapes = {path: leaf.shape for path, leaf in rules.flatten(abstract).items()}
     head = {p: array.shape for p, array in weights.arrays.items() if p.startswith("head/")}
     fitted = fitting.fit(

@@ -62,7 +62,7 @@ def model_card(export: Export, format: str, file_name: str) -> str:
         "resize": f"aspect kept, to just cover {covered[0]} x {covered[1]} (height x width),"
         f" {preprocessing.interpolation}",
         "crop": f"the central {height} x {width}",
-        "scale": "RGB bytes / 255, less the mean, divided by the deviation",
+        "scale": f"{_kind(preprocessing)} bytes / 255, less the mean, divided by the deviation",
         "mean": " ".join(f"{value:g}" for value in preprocessing.mean),
         "deviation": " ".join(f"{value:g}" for value in preprocessing.std),
     }
@@ -79,6 +79,11 @@ def model_card(export: Export, format: str, file_name: str) -> str:
     for heading, rows in export.tables.items():
         lines += _table(heading, rows)
     return "\n".join(lines)
+
+
+def _kind(preprocessing: Preprocessing) -> str:
+    """What the bytes of an image are."""
+    return "RGB" if preprocessing.channels == 3 else f"{preprocessing.channels}-channel"
 
 
 def constructor(export: Export, format: str) -> list[str] | None:

@@ -121,6 +121,11 @@ def image_name(source: Source | None, image: int) -> str:
     return f"test image {image:,}" if files is None else html_text(files[rows[image]].name)
 
 
+def _picture(pixels: np.ndarray) -> Image.Image:
+    """What can be seen of an image: the first three channels, or the first of one or two."""
+    return Image.fromarray(pixels[:, :, :3] if pixels.shape[2] >= 3 else pixels[:, :, 0])
+
+
 def thumbnail(source: Source | None, image: int, alt: str) -> str:
     """The image as a data URL: small images unchanged, others shrunk; "" without a source.
 
@@ -135,7 +140,7 @@ def thumbnail(source: Source | None, image: int, alt: str) -> str:
         pixels = source[image]["image"]
     except InputError:
         return '<span class="gone">cannot be read</span>'
-    picture = Image.fromarray(pixels)
+    picture = _picture(pixels)
     is_small = max(picture.size) <= _SIDE
     if not is_small:
         picture.thumbnail((_SIDE, _SIDE))

@@ -11,7 +11,7 @@ from tljax.analysis.report.formatting import percent, scenario_name
 from tljax.analysis.report.labels import TargetNames, differing_fields, html_text
 from tljax.analysis.report.page import table
 from tljax.experiment import Experiment
-from tljax.models import ImageSize, Model, parameter_count, tracing
+from tljax.models import ImageShape, Model, parameter_count, tracing
 from tljax.models.groups import Groups
 from tljax.transfer.partition import Tree, split
 
@@ -120,25 +120,25 @@ def _experiment(setting: Setting) -> Experiment:
 def _parameters(setting: Setting) -> Tree:
     """The shapes of the model's parameters."""
     exp = _experiment(setting)
-    params: Tree = _variables(exp.model, exp.preprocessing.image_size)["params"]
+    params: Tree = _variables(exp.model, exp.preprocessing.image_shape)["params"]
     return params
 
 
 def _forward_flops(setting: Setting) -> tuple[list[float], list[float]]:
     """Forward FLOPs of each group for one image, and those of products of activations."""
     exp = _experiment(setting)
-    return _count_forward_flops(exp.model, exp.preprocessing.image_size)
+    return _count_forward_flops(exp.model, exp.preprocessing.image_shape)
 
 
 # Settings share models, and to trace a model takes long.
 
 
 @functools.cache
-def _variables(model: Model, image_size: ImageSize) -> Tree:
-    return tracing.abstract_variables(model, image_size)
+def _variables(model: Model, image: ImageShape) -> Tree:
+    return tracing.abstract_variables(model, image)
 
 
 @functools.cache
-def _count_forward_flops(model: Model, image_size: ImageSize) -> tuple[list[float], list[float]]:
-    arguments = (model, _variables(model, image_size), image_size)
+def _count_forward_flops(model: Model, image: ImageShape) -> tuple[list[float], list[float]]:
+    arguments = (model, _variables(model, image), image)
     return cost.group_flops(*arguments), cost.group_products(*arguments)

@@ -34,7 +34,9 @@ def print_plan(config: ml_collections.ConfigDict, compile_step: bool = False) ->
     """
     exp = experiment.build(config)
     config = exp.config
-    title = f"{config.scenario} of {config.model} at {exp.preprocessing.image_size} px"
+    channels = "" if config.channels is None else f", {config.channels} channels"
+    size = exp.preprocessing.image_size
+    title = f"{config.scenario} of {config.model} at {size} px{channels}"
     if not exp.stages:
         _print_stage(config, exp, title, compile_step)
     for number, stage in enumerate(exp.stages, 1):
@@ -81,13 +83,13 @@ def _print_stage(
     config: ml_collections.ConfigDict, exp: Experiment, title: str, compile_step: bool
 ) -> None:
     """Prints the table of one plan and the lines below it."""
-    model, plan, size = exp.model, exp.plan, exp.preprocessing.image_size
-    variables = tracing.abstract_variables(model, size)
+    model, plan, shape = exp.model, exp.plan, exp.preprocessing.image_shape
+    variables = tracing.abstract_variables(model, shape)
     params = variables["params"]
     trained = plan.trained_groups(params)
     forward, activations, weights = cost.law_terms(
-        cost.group_flops(model, variables, size),
-        cost.group_products(model, variables, size),
+        cost.group_flops(model, variables, shape),
+        cost.group_products(model, variables, shape),
         trained,
     )
     memory = _memory_by_group(plan, params, config)
@@ -155,9 +157,9 @@ def _print_step(
     """Prints the FLOPs of the training step, counted and by the law, and its compiled cost."""
     whole = sum(costs.forward)
     law = (whole + sum(costs.activations) + sum(costs.weights)) / whole
-    size = exp.preprocessing.image_size
+    shape = exp.preprocessing.image_shape
     step = cost.step_function(exp.model, exp.plan, exp.preprocessing)
-    arguments = cost.step_arguments(exp.model, exp.plan, variables, size, config.batch_size)
+    arguments = cost.step_arguments(exp.model, exp.plan, variables, shape, config.batch_size)
     counted = flops(step, *arguments) / config.batch_size
     console.print(
         f"step (loss, gradient, clip, gradient norm): {_mflop(counted)} MFLOP an image"

@@ -100,9 +100,9 @@ def build_mesh(text: str, devices: list[Any]) -> Mesh:
 
 def abstract_arguments(exp: Experiment, mesh: Mesh, tx: Any, batch_size: int) -> tuple[Any, ...]:
     """Returns the arguments of the step, as abstract arrays laid out on the mesh."""
-    size = exp.preprocessing.image_size
-    batch = abstract_batch(exp.model, size, batch_size, mesh=mesh, problem=exp.problem)
-    variables = tracing.abstract_variables(exp.model, size)
+    shape = exp.preprocessing.image_shape
+    batch = abstract_batch(exp.model, shape, batch_size, mesh=mesh, problem=exp.problem)
+    variables = tracing.abstract_variables(exp.model, shape)
     keeps_average = exp.options.ema is not None
     given = step_arguments(exp.plan, variables, tx, batch, mesh, keeps_average)
     whole = NamedSharding(mesh, PartitionSpec())

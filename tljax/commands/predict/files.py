@@ -75,7 +75,12 @@ def predict_files(
     files = list(dict.fromkeys(file for path in paths for file in _image_files(path)))
     trained = experiment.read_workdir(workdir, task)
     columns, cells = _describe(trained)
-    source = FolderSource(files, [0] * len(files), deep_images=trained.config.deep_images)
+    source = FolderSource(
+        files,
+        [0] * len(files),
+        deep_images=trained.config.deep_images,
+        channels=trained.config.channels,
+    )
     how = (source, min(trained.config.batch_size, len(files)), on_error)
     with progress_bar() as bar:
         tracked = bar.track(_predict(trained, *how), len(files), description="predicting")

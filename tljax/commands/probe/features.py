@@ -54,7 +54,7 @@ def _compile(model: Model, preprocessing: Preprocessing) -> Callable[..., jax.Ar
         def run(images: jax.Array) -> jax.Array:
             return all_parts(model, variables, normalise(images, preprocessing))
 
-        number = micro_batches.choose_parts(model, preprocessing.image_size, len(images))
+        number = micro_batches.choose_parts(model, preprocessing.image_shape, len(images))
         return micro_batches.map_in_parts(run, number, images, mask)
 
     return compiled(compute)

@@ -106,11 +106,13 @@ def run_probe(
     if not begun:
         experiment.refuse_inside_data(workdir, exp.config.data)
     dataset = experiment.load_data(exp.config, experiment.kept_splits(workdir))
+    if not begun:
+        exp.check_first_image(dataset)
     options = exp.options
     _check(exp, dataset, weight_decays)
-    model, size = exp.model, exp.preprocessing.image_size
+    model, shape = exp.model, exp.preprocessing.image_shape
     given = exp.read_pretrained()
-    variables = jax.device_put(exp.plan.initialise(new_variables(model, size, options), given))
+    variables = jax.device_put(exp.plan.initialise(new_variables(model, shape, options), given))
     features = functools.partial(
         compute_features, model, variables, exp.preprocessing, progress=progress
     )

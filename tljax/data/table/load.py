@@ -26,7 +26,12 @@ _READERS = {
 SCHEMES = tuple(_READERS)
 
 
-def load(text: str, scheme: str = "csv", deep_images: str = "full_range") -> Dataset:
+def load(
+    text: str,
+    scheme: str = "csv",
+    deep_images: str = "full_range",
+    channels: int | None = None,
+) -> Dataset:
     """Reads the table; decodes no image.
 
     Without splits, or without test images, a fifth of each class is split off as test images,
@@ -35,12 +40,12 @@ def load(text: str, scheme: str = "csv", deep_images: str = "full_range") -> Dat
     Args:
       text: What follows the scheme and its colon.
       scheme: One of `SCHEMES`.
-      deep_images: As `deep` of `images.decode`.
+      deep_images, channels: As `deep` and `channels` of `images.decode`.
 
     Raises:
       InputError: The table cannot be used; see `rows.list_rows`.
     """
-    return dataset_of(listed(text, scheme), f"{scheme}:{text}", deep_images)
+    return dataset_of(listed(text, scheme), f"{scheme}:{text}", deep_images, channels)
 
 
 def read_names(text: str, scheme: str = "csv") -> tuple[tuple[str, ...], Kind]:
@@ -63,13 +68,13 @@ def listed(text: str, scheme: str = "csv") -> Listed:
     return list_rows(importlib.import_module(_READERS[scheme]).read(spec))
 
 
-def dataset_of(found: Listed, name: str, deep_images: str) -> Dataset:
+def dataset_of(found: Listed, name: str, deep_images: str, channels: int | None = None) -> Dataset:
     """Returns the splits of a table's images.
 
     Args:
       found: The images.
       name: Of the data set.
-      deep_images: As `deep` of `images.decode`.
+      deep_images, channels: As `deep` and `channels` of `images.decode`.
 
     Raises:
       InputError: There are no training images, but some for validation; or too few to split.
@@ -84,6 +89,7 @@ def dataset_of(found: Listed, name: str, deep_images: str) -> Dataset:
             deep_images,
             number_groups(rows),
             weights_of_rows(rows),
+            channels,
         )
 
     given = {row.split for row in found.rows}

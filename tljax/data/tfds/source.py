@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from tljax.data.digests import content_digests
-from tljax.data.images import Unreadable, as_rgb, decode
+from tljax.data.images import Unreadable, as_pixels, decode
 from tljax.data.parallel import map_in_threads
 from tljax.data.sources import Dataset, Example, Source, Subset, digest
 from tljax.data.splits import split_off_test
@@ -66,7 +66,7 @@ class TfdsSource(Source):
         except Exception as error:  # raised by protobuf or array_record
             raise Unreadable(name, "its record is damaged; copy or prepare it again") from error
         is_file = isinstance(image, bytes)
-        pixels = decode(image, name, self._deep_images) if is_file else as_rgb(image)
+        pixels = decode(image, name, self._deep_images) if is_file else as_pixels(image)
         return {"image": pixels, "label": int(self.labels[index])}
 
     def fingerprint(self) -> str:
