@@ -23,7 +23,8 @@ from tljax.runs.workdir import write_atomically
 
 OVERRIDES, FAILED = "overrides.json", "failed.json"
 # Fields that define the task: accuracies of different tasks cannot be compared.
-TASK = ("data", "train_size", "train_per_class", "val_fraction")
+TASK = ("data", "train_size", "train_per_class", "val_fraction", "folds")
+_REPEATED = ("seed", "fold")  # runs that differ in these are repetitions of one configuration
 _SCALAR = (str, int, float, bool)
 
 
@@ -48,7 +49,7 @@ class SweepRun:
 class Selection:
     """The configuration with the best mean validation accuracy among those of one place.
 
-    A configuration is what a run sets without its seed. A place is a task, and the values of the
+    A configuration is what a run sets without its seed and fold. A place is a task, and the values of the
     other fields for which the choice is made separately.
 
     Attributes:
@@ -56,7 +57,7 @@ class Selection:
       overrides: the fields that the configuration sets, without those of the place.
       varying: the fields in which configurations of the place differ.
       names: names of its runs.
-      validation, test: its accuracies over seeds; test accuracies of others are not used.
+      validation, test: its accuracies over seeds and folds; test accuracies of others are not used.
       among: number of configurations that it was chosen from.
       incomplete: number of configurations left out because a run failed or is not done.
     """
@@ -110,13 +111,13 @@ def _sort_key(value: Any) -> tuple[bool, bool, float, str]:
 def select(runs: Sequence[SweepRun], by: Sequence[str] = ()) -> list[Selection]:
     """Chooses on validation accuracy alone, for each task and each value of the fields `by`.
 
-    A configuration is left out if it lacks a seed that another one of its place has, or if one of
-    its runs failed.
+    A configuration is left out if it lacks a seed or a fold that another one of its place has, or
+    if one of its runs failed.
     """
     places: dict[str, dict[str, list[SweepRun]]] = {}  # runs by place, then by configuration
     for run in runs:
         place = {name: run.overrides[name] for name in run.overrides if name in (*TASK, *by)}
-        rest = {name: v for name, v in run.overrides.items() if name not in (*place, "seed")}
+        rest = {name: v for name, v in run.overrides.items() if name not in (*place, *_REPEATED)}
         configurations = places.setdefault(json.dumps(place), {})
         configurations.setdefault(json.dumps(rest), []).append(run)
     chosen = []
@@ -129,14 +130,15 @@ def select(runs: Sequence[SweepRun], by: Sequence[str] = ()) -> list[Selection]:
 
 
 def _complete(configurations: Mapping[str, list[SweepRun]]) -> dict[str, list[SweepRun]]:
-    """The configurations that have every seed of their place, and of which no run failed."""
-    seeds = {
-        name: {run.overrides.get("seed") for run in runs} for name, runs in configurations.items()
+    """The configurations that have every seed and fold of their place, and no failed run."""
+    repetitions = {
+        name: {tuple(run.overrides.get(field) for field in _REPEATED) for run in runs}
+        for name, runs in configurations.items()
     }
     return {
         name: runs
         for name, runs in configurations.items()
-        if seeds[name] == set().union(*seeds.values())
+        if repetitions[name] == set().union(*repetitions.values())
         and all(run.summary.get("val_accuracy") is not None for run in runs)
     }
 

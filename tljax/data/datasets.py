@@ -16,11 +16,13 @@ import numpy as np
 
 from tljax.data import embedded, folder, table
 from tljax.data.images import DEEP
-from tljax.data.joint import Task, join, joint_class_names
+from tljax.data.joint import Task, concatenate, join, joint_class_names
 from tljax.data.kept import Kept, restore
 from tljax.data.labels import strata
 from tljax.data.sources import Dataset, Subset
 from tljax.data.splits import (
+    HeldOut,
+    assign_to_folds,
     default_val_fraction,
     random_ranks,
     split_off,
@@ -52,6 +54,8 @@ def load(
     kept: Sequence[Kept] | None = None,
     test_only: bool = False,
     deep_images: str = "full_range",
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> Dataset:
     """Loads a data set with its train, val and test splits.
 
@@ -60,7 +64,13 @@ def load(
     If the data has no validation images, `val_fraction` of the training images is split off,
     stratified by class: at least one of every class that has two. The remaining training images are
     then subsampled, so the validation images are the same for every training size. For one seed,
-    smaller training sets are subsets of larger ones. Test images never depend on the seed.
+    smaller training sets are subsets of larger ones. Test images never depend on the seed, unless
+    they are a fold.
+
+    With `folds`, the training and validation images, and test images that would be split off them,
+    are assigned to folds: stratified by class, and whole groups where the data has groups. The
+    images of one fold are the test images, the others the training images. Test images that the
+    data brings along are in no split.
 
     Args:
       spec: `embedded:NAME`, `folder:PATH`, `csv:FILE`, or `tfds:NAME[/CONFIG][:VERSION]`, the last
@@ -78,6 +88,8 @@ def load(
         the splits are those of the run, whatever the other arguments are.
       test_only: Whether data of test images alone is accepted; its `train` is then empty.
       deep_images: As `deep` of `images.decode`, for `folder:`, `csv:` and `tfds:`.
+      folds: Number of folds, for cross-validation; None: the data has its own splits.
+      fold: With `folds`: which of them the test images are, from 0.
 
     Returns:
       A `Dataset`. Its splits are `Source`s with `labels`, int (n,), and elements {"image": uint8
@@ -102,6 +114,7 @@ def load(
     check_known("deep_images", deep_images, DEEP)
     names = split_spec(spec)
     _check_data_dir(names, data_dir)
+    _check_fold(folds, fold, names)
 
     def load_one(name: str) -> Dataset:
         dataset = _load_whole(name, data_dir, deep_images)
@@ -112,6 +125,8 @@ def load(
                 f"{name} has test images alone; add training images, in a split or folder called"
                 " train, or give it to `tljax evaluate --data`"
             )
+        if folds is not None:
+            dataset = _hold_out_fold(dataset, folds, int(fold or 0), seed)
         val_rng, subset_rng = (np.random.default_rng((seed, purpose)) for purpose in range(2))
         if dataset.val is None:
             dataset = _split_off_val(dataset, name, val_fraction, val_rng)
@@ -227,6 +242,42 @@ def _load_whole(name: str, data_dir: str | None, deep_images: str) -> Dataset:
         options["deep_images"] = deep_images
     dataset: Dataset = module.load(rest, **options)
     return dataset
+
+
+def _check_fold(folds: int | None, fold: int | None, names: Sequence[str]) -> None:
+    """Raises InputError unless both numbers are missing, or fit together and the data."""
+    if folds is None:
+        if fold is not None:
+            raise InputError(f"fold is {fold}, but folds is not set; set it to the number of folds")
+        return
+    if folds < 2:
+        raise InputError(f"folds is {folds}; set it to 2 or more")
+    if fold is None:
+        raise InputError(
+            f"folds is {folds}, but fold is not set; set it from 0 to {folds - 1}, or run every"
+            " fold with `tljax folds`"
+        )
+    if not 0 <= fold < folds:
+        raise InputError(f"fold is {fold}, but folds is {folds}; set it from 0 to {folds - 1}")
+    if len(names) > 1:
+        raise InputError(
+            f"folds is {folds}, but data names {len(names)} data sets; name one, as folds of"
+            " several at once are not made"
+        )
+
+
+def _hold_out_fold(dataset: Dataset, folds: int, fold: int, seed: int) -> Dataset:
+    """The data set with the images of one fold as its test images, the others for training."""
+    train, own_test = dataset.train, dataset.test
+    if isinstance(own_test, HeldOut):
+        train, own_test = own_test.source, None
+    pooled = [train] if dataset.val is None else [train, dataset.val]
+    # Own test images are in no split, but in the source: so they count as images that are unused.
+    whole, rows = concatenate([*pooled, *([] if own_test is None else [own_test])])
+    images = Subset(whole, np.concatenate(rows[: len(pooled)]))
+    numbers = assign_to_folds(images, dataset.class_names, folds, seed)
+    parts = [Subset(images, np.flatnonzero(held)) for held in (numbers != fold, numbers == fold)]
+    return replace(dataset, train=parts[0], val=None, test=parts[1])
 
 
 def _split_off_val(

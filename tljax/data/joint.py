@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tljax.data.labels import Kind
+from tljax.data.folder import FolderSource, join_folders
 from tljax.data.sources import (
     Dataset,
     Example,
@@ -18,7 +19,8 @@ from tljax.data.sources import (
     Subset,
     digest,
     fingerprint,
-    groups_of,
+    join_groups,
+    join_weights,
     unwrap_subset,
 )
 from tljax.errors import InputError
@@ -50,7 +52,7 @@ class Joint(Source):
         self.labels = np.concatenate(
             [source.labels + offset for source, offset in zip(sources, offsets, strict=True)]
         )
-        self.groups = _join_groups(sources)
+        self.groups, self.weights = join_groups(sources), join_weights(sources)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -58,7 +60,10 @@ class Joint(Source):
     def __getitem__(self, index: int, /) -> Example:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         example = self._sources[number][index - int(self._starts[number])]
-        return {"image": example["image"], "label": example["label"] + self._offsets[number]}
+        joined: Example = {**example, "label": example["label"] + self._offsets[number]}
+        if self.weights is not None:
+            joined["weight"] = float(self.weights[index])
+        return joined
 
     def fingerprint(self) -> str:
         return digest(repr(self._offsets), *(fingerprint(source) for source in self._sources))
@@ -72,17 +77,22 @@ class Joint(Source):
         return digest(repr(self._offsets), numbers, *parts)
 
 
-def _join_groups(sources: Sequence[Source]) -> np.ndarray | None:
-    """The groups of all images, those of each source by themselves; None if no source has any."""
-    parts = [groups_of(source) for source in sources]
-    if all(part is None for part in parts):
-        return None
-    numbered: list[np.ndarray] = []
-    for source, part in zip(sources, parts, strict=True):
-        own = np.arange(len(source)) if part is None else part
-        first = max((int(before.max()) + 1 for before in numbered if len(before)), default=0)
-        numbered.append(first + own)
-    return np.concatenate(numbered)
+def concatenate(sources: Sequence[Source]) -> tuple[Source, list[np.ndarray]]:
+    """Returns a source that holds the images of several ones, and where it holds those of each.
+
+    Args:
+      sources: one or more, of the same classes. None holds an image of another one.
+
+    Returns:
+      (whole, rows): rows[i], int (m,), are the rows of the images of sources[i] in `whole`.
+    """
+    bases, rows = map(list, zip(*map(unwrap_subset, sources), strict=True))
+    if all(base is bases[0] for base in bases):
+        return bases[0], rows
+    folders = [base for base in bases if isinstance(base, FolderSource)]
+    whole = join_folders(folders) if len(folders) == len(bases) else Joint(bases, [0] * len(bases))
+    first_rows = np.cumsum([0, *map(len, bases)])[:-1]
+    return whole, [first + own for first, own in zip(first_rows, rows, strict=True)]
 
 
 def joint_class_names(tasks: Sequence[Task]) -> tuple[str, ...]:

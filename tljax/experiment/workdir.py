@@ -23,6 +23,8 @@ _MARKS = {"init_from", "scenario", "statistics"}  # fields that other software's
 _NEW_FIELDS = {
     "accept_source": False,
     "deep_images": "full_range",
+    "fold": None,
+    "folds": None,
     "hyperrule_chose": (),
     "init_key": None,
     "l2": None,
