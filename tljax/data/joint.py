@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tljax.data.labels import Kind
 from tljax.data.folder import FolderSource, join_folders
+from tljax.data.labels import Kind
 from tljax.data.sources import (
     Dataset,
     Example,

@@ -172,7 +172,9 @@ def join_weights(sources: Sequence[Source]) -> np.ndarray | None:
     if all(part is None for part in parts):
         return None
     ones = [np.ones(len(source), np.float32) for source in sources]
-    return np.concatenate([o if part is None else part for o, part in zip(ones, parts, strict=True)])
+    return np.concatenate(
+        [o if part is None else part for o, part in zip(ones, parts, strict=True)]
+    )
 
 
 class Relabelled(Source):

@@ -18,6 +18,7 @@ from tljax.runs.workdir import write_atomically
 
 _FILE = "config.json"
 _SPLITS = "splits.json"
+FOLDS = "folds.json"  # in a workdir of `tljax folds`, which holds a workdir for each fold
 _MARKS = {"init_from", "scenario", "statistics"}  # fields that other software's config.json lacks
 # Fields that older workdirs lack, as their runs had them.
 _NEW_FIELDS = {
@@ -41,6 +42,11 @@ _NEW_FIELDS = {
 def is_begun(workdir: Path) -> bool:
     """Whether a run has begun in this workdir."""
     return has_begun(workdir) and (workdir / _FILE).exists()
+
+
+def is_folds(workdir: Path) -> bool:
+    """Whether a folder is a workdir of `tljax folds`."""
+    return (workdir / FOLDS).is_file()
 
 
 def is_workdir(folder: Path) -> bool:
@@ -78,6 +84,11 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
             )
         config = ml_collections.ConfigDict(_NEW_FIELDS | content)
     except (FileNotFoundError, NotADirectoryError):
+        if is_folds(workdir):
+            raise InputError(
+                f"'{workdir}' holds the folds of `tljax folds`; give one of them, e.g."
+                f" '{workdir / 'fold_0'}'"
+            ) from None
         raise InputError(
             f"'{workdir}' is not a workdir of tljax: it holds no config.json; give the folder that"
             " `tljax train --workdir` wrote"
