@@ -49,8 +49,8 @@ class SweepRun:
 class Selection:
     """The configuration with the best mean validation accuracy among those of one place.
 
-    A configuration is what a run sets without its seed and fold. A place is a task, and the values of the
-    other fields for which the choice is made separately.
+    A configuration is what a run sets without its seed and fold. A place is a task, and the values
+    of the other fields for which the choice is made separately.
 
     Attributes:
       place: the fields of the place.

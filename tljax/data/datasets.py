@@ -103,14 +103,7 @@ def load(
       digits = load("embedded:digits", train_size=50, seed=1)
       result = tljax.fit(model, variables, plan, digits.train, digits.val)
     """
-    if train_size is not None and train_per_class is not None:
-        raise InputError(
-            f"train_size is {train_size} and train_per_class is {train_per_class}; set one of them"
-        )
-    if val_fraction is not None and not 0 <= val_fraction < 1:
-        raise InputError(f"val_fraction is {val_fraction}; set it to 0 or more, and below 1")
-    if seed < 0:
-        raise InputError(f"seed is {seed}; set it to 0 or more")
+    _check_sizes(train_size, train_per_class, val_fraction, seed)
     check_known("deep_images", deep_images, DEEP)
     names = split_spec(spec)
     _check_data_dir(names, data_dir)
@@ -242,6 +235,19 @@ def _load_whole(name: str, data_dir: str | None, deep_images: str) -> Dataset:
         options["deep_images"] = deep_images
     dataset: Dataset = module.load(rest, **options)
     return dataset
+
+
+def _check_sizes(
+    train_size: int | None, train_per_class: int | None, val_fraction: float | None, seed: int
+) -> None:
+    if train_size is not None and train_per_class is not None:
+        raise InputError(
+            f"train_size is {train_size} and train_per_class is {train_per_class}; set one of them"
+        )
+    if val_fraction is not None and not 0 <= val_fraction < 1:
+        raise InputError(f"val_fraction is {val_fraction}; set it to 0 or more, and below 1")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; set it to 0 or more")
 
 
 def _check_fold(folds: int | None, fold: int | None, names: Sequence[str]) -> None:

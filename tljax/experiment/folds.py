@@ -188,6 +188,8 @@ def evaluate_folds(
             f" folds of '{workdir}' but one: the answers of that one are in out_of_fold.csv; name"
             " other data with --data"
         )
+    if split != "val":  # of those images some may have been seen, which is of no interest
+        dataset = replace(dataset, val=None)
     dataset = leave_out_seen(dataset, [kept for fold in members for kept in fold.splits or ()])
     dataset = match_classes(first, dataset, spec)
     source = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]

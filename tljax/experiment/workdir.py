@@ -59,7 +59,9 @@ def is_workdir(folder: Path) -> bool:
 
 
 def check_not_foreign(workdir: Path) -> None:
-    """Raises InputError if a run in this folder would overwrite another program's config.json."""
+    """Raises InputError if the folder is no run's: of another program, or of `tljax folds`."""
+    if is_folds(workdir):
+        raise InputError(f"'{workdir}' holds the folds of `tljax folds`; choose another --workdir")
     if (workdir / _FILE).is_file() and not is_workdir(workdir):
         raise InputError(
             f"'{workdir}' holds a config.json that tljax did not write; choose another --workdir"

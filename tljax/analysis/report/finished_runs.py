@@ -99,7 +99,10 @@ class Setting:
     @property
     def target(self) -> Target:
         config, summary = self.first.config, self.first.summary
-        return Target(config["data"], config["model"], summary["train_size"])
+        data = config["data"]
+        if config["folds"] is not None:  # which have other test images each
+            data = f"{data}, fold {config['fold']} of {config['folds']}"
+        return Target(data, config["model"], summary["train_size"])
 
     @property
     def scenario(self) -> str:
