@@ -457,7 +457,7 @@ def test_other_data_is_cleared_of_images_that_a_fold_has_seen(whole, table, tmp_
         (["evaluate", "--split", "val"], "each fold of"),
         (["evaluate", "--data", "embedded:digits", "--refit_head"], "holds several folds"),
         (["evaluate", "--data", "embedded:digits"], "give data of the same classes"),
-        (["train", "--config", "fine_tune"], "holds the folds of `tljax folds`"),
+        (["train", "--config", "fine_tune"], "choose another --workdir"),
         (["export", "--format", "timm", "--output", "x.safetensors"], "give one of them, e.g."),
     ],
 )
@@ -466,6 +466,13 @@ def test_what_the_ensemble_cannot(words, fragment, whole, tmp_path, monkeypatch,
     code, _, err = run(capsys, *words, "--workdir", whole)
     assert (code, err.count("\n")) == (2, 1), err
     assert fragment in err
+
+
+def test_the_ensemble_is_no_source_of_weights(whole, page, tmp_path, capsys):
+    words = ["train", "--config", page, "--config.scenario=fine_tune", "--workdir", tmp_path / "w"]
+    code, _, err = run(capsys, *words, f"--config.init_from={whole}")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "give one of them, e.g." in err
 
 
 def test_without_own_test_images_the_ensemble_has_none(page, table, tmp_path, capsys):

@@ -49,6 +49,15 @@ def is_folds(workdir: Path) -> bool:
     return (workdir / FOLDS).is_file()
 
 
+def refuse_folds(workdir: Path) -> None:
+    """Raises InputError for a workdir of `tljax folds`, where that of a run is asked for."""
+    if is_folds(workdir):
+        raise InputError(
+            f"'{workdir}' holds the folds of `tljax folds`; give one of them, e.g."
+            f" '{workdir / 'fold_0'}'"
+        ) from None
+
+
 def is_workdir(folder: Path) -> bool:
     """Whether a folder is a run's, perhaps a damaged one, and no folder of other software."""
     try:
@@ -86,11 +95,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
             )
         config = ml_collections.ConfigDict(_NEW_FIELDS | content)
     except (FileNotFoundError, NotADirectoryError):
-        if is_folds(workdir):
-            raise InputError(
-                f"'{workdir}' holds the folds of `tljax folds`; give one of them, e.g."
-                f" '{workdir / 'fold_0'}'"
-            ) from None
+        refuse_folds(workdir)
         raise InputError(
             f"'{workdir}' is not a workdir of tljax: it holds no config.json; give the folder that"
             " `tljax train --workdir` wrote"
