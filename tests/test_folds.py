@@ -8,22 +8,31 @@ import re
 import shutil
 import signal
 from collections import Counter
+from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import average_precision_score
 
 from tests.soak.campaign import compare
 from tests.test_cli import run
 from tests.test_sweep import made_up
-from tljax import cli, data, experiment
+from tljax import cli, data, experiment, models
+from tljax import config as config_lib
 from tljax.analysis.results import read_runs, select
 from tljax.analysis.statistics import mean_interval
+from tljax.commands.folds.out_of_fold import DoneFold, write_answers
+from tljax.commands.folds.table import print_folds, summarise
+from tljax.data import Task
 from tljax.data.folder import FolderSource
 from tljax.data.joint import concatenate
 from tljax.errors import InputError
-from tljax.runs.answers import read_answers
+from tljax.experiment import Folds
+from tljax.runs.answers import Outputs, read_answers
 from tljax.runs.proportions import clopper_pearson
+from tljax.training.problems import problem_of
 
 PAGE = """
 from tljax.config import base
@@ -32,7 +41,7 @@ def get_config(arg=None):
     config = base()
     config.update({
         "scenario": "from_scratch", "augment": "crop", "batch_size": 8, "last_group": "layer1_0",
-        "image_size": 16, "steps": 4, "eval_every": 2, "checkpoint_every": 1, "lr": 0.05,
+        "image_size": 16, "steps": 12, "eval_every": 6, "checkpoint_every": 3, "lr": 0.05,
         "on_error": "skip", "val_fraction": 0.3,
     })
     return config
@@ -48,7 +57,8 @@ def table(tmp_path_factory):
     rows = []
     for number in range(4 * ANIMALS):
         animal = number // 4
-        pixels = rng.integers(0, 200, (24, 20, 3)) + 50 * (animal % 2)
+        is_bright = (animal + (number % 7 == 0)) % 2  # dogs, and some cats, which are mistaken
+        pixels = rng.integers(0, 200, (24, 20, 3)) + 50 * is_bright
         Image.fromarray(pixels.astype(np.uint8)).save(root / f"{number}.png")
         label, split = ("cat", "dog")[animal % 2], "train" if number < 48 else "test"
         rows.append({"path": f"{number}.png", "label": label, "group": animal, "split": split})
@@ -231,7 +241,7 @@ def same(a, b):
 
 def test_the_table_of_answers_has_each_image_once_as_its_fold_answered(whole):
     rows = read(whole / "out_of_fold.csv")
-    assert list(rows[0]) == ["image", "label", "predicted", "confidence", "fold", "cat", "dog"]
+    assert list(rows[0]) == ["image", "fold", "label", "predicted", "confidence", "cat", "dog"]
     assert sorted(row["image"] for row in rows) == sorted(f"{i}.png" for i in range(48))
     for row in rows:
         assert row["label"] == ("cat", "dog")[animal(row["image"]) % 2]
@@ -289,7 +299,7 @@ class Interrupter(logging.Handler):
 
 
 def test_interrupted_and_in_shards_it_ends_the_same(whole, page, table, tmp_path, capsys):
-    logger, handler = logging.getLogger("tljax"), Interrupter("step", 6)  # in the second fold
+    logger, handler = logging.getLogger("tljax"), Interrupter("step", 18)  # in the second fold
     level = logger.level
     logger.setLevel(logging.DEBUG)
     logger.addHandler(handler)
@@ -433,8 +443,9 @@ def test_the_ensemble_is_tested_on_the_own_test_images(whole, table, tmp_path, c
     loss = -np.log(found[np.arange(16), labels]).mean()
     code, out, err = run(capsys, "evaluate", "--workdir", whole)
     assert (code, err) == (0, "")
-    assert out.startswith(f"accuracy {accuracy:.4f} (balanced {accuracy:.4f}), loss {loss:.4f}")
-    assert f"on 16 images of csv:{table / 'own_test.csv'} (test); naive baseline 0.5000" in out
+    assert out.startswith(f"accuracy {accuracy:.4f} (balanced accuracy {accuracy:.4f}, macro F1 ")
+    assert f"), loss {loss:.4f} on" in out
+    assert f" 16 images of csv:{table / 'own_test.csv'} (test); naive baseline 0.5000" in out
 
 
 def test_other_data_is_cleared_of_images_that_a_fold_has_seen(whole, table, tmp_path, capsys):
@@ -483,6 +494,105 @@ def test_without_own_test_images_the_ensemble_has_none(page, table, tmp_path, ca
     code, _, err = run(capsys, "evaluate", "--workdir", tmp_path / "w")
     assert (code, err.count("\n")) == (2, 1)
     assert "has no test images of its own" in err
+
+
+# --- several labels an image, and numbers ------------------------------------------------------
+
+
+def trained(kind, seed, result):
+    """A network with random weights and, of numbers, a scale of its own."""
+    names, scale = ("a", "b"), ((5.0, -1.0 - seed), (2.0 + seed, 3.0))
+    task = Task("t", names, kind, scale if kind == "regression" else None)
+    config = config_lib.base()
+    config.update(last_group="layer1_0", image_size=16, batch_size=4, scenario="from_scratch")
+    exp = experiment.build(config, (task,))
+    variables = models.init(exp.model, jax.random.key(seed), 16)
+    head = jax.random.normal(jax.random.key(seed + 9), variables["params"]["head"]["kernel"].shape)
+    variables["params"]["head"]["kernel"] = head
+    return experiment.Trained(Path("none"), exp, variables, result)
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression"])
+def test_the_ensemble_of_other_kinds_is_the_mean_in_units(kind):
+    members = [trained(kind, seed, {"thresholds": [0.2, 0.4 + seed / 5]}) for seed in (0, 1)]
+    pixels = np.random.default_rng(0).integers(0, 255, (9, 16, 16, 3), np.uint8)
+    rng = np.random.default_rng(1)
+    numbers = rng.normal(5, 2, (9, 2)).astype(np.float32)
+    labels = numbers if kind == "regression" else (numbers > 5).astype(np.uint8)
+    source = data.as_source((pixels, labels))
+    alone = [np.stack(list(experiment.Ensemble((m,)).predict(source, 4))) for m in members]
+    both = experiment.Ensemble(tuple(members))
+    together = np.stack(list(both.predict(source, 4)))
+    np.testing.assert_allclose(together, np.mean(alone, axis=0), rtol=1e-5)
+    assert np.abs(alone[0] - alone[1]).max() > 0.01, "or this tests nothing"
+    found, answered = both.evaluate(source)
+    np.testing.assert_array_equal(answered, labels)
+    assert found.metrics == pytest.approx(both.problem.scores(labels, together), rel=1e-4)
+    if kind == "multi_label":
+        assert both.problem.thresholds == pytest.approx((0.2, 0.5))
+        p = together.astype(float)
+        loss = -np.where(labels, np.log(p), np.log1p(-p)).mean()
+    else:
+        loss = (((together - labels) / members[0].problem.scale.deviation) ** 2).mean()
+    assert found.loss == pytest.approx(loss, rel=1e-4)
+
+
+def done_folds(kind, labels, outputs):
+    """Two finished folds with half of the images each."""
+    problem, half, done = problem_of(kind), len(labels) // 2, []
+    for number, rows in enumerate((slice(None, half), slice(half, None))):
+        own, naive = labels[rows], problem.naive(labels, labels[rows])
+        result = {f"test_{k}": v for k, v in problem.scores(own, outputs[rows]).items()}
+        result |= {f"naive_{k}": v for k, v in naive.items()}
+        result |= {"kind": kind, "test_size": len(own), "thresholds": [0.5, 0.3]}
+        answers = Outputs(np.arange(len(own)), own, outputs[rows])
+        images = [f"{number}-{row}.png" for row in range(len(own))]
+        done.append(DoneFold(number, result, answers, images, ("a", "b")))
+    return Folds(2, 0, (half, len(labels) - half), ("x", "y"), False), done
+
+
+def test_numbers_out_of_fold(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    labels = rng.normal(50, 9, (40, 2)).astype(np.float32)
+    outputs = (labels + rng.normal(0, 3, labels.shape)).astype(np.float32)
+    folds, done = done_folds("regression", labels, outputs)
+    write_answers(tmp_path / "o.csv", done)
+    rows = read(tmp_path / "o.csv")
+    assert list(rows[0]) == ["image", "fold", "a", "b", "predicted a", "predicted b"]
+    assert [float(row["predicted b"]) for row in rows] == pytest.approx(outputs[:, 1], rel=1e-4)
+    summary = summarise(folds, done)
+    assert list(summary["scores"]) == [
+        f"{one}_{name}" for one in ("test", "naive") for name in ("r2", "rmse", "mae")
+    ]
+    pooled = summary["out_of_fold"]
+    assert pooled["value"] == pytest.approx(problem_of("regression").scores(labels, outputs)["r2"])
+    assert pooled["rmse"] == pytest.approx(np.sqrt(((labels - outputs) ** 2).mean(0)).mean())
+    assert pooled["naive"] == pytest.approx(0, abs=1e-6)
+    assert pooled["verdict"]
+    print_folds(folds, done, summary, tmp_path / "o.csv")
+    out = capsys.readouterr().out
+    assert f"out of fold: R2 {pooled['value']:.4f} (root mean squared error" in out
+    assert "naive baseline, always the same answer: " in out
+
+
+def test_several_labels_out_of_fold(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    labels = (rng.random((30, 2)) < (0.5, 0.3)).astype(np.float32)
+    outputs = np.clip(0.4 * labels + 0.5 * rng.random(labels.shape), 0, 1).astype(np.float32)
+    folds, done = done_folds("multi_label", labels, outputs)
+    write_answers(tmp_path / "o.csv", done)
+    rows = read(tmp_path / "o.csv")
+    assert list(rows[0]) == ["image", "fold", "label", "predicted", "a", "b"]
+    for row, has, p in zip(rows, labels, outputs, strict=True):
+        assert row["label"] == "; ".join(n for n, one in zip("ab", has, strict=True) if one)
+        said = [
+            n for n, q, least in zip("ab", p, (0.5, 0.3), strict=True) if q >= np.float32(least)
+        ]
+        assert row["predicted"] == "; ".join(said)
+    pooled = summarise(folds, done)["out_of_fold"]
+    precision = [average_precision_score(labels[:, i], outputs[:, i]) for i in range(2)]
+    assert pooled["value"] == pytest.approx(np.mean(precision))
+    assert pooled["score"] == "mean_average_precision"
 
 
 # --- others that read the runs ----------------------------------------------------------------

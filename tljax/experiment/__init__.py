@@ -10,14 +10,8 @@ from tljax.experiment.build import (
     resolve_in,
 )
 from tljax.experiment.classify import source_probabilities
-from tljax.experiment.folds import (
-    Folds,
-    classify_together,
-    evaluate_folds,
-    read_folds,
-    read_members,
-    write_folds,
-)
+from tljax.experiment.ensemble import Ensemble, evaluate_folds, read_ensemble
+from tljax.experiment.folds import Folds, read_folds, write_folds
 from tljax.experiment.loading import load
 from tljax.experiment.source import (
     Judgement,
@@ -51,6 +45,7 @@ from tljax.experiment.workdir import (
 )
 
 __all__ = [
+    "Ensemble",
     "Evaluated",
     "Experiment",
     "Folds",
@@ -59,7 +54,6 @@ __all__ = [
     "Trained",
     "build",
     "check_source",
-    "classify_together",
     "evaluate_folds",
     "evaluate_trained",
     "evaluate_workdir",
@@ -76,8 +70,8 @@ __all__ = [
     "preprocessing_of",
     "pretrained_variables",
     "read_config",
+    "read_ensemble",
     "read_folds",
-    "read_members",
     "read_source",
     "read_workdir",
     "refuse_inside_data",

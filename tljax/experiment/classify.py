@@ -76,6 +76,22 @@ def predict_outputs(
         yield None if found is None else problem.in_units(found["outputs"][None])[0]
 
 
+def predict(
+    trained: Trained, source: Source, batch_size: int, on_error: str = "fail"
+) -> Generator[Prediction | np.ndarray | None, None, None]:
+    """Predicts what the head of a run has learnt: as `classify` of classes, else `predict_outputs`.
+
+    Args:
+      trained: a run of one task.
+      source, batch_size, on_error: see `answer`.
+    """
+    if trained.problem.kind != "classes":
+        return predict_outputs(trained, source, batch_size, on_error)
+    exp = trained.experiment
+    how = (exp.preprocessing, batch_size, on_error)
+    return classify(exp.model, trained.variables, source, *how)
+
+
 def answer(
     model: Model,
     variables: Tree,
