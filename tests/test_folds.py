@@ -467,6 +467,7 @@ def test_other_data_is_cleared_of_images_that_a_fold_has_seen(whole, table, tmp_
     [
         (["evaluate", "--split", "val"], "each fold of"),
         (["evaluate", "--data", "embedded:digits", "--refit_head"], "holds several folds"),
+        (["evaluate", "--task", "cats"], "there is no task 'cats'"),
         (["evaluate", "--data", "embedded:digits"], "give data of the same classes"),
         (["train", "--config", "fine_tune"], "choose another --workdir"),
         (["export", "--format", "timm", "--output", "x.safetensors"], "give one of them, e.g."),

@@ -143,7 +143,11 @@ def read_ensemble(workdir: Path, task: str | None = None) -> Ensemble:
 
 
 def evaluate_folds(
-    workdir: Path, data: str | None, split: str, data_dir: str | None = None
+    workdir: Path,
+    data: str | None,
+    split: str,
+    task: str | None = None,
+    data_dir: str | None = None,
 ) -> Evaluated:
     """Evaluates the ensemble of the folds on other data, or on the data's own test images.
 
@@ -154,12 +158,13 @@ def evaluate_folds(
       data: with the same classes; None: the data of the folds, of which no fold has seen the own
         test images.
       split: of the data.
+      task: see `read_workdir`.
       data_dir: where `tfds:` data lies; None: where the config says.
 
     Raises:
       InputError: if a fold is not done, or there are no such images.
     """
-    ensemble = read_ensemble(workdir)
+    ensemble = read_ensemble(workdir, task)
     config = ensemble.config
     spec = config.data if data is None else absolute(data)
     is_own = spec == config.data

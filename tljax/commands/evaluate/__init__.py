@@ -68,7 +68,9 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
             f" give one of them, e.g. '{of_folds[0] / 'fold_0'}'"
         )
     for workdir in of_folds:
-        print_evaluation(experiment.evaluate_folds(workdir, args.data, args.split, args.data_dir))
+        print_evaluation(
+            experiment.evaluate_folds(workdir, args.data, args.split, args.task, args.data_dir)
+        )
     if not workdirs:
         return
     if args.data is None:
