@@ -26,7 +26,7 @@ from tljax.data.images import FORMATS, decode
 from tljax.data.labels import as_labels, label_at
 from tljax.data.layout import Layout, find_layout, list_class_folders, split_of
 from tljax.data.listing import find_files, holds_images, shortened, warn_of_left_out, warn_once
-from tljax.data.sources import Dataset, Example, Source, join_groups, join_weights
+from tljax.data.sources import Dataset, Example, Source
 from tljax.data.splits import split_off_test
 from tljax.errors import InputError, printable
 
@@ -62,7 +62,7 @@ class FolderSource(Source):
         self.groups, self.weights = groups, weights
         self.labels = as_labels(labels, len(files)) if len(files) else np.asarray(labels, np.int64)
         self.names = [f"{f.parent.name}/{f.name}" for f in files] if names is None else list(names)
-        self.deep_images = deep_images
+        self._deep_images = deep_images
         self._read: dict[
             int, tuple[FileState | None, str]
         ] = {}  # by row, the state when it was read
@@ -75,7 +75,7 @@ class FolderSource(Source):
     def __getitem__(self, index: int, /) -> Example:
         image = self._decoded.get(index)
         if image is None:
-            image = decode(self.files[index], deep=self.deep_images)
+            image = decode(self.files[index], deep=self._deep_images)
             if image.nbytes <= self._room:
                 image.flags.writeable = False
                 self._decoded[index] = image
@@ -87,7 +87,12 @@ class FolderSource(Source):
 
     def __reduce__(self):
         listed = (self.files, self.labels, self.names)
-        return FolderSource, (*listed, self.deep_images, self.groups, self.weights)
+        return FolderSource, (*listed, self._deep_images, self.groups, self.weights)
+
+    @property
+    def deep_images(self) -> str:
+        """As `deep` of `images.decode`."""
+        return self._deep_images
 
     def digests(self, rows: np.ndarray) -> list[str]:
         """Returns the digest of the content of each file at `rows`.
@@ -116,8 +121,8 @@ class FolderSource(Source):
     def subset_fingerprint(self, rows: np.ndarray) -> str:
         """Hashes the same of the files at `rows` alone."""
         sha = hashlib.sha256()
-        if self.deep_images != "full_range":
-            sha.update(self.deep_images.encode())
+        if self._deep_images != "full_range":
+            sha.update(self._deep_images.encode())
         for row, content in zip(rows.tolist(), self.digests(rows), strict=True):
             label = label_at(self.labels, row)
             text = label if isinstance(label, int) else label.tolist()
@@ -125,27 +130,6 @@ class FolderSource(Source):
             if self.weights is not None:
                 sha.update(repr(float(self.weights[row])).encode())
         return sha.hexdigest()
-
-
-def join_folders(sources: Sequence[FolderSource]) -> FolderSource:
-    """Returns the images of several sources, one source after the other, as one.
-
-    An image that is called as one before it gets the folder of its split before its name, e.g.
-    `val/cat/1.png`. Groups of different sources are different groups.
-    """
-    names: dict[str, None] = {}
-    for source in sources:
-        for file, name in zip(source.files, source.names, strict=True):
-            above = file.parts[: -len(Path(name).parts)]
-            names[f"{above[-1]}/{name}" if name in names and above else name] = None
-    return FolderSource(
-        [file for source in sources for file in source.files],
-        np.concatenate([source.labels for source in sources]),
-        list(names),
-        sources[0].deep_images,
-        join_groups(sources),
-        join_weights(sources),
-    )
 
 
 def load(path: str, deep_images: str = "full_range") -> Dataset:

@@ -6,11 +6,12 @@ of the data sets before it. So a label also identifies the task of its image.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tljax.data.folder import FolderSource, join_folders
+from tljax.data.folder import FolderSource
 from tljax.data.labels import Kind
 from tljax.data.sources import (
     Dataset,
@@ -19,9 +20,9 @@ from tljax.data.sources import (
     Subset,
     digest,
     fingerprint,
-    join_groups,
-    join_weights,
+    groups_of,
     unwrap_subset,
+    weights_of,
 )
 from tljax.errors import InputError
 
@@ -52,7 +53,7 @@ class Joint(Source):
         self.labels = np.concatenate(
             [source.labels + offset for source, offset in zip(sources, offsets, strict=True)]
         )
-        self.groups, self.weights = join_groups(sources), join_weights(sources)
+        self.groups, self.weights = _join_groups(sources), _join_weights(sources)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -77,22 +78,28 @@ class Joint(Source):
         return digest(repr(self._offsets), numbers, *parts)
 
 
-def concatenate(sources: Sequence[Source]) -> tuple[Source, list[np.ndarray]]:
-    """Returns a source that holds the images of several ones, and where it holds those of each.
+def _join_groups(sources: Sequence[Source]) -> np.ndarray | None:
+    """The groups of all images, those of each source by themselves; None if no source has any."""
+    parts = [groups_of(source) for source in sources]
+    if all(part is None for part in parts):
+        return None
+    numbered: list[np.ndarray] = []
+    for source, part in zip(sources, parts, strict=True):
+        own = np.arange(len(source)) if part is None else part
+        first = max((int(before.max()) + 1 for before in numbered if len(before)), default=0)
+        numbered.append(first + own)
+    return np.concatenate(numbered)
 
-    Args:
-      sources: one or more, of the same classes. None holds an image of another one.
 
-    Returns:
-      (whole, rows): rows[i], int (m,), are the rows of the images of sources[i] in `whole`.
-    """
-    bases, rows = map(list, zip(*map(unwrap_subset, sources), strict=True))
-    if all(base is bases[0] for base in bases):
-        return bases[0], rows
-    folders = [base for base in bases if isinstance(base, FolderSource)]
-    whole = join_folders(folders) if len(folders) == len(bases) else Joint(bases, [0] * len(bases))
-    first_rows = np.cumsum([0, *map(len, bases)])[:-1]
-    return whole, [first + own for first, own in zip(first_rows, rows, strict=True)]
+def _join_weights(sources: Sequence[Source]) -> np.ndarray | None:
+    """The weights of all images, 1 of those without; None if no source has any."""
+    parts = [weights_of(source) for source in sources]
+    if all(part is None for part in parts):
+        return None
+    pairs = zip(sources, parts, strict=True)
+    return np.concatenate(
+        [np.ones(len(source), np.float32) if part is None else part for source, part in pairs]
+    )
 
 
 def joint_class_names(tasks: Sequence[Task]) -> tuple[str, ...]:
@@ -134,3 +141,44 @@ def _join_sources(sources: Sequence[Source], tasks: Sequence[Task]) -> Subset:
     whole = Joint(bases, first_classes.tolist())
     shifted = [r + first for r, first in zip(rows, first_rows, strict=True)]
     return Subset(whole, np.concatenate(shifted))
+
+
+def concatenate(sources: Sequence[Source]) -> tuple[Source, list[np.ndarray]]:
+    """Returns a source that holds the images of several ones, and where it holds those of each.
+
+    Args:
+      sources: one or more, of the same classes. None holds an image, or a group, of another one.
+
+    Returns:
+      (whole, rows): rows[i], int (m,), are the rows of the images of sources[i] in `whole`.
+    """
+    bases, rows = map(list, zip(*map(unwrap_subset, sources), strict=True))
+    if all(base is bases[0] for base in bases):
+        return bases[0], rows
+    folders = [base for base in bases if isinstance(base, FolderSource)]
+    whole = _join_folders(folders) if len(folders) == len(bases) else Joint(bases, [0] * len(bases))
+    first_rows = np.cumsum([0, *map(len, bases)])[:-1]
+    return whole, [first + own for first, own in zip(first_rows, rows, strict=True)]
+
+
+def _join_folders(sources: Sequence[FolderSource]) -> FolderSource:
+    """The files of several sources, one source after the other, as those of one.
+
+    A file that is called as one before it gets the folder of its split before its name, e.g.
+    `val/cat/1.png`.
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for source in sources:
+        for file, name in zip(source.files, source.names, strict=True):
+            above = file.parts[: -len(Path(name).parts)] if isinstance(file, Path) else ()
+            names.append(f"{above[-1]}/{name}" if name in taken and above else name)
+        taken.update(names)
+    return FolderSource(
+        [file for source in sources for file in source.files],
+        np.concatenate([source.labels for source in sources]),
+        names,
+        sources[0].deep_images,
+        _join_groups(sources),
+        _join_weights(sources),
+    )

@@ -150,33 +150,6 @@ def _of_images(source: Source, name: str) -> np.ndarray | None:
     return None if values is None else np.asarray(values)[rows]
 
 
-def join_groups(sources: Sequence[Source]) -> np.ndarray | None:
-    """Returns the groups of the images of all sources, int (n,); None if no source has any.
-
-    Groups of different sources are different groups; an image without one is alone.
-    """
-    parts = [groups_of(source) for source in sources]
-    if all(part is None for part in parts):
-        return None
-    numbered: list[np.ndarray] = []
-    for source, part in zip(sources, parts, strict=True):
-        own = np.arange(len(source)) if part is None else part
-        first = max((int(before.max()) + 1 for before in numbered if len(before)), default=0)
-        numbered.append(first + own)
-    return np.concatenate(numbered)
-
-
-def join_weights(sources: Sequence[Source]) -> np.ndarray | None:
-    """Returns the weights of the images of all sources, float32 (n,); None if no source has any."""
-    parts = [weights_of(source) for source in sources]
-    if all(part is None for part in parts):
-        return None
-    ones = [np.ones(len(source), np.float32) for source in sources]
-    return np.concatenate(
-        [o if part is None else part for o, part in zip(ones, parts, strict=True)]
-    )
-
-
 class Relabelled(Source):
     """The images of `source` with other labels, int (n,)."""
 
