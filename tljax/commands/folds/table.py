@@ -149,7 +149,7 @@ def _pooled_line(found: dict[str, Any]) -> str:
     return (
         f"[bold]out of fold: {WORDS[found['score']]} {found['value']:.4f}[/]"
         f"{more} on {found['images']:,} images, bootstrap"
-        f" {interval}; naive baseline, always the same answer: {found['naive']:.4f}"
+        f" {interval}; naive baseline, always the same answer: {found['naive']:z.4f}"
     )
 
 
