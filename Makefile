@@ -65,7 +65,7 @@ soak: $(VENV)/.test  ## kill runs in every phase, and test the laws with fully o
 
 fuzz: $(VENV)/.test  ## feed the readers of images, weights and JSON 100,000 damaged files each
 	$(PIP_INSTALL) -e '.[fuzz]'
-	for target in image .safetensors .npz .h5 preprocessing index names metrics config table; do $(BIN)/python -m tests.fuzz $$target || exit 1; done
+	for target in image .safetensors .npz .h5 preprocessing index names metrics config table choices; do $(BIN)/python -m tests.fuzz $$target || exit 1; done
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

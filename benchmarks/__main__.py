@@ -106,9 +106,9 @@ def measurements(peer_epochs: int) -> Iterator[Measurement]:
             by_hand = {"job": name, "epochs": job.epochs, "by_hand": True}
             yield Measurement(row, TIMM, "job", by_hand, "timm, features by hand")
         yield Measurement(row, KERAS, "job", arguments, "Keras")
-    for width, rows, classes in jobs.HEADS:
-        arguments = {"width": width, "rows": rows, "classes": classes}
-        row = f"head/{width}/{rows}/{classes}"
+    for sizes in jobs.HEADS:
+        arguments = dict(zip(("width", "rows", "outputs", "kind"), sizes, strict=True))
+        row = jobs.head_row(*sizes)
         yield Measurement(row, OURS, "head", arguments)
         yield Measurement(row, SKLEARN, "head", arguments, "scikit-learn")
     for images, epochs, k in growth_points():

@@ -81,23 +81,44 @@ JOBS = {
     for label in _SCENARIOS
 }
 
-# Linear heads on kept features: (features, rows, classes).
-HEADS = ((384, 2_000, 10), (768, 20_000, 10), (768, 20_000, 100))
+# Linear heads on kept features: (features, rows, outputs, kind of labels).
+HEADS = (
+    (384, 2_000, 10, "classes"),
+    (768, 20_000, 10, "classes"),
+    (768, 20_000, 100, "classes"),
+    (768, 20_000, 20, "multi_label"),
+    (768, 20_000, 3, "regression"),
+)
 
 
-def make_features(width: int, rows: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draws features as correlated as a network's, and classes that overlap.
+def head_row(width: int, rows: int, outputs: int, kind: str) -> str:
+    """The name of a row of the results."""
+    name = f"head/{width}/{rows}/{outputs}"
+    return name if kind == "classes" else f"{name}/{kind}"
+
+
+def make_features(
+    width: int, rows: int, outputs: int, kind: str = "classes"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws features as correlated as a network's, and labels of a kind that they tell in part.
 
     Returns:
-      features float32 (rows, width) and labels int32 (rows,).
+      features float32 (rows, width); and labels: int32 (rows,) of classes, uint8 (rows, outputs) of
+      several labels, which 2 to 70 % of the rows have, or float32 (rows, outputs) of numbers.
     """
     rng = np.random.default_rng(0)
-    labels = rng.integers(classes, size=rows).astype(np.int32)
-    x = 0.15 * rng.normal(size=(classes, width))[labels] + rng.normal(size=(rows, width))
+    labels = rng.integers(outputs, size=rows).astype(np.int32)
+    x = 0.15 * rng.normal(size=(outputs, width))[labels] + rng.normal(size=(rows, width))
+    hidden = x @ rng.normal(size=(width, outputs)) / np.sqrt(width) if kind != "classes" else None
     # deviations along the principal axes fall from 1 to 1 %, as those of DINOv2-small do
     axes = np.linalg.qr(rng.normal(size=(width, width)))[0]
-    x = (x * np.logspace(0, -2, width)) @ axes
-    return x.astype(np.float32), labels
+    x = ((x * np.logspace(0, -2, width)) @ axes).astype(np.float32)
+    if hidden is None:
+        return x, labels
+    numbers = 1.5 * hidden + rng.normal(size=(rows, outputs))
+    if kind == "regression":
+        return x, numbers.astype(np.float32)
+    return x, (numbers > np.linspace(-1, 3.5, outputs)).astype(np.uint8)
 
 
 @functools.cache

@@ -146,13 +146,15 @@ def _half_steps(results: dict[str, Any]) -> list[str]:
 
 def _heads(results: dict[str, Any]) -> list[str]:
     peer = "scikit-learn"
-    head = ["features", "rows", "classes", "machine", "tljax, s", "with compiling, s", f"{peer}, s"]
+    head = ["features", "rows", "outputs", "machine", "tljax, s", "with compiling, s", f"{peer}, s"]
     head += [f"{peer} / tljax", "with compiling", "in processor seconds"]
     body = []
-    for sizes in jobs.HEADS:
-        for row, machine in _rows(results, "head/" + "/".join(map(str, sizes))):
+    words = {"classes": "classes", "multi_label": "labels", "regression": "numbers"}
+    for width, count, outputs, kind in jobs.HEADS:
+        for row, machine in _rows(results, jobs.head_row(width, count, outputs, kind)):
             ours, theirs = row[_OURS], row.get(peer)
-            cells = [*(f"{size:,}" for size in sizes), machine, _seconds(ours)]
+            cells = [f"{width:,}", f"{count:,}", f"{outputs} {words[kind]}", machine]
+            cells.append(_seconds(ours))
             cells += [_short(_median(ours, "first_seconds")), _seconds(theirs)]
             names = (("seconds",) * 2, ("seconds", "first_seconds"), ("processor_seconds",) * 2)
             cells += [

@@ -111,3 +111,14 @@ def photo_folder(tmp_path):
             pixels = rng.integers(0, 128, (40, 48, 3), np.uint8) + 127 * label
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
     return tmp_path / "photos"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """40 images: of ten animals four each, of two classes."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for number in range(40):
+        pixels = rng.integers(0, 200, (24, 20, 3)) + 50 * (number // 4 % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / f"{number}.png")
+    return tmp_path

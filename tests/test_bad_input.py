@@ -502,7 +502,7 @@ ROWS = {
         "layer_decay",
     ),
     # --- data
-    "data without a scheme": (field("data=digits"), "folder:PATH, csv:FILE or tfds:NAME"),
+    "data without a scheme": (field("data=digits"), "wds:SHARDS or tfds:NAME"),
     "data of an unknown scheme": (field("data=foldr:x"), "did you mean 'folder'?"),
     "mistyped embedded data": (field("data=embedded:digit"), "'digits'"),
     "no such folder": (data("nope"), "does not exist"),

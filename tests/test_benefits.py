@@ -255,6 +255,16 @@ def test_a_time_before_which_nothing_was_seen_is_a_bound():
     assert b.time_ratio(scratch[:-1], steep, 0.7) == Ratio(32 / 160, "at most")
 
 
+def test_what_a_curve_below_0_does_not_determine_is_not_a_number():
+    """As R2 may be: a share of what is below 0 lies above it, and an area may be nothing."""
+    below, up = [(0, -2.0), (32, -0.5), (64, -0.2)], [(0, -2.0), (32, 0.1), (64, 0.5)]
+    assert math.isnan(b.time_ratio(up, below).value)
+    assert math.isnan(b.transfer_ratio(up, [(0, 0.0), (32, 0.0), (64, 0.0)]))
+    found = b.benefits({0: up}, {0: below})
+    assert found.higher_asymptote.mean == pytest.approx(0.7)
+    assert found.time_ratio.undetermined == 1
+
+
 def test_a_mean_of_bounds_is_a_bound_and_claims_no_interval():
     mean = b.geometric_mean([Ratio(2), Ratio(8, "at least")])
     assert mean.interval.mean == pytest.approx(4)

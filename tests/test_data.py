@@ -251,12 +251,13 @@ def test_load_refuses_what_cannot_be(options, sentence):
     [
         (
             "digits",
-            "unknown data 'digits': write embedded:NAME, folder:PATH, csv:FILE or tfds:NAME",
+            "unknown data 'digits': write embedded:NAME, folder:PATH, csv:FILE, parquet:FILE, "
+            "hf:FOLDER, hf://datasets/OWNER/NAME, wds:SHARDS or tfds:NAME",
         ),
         (
             "foldr:x",
             "unknown data 'foldr:x' (did you mean 'folder'?): write embedded:NAME, folder:PATH, "
-            "csv:FILE or tfds:NAME",
+            "csv:FILE, parquet:FILE, hf:FOLDER, hf://datasets/OWNER/NAME, wds:SHARDS or tfds:NAME",
         ),
         (
             "embedded:digit",

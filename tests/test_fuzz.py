@@ -23,7 +23,7 @@ from tljax.runs.metrics import read_rows
 from tljax.weights import find_preprocessing
 from tljax.weights.read import read
 
-_OFTEN = ("image", ".safetensors", ".npz", "preprocessing", "metrics", "config", "table")
+_OFTEN = ("image", ".safetensors", ".npz", "preprocessing", "metrics", "config", "table", "choices")
 
 
 @pytest.mark.parametrize("target", targets.TARGETS)

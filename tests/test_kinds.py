@@ -64,3 +64,14 @@ def test_batches_hold_rows_of_labels(labels):
     batches.close()
     assert found.dtype == np.float32
     assert sorted(found.tolist()) == sorted(labels.astype(np.float32).tolist())
+
+
+def test_of_few_images_a_share_is_split_off_too():
+    def held(labels):
+        source = ArraySource(np.zeros((len(labels), 4, 4), np.uint8), labels)
+        return len(split_off(source, 0.2, np.random.default_rng(0))[1])
+
+    for count in (5, 12, 24, 40):
+        numbers = np.random.default_rng(0).normal(size=count)
+        assert abs(held(numbers) - count / 5) < 1
+        assert held(np.eye(count, dtype=np.uint8)) == round(count / 5), "each has a label alone"

@@ -1,7 +1,6 @@
 """Linear heads solved for several labels an image and for numbers: scikit-learn finds the same."""
 
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +9,8 @@ from sklearn.metrics import average_precision_score
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+import tljax
+from tests.tiny_networks import NETWORKS, PREPROCESSING
 from tljax.commands.probe.linear_probe import check_kind
 from tljax.data import ArraySource, balanced_label_weights, strata
 from tljax.errors import InputError
@@ -17,6 +18,8 @@ from tljax.frozen.cache import CachedSource
 from tljax.frozen.cross_validation import assign_folds, choose_by_loss
 from tljax.frozen.linear_head import logistic, ridge, solve_head
 from tljax.training import solved_head
+from tljax.training.options import TrainingOptions
+from tljax.training.setup import Setup
 
 ROWS, WIDTH, OUTPUTS = 120, 20, 4
 NEVER = -np.log(2 * ROWS + 1)  # the logit of a class that no row has
@@ -388,6 +391,7 @@ NUMBERS = draw("regression")[1]
         (HAS, {"features": X * np.inf}, "120 of 120 rows are not finite"),
         (NUMBERS, {"features": X * np.nan}, "120 of 120 rows are not finite"),
         (HAS, {"l2": 0.0}, "l2 is 0.0; set it to a number above 0"),
+        (NUMBERS, {"features": np.tile(X[:, :10], 2), "l2": 1e-30}, "l2 is 1e-30, too small"),
         (NUMBERS, {"groups": np.zeros(120, int)}, "there are 1 groups of images, too few"),
     ],
 )
@@ -422,12 +426,11 @@ def test_label_weights_balance_both_sides_of_each_class():
 
 
 def solve_in_a_run(labels, **options):
-    """With what `solve` reads of a run."""
-    setup = SimpleNamespace(
-        options=SimpleNamespace(**{"l2": None, "class_weights": None, "seed": 0} | options),
-        model=SimpleNamespace(num_classes=OUTPUTS),
-        train=ArraySource(np.zeros((ROWS, 2, 2), np.uint8), labels),
-    )
+    """The head of a run on the features."""
+    train = ArraySource(np.zeros((ROWS, 2, 2), np.uint8), labels)
+    model = NETWORKS["resnet"].clone(num_classes=OUTPUTS)
+    plan = tljax.feature_extraction(model.groups)
+    setup = Setup(model, plan, TrainingOptions(**options), PREPROCESSING, train)
     return solved_head.solve(CachedSource(1, X, np.arange(ROWS), labels), setup)
 
 
@@ -454,8 +457,6 @@ def test_a_run_balances_its_labels():
     absent, present = balanced_label_weights(HAS)
     alone = solve_head(X, HAS, OUTPUTS, l2=0.1, weights=np.where(HAS > 0, present, absent))
     np.testing.assert_array_equal(solved.kernel, alone.kernel)
-    with pytest.raises(InputError, match="class_weights is balanced, but the labels are numbers"):
-        solve_in_a_run(NUMBERS, class_weights="balanced")
 
 
 def test_a_probe_of_other_labels_than_classes_is_refused():

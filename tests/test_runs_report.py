@@ -13,7 +13,14 @@ from tests.test_report import Elements
 from tljax import experiment
 from tljax.analysis.calibration import reliability
 from tljax.analysis.report.figures import Gallery
-from tljax.analysis.report.finished_runs import Choice, Setting, Target, collect_runs, read_run
+from tljax.analysis.report.finished_runs import (
+    Choice,
+    Goal,
+    Setting,
+    Target,
+    collect_runs,
+    read_run,
+)
 from tljax.analysis.report.labels import TargetNames
 from tljax.analysis.report.predictions import task_part
 from tljax.analysis.report.run_report import write_report
@@ -167,7 +174,9 @@ def test_a_thousand_classes_are_summed_up(world):
     some = Setting({0: read_run(world / "runs" / "tune0")})
     task = Task("imagenet", tuple(f"class {i}" for i in range(1000)))
     task_answers = TaskAnswers(task, Choice(some, 1), {0: answers})
-    part = task_part(task_answers, [some], TargetNames([Target("imagenet", "m", 1)]), Gallery())
+    part = task_part(
+        task_answers, [some], TargetNames([Target(Goal("imagenet"), "m", 1)]), Gallery()
+    )
     assert len(part) < 100_000
     assert "the 20 worst of 1,000" in part
     assert "Most frequent confusions" in part

@@ -16,6 +16,7 @@ from tljax.analysis.results import SweepRun, best_value, read_runs, select, writ
 from tljax.commands.sweep import parse_shard
 from tljax.commands.sweep import runs as sweep_runs
 from tljax.commands.sweep.listing import list_runs, run_name
+from tljax.commands.sweep.table import print_selections
 from tljax.errors import InputError
 
 # Two runs that finish, and two that diverge.
@@ -203,6 +204,85 @@ def test_tasks_are_never_compared_and_other_fields_on_demand(tmp_path):
         ({"data": "embedded:textures"}, {"lr": 0.2}),
     ]
     assert [s.among for s in select(runs, by=["lr"])] == [1] * 4
+
+
+def of_score(name, validation, test=None, **overrides):
+    """A run that is decided by a metric other than accuracy; None: it failed."""
+    summary = {"score": name, f"val_{name}": validation, f"test_{name}": test, "val_accuracy": None}
+    failed = validation is None
+    return SweepRun(run_name(overrides), overrides, {} if failed else summary, "x" * failed or None)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "best"),
+    [
+        ("r2", {0.1: (-3.0, -2.0), 0.2: (-0.5, -0.4), 0.3: (-1.0, 0.1)}, 0.2),
+        ("rmse", {0.1: (3e-14, 2e-14), 0.2: (4e-14, 5e-15), 0.3: (9e-14, 0.0)}, 0.2),
+        ("loss", {0.1: (0.9, 0.7), 0.2: (0.8, 0.7), 0.3: (0.1, 2.0)}, 0.2),
+        ("mean_average_precision", {0.1: (0.9, 0.7), 0.2: (0.9, 0.8), 0.3: (0.1, 1.0)}, 0.2),
+    ],
+)
+def test_the_choice_is_by_the_score_of_the_runs(name, values, best):
+    runs = [
+        of_score(name, value, 7.0, lr=lr, seed=seed)
+        for lr, of_seeds in values.items()
+        for seed, value in enumerate(of_seeds)
+    ]
+    runs += [of_score(name, value, 7.0, lr=0.4, seed=seed) for seed, value in enumerate((99, None))]
+    if name not in ("r2", "mean_average_precision"):
+        runs[-2] = of_score(name, -99, 7.0, lr=0.4, seed=0)
+    (chosen,) = select(runs)
+    assert (chosen.score, chosen.overrides) == (name, {"lr": best})
+    assert chosen.validation.mean == pytest.approx(sum(values[best]) / 2)
+    assert chosen.test.mean == 7.0
+    assert (chosen.among, chosen.incomplete) == (3, 1)
+    complete = [run for run in runs if run.overrides["lr"] != 0.4]
+    assert best_value(complete, "lr") == best
+
+
+def test_a_run_that_failed_is_no_good_by_any_score():
+    for name in ("r2", "rmse"):
+        runs = [of_score(name, None, lr=0.1), of_score(name, -5.0 if name == "r2" else 5.0, lr=0.2)]
+        assert best_value(runs, "lr") == 0.2
+        assert best_value(runs, "lr", f"val_{name}") == 0.2
+
+
+def test_runs_with_other_scores_are_chosen_among_by_themselves(tmp_path, capsys):
+    runs = [of_score("rmse", 4e5 - lr, 3e5, lr=lr, select_by="rmse") for lr in (1.0, 2.0)]
+    runs += [of_score("r2", lr / 9, 0.25, lr=lr, select_by=None) for lr in (1.0, 2.0, 3.0)]
+    runs.append(of_score("r2", None, lr=4.0, select_by=None))
+    chosen = select(runs)
+    assert [(s.score, s.overrides["lr"], s.among, s.incomplete) for s in chosen] == [
+        ("r2", 3.0, 3, 1),
+        ("rmse", 2.0, 2, 1),
+    ]
+    write_results(tmp_path / "results.csv", runs, chosen)
+    table = list(csv.DictReader((tmp_path / "results.csv").open(newline="")))
+    assert [row["score"] for row in table] == ["rmse"] * 2 + ["r2"] * 3 + [""]
+    assert [row["selected"] for row in table] == [
+        "False",
+        "True",
+        "False",
+        "False",
+        "True",
+        "False",
+    ]
+    print_selections(chosen, tmp_path / "results.csv")
+    out = capsys.readouterr().out
+    assert re.match("chosen on validation *\n", out)
+    assert re.search(r"R2 .* lr=3.0 .* 0\.333 .* 0\.250 .* 3 \(1 left out\)", out)
+    assert re.search(r"root mean squared error .* lr=2.0, .* 399,998 .* 300,000 ", out)
+    print_selections(chosen[:1], tmp_path / "results.csv")
+    assert re.match("chosen on validation R2 *\n", capsys.readouterr().out)
+
+
+def test_losses_of_other_kinds_are_not_compared():
+    runs = [
+        of_score("loss", value, lr=lr, regression_loss=loss)
+        for loss, value in (("l1", 0.2), ("l2", 0.1))
+        for lr in (1.0, 2.0)
+    ]
+    assert [s.place for s in select(runs)] == [{"regression_loss": "l1"}, {"regression_loss": "l2"}]
 
 
 def test_text_is_data_in_the_table(tmp_path):

@@ -17,6 +17,7 @@ from tljax.advice import races
 from tljax.advice.neighbours import leave_one_out
 from tljax.analysis.report.labels import data_name
 from tljax.data.folder import FolderSource
+from tljax.data.sources import relabel
 from tljax.data.splits import split_off
 from tljax.errors import InputError
 from tljax.frozen.cross_validation import assign_folds
@@ -26,17 +27,6 @@ from tljax.training.options import TrainingOptions
 from tljax.training.setup import Setup
 
 CONFIG = ["--config.steps=2", "--config.batch_size=8", "--config.model=resnet10_32"]
-
-
-@pytest.fixture
-def photos(tmp_path):
-    """40 images: of ten animals four each, of two classes."""
-    rng = np.random.default_rng(0)
-    (tmp_path / "images").mkdir()
-    for number in range(40):
-        pixels = rng.integers(0, 200, (24, 20, 3)) + 50 * (number // 4 % 2)
-        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / f"{number}.png")
-    return tmp_path
 
 
 def rows_of(split=None, group=False):
@@ -340,7 +330,7 @@ def test_trials_with_two_groups_have_two_folds(photos, monkeypatch):
 
     def try_once(setup, pretrained, lr, left_out):
         asked.append(int(left_out.sum()))
-        return {1.0: (1, 0.5)}
+        return {1.0: trial.Tried(1, 0.5, np.ones(left_out.sum()))}
 
     monkeypatch.setattr(trial, "try_once", try_once)
     setup = Setup(None, None, TrainingOptions(), None, train)
@@ -390,3 +380,201 @@ def test_a_table_that_is_gone_is_asked_for(photos, tmp_path, capsys):
 
 def test_a_report_calls_a_table_by_its_name():
     assert data_name("csv:/data/pets.csv?path=photo,label=breed") == "pets.csv"
+    assert data_name("wds:/data/{a,b}-{00..11}.tar") == "{a,b}-{00..11}.tar"
+    assert data_name("hf://datasets/ann/pets?labels=tags") == "pets"
+
+
+# --- several labels, numbers, weights -----------------------------------------------------------
+
+TAGS = ("", "young", "wild", "young;wild")
+
+
+def tagged(separator=";", column="tags"):
+    """The number of an image modulo 4 says whether it is young (1) and wild (2)."""
+    for number, row in enumerate(rows_of()):
+        tags = TAGS[number % 4].replace(";", separator)
+        yield {"path": row["path"], column: tags, "young": number % 2, "wild": number // 2 % 2}
+
+
+def labels_by_image(*sources):
+    """{number of the image: its label}."""
+    return {
+        int(name[7:-4]): source.labels[i].tolist()
+        for source in sources
+        for i, name in enumerate(names_of(source))
+    }
+
+
+def expected_tags(order=("wild", "young")):
+    bit = {"young": 1, "wild": 2}
+    return {number: [int(number & bit[name] > 0) for name in order] for number in range(40)}
+
+
+@pytest.mark.parametrize(
+    ("separator", "choices"),
+    [
+        (";", "labels=tags"),
+        ("|", "labels=tags"),
+        (", ", "labels=tags"),
+        (" ", "labels=tags,separator=space"),
+        ("/", "labels=tags,separator=/"),
+        (";", "labels=tags,separator=semicolon"),
+    ],
+)
+def test_several_labels_in_a_cell(separator, choices, photos, caplog):
+    spec = write(photos, tagged(separator)) + f"?{choices}"
+    dataset = data.load(spec, val_fraction=0.25)
+    assert (dataset.kind, dataset.class_names) == ("multi_label", ("wild", "young"))
+    assert labels_by_image(dataset.train, dataset.val, dataset.test) == expected_tags()
+    said = f"separated by '{separator.strip()}', e.g. 'young{separator}wild'"
+    assert (said in caplog.text) == ("separator" not in choices)
+    (task,) = data.read_tasks(spec)
+    assert (task.kind, task.class_names) == ("multi_label", ("wild", "young"))
+
+
+def test_a_cell_without_a_separator_is_one_label(photos, caplog):
+    rows = [{"path": r["path"], "tags": f"big {r['label']}"} for r in rows_of()]
+    assert data.load(write(photos, rows) + "?labels=tags").class_names == ("big cat", "big dog")
+    assert "each cell in the column 'tags'" in caplog.text
+
+
+@pytest.mark.parametrize("words", [("0", "1"), ("false", "TRUE"), ("no", "Yes"), ("0.0", "1.0")])
+def test_a_column_of_0_and_1_for_each_label(words, photos):
+    rows = [
+        {"path": row["path"], "young": words[row["young"]], "wild": words[row["wild"]]}
+        for row in tagged()
+    ]
+    dataset = data.load(write(photos, rows) + "?labels=young+wild", val_fraction=0.25)
+    assert (dataset.kind, dataset.class_names) == ("multi_label", ("young", "wild"))
+    everything = labels_by_image(dataset.train, dataset.val, dataset.test)
+    assert everything == expected_tags(("young", "wild"))
+    one = data.load(write(photos, rows) + "?labels=wild")
+    assert (one.kind, one.class_names) == ("multi_label", ("wild",))
+    assert sorted({tuple(label) for label in one.train.labels.tolist()}) == [(0,), (1,)]
+
+
+@pytest.mark.parametrize("choice", ["numbers=x", "numbers=y+x"])
+def test_numbers(choice, photos):
+    rows = [{"path": r["path"], "x": n / 7, "y": -n} for n, r in enumerate(rows_of())]
+    dataset = data.load(write(photos, rows) + f"?{choice}", val_fraction=0.25)
+    names = tuple(choice[8:].split("+"))
+    assert (dataset.kind, dataset.class_names) == ("regression", names)
+    assert dataset.train.labels.dtype == np.float32
+    values = {n: [{"x": float(np.float32(n / 7)), "y": -n}[k] for k in names] for n in range(40)}
+    assert labels_by_image(dataset.train, dataset.val, dataset.test) == values
+    assert data.read_tasks(dataset.name)[0] == data.Task(dataset.name, names, "regression")
+
+
+def test_without_a_header_the_columns_are_named_first(photos):
+    rows = list(tagged())
+    several = write(photos, rows, header=False) + "?columns=path+tags+_+_,labels=tags"
+    assert data.load(several).class_names == ("wild", "young")
+    flags = write(photos, rows, header=False) + "?columns=path+_+a+b,labels=b+a"
+    assert data.load(flags).class_names == ("b", "a")
+    numbers = write(photos, rows, header=False) + "?columns=path+_+x+weight,numbers=x"
+    with pytest.raises(InputError, match="has the weight '0'"):
+        data.load(numbers)
+
+
+def test_weights_come_with_the_images(photos, caplog):
+    rows = [{**r, "weight": 0.5 + n} for n, r in enumerate(rows_of())]
+    dataset = data.load(write(photos, rows), val_fraction=0)
+    assert "count in the loss as its column 'weight' says, from 0.5 to 39.5" in caplog.text
+    for i, name in enumerate(names_of(dataset.train)):
+        assert dataset.train[i]["weight"] == 0.5 + int(name[7:-4])
+    joined = data.load(f"{dataset.name},embedded:digits", val_fraction=0.25).train
+    weights = {joined[i]["weight"] for i in (0, len(joined) - 1)}
+    assert weights == {dataset.train[0]["weight"], 1.0}
+    other = write(photos, [{**row, "weight": 1} for row in rows])
+    assert data.fingerprint(data.load(other, val_fraction=0).train) != data.fingerprint(
+        dataset.train
+    )
+    chosen = write(photos, [{**r, "w": 2} for r in rows_of()]) + "?weight=w"
+    assert data.load(chosen).train[0]["weight"] == 2
+    animals = [{"path": r["path"], "weight": n} for n, r in enumerate(rows_of())]
+    assert "weight" not in data.load(write(photos, animals) + "?numbers=weight").train[0]
+
+
+def test_labels_that_tell_no_image_from_another_are_warned_of(photos, caplog):
+    rows = [{**row, "never": 0, "always": 1} for row in tagged()]
+    dataset = data.load(write(photos, rows) + "?labels=young+never+always")
+    assert dataset.class_names == ("young", "never", "always")
+    assert "1 of the 3 labels of csv:" in caplog.text
+    assert "as no training image has them: never" in caplog.text
+    assert "as all training images have them: always" in caplog.text
+
+
+def test_test_images_alone_keep_the_kind_of_their_labels(photos):
+    rows = [{**row, "split": "test"} for row in tagged()]
+    dataset = data.load(write(photos, rows) + "?labels=tags", test_only=True)
+    assert (dataset.kind, len(dataset.train), len(dataset.test)) == ("multi_label", 0, 40)
+    known = relabel(dataset, ("tame", "wild", "young"))
+    assert labels_by_image(dataset.test) == expected_tags()
+    assert known.test.labels[:, 1:].tolist() == dataset.test.labels.tolist()
+    assert not known.test.labels[:, 0].any()
+
+
+def numbered(**columns):
+    """Rows with columns, each a function of the image's number."""
+    for number, row in enumerate(rows_of()):
+        yield {"path": row["path"], **{name: of(number) for name, of in columns.items()}}
+
+
+def at_3(other):
+    """0.5 and 1.5 in turn, but `other` for image 3, in line 5."""
+    return lambda n: other if n == 3 else 0.5 + n % 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "choices", "message"),
+    [
+        (numbered(x=at_3("nan")), "numbers=x", "1 of the 40 rows .* no finite number in 'x', e.g."),
+        (numbered(x=at_3("inf")), "numbers=x", "'inf' in line 5; fill them or remove the rows"),
+        (numbered(x=at_3("")), "numbers=x", "no finite number in 'x', e.g. '' in line 5"),
+        (numbered(x=at_3("1e39")), "numbers=x", "no finite number in 'x', e.g. '1e39' in line 5"),
+        (numbered(x=at_3("1_0")), "numbers=x", "'1_0' in line 5"),
+        (numbered(x=at_3("1,5")), "numbers=x", "'1,5' in line 5"),
+        (numbered(x=lambda n: 2), "numbers=x", "all training images .* have the number 2 in 'x'"),
+        (numbered(x=at_3(1)), "numbers=z", "has no column 'z'"),
+        (numbered(x=at_3(1)), "numbers=x+x", "names a column of its numbers twice"),
+        (numbered(x=at_3(1)), "numbers=x,label=x", "chooses label and numbers; keep"),
+        (numbered(a=lambda n: ""), "labels=a", "no image of .* has a label in a; name the columns"),
+        (numbered(a=lambda n: "; "), "labels=a", "no image of .* has a label in a"),
+        (numbered(a=lambda n: 0, b=lambda n: 0), "labels=a+b", "has a label in a, b"),
+        (numbered(a=at_3(1), b=lambda n: 1), "labels=a+b", "line 2 of .* has '0.5' in 'a', but 0"),
+        (numbered(a=lambda n: n % 2 if n != 3 else ""), "labels=a", "line 5 of .* has '' in 'a'"),
+        (numbered(a=lambda n: "x;y|z"), "labels=a", "both ';' and '.' occur in the column 'a'"),
+        (numbered(a=at_3(1)), "labels=a+a", "names a column of its labels twice"),
+        (numbered(a=at_3(1), b=at_3(1)), "labels=a+b,separator=;", "are in several columns; leave"),
+        (numbered(a=at_3(1)), "labels=a,separator=xy", "the separator 'xy' .* is not one sign"),
+        (numbered(a=at_3(1)), "label=a,separator=;", "but no labels=COLUMN that it is for"),
+        (numbered(a=at_3(1)), "labels=a,separator=,", "is written separator=comma"),
+        (numbered(a=lambda n: n / 7), "label=a", r"predict the numbers with \?numbers=a"),
+        (numbered(a=at_3("x"), weight=at_3(0)), "labels=a", "has the weight '0', but a positive"),
+        (numbered(a=at_3("x"), weight=at_3("nan")), "labels=a", "line 5 .* has the weight 'nan'"),
+        (
+            [*numbered(x=at_3(1)), {"path": "images/3.png", "x": 2}],
+            "numbers=x",
+            "has two labels .*: '1' in line 5, '2' in line 42",
+        ),
+        (
+            [*numbered(a=lambda n: "x;y"), {"path": "images/3.png", "a": ""}],
+            "labels=a",
+            "has two labels .*: 'x, y' in line 5, 'none' in line 42",
+        ),
+    ],
+)
+def test_labels_of_another_kind_are_refused(rows, choices, message, photos, capsys):
+    spec = write(photos, rows) + f"?{choices}"
+    with pytest.raises(InputError, match=message):
+        data.load(spec)
+    argv = ["train", "--config", "from_scratch", f"--config.data={spec}"]
+    code, _, err = run(capsys, *argv, "--workdir", photos / "w")
+    assert code == 2
+    assert sum("warning" not in line for line in err.strip().splitlines()) == 1
+    assert not (photos / "w").exists()
+
+
+def test_the_order_of_labels_in_a_cell_does_not_count(photos):
+    rows = [*numbered(a=lambda n: "x;y" if n % 2 else "x"), {"path": "images/3.png", "a": "y; x"}]
+    assert len(data.load(write(photos, rows) + "?labels=a", val_fraction=0).train) == 32

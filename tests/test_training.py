@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from sklearn import metrics as sklearn_metrics
 from jax import monitoring
 from sklearn.metrics import balanced_accuracy_score
 
@@ -26,7 +27,8 @@ from tljax.runs.checkpoints import has_checkpoint
 from tljax.runs.metrics import read_rows
 from tljax.runs.resume import best_variables
 from tljax.training.evaluation import evaluate
-from tljax.training.problems.classification import naive_correct
+from tljax.training.problems import CLASSES
+from tljax.training.problems.classification import naive_correct, naive_scores
 from tljax.training.step import predict_step
 from tljax.transfer import feature_extraction, from_scratch
 
@@ -193,6 +195,22 @@ def test_balanced_accuracy_is_scikit_learns(digits):
 def test_naive_accuracy_answers_the_commonest_training_class():
     train = data_lib.ArraySource(np.zeros((5, 8, 8, 3), np.uint8), [2, 2, 2, 0, 1])
     assert naive_correct(train.labels, (3, 0, 2)) == 2
+    true, said = np.array([0, 0, 0, 2, 2]), np.full(5, 2)
+    found = naive_scores(train.labels, (3, 0, 2))
+    assert found["accuracy"] == 0.4
+    assert found["balanced_accuracy"] == sklearn_metrics.balanced_accuracy_score(true, said)
+    expected = sklearn_metrics.f1_score(true, said, average="macro")
+    assert found["macro_f1"] == pytest.approx(expected)
+    assert found == CLASSES.naive(train.labels, true)
+
+
+def test_of_several_tasks_each_answers_its_commonest_class():
+    trained_on = np.array([0, 0, 1, 3, 3, 2])
+    found = naive_scores(trained_on, (1, 2, 3, 4), (2, 2))
+    true = np.repeat(range(4), (1, 2, 3, 4))
+    said = np.where(true < 2, 0, 3)
+    assert found["accuracy"] == 0.5
+    assert found["macro_f1"] == pytest.approx(sklearn_metrics.f1_score(true, said, average="macro"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_at_once(digits, tmp_path):

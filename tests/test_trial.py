@@ -76,3 +76,23 @@ def test_what_cannot_be_tried_is_refused(tuned, word, message, tmp_path):
     with pytest.raises(InputError, match=message):
         experiment.run(tuned(*words), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_few_images_do_not_decide_by_chance():
+    """A candidate needs clearly more right answers, or a lower loss."""
+    start, end = trial.Candidate(0.1, 0.0), trial.Candidate(0.1, 1.0)
+
+    def chosen(right_at_start, right_at_end, loss_at_end):
+        right = {start: np.arange(90) < right_at_start, end: np.arange(90) >= 90 - right_at_end}
+        loss = {start: 90.0, end: loss_at_end}
+        tried = {
+            one: [trial.Tried(right[one].sum(), loss[one], right[one].astype(float))]
+            for one in (start, end)
+        }
+        scores = {one: right[one].mean() for one in tried}
+        return trial._best(tried, scores, "accuracy")
+
+    assert chosen(50, 58, 100.0) == start, "eight more of 108 that differ are chance"
+    assert chosen(50, 58, 80.0) == end
+    assert chosen(50, 42, 80.0) == end, "nor are eight fewer"
+    assert chosen(40, 75, 100.0) == end

@@ -32,9 +32,11 @@ class ExperimentFields:
 
     # What to learn from.
     data: str = "embedded:digits"
-    """`embedded:NAME`, `folder:PATH`, `csv:FILE` or `tfds:NAME[/CONFIG][:VERSION]`.
+    """`embedded:NAME`, `folder:PATH`, a table or `tfds:NAME[/CONFIG][:VERSION]`.
 
-    Of `tfds:` the splits may be chosen (quote it), and the features `?image=` and `?label=`:
+    A table is `csv:FILE`, `parquet:FILE`, `hf:FOLDER`, `hf://datasets/OWNER/NAME` or `wds:SHARDS`;
+    its columns may be chosen (quote it): `?label=`, `?labels=` for several labels an image,
+    `?numbers=`. Of `tfds:` the splits may be chosen, and the features `?image=` and `?label=`:
     'tfds:cifar10?train=train[:80%],val=train[80%:]'. Several, with commas between: tasks that share
     the trunk, each with a head of its own, whose images are mixed in every batch.
     """
@@ -107,7 +109,7 @@ class ExperimentFields:
     crop_ratio: float | None = None
     """In evaluation: the share of the side that the centre crop covers."""
     deep_images: str = "full_range"
-    """How grey images of `folder:`, `csv:` and `tfds:` with more than 8 bits are reduced to 8.
+    """How grey images with more than 8 bits, in files of any kind, are reduced to 8.
 
     `full_range`: 0 to 65,535 becomes 0 to 255. `own_range`: each image's smallest pixel becomes 0,
     its largest 255.

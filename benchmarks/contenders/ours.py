@@ -53,19 +53,19 @@ def job(job: Job, folder: Path, epochs: int, images: int | None = None) -> dict[
     return {"seconds": seconds, "epochs": epochs, "loss": losses[-1]}
 
 
-def head(folder: Path, width: int, rows: int, classes: int) -> dict[str, Any]:
+def head(folder: Path, width: int, rows: int, outputs: int, kind: str) -> dict[str, Any]:
     """Times a solved head, of which the penalty is chosen by cross-validation.
 
     `first_seconds` has compiling in it, without a compilation cache; `seconds` has not.
     """
     from tljax.frozen.linear_head import solve_head
 
-    features, labels = jobs.make_features(width, rows, classes)
+    features, labels = jobs.make_features(width, rows, outputs, kind)
     jax.config.update("jax_enable_compilation_cache", False)
     jax.block_until_ready(jnp.zeros(1))  # JAX starts
-    first, _ = time_call(lambda: solve_head(features, labels, classes))
+    first, _ = time_call(lambda: solve_head(features, labels, outputs))
     began = time.process_time()
-    seconds, solved = time_call(lambda: solve_head(features, labels, classes))
+    seconds, solved = time_call(lambda: solve_head(features, labels, outputs))
     found = {"seconds": seconds, "first_seconds": first}
     found["processor_seconds"] = time.process_time() - began
     return found | {"l2": solved.l2, "loss": solved.report["loss"]}

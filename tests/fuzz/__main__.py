@@ -3,7 +3,8 @@
     python -m tests.fuzz TARGET [--inputs N] [--minutes M] [--found DIR]
 
 TARGET is image, .safetensors, .npz or .h5; a JSON file in the folder of weights or in a workdir:
-preprocessing, index, metrics, config; names, those of the tensors of a file; or table, a CSV file.
+preprocessing, index, metrics, config; names, those of the tensors of a file; table, a CSV
+file, or choices, one that stands below a line of choices.
 Prints libFuzzer's progress, then how many inputs were read and refused. Any other outcome is an
 error: it ends the campaign, and the input is saved in DIR. .h5 is fuzzed without coverage, since
 HDF5 is a C library. Each .h5 input is read in its own process, as weights files are; the output

@@ -2,8 +2,8 @@
 
 Half of them split a file into parts, change one part and join the parts again with correct lengths
 and checksums: chunks of PNG (inflated) and WebP, segments of JPEG, blocks of GIF, entries of TIFF,
-boxes of JPEG 2000 and AVIF, members of an .npz, the header of safetensors, values of JSON. The
-other half change the raw bytes; PNG checksums are corrected even then.
+boxes of JPEG 2000 and AVIF, members of an .npz, the header of safetensors, values of JSON, cells of
+tables. The other half change the raw bytes; PNG checksums are corrected even then.
 """
 
 import io
@@ -360,9 +360,40 @@ def _value_changed(value: Any, rng: np.random.Generator) -> Any:
 
 
 _JSON = _Json()
+_CELLS = (
+    *(b"", b" ", b"0", b"1", b"yes", b"2", b"-1", b"0.5", b"nan", b"inf", b"1e39", b"1_0", b"0x1"),
+    *(b'"a;b"', b"a|b", b"a;b|c", b";", b'"a,b"', b"path", b"label", b"train", b"val", b"a.png"),
+    *(b"./0.png", b"label=tags", b"numbers=age", b"labels=tags", b"labels=young+wild", b"\xff"),
+)
+
+
+class _Table(_Form):
+    """The cells of a table, each with what is behind it; their number stays."""
+
+    def split(self, data: bytes) -> list[tuple[bytes, bytes]]:
+        pieces = [*re.split(rb"([,;\t\r\n]+)", data), b""]
+        return list(zip(pieces[1::2], pieces[::2], strict=True))
+
+    def join(self, parts: list[tuple[bytes, bytes]]) -> bytes:
+        return b"".join(cell + behind for behind, cell in parts)
+
+    def change(self, parts: list, others: list, rng: np.random.Generator) -> list:
+        parts, at = list(parts), int(rng.integers(len(parts)))
+        behind, cell = parts[at]
+        match rng.integers(3):
+            case 0:
+                cell = _CELLS[rng.integers(len(_CELLS))]
+            case 1:
+                cell = parts[rng.integers(len(parts))][1]
+            case _:
+                cell = re.sub(rb"[,;\t\r\n]", b"", _bytes_changed(cell, others[0][1], rng))
+        parts[at] = behind, cell
+        return parts
+
+
 _FORMS: dict[str, _Form] = {
     **{"png": _Png(), "riff": _Riff(), "jpeg": _Jpeg(), "gif": _Gif(), "tiff": _Tiff()},
-    **{"boxes": _Boxes(), "zip": _Zip(), "st": _Safetensors()},
+    **{"boxes": _Boxes(), "zip": _Zip(), "st": _Safetensors(), "table": _Table()},
 }
 
 
@@ -384,4 +415,6 @@ def _form(data: bytes) -> _Form | None:
         return _FORMS["zip"]
     if data[8:9] == b"{" and data[4:8] == bytes(4):
         return _FORMS["st"]
+    if data[:1] not in (b"{", b"[") and (b"path" in data[:64] or b"image" in data[:64]):
+        return _FORMS["table"]
     return _JSON if data[:1] in (b"{", b"[") else None

@@ -24,7 +24,10 @@ def of(target: str) -> list[bytes]:
     """The valid files for a target of `tests.fuzz.targets`."""
     if target == "image":
         return images()
-    return tables() if target == "table" else {**weights_files(), **json_files()}[target]
+    of_tables = {"table": tables, "choices": tables_with_choices}
+    if target in of_tables:
+        return of_tables[target]()
+    return {**weights_files(), **json_files()}[target]
 
 
 TABLE_IMAGES = tuple(f"{number}.png" for number in range(12))
@@ -43,6 +46,32 @@ def tables() -> list[bytes]:
         found.append(("\r\n" if width == 3 else "\n").join(lines).encode())
     quoted = "\n".join(f'"{name}","a ""b"", {label}"' for name, label, *_ in rows)
     return [*found, b"\xef\xbb\xbfimage,class\n" + quoted.encode()]
+
+
+def tables_with_choices() -> list[bytes]:
+    """Tables of `TABLE_IMAGES` below a line of choices: several labels, numbers and weights."""
+    header = ("path", "tags", "young", "wild", "age", "weight", "split", "group")
+    rows = []
+    for n, name in enumerate(TABLE_IMAGES):
+        young, wild, split = n % 2, ("no", "yes")[n // 2 % 2], ("train", "val", "test")[n // 3 % 3]
+        tags = ("", "a", "b", "a;b")[n % 4]
+        rows.append((name, tags, young, wild, n / 7, n + 0.5, split, f"g{n // 3}"))
+
+    def written(choices: str, lines: list[tuple], width: int, quote: str = "") -> bytes:
+        cells = [",".join(f"{quote}{cell}{quote}" for cell in line[:width]) for line in lines]
+        return "\n".join([choices, *cells]).encode()
+
+    whole = [header, *rows]
+    return [
+        *(written(f"labels={labels}", whole, 4) for labels in ("tags", "tags,separator=;")),
+        *(written(f"labels={labels}", whole, 6, '"') for labels in ("young+wild", "young")),
+        *(written(f"numbers={numbers}", whole, 8) for numbers in ("age", "age+young")),
+        written("numbers=weight", whole, 6),
+        written("label=wild,weight=age,split=split", [header, *rows[1:]], 8),
+        written("columns=path+_+_+_+age,numbers=age", rows, 5),
+        written("columns=path+tags+_,labels=tags,separator=semicolon", rows, 3),
+        written("columns=path+_+a+b+_+weight,labels=a+b", rows, 6),
+    ]
 
 
 def images() -> list[bytes]:

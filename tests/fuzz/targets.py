@@ -13,6 +13,7 @@ from safetensors.numpy import save
 from tests.fuzz.seeds import TABLE_IMAGES, weights_files
 from tljax import experiment
 from tljax.data import decode, load
+from tljax.data.sources import weights_of
 from tljax.errors import InputError
 from tljax.models import Preprocessing
 from tljax.runs.metrics import read_rows
@@ -126,15 +127,34 @@ def config(data: bytes) -> str:
 
 def table(data: bytes) -> str:
     """Reads a table of images that are there, as the seeds name them."""
+    return _read_table(data, "")
+
+
+def choices(data: bytes) -> str:
+    """Reads such a table with the choices that stand in the first line."""
+    first, _, rest = data.decode(errors="replace").partition("\n")
+    return _read_table(rest.encode(), f"?{first}")
+
+
+def _read_table(content: bytes, chosen: str) -> str:
     with tempfile.TemporaryDirectory(dir=memory()) as folder:
         for name in TABLE_IMAGES:
             (Path(folder) / name).touch()
         path = Path(folder) / "table.csv"
-        path.write_bytes(data)
-        dataset = load(f"csv:{path}")
+        path.write_bytes(content)
+        dataset = load(f"csv:{path}{chosen}", test_only=True)
         assert dataset.test is not None
+        assert len(set(dataset.class_names)) == dataset.num_classes > 0
         for source in (dataset.train, dataset.test):
-            assert set(source.labels.tolist()) <= set(range(dataset.num_classes))
+            labels = source.labels
+            if dataset.kind == "classes":
+                assert set(labels.tolist()) <= set(range(dataset.num_classes))
+                continue
+            assert labels.shape == (len(source), dataset.num_classes)
+            assert np.isfinite(labels).all()
+            assert dataset.kind == "regression" or set(labels.flat) <= {0, 1}
+        weights = weights_of(dataset.test)
+        assert weights is None or (np.isfinite(weights) & (weights > 0)).all()
     return "read"
 
 
@@ -178,4 +198,5 @@ TARGETS: dict[str, Callable[[bytes], str]] = {
     "metrics": metrics,
     "config": config,
     "table": table,
+    "choices": choices,
 }

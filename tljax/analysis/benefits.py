@@ -2,8 +2,9 @@
 
 Twins share data, budget, tuning effort and seed; one starts from the source's weights, the other
 from random ones. A curve is a list of (images seen, validation accuracy in 0..1) with one pair for
-each evaluation: two or more, the first one before training. `benefits` compares the twins of every
-seed. The other functions are its parts: first of one curve, then of a pair, then over seeds.
+each evaluation: two or more, the first one before training. In place of accuracy it may hold
+another score of which more is better. `benefits` compares the twins of every seed. The other
+functions are its parts: first of one curve, then of a pair, then over seeds.
 
 Let a_T(t) and a_S(t) be the accuracies of the transfer and of the scratch curve after t images.
 
@@ -305,9 +306,13 @@ def time_ratio(transfer: Curve, scratch: Curve, theta: float | None = None) -> R
 
     Returns:
       The ratio; undetermined if neither curve reaches theta, if both are there at their first
-      evaluation, or if scratch is at theta before training.
+      evaluation, if scratch is at theta before training, or ends below 0, as R2 may: a share of
+      that is no threshold.
     """
-    theta = threshold(scratch) if theta is None else theta
+    if theta is None:
+        theta = threshold(scratch)
+        if theta < 0:
+            return Ratio(math.nan)
     early, late = (examples_to_threshold(curve, theta) for curve in (transfer, scratch))
     if late == 0 or (early is None and late is None):
         return Ratio(math.nan)
@@ -360,9 +365,13 @@ def total_reward(transfer: Curve, scratch: Curve) -> float:
 
 
 def transfer_ratio(transfer: Curve, scratch: Curve) -> float:
-    """Transfer ratio: (A_T - A_S) / A_S, of the areas under the curves (Taylor & Stone)."""
+    """Transfer ratio: (A_T - A_S) / A_S, of the areas under the curves (Taylor & Stone).
+
+    It is nan if scratch has no area.
+    """
     until = _budget(transfer, scratch)
-    return area(transfer, until) / area(scratch, until) - 1
+    reference = area(scratch, until)
+    return area(transfer, until) / reference - 1 if reference else math.nan
 
 
 def _budget(transfer: Curve, scratch: Curve) -> float:

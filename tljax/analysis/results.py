@@ -8,17 +8,19 @@ machine.
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tljax.analysis.spreadsheet import write_rows
-from tljax.analysis.statistics import Interval, mean_interval
+from tljax.analysis.statistics import Interval, comparable, mean_interval
 from tljax.config import base
 from tljax.errors import InputError, printable
 from tljax.files import parse_json
 from tljax.runs.record import read_result
+from tljax.runs.scores import LOWER_IS_BETTER, rank, score, score_of
 from tljax.runs.workdir import write_atomically
 
 OVERRIDES, FAILED = "overrides.json", "failed.json"
@@ -47,22 +49,27 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Selection:
-    """The configuration with the best mean validation accuracy among those of one place.
+    """The configuration with the best mean validation score among those of one place.
+
+    The score is the metric that decides a run, see `tljax.runs.scores`. Runs with other scores are
+    another place.
 
     A configuration is what a run sets without its seed and fold. A place is a task, and the values
     of the other fields for which the choice is made separately.
 
     Attributes:
       place: the fields of the place.
+      score: the name of the metric.
       overrides: the fields that the configuration sets, without those of the place.
       varying: the fields in which configurations of the place differ.
       names: names of its runs.
-      validation, test: its accuracies over seeds and folds; test accuracies of others are not used.
+      validation, test: its scores over seeds and folds; test scores of others are not used.
       among: number of configurations that it was chosen from.
       incomplete: number of configurations left out because a run failed or is not done.
     """
 
     place: dict[str, Any]
+    score: str
     overrides: dict[str, Any]
     varying: tuple[str, ...]
     names: tuple[str, ...]
@@ -109,58 +116,80 @@ def _sort_key(value: Any) -> tuple[bool, bool, float, str]:
 
 
 def select(runs: Sequence[SweepRun], by: Sequence[str] = ()) -> list[Selection]:
-    """Chooses on validation accuracy alone, for each task and each value of the fields `by`.
+    """Chooses on validation images alone, for each task and each value of the fields `by`.
 
     A configuration is left out if it lacks a seed or a fold that another one of its place has, or
     if one of its runs failed.
     """
+    own = (*TASK, *by)
+    if any(score_of(run.summary) == "loss" for run in runs):
+        own += ("regression_loss",)  # each is a measure of its own
     places: dict[str, dict[str, list[SweepRun]]] = {}  # runs by place, then by configuration
     for run in runs:
-        place = {name: run.overrides[name] for name in run.overrides if name in (*TASK, *by)}
+        place = {name: run.overrides[name] for name in run.overrides if name in own}
         rest = {name: v for name, v in run.overrides.items() if name not in (*place, *_REPEATED)}
         configurations = places.setdefault(json.dumps(place), {})
         configurations.setdefault(json.dumps(rest), []).append(run)
     chosen = []
     for place_text, configurations in places.items():
-        complete = _complete(configurations)
-        if complete:
-            chosen.append(_select_one(json.loads(place_text), configurations, complete))
+        for name, alike in _by_score(configurations).items():
+            complete = _complete(alike)
+            if complete:
+                chosen.append(_select_one(json.loads(place_text), name, alike, complete))
     fields = dict.fromkeys(name for selection in chosen for name in selection.place)
     return sorted(chosen, key=lambda s: [_sort_key(s.place.get(name)) for name in fields])
+
+
+def _by_score(
+    configurations: Mapping[str, list[SweepRun]],
+) -> dict[str, dict[str, list[SweepRun]]]:
+    """The configurations of a place by the score of their runs.
+
+    One whose runs have all failed may be of any score: it is listed, and left out, in each.
+    """
+    scores = {
+        name: {score_of(run.summary) for run in runs if run.error is None}
+        for name, runs in configurations.items()
+    }
+    return {
+        metric: {name: runs for name, runs in configurations.items() if scores[name] <= {metric}}
+        for metric in sorted(set().union(*scores.values()))
+    }
 
 
 def _complete(configurations: Mapping[str, list[SweepRun]]) -> dict[str, list[SweepRun]]:
     """The configurations that have every seed and fold of their place, and no failed run."""
     repetitions = {
-        name: {tuple(run.overrides.get(field) for field in _REPEATED) for run in runs}
-        for name, runs in configurations.items()
+        text: {tuple(run.overrides.get(field) for field in _REPEATED) for run in runs}
+        for text, runs in configurations.items()
     }
     return {
-        name: runs
-        for name, runs in configurations.items()
-        if repetitions[name] == set().union(*repetitions.values())
-        and all(run.summary.get("val_accuracy") is not None for run in runs)
+        text: runs
+        for text, runs in configurations.items()
+        if repetitions[text] == set().union(*repetitions.values())
+        and all(run.error is None and score(run.summary, "val") is not None for run in runs)
     }
 
 
 def _select_one(
     place: dict[str, Any],
+    name: str,
     configurations: Mapping[str, list[SweepRun]],
     complete: Mapping[str, list[SweepRun]],
 ) -> Selection:
-    """Chooses among the complete configurations of a place."""
+    """Chooses among the complete configurations of a place by the score `name`."""
     validation = {
-        name: mean_interval([run.summary["val_accuracy"] for run in runs])
-        for name, runs in complete.items()
+        text: mean_interval([run.summary[f"val_{name}"] for run in runs])
+        for text, runs in complete.items()
     }
-    # Rounded, so that the last bit of a sum does not decide between equal means: the first counts.
-    best = max(validation, key=lambda name: round(validation[name].mean, 12))
-    tests = [run.summary.get("test_accuracy") for run in complete[best]]
-    known_tests = [accuracy for accuracy in tests if accuracy is not None]
+    best = max(validation, key=lambda text: comparable(rank(name, validation[text].mean)))
+    tests = [score(run.summary, "test") for run in complete[best]]
+    known_tests = [value for value in tests if value is not None]
     return Selection(
         place=place,
+        score=name,
         overrides=json.loads(best),
-        varying=_varying_fields([json.loads(name) for name in configurations]),
+        varying=_varying_fields([json.loads(text) for text in configurations]),
         names=tuple(run.name for run in complete[best]),
         validation=validation[best],
         test=mean_interval(known_tests) if known_tests else None,
@@ -180,34 +209,41 @@ def _varying_fields(configurations: Sequence[Mapping[str, Any]]) -> tuple[str, .
     )
 
 
-def best_value(runs: Sequence[SweepRun], field: str, score: str = "val_accuracy") -> Any:
-    """Finds the value of a config field whose runs have the highest mean score.
+def best_value(runs: Sequence[SweepRun], field: str, score: str | None = None) -> Any:
+    """Finds the value of a config field whose runs have the best mean score.
 
     Args:
-      runs: at least one; each sets the field. A run that failed counts as 0.
+      runs: at least one; each sets the field. A run that failed counts as 0 or, where scores may be
+        below 0 or less is better, as worse than all.
       field: name of the field.
-      score: a number in `result.json` that is measured on validation images; higher is better.
+      score: a number in `result.json` that is measured on validation images, e.g.
+        `val_balanced_accuracy`; None: the score that decides the runs, which is the same for all.
 
     Returns:
       The value; at a tie, the first in the order of the runs.
     """
-    scores: dict[Any, list[float]] = {}
+    name = next((score_of(run.summary) for run in runs if run.summary), "accuracy")
+    wanted = score or f"val_{name}"
+    metric = wanted.removeprefix("val_")
+    failed = -math.inf if metric in ("r2", *LOWER_IS_BETTER) else 0.0
+    ranks: dict[Any, list[float]] = {}
     for run in runs:
-        scores.setdefault(run.overrides[field], []).append(run.summary.get(score) or 0.0)
-    # Rounded, as in `select`.
-    return max(scores, key=lambda value: round(mean_interval(scores[value]).mean, 12))
+        value = run.summary.get(wanted)
+        known = failed if value is None else rank(metric, value)
+        ranks.setdefault(run.overrides[field], []).append(known)
+    return max(ranks, key=lambda value: comparable(sum(ranks[value]) / len(ranks[value])))
 
 
 def write_results(path: Path, runs: Sequence[SweepRun], chosen: Sequence[Selection]) -> None:
     """Writes a CSV table atomically, with one row for each run.
 
-    Its columns: `name`, `status` (done or failed), the fields that runs set, the numbers and texts
-    of `result.json`, `selected` (whether its configuration was chosen), `selected_among` (from how
-    many), and `error`.
+    Its columns: `name`, `status` (done or failed), the fields that runs set, `score` (the metric
+    that decides the run), the numbers and texts of `result.json`, `selected` (whether its
+    configuration was chosen), `selected_among` (from how many), and `error`.
     """
     among = {name: selection.among for selection in chosen for name in selection.names}
     fields = [name for name in base() if any(name in run.overrides for run in runs)]
-    columns = dict.fromkeys(["name", "status", *fields])
+    columns = dict.fromkeys(["name", "status", *fields, "score"])
     rows = []
     for run in runs:
         scalars = {n: v for n, v in run.summary.items() if isinstance(v, _SCALAR)}
@@ -217,6 +253,7 @@ def write_results(path: Path, runs: Sequence[SweepRun], chosen: Sequence[Selecti
                 "name": run.name,
                 "status": "done" if run.error is None else "failed",
                 **run.overrides,
+                "score": score_of(run.summary) if run.error is None else None,
                 **scalars,
                 "selected": run.name in among,
                 "selected_among": among.get(run.name),

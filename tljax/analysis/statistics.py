@@ -143,3 +143,8 @@ def paired_difference(a: Sequence[float], b: Sequence[float]) -> Interval:
       ValueError: if a and b differ in length, or are empty.
     """
     return mean_interval([x - y for x, y in zip(a, b, strict=True)])
+
+
+def comparable(mean: float) -> float:
+    """A mean to 12 significant digits, so that the last bit of a sum decides between no two."""
+    return float(f"{mean:.12g}")

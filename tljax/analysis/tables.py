@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 from tljax.analysis.comparison import Comparison
 from tljax.analysis.spreadsheet import from_cell, write_rows
 from tljax.analysis.statistics import Interval
+from tljax.runs.scores import LOWER_IS_BETTER
 from tljax.runs.workdir import write_atomically
+
+_LONGEST = 8  # decimals, or zeros before the point, of a number without an exponent
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -35,11 +39,32 @@ def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def score(interval: Interval) -> str:
-    """Formats a mean with half of its interval's width, e.g. `0.912 ±0.013`."""
-    if interval.half_width != interval.half_width:
-        return f"{interval.mean:.3f}"
-    return f"{interval.mean:.3f} ±{interval.half_width:.3f}"
+def score(interval: Interval, metric: str = "accuracy") -> str:
+    """Formats a mean with half of its interval's width, e.g. `0.912 ±0.013`.
+
+    Args:
+      interval: of the mean; without ends the mean stands alone.
+      metric: its name in `tljax.runs.scores`. Of what is in units of its own, e.g. of errors, three
+        digits are written, else three decimals.
+    """
+    half = 0.0 if math.isnan(interval.half_width) else interval.half_width
+    size = max(abs(interval.mean), half) if metric in LOWER_IS_BETTER else 0.1
+    mean = three_digits(interval.mean, size)
+    return mean if math.isnan(interval.half_width) else f"{mean} ±{three_digits(half, size)}"
+
+
+def three_digits(value: float, size: float, sign: str = "") -> str:
+    """A number with three digits of what is as large as `size`, e.g. `1,234`, `0.0123`.
+
+    Args:
+      value: the number.
+      size: e.g. of the larger numbers that stand beside it; not negative.
+      sign: `+`: a sign stands before positive numbers, too.
+    """
+    decimals = 2 - math.floor(math.log10(size)) if size else 0
+    if abs(decimals) > _LONGEST:
+        return f"{value:{sign}.2e}"
+    return f"{value:{sign},.{max(decimals, 0)}f}"
 
 
 def signed(interval: Interval) -> str:

@@ -15,8 +15,9 @@ _CONFIG_HELP = (
     " fine_tune or recipes/lora; it is a Python program, which is run, so use only files that you"
     " trust; --config.FIELD=VALUE overrides any of its fields, e.g. --config.lr=0.03"
     " --config.data=folder:PETS, and --config.FIELD=None unsets one; --config.data takes"
-    " embedded:NAME, folder:PATH, csv:FILE (paths and labels), or tfds:NAME[/CONFIG][:VERSION]"
-    " (TensorFlow Datasets), optionally with splits:"
+    " embedded:NAME, folder:PATH, a table (csv:FILE, parquet:FILE, hf:FOLDER,"
+    " hf://datasets/OWNER/NAME or wds:SHARDS, with ?label=, ?labels= or ?numbers= for the columns),"
+    " or tfds:NAME[/CONFIG][:VERSION] (TensorFlow Datasets), optionally with splits:"
     " '--config.data=tfds:cifar10?train=train[:80%%],val=train[80%%:]'"
 )
 

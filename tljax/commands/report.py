@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Write one page about finished runs: accuracy, curves, mistakes, calibration, plans, cost."""
+    """Write one page about finished runs: scores, curves, mistakes, calibration, plans, cost."""
     refuse_overrides(overrides)
     from tljax.analysis.report.run_report import write_report
 

@@ -1,16 +1,23 @@
 """Data sets, and batches of their images.
 
-`sources` defines what a data set is, and `datasets` loads one by its name, from `embedded` (data
-in Python packages, and `glyphs`, drawn letters), `folder` (images on disk, with `layout` and
-`listing`), `table` (paths and labels in a CSV file) or `tfds`, and makes its `splits`. `joint`
-joins several. `kept` remembers which image a run had in which split, by the `digests` of their
-contents. `images` decodes files, `transforms` (with `trivial_augment`) resizes, augments and
-normalises, `views` augments a fixed number of times, `labels` says of which kind labels are,
-`pipeline` makes batches, `parallel` calls a function in threads, and `remote` copies files from a
-bucket.
+`sources` defines what a data set is, and `datasets` loads one by its name, from `embedded` (data in
+Python packages, and `glyphs`, drawn letters), `folder` (images on disk, with `layout` and
+`listing`), `table` (images and labels in a CSV file, or in one of the `forms` of tables) or `tfds`,
+and makes its `splits`. `joint` joins several. Images within larger files are `packed`. `kept`
+remembers which image a run had in which split, by the `digests` of their contents. `images` decodes
+files, `transforms` (with `trivial_augment`) resizes, augments and normalises, `views` augments a
+fixed number of times, `labels` says of which kind labels are, `pipeline` makes batches, `parallel`
+calls a function in threads, and `remote` copies files from a bucket.
 """
 
-from tljax.data.datasets import absolute, load, may_have_moved, read_class_names, read_tasks
+from tljax.data.datasets import (
+    absolute,
+    from_table,
+    load,
+    may_have_moved,
+    read_class_names,
+    read_tasks,
+)
 from tljax.data.images import Unreadable, decode, skipped_message
 from tljax.data.joint import Task, joint_class_names
 from tljax.data.kept import Kept
@@ -47,6 +54,7 @@ __all__ = [
     "eval_batches",
     "fingerprint",
     "fixed_views",
+    "from_table",
     "groups_of",
     "joint_class_names",
     "kind_of",

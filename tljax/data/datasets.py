@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from tljax.data import embedded, folder, table
+from tljax.data import embedded, folder, remote, table
+from tljax.data.forms.frame import read_frame
 from tljax.data.images import DEEP
 from tljax.data.joint import Task, concatenate, join, joint_class_names
 from tljax.data.kept import Kept, restore
-from tljax.data.labels import strata
+from tljax.data.labels import constant_labels, strata
+from tljax.data.listing import shortened, warn_once
 from tljax.data.sources import Dataset, Subset
 from tljax.data.splits import (
     HeldOut,
@@ -30,17 +32,22 @@ from tljax.data.splits import (
 )
 from tljax.data.tfds import source as tfds
 from tljax.data.tfds.spec import is_path
-from tljax.errors import InputError, check_known, did_you_mean
+from tljax.errors import InputError, check_known, did_you_mean, printable
 
 # The module of each scheme. It offers load(rest) -> Dataset and read_class_names(rest), where
-# `rest` is what follows the colon; those of tfds take a data_dir too.
+# `rest` is what follows the colon; those of tfds take a data_dir too, and those of tables a scheme.
+# A table's read_names(rest) tells the kind of labels too; those of the others are classes.
 _MODULES: dict[str, ModuleType] = {
     "embedded": embedded,
     "folder": folder,
-    "csv": table,
     "tfds": tfds,
+    **dict.fromkeys(table.SCHEMES, table),
 }
-_SYNTAX = "write embedded:NAME, folder:PATH, csv:FILE or tfds:NAME"
+_WITH_PATHS = "|".join(scheme for scheme in _MODULES if scheme != "embedded")
+_SYNTAX = (
+    "write embedded:NAME, folder:PATH, csv:FILE, parquet:FILE, hf:FOLDER, hf://datasets/OWNER/NAME,"
+    " wds:SHARDS or tfds:NAME"
+)
 
 
 def load(
@@ -73,10 +80,10 @@ def load(
     data brings along are in no split.
 
     Args:
-      spec: `embedded:NAME`, `folder:PATH`, `csv:FILE`, or `tfds:NAME[/CONFIG][:VERSION]`, the last
-        two with optional choices after a `?` (see `tljax.data.table.spec` and
-        `tljax.data.tfds.spec`). Several specs, separated by commas, are each loaded with the same
-        arguments, and joined.
+      spec: `embedded:NAME` or `folder:PATH`; or, with optional choices after a `?`, a table,
+        `csv:FILE`, `parquet:FILE`, `hf:FOLDER`, `hf://datasets/OWNER/NAME` or `wds:SHARDS` (see
+        `tljax.data.table.spec`), or `tfds:NAME[/CONFIG][:VERSION]` (see `tljax.data.tfds.spec`).
+        Several specs, separated by commas, are each loaded with the same arguments, and joined.
       train_size: Number of training images (of each spec), in the proportions of the classes; None
         keeps all. May be less than the number of classes.
       train_per_class: Number of training images of each class; excludes `train_size`.
@@ -87,13 +94,14 @@ def load(
       kept: Of a run that has begun with this data, what `tljax.data.kept.describe` returned for it:
         the splits are those of the run, whatever the other arguments are.
       test_only: Whether data of test images alone is accepted; its `train` is then empty.
-      deep_images: As `deep` of `images.decode`, for `folder:`, `csv:` and `tfds:`.
+      deep_images: As `deep` of `images.decode`, for all but `embedded:`.
       folds: Number of folds, for cross-validation; None: the data has its own splits.
       fold: With `folds`: which of them the test images are, from 0.
 
     Returns:
       A `Dataset`. Its splits are `Source`s with `labels`, int (n,), and elements {"image": uint8
-      (h, w, 3), "label": int}; the sizes of the images may differ.
+      (h, w, 3), "label": int}; the sizes of the images may differ. Tables may have other kinds of
+      labels, see `tljax.data.labels`.
 
     Raises:
       InputError: An argument is invalid, the data cannot be found or read, or a class or a split
@@ -121,12 +129,12 @@ def load(
         if folds is not None:
             dataset = _hold_out_fold(dataset, folds, int(fold or 0), seed)
         val_rng, subset_rng = (np.random.default_rng((seed, purpose)) for purpose in range(2))
-        if dataset.val is None:
-            dataset = _split_off_val(dataset, name, val_fraction, val_rng)
+        dataset = _split_off_val(dataset, name, val_fraction, val_rng)
         if train_size is not None:
             dataset = _subsample(dataset, name, train_size, subset_rng)
         if train_per_class is not None:
             dataset = _subsample_per_class(dataset, name, train_per_class, subset_rng)
+        _warn_of_constant_labels(dataset, name)
         return dataset
 
     if kept is None:
@@ -143,13 +151,66 @@ def load(
     return join([replace(d, name=name) for d, name in zip(datasets, names, strict=True)])
 
 
+def from_table(
+    frame: Any,
+    *,
+    path: str | None = None,
+    label: str | None = None,
+    labels: str | Sequence[str] | None = None,
+    numbers: str | Sequence[str] | None = None,
+    split: str | None = None,
+    group: str | None = None,
+    weight: str | None = None,
+    separator: str | None = None,
+    folder: str | os.PathLike = ".",
+    val_fraction: float | None = None,
+    seed: int = 0,
+    deep_images: str = "full_range",
+) -> Dataset:
+    """Returns the data set of a table in Python, with splits as `load` makes them.
+
+    Args:
+      frame: A DataFrame of pandas or polars, an Arrow table, or a dict of lists; a row an image.
+      path: The column of the images: paths, or the bytes of image files. For this and the others,
+        None: the column with a usual name, see `tljax.data.table.spec`.
+      label: The column with the name of each image's class.
+      labels: In its place: the column with several labels an image, in a list or in one text; or
+        several columns of 0 and 1, one for each label.
+      numbers: In its place: the column or columns of numbers to predict.
+      split: The column with `train`, `val` or `test`.
+      group: The column of what belongs together.
+      weight: The column of what each image counts in the loss of training.
+      separator: Between the labels in a text; None: it is guessed, and said.
+      folder: Which the paths are relative to.
+      val_fraction, seed: As of `load`.
+      deep_images: As `deep` of `images.decode`.
+
+    Raises:
+      InputError: The table cannot be used.
+
+    Example:
+      pets = from_table(pandas.read_csv("pets.csv"), path="photo", label="breed")
+      result = tljax.fit(model, variables, plan, pets.train, pets.val)
+    """
+    names = {"path": path, "label": label, "split": split, "group": group, "weight": weight}
+    dataset = read_frame(frame, names, labels, numbers, separator, folder, deep_images)
+    if len(dataset.train):
+        rng = np.random.default_rng((seed, 0))
+        dataset = _split_off_val(dataset, dataset.name, val_fraction, rng)
+        _warn_of_constant_labels(dataset, dataset.name)
+    return dataset
+
+
 def absolute(spec: str) -> str:
     """Returns the spec with absolute paths, so that it means the same in any folder."""
     names = []
     for name in split_spec(spec):
         scheme, _, rest = name.partition(":")
         path, question, choices = (rest, "", "") if scheme == "folder" else rest.partition("?")
-        if path and (scheme in ("folder", "csv") or (scheme == "tfds" and is_path(path))):
+        is_local = not (remote.is_address(path) or path.startswith("//"))
+        if scheme == "tfds":
+            is_local = is_path(path)
+        if path and is_local and scheme != "embedded":
             name = f"{scheme}:{os.path.abspath(os.path.expanduser(path))}{question}{choices}"
         names.append(name)
     return ",".join(names)
@@ -167,7 +228,8 @@ def may_have_moved(before: str, now: str) -> bool:
     def without_paths(spec: str) -> list[tuple[str, ...]]:
         parts = [name.partition("?") for name in split_spec(absolute(spec))]
         return [
-            (re.sub("^(folder|csv|tfds):/.*", r"\1:/", path), choices) for path, _, choices in parts
+            (re.sub(f"^({_WITH_PATHS}):/(?!/).*", r"\1:/", path), choices)
+            for path, _, choices in parts
         ]
 
     return without_paths(before) == without_paths(now)
@@ -193,7 +255,10 @@ def read_tasks(spec: str, data_dir: str | None = None) -> tuple[Task, ...]:
     tasks = []
     for name in names:
         module, rest, options = _resolve(name, data_dir)
-        tasks.append(Task(name, module.read_class_names(rest, **options)))
+        if module is table:
+            tasks.append(Task(name, *table.read_names(rest, **options)))
+        else:
+            tasks.append(Task(name, module.read_class_names(rest, **options)))
     return tuple(tasks)
 
 
@@ -225,6 +290,8 @@ def _resolve(name: str, data_dir: str | None) -> tuple[ModuleType, str, dict[str
         hint = did_you_mean(scheme, _MODULES) if colon else ""
         raise InputError(f"unknown data '{name}'{hint}: {_SYNTAX}")
     options = {"data_dir": data_dir} if scheme == "tfds" else {}
+    if scheme in table.SCHEMES:
+        options = {"scheme": scheme}
     return _MODULES[scheme], rest, options
 
 
@@ -290,6 +357,8 @@ def _split_off_val(
     dataset: Dataset, name: str, fraction: float | None, rng: np.random.Generator
 ) -> Dataset:
     train = dataset.train
+    if dataset.val is not None:
+        return dataset
     if fraction is None:
         fraction = default_val_fraction(len(train))
     if not fraction:
@@ -301,6 +370,20 @@ def _split_off_val(
             "images"
         )
     return replace(dataset, train=Subset(train, kept), val=Subset(train, val))
+
+
+def _warn_of_constant_labels(dataset: Dataset, name: str) -> None:
+    """Says which of several labels all training images have, or none."""
+    if dataset.kind != "multi_label":
+        return
+    whose = ("no training image has", "all training images have")
+    for numbers, which in zip(constant_labels(dataset.train.labels), whose, strict=True):
+        if len(numbers):
+            found = shortened([dataset.class_names[number] for number in numbers])
+            warn_once(
+                f"{len(numbers):,} of the {dataset.num_classes:,} labels of {printable(name)}"
+                f" cannot be learned, as {which} them: {found}"
+            )
 
 
 def _subsample(dataset: Dataset, name: str, size: int, rng: np.random.Generator) -> Dataset:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tljax.data.images import Unreadable
+from tljax.data.packed import ImageFile, Member, place_of
 from tljax.data.parallel import map_in_threads
 from tljax.files import cache_folder, replacing
 
@@ -24,8 +26,8 @@ _SETTLED = 2 * 10**9  # ns: a file that is younger may change again without a ne
 FileState = tuple[int, ...]  # size, dates of the last write and the last change, inode; or (-1,)
 
 
-def file_states(files: Sequence[Path]) -> list[FileState]:
-    """Returns what changes with the content of each file, unless two changes follow at once."""
+def file_states(files: Sequence[ImageFile]) -> list[FileState]:
+    """Returns what changes with the content of each image, unless two changes follow at once."""
     return map_in_threads(_state, files)
 
 
@@ -34,13 +36,13 @@ def is_settled(state: FileState, now: int) -> bool:
     return len(state) == 1 or max(state[1:3]) < now - _SETTLED
 
 
-def content_digests(files: Sequence[Path]) -> list[str]:
-    """Returns the SHA-256 of each file's content, in hex digits; `UNREADABLE` if it has none."""
+def content_digests(files: Sequence[ImageFile]) -> list[str]:
+    """Returns the SHA-256 of each image's file, in hex digits; `UNREADABLE` if it has none."""
     asked, states = time.time_ns(), file_states(files)
     is_large = sum(state[0] for state in states) >= _KEPT_FROM
     if not is_large or not all(is_settled(state, asked) for state in states):
         return map_in_threads(_digest, files, "reading all images" if is_large else None)
-    paths = [os.path.abspath(file) for file in files]
+    paths = [_identity(file) for file in files]
     key = hashlib.sha256(repr([*zip(paths, states, strict=True)]).encode()).hexdigest()
     kept = cache_folder("digests") / f"{key}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):
@@ -55,17 +57,31 @@ def content_digests(files: Sequence[Path]) -> list[str]:
     return found
 
 
-def _state(file: Path) -> FileState:
+def _identity(file: ImageFile) -> object:
+    if isinstance(file, Path):
+        return os.path.abspath(file)
+    if isinstance(file, Member):
+        return os.path.abspath(file.file), file.offset, file.size
+    return _digest(file)
+
+
+def _state(file: ImageFile) -> FileState:
+    place = place_of(file)
+    if place is None:
+        return (0, 0, 0, 0)  # bytes in memory do not change
     try:
-        state = file.stat()
+        state = place.stat()
     except OSError:
         return (-1,)
-    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+    size = file.size if isinstance(file, Member) else state.st_size
+    return size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
 
 
-def _digest(file: Path) -> str:
+def _digest(file: ImageFile) -> str:
     try:
+        if not isinstance(file, Path):
+            return hashlib.sha256(file.read()).hexdigest()
         with file.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest()
-    except OSError:
+    except (OSError, Unreadable):
         return UNREADABLE

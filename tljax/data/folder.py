@@ -26,6 +26,7 @@ from tljax.data.images import FORMATS, decode
 from tljax.data.labels import as_labels, label_at
 from tljax.data.layout import Layout, find_layout, list_class_folders, split_of
 from tljax.data.listing import find_files, holds_images, shortened, warn_of_left_out, warn_once
+from tljax.data.packed import ImageFile, content_of
 from tljax.data.sources import Dataset, Example, Source
 from tljax.data.splits import split_off_test
 from tljax.errors import InputError, printable
@@ -34,14 +35,14 @@ _KEPT = 512 << 20  # bytes of decoded images
 
 
 class FolderSource(Source):
-    """Image files and their labels.
+    """Image files, or parts of files, and their labels.
 
     A decoded image is kept for the next access, while all of them take less than 512 MiB. Of a
     larger data set, and in reading processes, the others are decoded at each access.
 
     Args:
-      files: The image files.
-      labels: (n,) or (n, m), see `tljax.data.labels`.
+      files: The image files, see `tljax.data.packed` for those that are no files of their own.
+      labels: (n,) or (n, m), see `tljax.data.labels`; an empty array has the kind of others.
       names: What the files are called within the data, e.g. `cat/1.png`, so that moving the data
         changes no name; None: the name of the file and of its folder.
       deep_images: As `deep` of `images.decode`.
@@ -51,7 +52,7 @@ class FolderSource(Source):
 
     def __init__(
         self,
-        files: Sequence[Path],
+        files: Sequence[ImageFile],
         labels: Sequence[Any] | np.ndarray,
         names: Sequence[str] | None = None,
         deep_images: str = "full_range",
@@ -60,8 +61,8 @@ class FolderSource(Source):
     ):
         self.files = list(files)
         self.groups, self.weights = groups, weights
-        self.labels = as_labels(labels, len(files)) if len(files) else np.asarray(labels, np.int64)
-        self.names = [f"{f.parent.name}/{f.name}" for f in files] if names is None else list(names)
+        self.labels = as_labels(labels, len(files)) if len(files) else _no_labels(labels)
+        self.names = list(map(_name_of, files) if names is None else names)
         self._deep_images = deep_images
         self._read: dict[
             int, tuple[FileState | None, str]
@@ -75,7 +76,7 @@ class FolderSource(Source):
     def __getitem__(self, index: int, /) -> Example:
         image = self._decoded.get(index)
         if image is None:
-            image = decode(self.files[index], deep=self._deep_images)
+            image = decode(*content_of(self.files[index]), deep=self._deep_images)
             if image.nbytes <= self._room:
                 image.flags.writeable = False
                 self._decoded[index] = image
@@ -130,6 +131,14 @@ class FolderSource(Source):
             if self.weights is not None:
                 sha.update(repr(float(self.weights[row])).encode())
         return sha.hexdigest()
+
+
+def _name_of(file: ImageFile) -> str:
+    return f"{file.parent.name}/{file.name}" if isinstance(file, Path) else file.name
+
+
+def _no_labels(labels: Sequence[Any] | np.ndarray) -> np.ndarray:
+    return labels if isinstance(labels, np.ndarray) else np.asarray(labels, np.int64)
 
 
 def load(path: str, deep_images: str = "full_range") -> Dataset:

@@ -10,7 +10,6 @@ them one fingerprint for each split is kept, and other images are refused.
 
 import itertools
 import logging
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,10 +22,11 @@ from tljax.data.digests import content_digests
 from tljax.data.folder import FolderSource
 from tljax.data.layout import find_root
 from tljax.data.listing import find_files, warn_once
+from tljax.data.packed import ImageFile, is_there
 from tljax.data.sources import Dataset, Source, Subset, fingerprint, unwrap_subset
-from tljax.data.table import listed_rows, number_groups
+from tljax.data.table import SCHEMES, check_place, listed, number_groups
+from tljax.data.table.labels import label_from
 from tljax.data.table.rows import Row
-from tljax.data.table.spec import parse_spec
 from tljax.errors import InputError, printable
 
 _log = logging.getLogger("tljax")
@@ -82,19 +82,19 @@ def restore(
 
 
 class _Today(NamedTuple):
-    """Where a data set lies today, its image files, and of a table their rows."""
+    """Where a data set lies today, its images, and of a table their rows."""
 
     root: Path
-    files: list[Path]
-    rows: dict[Path, Row]
-    groups: dict[Path, int]
+    files: Sequence[ImageFile]
+    rows: Mapping[ImageFile, Row]
+    groups: Mapping[ImageFile, int]
 
 
-def _of_table(root: Path, rows: Sequence[Row]) -> _Today:
+def _of_table(rows: Sequence[Row]) -> _Today:
     files = [row.file for row in rows]
     numbers = number_groups(rows)
     groups = {} if numbers is None else dict(zip(files, numbers.tolist(), strict=True))
-    return _Today(root, files, dict(zip(files, rows, strict=True)), groups)
+    return _Today(Path(), files, dict(zip(files, rows, strict=True)), groups)
 
 
 def _look_at(name: str) -> Callable[[], _Today]:
@@ -105,12 +105,9 @@ def _look_at(name: str) -> Callable[[], _Today]:
     """
     scheme, _, rest = name.partition(":")
     try:
-        if scheme == "csv":
-            file = parse_spec(rest).file
-            if not os.path.exists(file):
-                raise InputError(f"the table {file} does not exist; check the path")
-            root = find_root(str(file.parent))
-            return lambda: _of_table(root, listed_rows(rest))
+        if scheme in SCHEMES:
+            check_place(rest, scheme)
+            return lambda: _of_table(listed(rest, scheme).rows)
         root = find_root(rest)
     except InputError as error:
         raise InputError(f"{error}; if the data has moved, name its new place") from None
@@ -176,7 +173,7 @@ def without_missing(source: Source) -> Source:
     base, rows = unwrap_subset(source)
     if not isinstance(base, FolderSource):
         return source
-    there = [os.path.lexists(base.files[row]) for row in rows]
+    there = [is_there(base.files[row]) for row in rows]
     return source if all(there) else Subset(base, rows[there])
 
 
@@ -184,7 +181,8 @@ def _find_again(name: str, kept: Kept, today: _Today, deep_images: str) -> Datas
     """The kept images, wherever they are in the folder by now, and whatever they are called."""
     root, files, rows, group_of = today
     alone = itertools.count(len(files))  # groups of images that are gone
-    by_content: dict[str, list[Path]] = defaultdict(list)
+    weighted = any(row.weight is not None for row in rows.values())
+    by_content: dict[str, list[ImageFile]] = defaultdict(list)
     for file, digest in zip(files, content_digests(files), strict=True):
         by_content[digest[:_DIGITS]].append(file)
     missing: dict[str, list[str]] = {}
@@ -196,7 +194,7 @@ def _find_again(name: str, kept: Kept, today: _Today, deep_images: str) -> Datas
         if images is None:
             sources[split] = None
             continue
-        paths = []
+        paths: list[ImageFile] = []
         for image, digest, label in images:
             same = by_content.get(digest, [])
             # Of several copies the one with the kept name is taken; their contents are the same.
@@ -207,17 +205,19 @@ def _find_again(name: str, kept: Kept, today: _Today, deep_images: str) -> Datas
             else:
                 same.remove(path)
                 if path in rows:
-                    relabelled += rows[path].label != kept["classes"][label]
-                else:
+                    relabelled += rows[path].label != label_from(label, kept["classes"])
+                elif isinstance(path, Path):
                     elsewhere += kept["classes"][label] not in path.relative_to(root).parts
             # Never the kept path itself: another image may be there by now.
             paths.append(path or root / f"{image} (as it was when the run began)")
         found += len(images) - len(missing.get(split, ()))
         names, _, labels = zip(*images, strict=True)
-        together = None
+        together = weights = None
         if group_of:
             together = np.array([group_of.get(path, next(alone)) for path in paths])
-        sources[split] = FolderSource(paths, labels, names, deep_images, together)
+        if weighted:
+            weights = np.array([_weight(rows.get(path)) for path in paths], np.float32)
+        sources[split] = FolderSource(paths, labels, names, deep_images, together, weights)
     if relabelled:
         _log.warning(
             "%d images of '%s' have other labels than when the run began; they keep the label that"
@@ -230,10 +230,14 @@ def _find_again(name: str, kept: Kept, today: _Today, deep_images: str) -> Datas
     return Dataset(name, tuple(kept["classes"]), train, val, test)
 
 
-def _is_called(path: Path, image: str, rows: Mapping[Path, Row]) -> bool:
+def _weight(row: Row | None) -> float:
+    return 1.0 if row is None or row.weight is None else row.weight
+
+
+def _is_called(path: ImageFile, image: str, rows: Mapping[ImageFile, Row]) -> bool:
     if path in rows:
         return rows[path].name == image
-    return path.as_posix().endswith(f"/{image}")
+    return isinstance(path, Path) and path.as_posix().endswith(f"/{image}")
 
 
 def _report(

@@ -151,28 +151,40 @@ def _of_images(source: Source, name: str) -> np.ndarray | None:
 
 
 class Relabelled(Source):
-    """The images of `source` with other labels, int (n,)."""
+    """The images of `source` with other labels, (n,) or (n, m)."""
 
     def __init__(self, source: Source, labels: np.ndarray):
         self._source, self.labels = source, labels
-        self.groups = groups_of(source)
+        self.groups, self.weights = groups_of(source), weights_of(source)
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int, /) -> Example:
-        return {"image": self._source[index]["image"], "label": int(self.labels[index])}
+        return {**self._source[index], "label": label_at(self.labels, index)}
 
     def fingerprint(self) -> str:
         return digest(fingerprint(self._source), self.labels)
 
 
 def relabel(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
-    """Returns the data set with the labels of `class_names`, which must include its own classes."""
-    labels = np.array([class_names.index(name) for name in dataset.class_names])
+    """Returns the data set with the labels of `class_names`, which must include its own classes.
+
+    Of several labels an image, it has none of those that are added. Numbers change their order;
+    where some are missing, the data set is returned as it is.
+    """
+    if dataset.kind == "regression" and len(class_names) != dataset.num_classes:
+        return dataset
+    places = np.array([class_names.index(name) for name in dataset.class_names])
 
     def numbered(source: Source | None) -> Source | None:
-        return None if source is None else Relabelled(source, labels[source.labels])
+        if source is None:
+            return None
+        if kind_of(source.labels) == "classes":
+            return Relabelled(source, places[source.labels])
+        labels = np.zeros((len(source), len(class_names)), source.labels.dtype)
+        labels[:, places] = source.labels
+        return Relabelled(source, labels)
 
     train = numbered(dataset.train)
     assert train is not None

@@ -98,6 +98,8 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, number: int, seed: int
             f"there are {found} groups of images, too few for {number} parts of which each holds"
             " whole groups; add images of further groups"
         )
+    if np.bincount(labels).max() < number:  # no class could be spread over the folds
+        labels = np.zeros_like(labels)
     folds = np.empty(len(labels), np.int64)
     splitter = StratifiedGroupKFold(number, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # of classes with fewer images than folds
@@ -184,6 +186,9 @@ def split_off(
       InputError: There are too few groups, or a class would be split off whole.
     """
     groups, parts = groups_of(source), strata(source.labels)
+    if kind_of(source.labels) != "classes":
+        counts = np.bincount(parts)  # strata of one image are one, from which some are split off
+        parts = np.where(counts[parts] == 1, len(counts), parts)
     if groups is None:
         return stratified_split(parts, fraction, rng)
     number = max(2, min(round(1 / min(fraction, 1 - fraction)), len(np.unique(groups))))

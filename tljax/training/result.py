@@ -21,7 +21,7 @@ from tljax.runs.workdir import write_atomically
 from tljax.training import train_state
 from tljax.training.loss.tasks import class_ranges
 from tljax.training.problems import Evaluation, MultiLabel, Problem, Regression
-from tljax.training.problems.classification import naive_correct
+from tljax.training.problems.classification import naive_correct, naive_scores
 from tljax.training.problems.intervals import bootstrap
 from tljax.training.problems.multi_label import THRESHOLD, choose_thresholds
 from tljax.training.run import Best, Run
@@ -151,7 +151,7 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
     if problem.kind != "classes":
         summary |= {"kind": problem.kind, "val_accuracy": None}
     if setup.decides != "accuracy":
-        summary["score"] = setup.decides
+        summary |= {"score": setup.decides, f"val_{setup.decides}": validated.get(setup.decides)}
     if (row := run.restart_row) is not None:
         restarted = {"step": row["diverged_step"], "from_step": row["step"], "lr": row["lr"]}
         summary["restarted"] = restarted
@@ -161,7 +161,7 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
         if row["event"] in ("solve", "wise_ft"):
             summary |= _about_choice(row)
     if setup.val is None and "solved_head" in summary and setup.options.solves:
-        summary |= _validated_out_of_fold(summary["solved_head"])
+        summary |= _validated_out_of_fold(summary["solved_head"], setup.decides)
     if tested is not None:
         summary |= {
             "test_size": tested.count,
@@ -195,10 +195,10 @@ def _naive(setup: Setup, tested: Evaluation) -> dict[str, float]:
     """The metrics of the naive baseline on the images that were tested."""
     labels = setup.train.labels
     if setup.problem.kind == "classes":
-        right = naive_correct(labels, tested.class_counts, tuple(setup.tasks.values()))
-        return {"naive_accuracy": right / tested.count}
-    assert isinstance(tested.answers, Outputs)
-    found = setup.problem.naive(labels, tested.answers.labels)
+        found = naive_scores(labels, tested.class_counts, tuple(setup.tasks.values()))
+    else:
+        assert isinstance(tested.answers, Outputs)
+        found = setup.problem.naive(labels, tested.answers.labels)
     return {f"naive_{name}": value for name, value in found.items()}
 
 
@@ -208,6 +208,8 @@ def _compare_outputs(setup: Setup, tested: Evaluation | None) -> dict[str, Any]:
     if tested is None or not isinstance(problem, MultiLabel | Regression):
         return {"beats_naive": None}
     assert isinstance(tested.answers, Outputs)
+    if isinstance(problem, Regression):
+        _warn_of_far_numbers(setup.train.labels, tested.answers.outputs)
     found = bootstrap(problem, tested.answers, setup.train.labels)
     first = problem.metrics[0]
     naive = problem.naive(setup.train.labels, tested.answers.labels)[first]
@@ -219,6 +221,20 @@ def _compare_outputs(setup: Setup, tested: Evaluation | None) -> dict[str, Any]:
     }
 
 
+def _warn_of_far_numbers(train_labels: np.ndarray, predicted: np.ndarray) -> None:
+    """Warns of predictions far from all numbers of the training images: R2 and RMSE mind each."""
+    low, high = train_labels.min(axis=0), train_labels.max(axis=0)
+    room = (high - low) / 2
+    far = int(((predicted < low - room) | (predicted > high + room)).any(axis=1).sum())
+    if far:
+        _log.warning(
+            "of %d of %d test images a predicted number lies outside the training numbers by more"
+            " than half of their range: look at these images in the report; the mean absolute error"
+            " minds them less than R2",
+            *(far, len(predicted)),
+        )
+
+
 def _about_choice(row: Mapping[str, Any]) -> dict[str, Any]:
     """What `result.json` says of a solved head, or of the choice on the line of WiSE-FT."""
     name = {"solve": "solved_head", "wise_ft": "wise_ft"}[row["event"]]
@@ -226,14 +242,19 @@ def _about_choice(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: about}
 
 
-def _validated_out_of_fold(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The validation of a solved head that has no validation images: its cross-validation."""
+def _validated_out_of_fold(report: Mapping[str, Any], decides: str) -> dict[str, Any]:
+    """The validation of a solved head that has no validation images: its cross-validation.
+
+    Args:
+      report: of the solved head.
+      decides: the name of the metric that decides the run.
+    """
     if (found := report.get("cross_validation")) is None:
         return {}
     known = {
         f"val_{name}": found[name]
         for name in WORDS
-        if name != "loss" and isinstance(found.get(name), float)
+        if (name != "loss" or decides == "loss") and isinstance(found.get(name), float)
     }
     return {**known, "validated_by": "cross-validation"}
 

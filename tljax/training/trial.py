@@ -5,9 +5,13 @@ rest, each image once (cross-validation; Stone 1974, "Cross-validatory choice an
 statistical predictions"). Each takes half of the run's steps, which chose the same as all of them
 in 15 of 17 recorded trials (experiments/defaults). With three folds they cost one and a half times
 as much as the run, which a small network can afford.
+
+Of few images a hundred answers cannot tell candidates apart that are right on six more or less, but
+the loss, which also says how sure a candidate is, mostly can. So a candidate has to be right on
+clearly more images, or to have a lower loss, to be taken.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import NamedTuple
@@ -28,9 +32,10 @@ from tljax.training.setup import Setup
 from tljax.training.step_metrics import Diverged
 
 FOLDS = 3
-LEAST_OF_A_CLASS = 2 * FOLDS - 2  # images, so that two are left to solve a head in each fold
+LEAST_OF_A_CLASS = FOLDS  # images, so that two are left to solve a head in each fold
 SHARE = 0.5  # of the run's steps
 _ALPHAS = (0.0, 0.5, 1.0)
+_ERRORS = 2.0  # standard errors by which a candidate must be better than one of lower loss
 
 
 class Candidate(NamedTuple):
@@ -40,11 +45,27 @@ class Candidate(NamedTuple):
     alpha: float
 
 
+class Tried(NamedTuple):
+    """What became of the images that a trial left out.
+
+    Attributes:
+      score: the metric that decides, times the number of images.
+      loss: the sum over the images.
+      goodness: (images,), see `Problem.goodness`.
+    """
+
+    score: float
+    loss: float
+    goodness: np.ndarray
+
+
 class Chosen(NamedTuple):
     """What trials chose.
 
     Attributes:
-      candidate: the one with the best score; of equals the one of least loss.
+      candidate: of those whose answers are no worse than the best one's, by two standard errors
+        (see `wise_ft.no_worse`), the one of least loss. A metric that no image has by itself, such
+        as macro F1, decides alone; of equals the one of least loss.
       accuracies: of each candidate the score out of fold, see `select_by`.
       images: number of images that decided.
     """
@@ -69,23 +90,37 @@ def choose(
     labels = strata(setup.train.labels)
     (folds, *_) = assign_folds(labels, setup.options.seed, FOLDS, groups_of(setup.train))
     shorter = replace(setup, options=_shortened(setup))
-    correct: dict[Candidate, float] = {}
-    loss: dict[Candidate, float] = {}
+    tried: dict[Candidate, list[Tried]] = {}
     with progress_bar() as bar:
         used = np.unique(folds)  # fewer than FOLDS if there are fewer groups
         task = bar.add_task("trials", total=len(rates) * len(used), visible=progress)
         for lr in rates:
             for fold in used:
                 found = try_once(shorter, pretrained, lr, folds == fold)
-                for alpha, (right, lost) in found.items():
-                    candidate = Candidate(lr if alpha else rates[0], alpha)
+                for alpha, one in found.items():
                     if alpha or lr == rates[0]:
-                        correct[candidate] = correct.get(candidate, 0) + right
-                        loss[candidate] = loss.get(candidate, 0.0) + lost
+                        candidate = Candidate(lr if alpha else rates[0], alpha)
+                        tried.setdefault(candidate, []).append(one)
                 bar.advance(task)
-    best = max(correct, key=lambda candidate: (correct[candidate], -loss[candidate]))
     images = len(setup.train)
-    return Chosen(best, {one: right / images for one, right in correct.items()}, images)
+    scores = {one: sum(part.score for part in parts) / images for one, parts in tried.items()}
+    return Chosen(_best(tried, scores, setup.decides), scores, images)
+
+
+def _best(
+    tried: Mapping[Candidate, Sequence["Tried"]],
+    scores: Mapping[Candidate, float],
+    decides: str,
+) -> Candidate:
+    """The candidate to take; see `Chosen`."""
+    loss = {one: sum(part.loss for part in parts) for one, parts in tried.items()}
+    best = max(scores, key=lambda one: (scores[one], -loss[one]))
+    if decides not in wise_ft.OF_EACH_IMAGE:
+        return best
+    goodness = np.array([np.concatenate([p.goodness for p in parts]) for parts in tried.values()])
+    equal = wise_ft.no_worse(goodness, than=list(tried).index(best), errors=_ERRORS)
+    level = [one for one, is_equal in zip(tried, equal, strict=True) if is_equal]
+    return min(level, key=lambda one: loss[one])
 
 
 def _shortened(setup: Setup) -> TrainingOptions:
@@ -97,7 +132,7 @@ def _shortened(setup: Setup) -> TrainingOptions:
 
 def try_once(
     setup: Setup, pretrained: Pretrained, lr: float, left_out: np.ndarray
-) -> dict[float, tuple[float, float]]:
+) -> dict[float, Tried]:
     """Trains without some of the images, and evaluates on those.
 
     Args:
@@ -106,8 +141,7 @@ def try_once(
       left_out: bool (images,).
 
     Returns:
-      For each place on the line the score times the number of images, i.e. of accuracy the number
-      of correct answers, and the sum of the losses; of a run that diverges the worst.
+      What each place on the line made of them; of a run that diverges the worst.
     """
     options = replace(setup.options, lr=lr, wise_ft=False, wise_ft_alpha=None)
     options = replace(options, eval_every=max(1, options.total_steps(int((~left_out).sum()))))
@@ -126,14 +160,16 @@ def try_once(
             train(run)
         except Diverged:
             worst = 0.0 if setup.problem.kind == "classes" else -np.inf
-            return dict.fromkeys(_ALPHAS, (worst, np.inf))
+            nothing = Tried(worst, np.inf, np.full(len(val), worst))
+            return dict.fromkeys(_ALPHAS, nothing)
         end = train_state.evaluated_part(run.state)
         found = {}
         for alpha in _ALPHAS:
             moving = wise_ft.interpolate(start, end, alpha)
             variables = train_state.merge_variables(moving, run.frozen)
             assert run.inputs.val is not None
-            one = run.evaluate(variables, run.inputs.val)
+            one = run.evaluate(variables, run.inputs.val, with_answers=True)
             score = validation_rank({**one.to_json(), "score": setup.decides})[0]
-            found[alpha] = round(score * one.count, 6), one.loss * one.count
+            goodness = setup.problem.goodness(one.answers)
+            found[alpha] = Tried(round(score * one.count, 6), one.loss * one.count, goodness)
         return found

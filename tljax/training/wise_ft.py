@@ -19,6 +19,8 @@ from tljax.runs.scores import WORDS
 from tljax.training.problems import Evaluation
 
 _ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+# Metrics for which the goodness of each answer stands, see `Problem.goodness`.
+OF_EACH_IMAGE = ("accuracy", "mean_average_precision", "r2", "rmse", "loss")
 
 
 def candidates(alpha: float | None) -> tuple[float, ...]:
@@ -82,7 +84,7 @@ def choose(
         enough = good.mean(1) >= least - np.sqrt(variance / good.shape[1])
         enough[0] = True
         chosen = int(np.flatnonzero(enough).max())
-    elif decides in ("accuracy", "r2", "mean_average_precision", "loss"):
+    elif decides in OF_EACH_IMAGE:
         equal = no_worse(good, than=int(good.mean(1).argmax()))
         chosen = int(np.where(equal, [one.loss for one in evaluations], np.inf).argmin())
     else:
@@ -98,7 +100,7 @@ def choose(
     }
 
 
-def no_worse(correct: np.ndarray, than: int) -> np.ndarray:
+def no_worse(correct: np.ndarray, than: int, errors: float = 1.0) -> np.ndarray:
     """Whether each candidate is within one standard error of another's accuracy, or above.
 
         no_worse(np.array([[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 0]]), than=0)  # True, True, False
@@ -108,15 +110,16 @@ def no_worse(correct: np.ndarray, than: int) -> np.ndarray:
     "Classification and Regression Trees", section 3.4.3).
 
     Args:
-      correct: (candidates, images), whether the answer is right.
+      correct: (candidates, images), whether the answer is right, or how good it is.
       than: the candidate to compare with.
+      errors: number of standard errors.
 
     Returns:
       bool (candidates,).
     """
     right = np.asarray(correct, float)
     lost = right[than] - right  # by each candidate, image by image
-    return np.asarray(lost.sum(1) <= np.sqrt((lost**2).sum(1)))
+    return np.asarray(lost.sum(1) <= errors * np.sqrt((lost**2).sum(1)))
 
 
 def in_words(report: Mapping[str, Any], steps: int) -> str:

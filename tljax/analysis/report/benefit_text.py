@@ -10,15 +10,13 @@ from tljax.analysis.report.cells import Cell, MeanCurve, ReportedRun, pair_with_
 from tljax.analysis.report.figures import REFERENCE
 from tljax.analysis.report.formatting import (
     comparative,
-    percent,
     plural,
-    points,
     ratio,
     scenario_name,
-    signed_interval,
     two_digits,
     verdict,
 )
+from tljax.analysis.report.measures import ACCURACY, Measure
 
 THRESHOLD_PERCENT = f"{100 * measures.THRESHOLD_SHARE:.0f}&#160;%"
 
@@ -51,7 +49,10 @@ def compute_benefits(cell: Cell[ReportedRun], scenario: str) -> Benefits:
 
 
 def benefit_sentences(
-    cell: Cell[ReportedRun], scenario: str, curves: Mapping[str, MeanCurve]
+    cell: Cell[ReportedRun],
+    scenario: str,
+    curves: Mapping[str, MeanCurve],
+    measure: Measure = ACCURACY,
 ) -> tuple[str, str, str]:
     """Start, slope and asymptote of a scenario as sentences in HTML.
 
@@ -59,24 +60,28 @@ def benefit_sentences(
       cell: the runs.
       scenario: the one that is compared with from scratch.
       curves: the mean curve of each scenario of the cell.
+      measure: of the curves; more of it is better.
     """
     benefits = compute_benefits(cell, scenario)
     start, asymptote = benefits.higher_start, benefits.higher_asymptote
     transfer, scratch = curves[scenario].means, curves[REFERENCE].means
     first = measures.first_evaluation(transfer, scratch)
     return (
-        f"<b>{comparative(start.mean)} start</b>: {points(start)} after {first:,} images"
-        f" ({verdict(Comparison(start))})",
-        _slope_sentence(transfer, scratch),
-        f"<b>{comparative(asymptote.mean)} asymptote</b>: {points(asymptote)}"
+        f"<b>{comparative(start.mean)} start</b>: {measure.difference(start)} after {first:,}"
+        f" images ({verdict(Comparison(start))})",
+        _slope_sentence(transfer, scratch, measure),
+        f"<b>{comparative(asymptote.mean)} asymptote</b>: {measure.difference(asymptote)}"
         f" ({verdict(Comparison(asymptote))})",
     )
 
 
-def _slope_sentence(transfer: Curve, scratch: Curve) -> str:
+def _slope_sentence(transfer: Curve, scratch: Curve, measure: Measure) -> str:
     """Compares the images that the two mean curves take to reach the threshold."""
     theta = measures.threshold(scratch)
-    level = percent(theta)
+    level = measure.value(theta)
+    if theta < 0:  # R2 of a network that is worse than the mean
+        end = measure.value(measures.asymptote(scratch))
+        return f"<b>no slope to compare</b>: from scratch ends at {end}"
     early, late = (measures.examples_to_threshold(curve, theta) for curve in (transfer, scratch))
     if not late:
         return f"<b>no slope to compare</b>: from scratch is at {level} before it trains"
@@ -95,13 +100,16 @@ def _slope_sentence(transfer: Curve, scratch: Curve) -> str:
     )
 
 
-def benefit_row(cell: Cell[ReportedRun], scenario: str, target: str) -> list[str]:
+def benefit_row(
+    cell: Cell[ReportedRun], scenario: str, target: str, measure: Measure = ACCURACY
+) -> list[str]:
     """Start, slope and asymptote of a scenario over from scratch, as a row of `BENEFIT_COLUMNS`.
 
     Args:
       cell: the runs.
       scenario: the one that is compared with from scratch.
       target: the name of the cell's target, in HTML.
+      measure: of the curves; more of it is better.
     """
     name = f"{scenario_name(scenario)}<small>{target}</small>"
     if scenario == REFERENCE:
@@ -109,9 +117,9 @@ def benefit_row(cell: Cell[ReportedRun], scenario: str, target: str) -> list[str
     benefits = compute_benefits(cell, scenario)
     return [
         name,
-        signed_interval(benefits.higher_start),
+        measure.signed(benefits.higher_start),
         _ratio_interval(benefits.time_ratio),
-        signed_interval(benefits.higher_asymptote),
+        measure.signed(benefits.higher_asymptote),
     ]
 
 

@@ -18,7 +18,7 @@ class ReportedRun(Protocol):
 
     @property
     def curve(self) -> list[tuple[int, float]]:
-        """(images seen, validation accuracy) of each evaluation; the first is before training."""
+        """(images seen, validation score) of each evaluation; the first is before training."""
 
 
 Run = TypeVar("Run", bound=ReportedRun)
@@ -29,11 +29,11 @@ Cell = Mapping[str, Mapping[int, Run]]
 
 @dataclass(frozen=True)
 class MeanCurve:
-    """Validation accuracy of one scenario over its seeds, at the evaluations all seeds share.
+    """Validation score of one scenario over its seeds, at the evaluations all seeds share.
 
     Attributes:
-      means: (images seen, mean accuracy) of each evaluation.
-      lowest, highest: the accuracies of the worst and of the best seed there.
+      means: (images seen, mean score) of each evaluation.
+      lowest, highest: the lowest and the highest score of a seed there.
     """
 
     means: list[tuple[int, float]]
@@ -45,17 +45,19 @@ def mean_curve(runs: Iterable[ReportedRun]) -> MeanCurve:
     """Averages the curves of at least one run."""
     curves = [dict(run.curve) for run in runs]
     examples = sorted(set.intersection(*(set(curve) for curve in curves)))
-    accuracy = np.array([[curve[x] for x in examples] for curve in curves])
+    scores = np.array([[curve[x] for x in examples] for curve in curves])
     return MeanCurve(
-        means=list(zip(examples, accuracy.mean(axis=0).tolist(), strict=True)),
-        lowest=accuracy.min(axis=0).tolist(),
-        highest=accuracy.max(axis=0).tolist(),
+        means=list(zip(examples, scores.mean(axis=0).tolist(), strict=True)),
+        lowest=scores.min(axis=0).tolist(),
+        highest=scores.max(axis=0).tolist(),
     )
 
 
-def validation_curve(history: Iterable[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """(images seen, validation accuracy) of each evaluation among the rows of `metrics.jsonl`."""
-    return [(row["examples"], row["accuracy"]) for row in history if row["event"] == "val"]
+def validation_curve(
+    history: Iterable[Mapping[str, Any]], score: str = "accuracy"
+) -> list[tuple[int, float]]:
+    """(images seen, validation score) of each evaluation among the rows of `metrics.jsonl`."""
+    return [(row["examples"], row[score]) for row in history if row["event"] == "val"]
 
 
 def values_by_seed(runs: Mapping[int, ReportedRun], field: str) -> dict[int, float]:

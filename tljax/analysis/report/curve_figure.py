@@ -6,20 +6,26 @@ from typing import Any
 
 from tljax.analysis import benefits
 from tljax.analysis.report.cells import MeanCurve
-from tljax.analysis.report.figures import COLOURS, DASHES, INK, PAPER, REFERENCE, percent_axis
+from tljax.analysis.report.figures import COLOURS, DASHES, INK, PAPER, REFERENCE, score_axis
+from tljax.analysis.report.measures import Measure
 
 
-def paint_curves(axes: Any, curves: Mapping[str, MeanCurve], marked: str | None) -> None:
+def paint_curves(
+    axes: Any, measure: Measure, curves: Mapping[str, MeanCurve], marked: str | None
+) -> None:
     """Draws learning curves.
 
     Args:
       axes: matplotlib axes.
+      measure: of the curves.
       curves: the mean curve of each scenario.
       marked: the scenario whose benefits over from scratch are marked, or None.
     """
     for scenario, curve in curves.items():
         _draw_curve(axes, scenario, curve)
     _scale_axes(axes, [x for curve in curves.values() for x, _ in curve.means])
+    drawn = [y for curve in curves.values() for y in (*curve.lowest, *curve.highest)]
+    score_axis(axes, measure, f"validation {measure.words}", drawn, whole=True)
     if marked is not None:
         _mark_benefits(axes, curves[marked].means, curves[REFERENCE].means)
 
@@ -39,14 +45,13 @@ def _draw_curve(axes: Any, scenario: str, curve: MeanCurve) -> None:
 
 
 def _scale_axes(axes: Any, examples: Sequence[int]) -> None:
-    """Sets per cent against images: linear up to the first evaluation, then logarithmic."""
+    """Sets the axis of images: linear up to the first evaluation, then logarithmic."""
     first, last = min((x for x in examples if x > 0), default=1), max(examples)
     axes.set_xscale("symlog", linthresh=first, linscale=0.4)
     axes.set_xlim(0, max(last, first))
     ticks = [0, *round_numbers(first, last)]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.set_xticks([], minor=True)
-    percent_axis(axes, "validation accuracy, %")
     axes.set_xlabel("training images seen")
 
 
@@ -66,7 +71,7 @@ def _mark_benefits(axes: Any, transfer: benefits.Curve, scratch: benefits.Curve)
     _badge(axes, "1", (first, sum(starts) / 2), (-11, 0))
 
     theta = benefits.threshold(scratch)
-    late = benefits.examples_to_threshold(scratch, theta)
+    late = benefits.examples_to_threshold(scratch, theta) if theta > 0 else None
     early = benefits.examples_to_threshold(transfer, theta)
     if late:
         axes.axhline(theta, color=INK, linewidth=0.8, linestyle=(0, (1, 3)))
@@ -74,13 +79,15 @@ def _mark_benefits(axes: Any, transfer: benefits.Curve, scratch: benefits.Curve)
             _arrow(axes, (late, theta), (early, theta))
         _badge(axes, "2", (late, theta), (9, -9))
 
-    right_of_axes = axes.get_yaxis_transform()  # x in widths of the axes, y in accuracy
+    right_of_axes = axes.get_yaxis_transform()  # x in widths of the axes, y in scores
     ends = [benefits.asymptote(curve) for curve in (scratch, transfer)]
     _arrow(axes, (1.02, ends[0]), (1.02, ends[1]), right_of_axes)
     _badge(axes, "3", (1.02, sum(ends) / 2), (14, 0), right_of_axes)
 
 
-_SHORTEST_ARROW = 0.015  # in accuracy; an arrow along the other axis is at least one image long
+_SHORTEST_ARROW = (
+    0.015  # in shares, or R2; an arrow along the other axis is at least one image long
+)
 
 
 def _arrow(

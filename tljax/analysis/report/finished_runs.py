@@ -1,6 +1,7 @@
-"""Finished runs: read from their workdirs, grouped by config, chosen on validation accuracy."""
+"""Finished runs: read from their workdirs, grouped by config, chosen on validation images."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +14,15 @@ import numpy as np
 from tljax import experiment
 from tljax.analysis import statistics
 from tljax.analysis.report.cells import validation_curve
+from tljax.analysis.report.measures import Measure
 from tljax.analysis.statistics import Interval
 from tljax.data import Task
+from tljax.data.labels import KINDS
 from tljax.errors import InputError
 from tljax.files import parse_json
 from tljax.runs.answers import Answers, Outputs, read_answers
 from tljax.runs.record import all_rows
+from tljax.runs.scores import WORDS, rank, score, score_of
 from tljax.training.options import HARMLESS
 from tljax.transfer.scenarios import SCENARIOS
 
@@ -28,16 +32,19 @@ _NEEDED_FIELDS = {  # of result.json
     "train_size": int,
     "seed": int,
     "steps": int,
-    "val_accuracy": float | None,  # None: the run had no validation images
-    "test_accuracy": float,
+    "val_accuracy": float | None,  # None: the run had no validation images, or no classes
     "test_size": int,
-    "naive_accuracy": float,
     "trainable_parameters": int,
     "total_parameters": int,
     "examples_seen": int,
     "wall_seconds": float,
     "devices": list,
     "versions": dict,
+}
+_OF_A_KIND: dict[str, dict[str, type]] = {  # likewise, of each kind of labels
+    "classes": {"test_accuracy": float, "naive_accuracy": float},
+    "multi_label": {"naive_mean_average_precision": float, "thresholds": list},
+    "regression": {"naive_r2": float},
 }
 
 
@@ -60,28 +67,66 @@ class FinishedRun:
         return str(self.config["scenario"])
 
     @property
-    def curve(self) -> list[tuple[int, float]]:
-        """(images seen, validation accuracy) of each evaluation; the first is before training."""
-        return validation_curve(self.history)
+    def goal(self) -> "Goal":
+        kind, name = str(self.summary.get("kind", "classes")), score_of(self.summary)
+        decides = kind == "regression" and name == "loss"
+        loss = str(self.config["regression_loss"]) if decides else ""
+        data = str(self.config["data"])
+        if self.config["folds"] is not None:  # which have other test images each
+            data = f"{data}, fold {self.config['fold']} of {self.config['folds']}"
+        return Goal(data, kind, name, loss)
 
-    @cached_property
+    @property
+    def validation(self) -> float | None:
+        """The score on validation images; None if there were none."""
+        return score(self.summary, "val")
+
+    @property
+    def curve(self) -> list[tuple[int, float]]:
+        """(images seen, validation score) of each evaluation; the first is before training."""
+        return validation_curve(self.history, self.goal.score)
+
+    @property
     def answers(self) -> Answers | None:
         """The answers to the test images, of classes, or None if the workdir keeps none."""
-        answers = read_answers(self.workdir)
-        return answers if isinstance(answers, Answers) else None
+        return self._kept if isinstance(self._kept, Answers) else None
 
-    @cached_property
+    @property
     def outputs(self) -> Outputs | None:
         """The same of several labels an image, or of numbers."""
-        answers = read_answers(self.workdir)
-        return answers if isinstance(answers, Outputs) else None
+        return self._kept if isinstance(self._kept, Outputs) else None
+
+    @cached_property
+    def _kept(self) -> Answers | Outputs | None:
+        return read_answers(self.workdir)
+
+
+@dataclass(frozen=True, order=True)
+class Goal:
+    """What is learned, and the metric that decides: scores of other goals cannot be compared.
+
+    Attributes:
+      data: as the config names it; and the fold, if there are folds.
+      kind: of the labels.
+      score: name of the metric.
+      loss: of numbers, which loss it is where the loss decides; else "".
+    """
+
+    data: str
+    kind: str = "classes"
+    score: str = "accuracy"
+    loss: str = ""
+
+    @property
+    def measure(self) -> Measure:
+        return Measure(self.score)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is learned: scenarios are compared with one another on the same target."""
+    """A goal, model and size: scenarios are compared with one another on the same target."""
 
-    data: str
+    goal: Goal
     model: str
     train_size: int
 
@@ -98,11 +143,13 @@ class Setting:
 
     @property
     def target(self) -> Target:
-        config, summary = self.first.config, self.first.summary
-        data = config["data"]
-        if config["folds"] is not None:  # which have other test images each
-            data = f"{data}, fold {config['fold']} of {config['folds']}"
-        return Target(data, config["model"], summary["train_size"])
+        run = self.first
+        return Target(run.goal, run.config["model"], run.summary["train_size"])
+
+    @property
+    def measure(self) -> Measure:
+        """Of the metric that decides its runs."""
+        return self.first.goal.measure
 
     @property
     def scenario(self) -> str:
@@ -110,17 +157,25 @@ class Setting:
 
     @property
     def validation(self) -> float:
-        """The mean over seeds of the best validation accuracy; settings are chosen by it.
+        """The rank of the mean over seeds of the best validation score; settings are chosen by it.
 
-        -1, below all others, if a run had no validation images.
+        Minus infinity, below all others, if a run had no validation images.
         """
-        accuracies = self.values("val_accuracy")
-        return -1.0 if None in accuracies else float(np.mean(accuracies))
+        scores = [run.validation for run in self.runs.values()]
+        known = [value for value in scores if value is not None]
+        if len(known) < len(scores):
+            return -math.inf
+        return statistics.comparable(rank(self.measure.name, float(np.mean(known))))
 
     @property
     def test(self) -> Interval:
-        """Test accuracy: the mean over seeds with its interval."""
-        return statistics.mean_interval(self.values("test_accuracy"))
+        """Test score: the mean over seeds with its interval."""
+        return statistics.mean_interval(self.tests)
+
+    @property
+    def tests(self) -> list[float]:
+        """Test score of each seed."""
+        return self.values(f"test_{self.measure.name}")
 
     @property
     def answers(self) -> dict[int, Answers | None]:
@@ -134,7 +189,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Choice:
-    """The setting with the highest mean validation accuracy, and out of how many it is chosen."""
+    """The setting with the best mean validation score, and out of how many it is chosen."""
 
     setting: Setting
     among: int
@@ -158,9 +213,14 @@ class Collection:
 
     @property
     def targets(self) -> list[Target]:
-        """Sorted by data, model, and size."""
+        """Sorted by goal, model, and size."""
         found = {setting.target for setting in self.settings}
-        return sorted(found, key=lambda target: (target.data, target.model, target.train_size))
+        return sorted(found, key=lambda target: (target.goal, target.model, target.train_size))
+
+    @property
+    def goals(self) -> list[Goal]:
+        """Sorted by data, kind of labels, and score."""
+        return sorted({setting.target.goal for setting in self.settings})
 
     def settings_of(self, target: Target, scenario: str) -> list[Setting]:
         return [s for s in self.settings if s.target == target and s.scenario == scenario]
@@ -177,7 +237,7 @@ class Collection:
 
 
 def choose_best(settings: Sequence[Setting]) -> Choice:
-    """Chooses the highest mean validation accuracy; of equal ones the first."""
+    """Chooses the best mean validation score, of settings with one goal; of equals the first."""
     return Choice(max(settings, key=lambda setting: setting.validation), len(settings))
 
 
@@ -217,14 +277,12 @@ def read_run(workdir: Path) -> FinishedRun:
     path = workdir / "result.json"
     try:
         summary = parse_json(path.read_bytes())
-        for name, kind in _NEEDED_FIELDS.items():
-            if not isinstance(summary[name], kind):
-                raise TypeError(f"its {name} is {summary[name]!r}")
+        name = _check_fields(summary)
         if config["scenario"] not in SCENARIOS:
             raise ValueError(f"there is no scenario {config['scenario']!r}")
         history = all_rows(workdir)
         for row in history:
-            if row["event"] == "val" and not isinstance(row["examples"] + row["accuracy"], float):
+            if row["event"] == "val" and not isinstance(row["examples"] + row[name], float):
                 raise TypeError("its rows hold values that are no numbers")
         tasks = experiment.tasks_of(workdir)
     except KeyError as error:
@@ -232,6 +290,21 @@ def read_run(workdir: Path) -> FinishedRun:
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"cannot read {path} ({error}); restore it, or train again") from None
     return FinishedRun(workdir, config, summary, history, tasks)
+
+
+def _check_fields(summary: Mapping[str, Any]) -> str:
+    """Raises KeyError, ValueError or TypeError if a result lacks something; returns its score."""
+    kind, name = summary.get("kind", "classes"), score_of(summary)
+    if kind not in KINDS or name not in WORDS:
+        raise ValueError(f"there is no kind {kind!r} of labels, or no score {name!r}")
+    needed = _NEEDED_FIELDS | _OF_A_KIND[kind] | {f"test_{name}": float}
+    for field, form in needed.items():
+        if not isinstance(summary[field], form):
+            raise TypeError(f"its {field} is {summary[field]!r}")
+    validated = summary.get(f"val_{name}")
+    if not isinstance(validated, float | None):
+        raise TypeError(f"its val_{name} is {validated!r}")
+    return name
 
 
 def _find_workdirs(folder: Path) -> list[Path]:
@@ -267,9 +340,10 @@ def _group_settings(runs: Sequence[FinishedRun]) -> tuple[Setting, ...]:
 
 
 def _group_by_config(runs: Sequence[FinishedRun], ignored: set[str]) -> list[list[FinishedRun]]:
-    """Groups runs whose configs are equal but for the ignored fields."""
+    """Groups runs with one goal whose configs are equal but for the ignored fields."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         compared = {name: value for name, value in run.config.items() if name not in ignored}
-        groups.setdefault(json.dumps(compared, sort_keys=True), []).append(run)
+        key = json.dumps([compared, run.goal.kind, run.goal.score], sort_keys=True)
+        groups.setdefault(key, []).append(run)
     return list(groups.values())

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from html import escape
 
 from tljax.analysis.comparison import Comparison
+from tljax.analysis.report.measures import ACCURACY, Measure
 from tljax.analysis.statistics import Interval
 
 
@@ -31,34 +32,17 @@ def comparative(difference: float) -> str:
     return "higher" if difference > 0 else "lower"
 
 
-# The entities below are no-break space, minus, plus-minus, infinity and times.
+# The entities below are no-break space, infinity and times.
 
 
 def percent(accuracy: float | None) -> str:
     """E.g. `91.2 %`; of what was not measured a dash."""
-    return "&#8211;" if accuracy is None else f"{100 * accuracy:.1f}&#160;%"
+    return ACCURACY.value(accuracy)
 
 
 def percent_interval(interval: Interval) -> str:
     """In per cent without the sign, e.g. `91.2 ± 1.3`; of one value the mean alone."""
-    return f"{100 * interval.mean:.1f}{_half_width(interval)}"
-
-
-def signed_interval(interval: Interval) -> str:
-    """The same for a difference, e.g. `+2.1 ± 1.3`."""
-    mean = f"{100 * interval.mean:+.1f}".replace("-", "&#8722;")
-    return f"{mean}{_half_width(interval)}"
-
-
-def points(difference: Interval) -> str:
-    """A difference in percentage points, e.g. `+2.1 ± 1.3 points`."""
-    return f"{signed_interval(difference)} points"
-
-
-def _half_width(interval: Interval) -> str:
-    if math.isnan(interval.half_width):
-        return ""
-    return f"&#160;&#177;&#160;{100 * interval.half_width:.1f}"
+    return ACCURACY.interval(interval)
 
 
 def ratio(value: float) -> str:
@@ -90,10 +74,10 @@ def with_images(difference: Comparison) -> str:
     both = difference.over_both
     if both is None or math.isnan(both.half_width):
         return ""
-    return f",&#160;&#177;&#160;{100 * both.half_width:.1f} with images"
+    return f",{ACCURACY.half_width(both)} with images"
 
 
-def lead_over(margin: Comparison, scenario: str) -> str:
+def lead_over(margin: Comparison, scenario: str, measure: Measure = ACCURACY) -> str:
     """How far the best scenario is ahead of another one, and whether that is clear."""
-    lead = f"{percent_interval(margin.over_seeds)}{with_images(margin)}"
+    lead = f"{measure.interval(margin.over_seeds)}{with_images(margin)}"
     return f"{lead} over {scenario_name(scenario)}: <b>{verdict(margin)}</b>"

@@ -6,11 +6,11 @@ from tljax.analysis.report.finished_runs import Choice, Collection, Setting, cho
 from tljax.analysis.report.formatting import (
     percent_interval,
     scenario_name,
-    signed_interval,
     verdict,
     with_images,
 )
 from tljax.analysis.report.labels import data_name, differing_fields, html_text
+from tljax.analysis.report.measures import ACCURACY
 from tljax.analysis.report.page import table
 from tljax.analysis.report.task_answers import answers_by_task
 from tljax.analysis.statistics import mean_interval
@@ -68,11 +68,12 @@ def _row(choice: Choice, task: str, collection: Collection) -> list[str]:
     if not twins:
         return [*entries, "no twin", "&#8211;", seen]
     twin = choose_best(twins)
+    alone = twin.setting.values("test_accuracy")
     note = f"best of {twin.among} on validation" if twin.among > 1 else ""
     note += f"<br>{differing_fields(twin.setting, twins)}" if twin.among > 1 else ""
     return [
         *entries,
-        f"{percent_interval(twin.setting.test)}<small>{note}</small>",
+        f"{percent_interval(mean_interval(alone))}<small>{note}</small>",
         _difference(choice, task, together, twin.setting),
         f"{seen}<small>alone: {twin.setting.first.summary['examples_seen']:,}</small>",
     ]
@@ -90,6 +91,8 @@ def _single_task_settings(
         and setting.first.config["model"] == joint.first.config["model"]
         and setting.first.config["k"] == joint.first.config["k"]
         and setting.first.summary["train_size"] == train_size
+        and setting.target.goal.score == joint.target.goal.score
+        and setting.target.goal.kind == "classes"
     ]
 
 
@@ -101,5 +104,5 @@ def _difference(choice: Choice, task: str, together: dict[int, float], twin: Set
     own = next(part for part in answers_by_task(choice) if part.task.name == task).by_seed
     right = right_images(own, twin.answers)
     margin = compare(together, alone, *(right or ()))
-    both = f"{signed_interval(margin.over_seeds)}{with_images(margin)}"
+    both = f"{ACCURACY.signed(margin.over_seeds)}{with_images(margin)}"
     return f"{both}<small>{verdict(margin)}</small>"

@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from html import escape
 
-from tljax.analysis.report.finished_runs import Setting, Target
+from tljax.analysis.report.finished_runs import Choice, Goal, Setting, Target
+from tljax.analysis.report.formatting import plural, scenario_name
 from tljax.data.datasets import split_spec
+from tljax.data.table import SCHEMES
 from tljax.errors import printable
 
 _LONGEST = 60  # characters of a text from the data
@@ -35,27 +37,40 @@ def data_name(data: str) -> str:
         return " + ".join(part.removeprefix("embedded:") for part in parts)
     if len(parts) == 1 and data.startswith("folder:"):
         return data.removeprefix("folder:").rstrip("/").split("/")[-1] or data
-    if len(parts) == 1 and data.startswith("csv:"):
-        return data.removeprefix("csv:").partition("?")[0].split("/")[-1] or data
+    scheme, _, rest = data.partition(":")
+    if len(parts) == 1 and scheme in SCHEMES:
+        return rest.partition("?")[0].rstrip("/").split("/")[-1] or data
     return data
 
 
+def _name_with_choices(data: str) -> str:
+    """The short name with what follows the `?`, e.g. which columns of a table are the labels."""
+    short, (_, question, choices) = data_name(data), data.partition("?")
+    return data if short == data else f"{short}{question}{choices}"
+
+
 class TargetNames:
-    """Names of targets: the short names if these are unique, else the full ones."""
+    """Names of targets: the shortest ones that are unique."""
 
     def __init__(self, targets: Iterable[Target]):
         targets = list(targets)
         self._several_models = len({target.model for target in targets}) > 1
-        data = {target.data for target in targets}
-        self._short = len({data_name(name) for name in data}) == len(data)
+        goals = {target.goal for target in targets}
+        data = {goal.data for goal in goals}
+        short = (data_name, _name_with_choices, str)
+        self._name = next(name for name in short if len({name(d) for d in data}) == len(data))
+        self._several_scores = len(goals) > len(data)
 
-    def data(self, data: str) -> str:
-        """The name of the data, as plain text."""
-        return data_name(data) if self._short else data
+    def goal(self, goal: Goal) -> str:
+        """The name of the data and, if data have several scores, the score, as plain text."""
+        name = self._name(goal.data)
+        if not self._several_scores:
+            return name
+        return f"{name} by {goal.measure.words}{f' ({goal.loss})' if goal.loss else ''}"
 
     def without_size(self, target: Target) -> str:
-        """The name of the data and, if there are several models, the model, as plain text."""
-        name = self.data(target.data)
+        """The name of the goal and, if there are several models, the model, as plain text."""
+        name = self.goal(target.goal)
         return f"{name}, {target.model}" if self._several_models else name
 
     def html(self, target: Target) -> str:
@@ -73,3 +88,22 @@ def differing_fields(setting: Setting, others: Iterable[Setting]) -> str:
         if name not in _NAMED_ELSEWHERE and any(config.get(name) != own[name] for config in configs)
     ]
     return html_text(", ".join(found)) if found else ""
+
+
+def describe_choice(choice: Choice, rivals: Iterable[Setting]) -> str:
+    """Scenario, model, size, what differs from other settings, and how it was chosen, in HTML.
+
+    Args:
+      choice: the setting.
+      rivals: the settings that it was chosen from.
+    """
+    setting, among = choice.setting, choice.among
+    alike = [s for s in rivals if (s.target, s.scenario) == (setting.target, setting.scenario)]
+    facts = (
+        scenario_name(setting.scenario),
+        html_text(setting.target.model),
+        f"{setting.target.train_size:,} training images",
+        differing_fields(setting, alike),
+        f"the best of {plural(among, 'setting')} on validation" if among > 1 else "",
+    )
+    return ", ".join(fact for fact in facts if fact)

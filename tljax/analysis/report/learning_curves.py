@@ -18,10 +18,11 @@ from tljax.analysis.report.cells import (
     pair_with_scratch,
 )
 from tljax.analysis.report.curve_figure import paint_curves
-from tljax.analysis.report.figures import REFERENCE, Gallery, legend
+from tljax.analysis.report.figures import REFERENCE, Gallery, legend, place_for
 from tljax.analysis.report.finished_runs import Collection, FinishedRun, Target
 from tljax.analysis.report.formatting import scenario_name
 from tljax.analysis.report.labels import TargetNames, plain_text
+from tljax.analysis.report.measures import ACCURACY, Measure
 from tljax.analysis.report.page import table
 
 _Cell = Cell[FinishedRun]
@@ -31,11 +32,11 @@ def curves_and_panels(compared: str, panels: Sequence[str]) -> str:
     """The heading of a section on learning curves, its explanation and its panels.
 
     Args:
-      compared: a sentence in HTML that says which scenario is compared with from scratch.
+      compared: a sentence in HTML that says which scenario is compared with from scratch; "": none.
       panels: of `curve_panel`.
     """
     figures = "\n".join(panels)
-    return f"""<h2>Learning curves and the three benefits</h2>
+    return f"""<h2>Learning curves{" and the three benefits" if compared else ""}</h2>
 <p>Line: mean over seeds; band: lowest to highest seed. An image counts each time that it is seen.
 {compared}</p>
 <div class="panels">
@@ -50,6 +51,7 @@ def curve_panel(
     alt: str,
     gallery: Gallery,
     without_candidates: str = "",
+    measure: Measure = ACCURACY,
 ) -> str:
     """The learning curves of a cell, with the benefits of one scenario, as a figure in HTML.
 
@@ -61,16 +63,20 @@ def curve_panel(
       alt: what the drawing shows, as plain text.
       gallery: gets the drawing.
       without_candidates: the text in place of benefits if there is no candidate, in HTML.
+      measure: of the curves.
     """
     curves = {scenario: mean_curve(by_seed.values()) for scenario, by_seed in cell.items()}
     best = max(candidates, key=lambda s: asymptote(curves[s].means), default=None)
     text = without_candidates
     if best is not None:
-        sentences = "".join(f"<li>{s}</li>" for s in benefit_sentences(cell, best, curves))
+        sentences = "".join(f"<li>{s}</li>" for s in benefit_sentences(cell, best, curves, measure))
         name = scenario_name(best).capitalize()
         text = f"<p>{name} against from scratch:</p>\n<ol>{sentences}</ol>"
     drawing = gallery.draw(
-        f"curves_{len(gallery.pngs)}", alt, lambda axes: paint_curves(axes, curves, best)
+        f"curves_{len(gallery.pngs)}",
+        alt,
+        lambda axes: paint_curves(axes, measure, curves, best),
+        place=place_for(measure),
     )
     return f"""<figure>
 <h3>{title}</h3>
@@ -91,10 +97,15 @@ def learning_section(collection: Collection, names: TargetNames, gallery: Galler
             cells[target] = with_curve
     if not cells:
         return ""
-    compared = f"""\
+    has_benefits = any(target.goal.measure.more_is_better for target in cells)
+    compared = (
+        ""
+        if not has_benefits
+        else f"""\
 Where a scenario has a from-scratch twin (same data, size, model, batches, steps, and seeds in
 common), the one with the highest asymptote is compared with it; the dotted line is the threshold
 of the slope, {THRESHOLD_PERCENT} of the from-scratch asymptote."""
+    )
     panels = [_panel(target, cell, names, gallery) for target, cell in cells.items()]
     return f"""<section>
 {curves_and_panels(compared, panels)}
@@ -108,13 +119,22 @@ def _has_curve(by_seed: Mapping[int, FinishedRun]) -> bool:
 
 
 def _panel(target: Target, cell: _Cell, names: TargetNames, gallery: Gallery) -> str:
-    paired = [scenario for scenario in cell if _has_twins(cell, scenario)]
-    nothing = ""
+    paired, nothing = _paired(target, cell), ""
     if REFERENCE in cell and len(cell) > 1:
         nothing = "<p>No scenario has a from-scratch twin of the same length and seeds.</p>"
+        if not target.goal.measure.more_is_better:
+            nothing = "<p>The benefits are of scores of which more is better.</p>"
     name = f"{names.without_size(target)}, {target.train_size:,} images"
     alt = f"Learning curves on {plain_text(name)}"
-    return curve_panel(cell, paired, names.html(target), alt, gallery, nothing)
+    measure = target.goal.measure
+    return curve_panel(cell, paired, names.html(target), alt, gallery, nothing, measure)
+
+
+def _paired(target: Target, cell: _Cell) -> list[str]:
+    """The scenarios whose benefits over from scratch can be told."""
+    if not target.goal.measure.more_is_better:
+        return []
+    return [scenario for scenario in cell if _has_twins(cell, scenario)]
 
 
 def _has_twins(cell: _Cell, scenario: str) -> bool:
@@ -130,14 +150,27 @@ def _has_twins(cell: _Cell, scenario: str) -> bool:
 
 
 def _benefits_table(cells: Mapping[Target, _Cell], names: TargetNames) -> str:
-    rows = [
-        [*benefit_row(cell, scenario, names.html(target)), mean_seconds(by_seed)]
-        for target, cell in cells.items()
-        for scenario, by_seed in cell.items()
-        if _has_twins(cell, scenario)
-    ]
-    if not rows:
+    """The benefits of all scenarios with twins: those in points, then those of R2."""
+    tables = []
+    for shares in (True, False):
+        rows = [
+            [
+                *benefit_row(cell, scenario, names.html(target), target.goal.measure),
+                mean_seconds(cell[scenario]),
+            ]
+            for target, cell in cells.items()
+            if target.goal.measure.is_share == shares
+            for scenario in _paired(target, cell)
+        ]
+        if rows:
+            columns = (
+                column if shares else column.removesuffix(", points") for column in BENEFIT_COLUMNS
+            )
+            tables.append("" if shares else "<h4>Of R&#178;</h4>")
+            tables.append(table([*columns, "seconds a run"], rows))
+    if not tables:
         return ""
+    every = "\n".join(tables)
     return f"""<h3>Benefits against from scratch</h3>
 {HOW_BENEFITS_ARE_PAIRED}
-{table([*BENEFIT_COLUMNS, "seconds a run"], rows)}"""
+{every}"""

@@ -1,7 +1,8 @@
-"""The test images that a setting got wrong with the highest confidence."""
+"""The test images that a setting got wrong with the highest confidence, and pictures of images."""
 
 import base64
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from html import escape
 
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from tljax import data, experiment
+from tljax.analysis.report.finished_runs import Setting
 from tljax.analysis.report.formatting import percent
 from tljax.analysis.report.labels import html_text, plain_text
 from tljax.analysis.report.task_answers import TaskAnswers
@@ -35,7 +37,7 @@ def mistakes_part(answers: TaskAnswers) -> str:
     mistakes = sorted(_find_mistakes(answers), key=lambda m: (-m.confidence, m.image))[:_MISTAKES]
     if not mistakes:
         return "<p>No test image was mistaken.</p>"
-    source, reason = _load_test_images(answers)
+    source, reason = _load_images_of(answers)
     items = "\n".join(_mistake_item(mistake, answers, source) for mistake in mistakes)
     note = f"<p>No pictures: {reason}</p>" if source is None else ""
     return f"""<h4>Most confident mistakes</h4>
@@ -60,24 +62,37 @@ def _find_mistakes(answers: TaskAnswers) -> list[_Mistake]:
     return list(found.values())
 
 
-def _load_test_images(answers: TaskAnswers) -> tuple[Source | None, str]:
+def _load_images_of(answers: TaskAnswers) -> tuple[Source | None, str]:
     """The images that were answered, or None and the reason in HTML."""
-    workdir = answers.setting.first.workdir
-    try:
-        splits = experiment.kept_splits(workdir)
-        source = experiment.load_data(experiment.read_config(workdir), splits).test
-    except InputError as error:
-        return None, html_text(f"{error}"[:200])
     first_class = 0  # of the task, among the classes of all tasks
     for task in answers.setting.first.tasks:
         if task == answers.task:
             break
         first_class += len(task.class_names)
-    for given in answers.by_seed.values():
+    seen = [(given.images, given.labels + first_class) for given in answers.by_seed.values()]
+    return load_test_images(answers.setting, seen)
+
+
+def load_test_images(
+    setting: Setting, seen: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> tuple[Source | None, str]:
+    """The test images of a setting, or None and the reason in HTML.
+
+    Args:
+      setting: its first run says where the images are.
+      seen: the numbers of the images that each run predicted, with their labels.
+    """
+    workdir = setting.first.workdir
+    try:
+        splits = experiment.kept_splits(workdir)
+        source = experiment.load_data(experiment.read_config(workdir), splits).test
+    except InputError as error:
+        return None, html_text(f"{error}"[:200])
+    for images, labels in seen:
         if (
             source is None
-            or given.images.max() >= len(source)
-            or (source.labels[given.images] - first_class != given.labels).any()
+            or images.max() >= len(source)
+            or not np.array_equal(source.labels[images], labels)
         ):
             return None, "the test images are not those that the run saw."
     return source, ""
@@ -86,17 +101,18 @@ def _load_test_images(answers: TaskAnswers) -> tuple[Source | None, str]:
 def _mistake_item(mistake: _Mistake, answers: TaskAnswers, source: Source | None) -> str:
     names = answers.task.class_names
     true, predicted = names[mistake.label], names[mistake.predicted]
-    picture = "" if source is None else _thumbnail(source, mistake.image, true, predicted)
+    alt = f"{plain_text(true)}, taken for {plain_text(predicted)}"
+    picture = thumbnail(source, mistake.image, alt)
     total = len(answers.by_seed)
     seeds = f", in {mistake.seeds} of {total} seeds" if total > 1 else ""
     return (
         f"<li>{picture}<span>{html_text(true)} taken for <b>{html_text(predicted)}</b>"
         f"<small>{percent(mistake.confidence)} sure{seeds}"
-        f"<br>{_image_name(source, mistake.image)}</small></span></li>"
+        f"<br>{image_name(source, mistake.image)}</small></span></li>"
     )
 
 
-def _image_name(source: Source | None, image: int) -> str:
+def image_name(source: Source | None, image: int) -> str:
     """The name of the image's file if it has one, else its number."""
     if source is None:
         return f"test image {image:,}"
@@ -105,8 +121,16 @@ def _image_name(source: Source | None, image: int) -> str:
     return f"test image {image:,}" if files is None else html_text(files[rows[image]].name)
 
 
-def _thumbnail(source: Source, image: int, true: str, predicted: str) -> str:
-    """The image as a data URL: small images unchanged, others shrunk."""
+def thumbnail(source: Source | None, image: int, alt: str) -> str:
+    """The image as a data URL: small images unchanged, others shrunk; "" without a source.
+
+    Args:
+      source: the test images, or None.
+      image: its number.
+      alt: what was predicted for it, for readers who cannot see it; plain text.
+    """
+    if source is None:
+        return ""
     try:
         pixels = source[image]["image"]
     except InputError:
@@ -119,5 +143,5 @@ def _thumbnail(source: Source, image: int, true: str, predicted: str) -> str:
     picture.save(content, "PNG" if is_small else "JPEG", quality=85)
     kind = "png" if is_small else "jpeg"
     encoded = base64.b64encode(content.getvalue()).decode()
-    alt = escape(f"Test image {image}: {plain_text(true)}, taken for {plain_text(predicted)}")
-    return f'<img src="data:image/{kind};base64,{encoded}" alt="{alt}">'
+    text = escape(f"Test image {image}: {alt}")
+    return f'<img src="data:image/{kind};base64,{encoded}" alt="{text}">'

@@ -129,6 +129,7 @@ small span, .legend .best, .legend .textbook { display: inline-block; margin-rig
   display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 2rem;
 }
 figure { margin: 0.75rem 0 0; min-width: 0; }
+.panels > figure:only-child { max-width: 34rem; }
 svg { display: block; width: 100%; height: auto; color: var(--ink); }
 svg text { font-family: inherit !important; }
 figcaption { font-size: 0.92rem; }

@@ -1,4 +1,4 @@
-"""Predictions on test images: confusion matrix, reliability, accuracy by class, mistakes."""
+"""Predictions on test images; of classes: confusion, reliability, accuracy by class, mistakes."""
 
 import functools
 from collections.abc import Sequence
@@ -9,16 +9,20 @@ import numpy as np
 from tljax.analysis import statistics
 from tljax.analysis.calibration import BINS, Reliability, reliability
 from tljax.analysis.report.figures import COLOURS, INK, PAPER, Gallery, percent_axis
-from tljax.analysis.report.finished_runs import Collection, Setting, choose_best
-from tljax.analysis.report.formatting import percent, percent_interval, plural, scenario_name
+from tljax.analysis.report.finished_runs import Collection, FinishedRun, Setting, choose_best
+from tljax.analysis.report.formatting import percent, percent_interval, plural
 from tljax.analysis.report.labels import (
     TargetNames,
     data_name,
-    differing_fields,
+    describe_choice,
     html_text,
     plain_text,
 )
+from tljax.analysis.report.measures import ACCURACY
 from tljax.analysis.report.mistakes import mistakes_part
+from tljax.analysis.report.outputs.multi_label import multi_label_part
+from tljax.analysis.report.outputs.output_answers import output_answers
+from tljax.analysis.report.outputs.regression import regression_part
 from tljax.analysis.report.page import table
 from tljax.analysis.report.task_answers import TaskAnswers, answers_by_task
 
@@ -28,26 +32,41 @@ _LISTED = 20  # rows of a table of classes or of pairs of them
 
 
 def predictions_section(collection: Collection, names: TargetNames, gallery: Gallery) -> str:
-    """A part for each task of each data set; empty if no setting kept its answers."""
+    """A part for each task of each goal; empty if no setting kept its answers."""
     parts = []
-    for data in sorted({setting.target.data for setting in collection.settings}):
+    for goal in collection.goals:
         rivals = [
             setting
             for setting in collection.settings
-            if setting.target.data == data and all(r.answers for r in setting.runs.values())
+            if setting.target.goal == goal
+            and all(_has_answers(run) for run in setting.runs.values())
         ]
-        if rivals:
-            for answers in answers_by_task(choose_best(rivals)):
+        if not rivals:
+            continue
+        choice = choose_best(rivals)
+        if goal.kind == "classes":
+            for answers in answers_by_task(choice):
                 parts.append(task_part(answers, rivals, names, gallery))
+        else:
+            part = multi_label_part if goal.kind == "multi_label" else regression_part
+            parts.append(part(output_answers(choice), rivals, names, gallery))
     if not parts:
         return ""
     every = "\n".join(parts)
+    scores = {goal.measure for goal in collection.goals}
+    score = "accuracy" if scores == {ACCURACY} else "score"
+    best = "best" if any(not measure.more_is_better for measure in scores) else "highest"
     return f"""<section>
 <h2>Predictions on test images</h2>
-<p>One setting for each data set: the one with the highest mean validation accuracy. Its predictions
-were kept when the run tested its best weights; the test images were not classified again.</p>
+<p>One setting for each data set: the one with the {best} mean validation {score}. Its predictions
+were kept when the run tested its best weights; the test images were not predicted again.</p>
 {every}
 </section>"""
+
+
+def _has_answers(run: FinishedRun) -> bool:
+    """Whether a run kept the answers of its kind of labels."""
+    return (run.answers if run.goal.kind == "classes" else run.outputs) is not None
 
 
 def task_part(
@@ -63,7 +82,7 @@ def task_part(
     """
     setting, task = answers.setting, answers.task
     is_joint = len(setting.first.tasks) > 1
-    name = names.data(setting.target.data)
+    name = names.goal(setting.target.goal)
     heading = html_text(name)
     if is_joint:
         others = ", ".join(data_name(other.name) for other in setting.first.tasks if other != task)
@@ -71,7 +90,7 @@ def task_part(
     confusion = answers.confusion
     alt = plain_text(task.name if is_joint else name)
     return f"""<h3>{heading}</h3>
-<p>{_description(answers, rivals)}; {plural(len(setting.runs), "seed")}.</p>
+<p>{describe_choice(answers.choice, rivals)}; {plural(len(setting.runs), "seed")}.</p>
 <div class="panels">
 {_matrix_figure(confusion, task.class_names, alt, gallery)}
 {_reliability_figure(answers, alt, gallery)}
@@ -79,20 +98,6 @@ def task_part(
 {_class_table(answers, confusion)}
 {_confusion_table(confusion, task.class_names)}
 {mistakes_part(answers)}"""
-
-
-def _description(answers: TaskAnswers, rivals: Sequence[Setting]) -> str:
-    """Scenario, model, size, what differs from other settings, and how it was chosen, in HTML."""
-    setting, among = answers.setting, answers.choice.among
-    alike = [s for s in rivals if (s.target, s.scenario) == (setting.target, setting.scenario)]
-    facts = (
-        scenario_name(setting.scenario),
-        html_text(setting.target.model),
-        f"{setting.target.train_size:,} training images",
-        differing_fields(setting, alike),
-        f"the best of {plural(among, 'setting')} on validation" if among > 1 else "",
-    )
-    return ", ".join(fact for fact in facts if fact)
 
 
 # ------------------------------------------------------------------------------------- figures

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="DATA",
-        help="folder:PATH, csv:FILE, tfds:NAME or embedded:NAME with the same classes, to measure"
+        help="other data with the same classes, in any form that --config.data takes, to measure"
         " how much accuracy drops on it; default: the data the run was trained on",
     )
     parser.add_argument(

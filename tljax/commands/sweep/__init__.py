@@ -59,7 +59,7 @@ def add_run_options(parser: argparse.ArgumentParser, name: str, note: str) -> No
 
 
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
-    """Run every run that a config file's sweep() yields; choose on validation accuracy."""
+    """Run every run that a config file's sweep() yields; choose on validation images."""
     shard = parse_shard(args.shard)
     from tljax.commands.sweep.runs import run_sweep
 

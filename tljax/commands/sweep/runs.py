@@ -25,6 +25,8 @@ from tljax.analysis.results import (
     select,
     write_results,
 )
+from tljax.analysis.statistics import mean_interval
+from tljax.analysis.tables import score as format_score
 from tljax.commands.sweep.listing import SweepRun, list_runs
 from tljax.commands.sweep.table import Outcomes, print_outcomes, print_selections
 from tljax.config import base
@@ -35,6 +37,7 @@ from tljax.devices.compilations import Compilations, count_compilations
 from tljax.devices.preemption import Preempted
 from tljax.errors import InputError, check_known, hide_secrets, printable
 from tljax.runs import record
+from tljax.runs.scores import WORDS, score, score_of
 from tljax.runs.workdir import InUse, locked, make_workdir, write_atomically
 
 _log = logging.getLogger("tljax")
@@ -91,7 +94,7 @@ def run_sweep(
 
 
 def run_tuned(
-    path: str, workdir: Path, overrides: Sequence[str] = (), chosen_by: str = "val_accuracy"
+    path: str, workdir: Path, overrides: Sequence[str] = (), chosen_by: str | None = None
 ) -> float:
     """Runs a pilot sweep over learning rates, then a study at the rate that the pilot chose.
 
@@ -101,7 +104,8 @@ def run_tuned(
       workdir: gets `pilot/` and `study/`, each with the files of `run_sweep`.
       overrides: `--config.FIELD=VALUE` arguments, for every run.
       chosen_by: a field of the pilot's `result.json`, measured on validation images, e.g.
-        `val_balanced_accuracy`. The rate with the highest mean is chosen, the lowest of equal ones.
+        `val_balanced_accuracy`; None: the score that decides its runs. The rate with the best mean
+        is chosen, the lowest of equal ones.
 
     Returns:
       The chosen rate.
@@ -246,8 +250,14 @@ def _run_one(
             outcomes.failed[run.name] = reason
             return f"failed: {reason}"
     outcomes.done.append(run.name)
-    accuracy, seconds = result.summary["val_accuracy"], result.summary["wall_seconds"]
-    validation = "" if accuracy is None else f"validation {accuracy:.3f}, "
+    reached, seconds = score(result.summary, "val"), result.summary["wall_seconds"]
+    name = score_of(result.summary)
+    words = "" if name == "accuracy" else f"{WORDS[name]} "
+    validation = (
+        ""
+        if reached is None
+        else f"validation {words}{format_score(mean_interval([reached]), name)}, "
+    )
     return f"{validation}{seconds:.1f} s"
 
 
@@ -262,7 +272,7 @@ def _describe(error: Exception) -> str:
 def _write_results(workdir: Path, by: Sequence[str]) -> list[Selection]:
     """Writes `results.csv` of all runs in the workdir, and returns the chosen configurations."""
     runs = read_runs(workdir / "runs")
-    blind = sum("val_accuracy" in r.summary and r.summary["val_accuracy"] is None for r in runs)
+    blind = sum(bool(run.summary) and score(run.summary, "val") is None for run in runs)
     if blind:
         _log.warning(
             "%d of %d runs had no validation images, so that nothing can be chosen among them: set"

@@ -12,6 +12,7 @@ from tljax.analysis.results import Selection
 from tljax.analysis.tables import score
 from tljax.devices.compilations import Compilations
 from tljax.errors import printable
+from tljax.runs.scores import WORDS
 
 
 @dataclass
@@ -67,10 +68,14 @@ def print_selections(selections: Sequence[Selection], results: Path) -> None:
 
 
 def _selection_table(selections: Sequence[Selection]) -> Table:
-    table = Table(title="chosen on validation accuracy", title_justify="left")
+    scores = {selection.score for selection in selections}
+    by = f"validation {WORDS[min(scores)]}" if len(scores) == 1 else "validation"
+    table = Table(title=f"chosen on {by}", title_justify="left")
     places = list(dict.fromkeys(name for selection in selections for name in selection.place))
     for name in places:
         table.add_column(name)
+    if len(scores) > 1:
+        table.add_column("score")
     table.add_column("best")
     table.add_column("validation", justify="right")
     table.add_column("test of it", justify="right")
@@ -84,9 +89,10 @@ def _selection_table(selections: Sequence[Selection]) -> Table:
         left_out = f" ({selection.incomplete} left out)" if selection.incomplete else ""
         table.add_row(
             *(escape(printable(selection.place.get(name, ""))) for name in places),
+            *([WORDS[selection.score]] if len(scores) > 1 else []),
             escape(printable(sets)),
-            score(selection.validation),
-            "" if selection.test is None else score(selection.test),
+            score(selection.validation, selection.score),
+            "" if selection.test is None else score(selection.test, selection.score),
             f"{selection.among}{left_out}",
         )
     return table

@@ -1,11 +1,16 @@
 """What the labels of a data set are: one class an image, several, or numbers; and their balance."""
 
-from tljax.data.labels.balance import (
-    BalancedOrder,
-    balanced_label_weights,
-    balanced_weights,
+from tljax.data.labels.balance import BalancedOrder, balanced_label_weights, balanced_weights
+from tljax.data.labels.kinds import (
+    KINDS,
+    Kind,
+    as_labels,
+    batch_of,
+    constant_labels,
+    kind_of,
+    label_at,
+    strata,
 )
-from tljax.data.labels.kinds import KINDS, Kind, as_labels, batch_of, kind_of, label_at, strata
 
 __all__ = [
     "KINDS",
@@ -15,6 +20,7 @@ __all__ = [
     "balanced_label_weights",
     "balanced_weights",
     "batch_of",
+    "constant_labels",
     "kind_of",
     "label_at",
     "strata",

@@ -16,6 +16,7 @@ Kind = Literal["classes", "multi_label", "regression"]
 KINDS: tuple[Kind, ...] = ("classes", "multi_label", "regression")
 
 _PARTS = 10  # of the range of numbers, that splits keep in proportion
+_PART = 10  # images of a part at least, so that a share of each can be split off
 
 
 def kind_of(labels: np.ndarray) -> Kind:
@@ -87,7 +88,7 @@ def strata(labels: np.ndarray) -> np.ndarray:
     Of classes the class. Of several labels the rarest one that the image has (images without any
     are a stratum of their own), so that rare labels are on both sides of a split: the first step of
     Sechidis et al. 2011, "On the stratification of multi-label data". Of numbers the tenth of the
-    images that the first number is in.
+    images that the first number is in; of fewer than 100 images, parts of at least ten.
 
     Example:
       strata(np.array([[1, 1], [1, 0], [0, 0]], np.uint8))  # 1, 0, 2
@@ -100,6 +101,19 @@ def strata(labels: np.ndarray) -> np.ndarray:
         has_any = labels.any(axis=1)
         rarest = rarity[labels[:, rarity].argmax(axis=1)]
         return np.where(has_any, rarest, labels.shape[1]).astype(np.int64)
-    first = labels[:, 0]
-    edges = np.unique(np.quantile(first, np.linspace(0, 1, _PARTS + 1)[1:-1]))
+    first, parts = labels[:, 0], max(1, min(_PARTS, len(labels) // _PART))
+    edges = np.unique(np.quantile(first, np.linspace(0, 1, parts + 1)[1:-1]))
     return np.searchsorted(edges, first, side="right").astype(np.int64)
+
+
+def constant_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Finds which of several labels tell no image from another.
+
+    Args:
+      labels: uint8 (n, classes), 0 or 1.
+
+    Returns:
+      (never, always): the numbers of the labels that no image has, and of those that all have.
+    """
+    counts = labels.sum(axis=0, dtype=np.int64)
+    return np.flatnonzero(counts == 0), np.flatnonzero(counts == len(labels))

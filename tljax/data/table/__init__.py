@@ -1,5 +1,28 @@
-"""`csv:FILE`: paths of images and their labels in a table."""
+"""Tables of images and their labels: `csv:FILE`, and what other forms are read as.
 
-from tljax.data.table.load import listed_rows, load, number_groups, read_class_names
+`spec` parses what follows the scheme, `csv_file` reads a file (`tljax.data.forms` the others),
+`columns` tells which columns mean what, `labels` reads the labels, `rows` checks all rows, and
+`load` makes a data set of them.
+"""
 
-__all__ = ["listed_rows", "load", "number_groups", "read_class_names"]
+from tljax.data.table.load import (
+    SCHEMES,
+    check_place,
+    dataset_of,
+    listed,
+    load,
+    number_groups,
+    read_names,
+    weights_of_rows,
+)
+
+__all__ = [
+    "SCHEMES",
+    "check_place",
+    "dataset_of",
+    "listed",
+    "load",
+    "number_groups",
+    "read_names",
+    "weights_of_rows",
+]

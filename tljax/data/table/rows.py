@@ -1,236 +1,237 @@
-"""Reads a table of images: rows that are checked, and what was left out of it, counted."""
+"""The rows of a table of images: checked, and what was left out of them, counted."""
 
-import csv
 import functools
-import io
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from tljax.data.labels import Kind
 from tljax.data.layout import split_of
 from tljax.data.listing import shortened, warn_once
-from tljax.data.table.spec import COLUMNS, USUAL, Spec
-from tljax.errors import InputError, did_you_mean, printable
-
-_DELIMITERS = ",;\t"
-_MOST_BYTES = 1 << 30
-_FEW = 20  # classes whose names may be numbers with decimals
+from tljax.data.packed import ImageFile
+from tljax.data.table.columns import Table
+from tljax.data.table.labels import Label, in_order, number_of, read_labels, shown, text_of
+from tljax.errors import InputError, printable
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """An image of a table.
 
     Attributes:
-      file: its path, below the table's folder unless it is absolute.
-      name: the path as the table gives it.
-      label: the name of its class.
-      split: `train`, `val` or `test`; None: the table has no such column.
-      group: what belongs together; None likewise.
-      line: of the table, from 1.
+      file: Where it is; a path is below the table's folder unless it is absolute.
+      name: What the table calls it.
+      label: The name of its class, the names of its labels, or its numbers.
+      split: `train`, `val` or `test`; None: the table does not say.
+      group: What belongs together; None likewise.
+      weight: In the loss of training; None likewise.
+      place: In the table, e.g. `line 7`.
     """
 
-    file: Path
+    file: ImageFile
     name: str
-    label: str
+    label: Label
     split: str | None
     group: str | None
-    line: int
+    weight: float | None
+    place: str
 
 
-def read(spec: Spec) -> list[Row]:
-    """Reads and checks the rows of a table; opens no image.
+class Listed(NamedTuple):
+    """The images of a table.
 
-    Rows that repeat another one are left out, and counted in a warning.
+    Attributes:
+      place: Of the table, as errors name it.
+      kind: Of its labels.
+      names: Of the classes, labels or numbers, in their order.
+      rows: One for each image.
+    """
+
+    place: str
+    kind: Kind
+    names: tuple[str, ...]
+    rows: list[Row]
+
+
+def list_rows(table: Table) -> Listed:
+    """Checks the rows of a table; opens no image.
+
+    Rows that repeat another one are left out, and counted in a warning. Two spellings of a path,
+    such as `a.png` and `./a.png`, are one image.
 
     Raises:
-      InputError: the table cannot be read, lacks a column or a value, names images that do not
-        exist, gives one image two labels, splits or groups, or has a group in two splits. Two
-        spellings of a path, such as `a.png` and `./a.png`, are one image.
+      InputError: The table has no rows, or lacks a value, names images that do not exist, gives
+        one image two labels, splits, groups or weights, or has a group in two splits; there is
+        nothing to learn; or a class has no training image.
     """
-    file = spec.file
-    rows = [_row(spec, line, values) for line, values in _values(spec)]
-    if not rows:
-        raise InputError(f"{file} has no rows; add a row for each image")
-    _check_labels(file, rows)
-    rows = _without_repeated(file, rows)
-    missing = [row for row in rows if not os.path.isfile(row.file)]  # whatever the name is like
-    if missing:
-        first = missing[0]
-        raise InputError(
-            f"{len(missing):,} of the {len(rows):,} images in {file} do not exist, e.g."
-            f" '{printable(first.name)}' in line {first.line}; {_remedy(first)}"
-        )
-    _check_groups(file, rows)
-    return rows
+    place = table.place
+    if not table.places:
+        raise InputError(f"{place} has no rows; add a row for each image")
+    splits = _splits(table)
+    groups = _texts(table, "group", table.chosen.group)
+    weights = _weights(table)
+    kind, values, known = read_labels(table)
+    absent = [None] * len(values)
+    optional = zip(splits or absent, groups or absent, weights or absent, strict=True)
+    images = zip(table.images, table.names, values, optional, table.places, strict=True)
+    rows = [Row(image, name, label, *others, place) for image, name, label, others, place in images]
+    rows = _without_repeated(place, rows)
+    _check_files(place, rows)
+    _check_groups(place, rows)
+    names = known or _names_of_classes(rows, place)
+    if kind == "regression":
+        _check_spread(rows, names, place)
+    return Listed(place, kind, names, rows)
 
 
-def _remedy(missing: Row) -> str:
-    if "://" in missing.name:
-        return "web addresses are not read, so fetch the images, and name the files"
-    if os.path.isdir(missing.file):
-        return "it is a folder, but a file is wanted"
-    return "paths are relative to the folder of the table"
+def _texts(table: Table, what: str, column: str | None) -> list[str] | None:
+    if column is None:
+        return None
+    found = []
+    for value, place in zip(table.cells[column], table.places, strict=True):
+        where = f"{place} of {table.place}"
+        text = text_of(value, where)
+        if not text:
+            raise InputError(f"{where} has no {what}; fill it or remove it")
+        found.append(text)
+    return found
 
 
-def _values(spec: Spec) -> Iterator[tuple[int, dict[str, str]]]:
-    """The line and the used columns of each row that is not blank."""
-    text = _text(spec.file)
-    delimiter = max(_DELIMITERS, key=text.lstrip().partition("\n")[0].count)
-    lines = io.StringIO(text, newline="")
-    # of `a.png, "cat"` the quotes are none of the label's
-    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    places: dict[str, int] | None = None
-    width = 0
-    try:
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if places is None:
-                places = _places(spec, cells)
-                width = len(cells)
-                if not spec.columns:
-                    continue
-            if len(cells) != width:
-                raise InputError(
-                    f"line {reader.line_num} of {spec.file} has {len(cells)} columns, but the first"
-                    f" has {width}; quote values that hold a '{printable(delimiter)}'"
-                )
-            yield reader.line_num, {name: cells[at].strip() for name, at in places.items()}
-    except csv.Error as error:
-        raise InputError(
-            f"line {reader.line_num} of {spec.file} is no CSV ({error}); fix its quotes"
-        ) from None
-
-
-def _text(file: Path) -> str:
-    try:
-        if file.exists() and not (file.is_file() or file.is_dir()):  # a pipe gives its rows once
-            raise InputError(f"{file} is no file, but a pipe or device; write the table to a file")
-        if file.stat().st_size > _MOST_BYTES:
-            raise InputError(f"{file} is larger than 1 GiB; is it a table of paths and labels?")
-        return file.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror or error}; check the path") from None
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{file} is not UTF-8 (byte {error.start:,}); save it as UTF-8, or is it no CSV?"
-        ) from None
-
-
-def _places(spec: Spec, header: Sequence[str]) -> dict[str, int]:
-    """The place of each used column."""
-    if spec.columns:
-        if len(spec.columns) != len(header):
+def _splits(table: Table) -> list[str] | None:
+    texts = _texts(table, "split", table.chosen.split)
+    if texts is None:
+        return table.shard_splits
+    known = {text: split_of(text) for text in set(texts)}
+    found = []
+    for text, place in zip(texts, table.places, strict=True):
+        split = known[text]
+        if split is None:
             raise InputError(
-                f"{spec.file} has {len(header)} columns, but columns= names {len(spec.columns)};"
-                " name each, with _ for one that is not used"
+                f"{place} of {table.place} has the split '{printable(text)}'; write train, val or"
+                " test"
             )
-        used = [name for name in spec.columns if name != "_"]
-        if len(set(used)) < len(used):
-            raise InputError(f"columns= of {spec.file} names a column twice; keep one of them")
-        return {name: spec.columns.index(name) for name in used}
-    found = [name.strip() for name in header]
-    lower = [name.lower() for name in found]
-    places = {}
-    for column in COLUMNS:
-        named = spec.names.get(column)
-        if named is not None and named not in found:
+        found.append(split)
+    return found
+
+
+def _weights(table: Table) -> list[float] | None:
+    column = table.chosen.weight
+    if column is None:
+        return None
+    found = []
+    for value, place in zip(table.cells[column], table.places, strict=True):
+        weight = number_of(value)
+        if weight is None or weight <= 0:
             raise InputError(
-                f"{spec.file} has no column '{named}'{did_you_mean(named, found)}; its header is"
-                f" {printable(', '.join(found))}"
+                f"{place} of {table.place} has the weight '{printable(value)}', but a positive,"
+                " finite number is expected; fix it or remove the row"
             )
-        usual = next((name for name in USUAL[column] if name in lower), None)
-        if named is not None:
-            places[column] = _only_place(spec, named, found)
-        elif usual is not None:
-            places[column] = _only_place(spec, usual, lower)
-        elif column in ("path", "label"):
-            raise InputError(
-                f"no column of {spec.file} is the {column}: its header is"
-                f" {printable(', '.join(found))}; write csv:{spec.file}?{column}=COLUMN, or"
-                " ?columns=path+label if it has no header"
-            )
-    return places
+        found.append(weight)
+    warn_once(
+        f"the images of {printable(table.place)} count in the loss as its column"
+        f" '{printable(column)}' says, from {min(found):g} to {max(found):g}"
+    )
+    return found
 
 
-def _only_place(spec: Spec, name: str, header: Sequence[str]) -> int:
-    if header.count(name) > 1:
-        raise InputError(
-            f"the header of {spec.file} has '{printable(name)}' {header.count(name)} times; rename"
-            " the columns that are not meant"
-        )
-    return header.index(name)
-
-
-def _row(spec: Spec, line: int, values: dict[str, str]) -> Row:
-    for column, value in values.items():
-        if not value:
-            raise InputError(f"line {line} of {spec.file} has no {column}; fill it or remove it")
-    split = values.get("split")
-    known = None if split is None else split_of(split)
-    if split is not None and known is None:
-        raise InputError(
-            f"line {line} of {spec.file} has the split '{printable(split)}'; write train, val or"
-            " test"
-        )
-    name = values["path"]
-    if "\0" in name:
-        raise InputError(f"line {line} of {spec.file} has a path with a zero byte; fix it")
-    file = spec.file.parent / os.path.expanduser(name)
-    return Row(file, name, values["label"], known, values.get("group"), line)
-
-
-def _check_labels(file: Path, rows: Sequence[Row]) -> None:
-    """Raises InputError for labels that are measurements, not names."""
-    labels = {row.label for row in rows}
-    if len(labels) > _FEW and all(_has_decimals(label) for label in labels):
-        raise InputError(
-            f"the labels of {file} are {len(labels):,} numbers with decimals, e.g."
-            f" {next(iter(sorted(labels)))}, but names of classes are wanted; name the label's"
-            " column with ?label=COLUMN"
-        )
-
-
-def _has_decimals(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "." in text
-
-
-def _without_repeated(file: Path, rows: Sequence[Row]) -> list[Row]:
+def _without_repeated(place: str, rows: Sequence[Row]) -> list[Row]:
     """The first row of each image; InputError if another one contradicts it."""
     folder = functools.cache(os.path.realpath)  # asked once a folder: images are many
-    first: dict[str, Row] = {}
+    first: dict[object, Row] = {}
     for row in rows:
-        before = first.setdefault(os.path.join(folder(row.file.parent), row.file.name), row)
-        for column in ("label", "split", "group"):
-            if getattr(before, column) != getattr(row, column):
-                raise InputError(
-                    f"'{printable(row.name)}' has two {column}s in {file}:"
-                    f" '{printable(str(getattr(before, column)))}' in line {before.line},"
-                    f" '{printable(str(getattr(row, column)))}' in line {row.line}; keep one"
-                )
+        image: object = row.file
+        if isinstance(row.file, Path):
+            image = os.path.join(folder(row.file.parent), row.file.name)
+        before = first.setdefault(image, row)
+        if before is not row:
+            _check_same(place, before, row)
     if repeated := len(rows) - len(first):
         kept = {id(row) for row in first.values()}
         names = [row.name for row in rows if id(row) not in kept]
         warn_once(
-            f"{repeated:,} rows of {printable(file)} repeat another row and are left out:"
+            f"{repeated:,} rows of {printable(place)} repeat another row and are left out:"
             f" {shortened(names)}"
         )
     return list(first.values())
 
 
-def _check_groups(file: Path, rows: Sequence[Row]) -> None:
+def _check_same(place: str, before: Row, row: Row) -> None:
+    shown_as: dict[str, Callable] = {"label": shown, "split": str, "group": str, "weight": str}
+    for column, show in shown_as.items():
+        values = [getattr(one, column) for one in (before, row)]
+        if values[0] != values[1]:
+            first, second = (printable(show(value)) for value in values)
+            raise InputError(
+                f"'{printable(row.name)}' has two {column}s in {place}: '{first}' in"
+                f" {before.place}, '{second}' in {row.place}; keep one"
+            )
+
+
+def _check_files(place: str, rows: Sequence[Row]) -> None:
+    missing = [
+        row for row in rows if isinstance(row.file, Path) and not os.path.isfile(row.file)
+    ]  # os.path: whatever the name is like
+    if missing:
+        first = missing[0]
+        raise InputError(
+            f"{len(missing):,} of the {len(rows):,} images in {place} do not exist, e.g."
+            f" '{printable(first.name)}' in {first.place}; {_remedy(first)}"
+        )
+
+
+def _remedy(missing: Row) -> str:
+    if "://" in missing.name:
+        return "web addresses are not read, so fetch the images, and name the files"
+    if isinstance(missing.file, Path) and os.path.isdir(missing.file):
+        return "it is a folder, but a file is wanted"
+    return "paths are relative to the folder of the table"
+
+
+def _check_groups(place: str, rows: Sequence[Row]) -> None:
     first: dict[str, Row] = {}
     for row in rows:
         if row.group is not None and row.split is not None:
             before = first.setdefault(row.group, row)
             if before.split != row.split:
                 raise InputError(
-                    f"the group '{printable(row.group)}' of {file} is in two splits: {before.split}"
-                    f" in line {before.line}, {row.split} in line {row.line}; keep it in one"
+                    f"the group '{printable(row.group)}' of {place} is in two splits:"
+                    f" {before.split} in {before.place}, {row.split} in {row.place}; keep it in one"
                 )
+
+
+def _only_tests(rows: Sequence[Row]) -> bool:
+    return all(row.split == "test" for row in rows)
+
+
+def _training(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows of training; all if there are none."""
+    return [row for row in rows if row.split in (None, "train")] or rows
+
+
+def _names_of_classes(rows: Sequence[Row], place: str) -> tuple[str, ...]:
+    """The classes of the training images, or of all if there are none."""
+    names = {str(row.label) for row in _training(rows)}
+    if len(names) == 1 and not _only_tests(rows):  # which may be of one class
+        raise InputError(
+            f"all training images of {place} are of the class '{printable(names.pop())}'; add"
+            " images of a second one"
+        )
+    for row in rows:
+        if row.label not in names:
+            raise InputError(
+                f"{row.place} of {place} has the class '{printable(row.label)}', which no"
+                " training image has; add some or remove it"
+            )
+    return in_order(names)
+
+
+def _check_spread(rows: Sequence[Row], names: Sequence[str], place: str) -> None:
+    """Raises InputError if a number is the same for all training images."""
+    if _only_tests(rows):
+        return
+    for name, *values in zip(names, *(row.label for row in _training(rows)), strict=True):
+        if len(set(values)) == 1:
+            raise InputError(
+                f"all training images of {place} have the number {values[0]:g} in"
+                f" '{printable(name)}'; name a column whose numbers differ"
+            )

@@ -53,16 +53,17 @@ def solve_logistic(problem: HeadProblem) -> SolvedHead:
         _solve_part(problem, rows, part, begin, l2, copies)
         for part, begin in zip(parts, begins, strict=True)
     ]
-    heads, loss, gap, steps, probability = (
+    heads, loss, gaps, steps, precision = (
         np.concatenate(of, -1) for of in zip(*solved, strict=True)
     )
-    warn_unless_converged(gap.mean() <= CONVERGED, steps.max(), gap.mean(), l2)
+    gap = float(gaps.max())
+    warn_unless_converged(gap <= CONVERGED, int(steps.max()), gap, l2)
     report = {
         "l2": l2,
         "iterations": int(steps.max()),
         "loss": float(loss.mean()),
-        "converged": bool(gap.mean() <= CONVERGED),
-        "train_mean_average_precision": _mean_average_precision(problem.labels, probability),
+        "converged": gap <= CONVERGED,
+        "train_mean_average_precision": float(np.nanmean(precision)),
         **validation,
     }
     raw = problem.on_raw_features(rows.unrotate(heads[:-1]), heads[-1])
@@ -99,14 +100,15 @@ def _approach(problem: HeadProblem, rows: Rows, part: np.ndarray) -> Any:
 def _solve_part(
     problem: HeadProblem, rows: Rows, part: np.ndarray, begin: np.ndarray, l2: float, copies: int
 ) -> tuple[np.ndarray, ...]:
-    """Heads (d + 1, classes), loss, gap and steps (classes,), probabilities (n, classes)."""
+    """Heads (d + 1, classes); loss, gap, steps and average precision (classes,)."""
     labels = _labels(problem, rows, part)
     train = rows.split(np.repeat(problem.share[:, None], copies, axis=1))
     state = _from(start(rows, labels, train), begin)
     state, verdict = jax.device_get(
         solve(rows, labels, train, np.ones_like(train), state, l2, **EXACT)
     )
-    found = (verdict.loss[0], verdict.gap[0], verdict.steps[0], rows.join(verdict.probability))
+    precision = _average_precision(problem.labels[:, part], rows.join(verdict.probability))
+    found = (verdict.loss[0], verdict.gap[0], verdict.steps[0], precision)
     return np.asarray(state.heads[0], np.float64).T, *found
 
 
@@ -148,7 +150,9 @@ def _choose_strength(
     table = [{"l2": l2, "loss": float(loss)} for l2, loss in zip(grid, losses @ share, strict=True)]
     found = {
         "loss": table[best]["loss"],
-        "mean_average_precision": _mean_average_precision(problem.labels, out_of_fold),
+        "mean_average_precision": float(
+            np.nanmean(_average_precision(problem.labels, out_of_fold))
+        ),
         **_naive(problem),
         "grid": table,
     }
@@ -157,28 +161,30 @@ def _choose_strength(
 
 def _naive(problem: HeadProblem) -> dict[str, float]:
     """What always answering the share of a class would have."""
-    weights = problem.weights
+    has, weights = problem.labels, problem.weights
     if weights is None or weights.ndim == 1:
-        p = problem.share @ problem.labels
+        p = np.einsum("n,nc->c", problem.share, has)
     else:
         whole = weights.sum(axis=0, dtype=np.float64)
-        p = (weights * problem.labels).sum(axis=0, dtype=np.float64) / np.where(whole > 0, whole, 1)
+        p = np.einsum("nc,nc->c", weights, has, dtype=np.float64) / np.where(whole > 0, whole, 1)
     p = np.clip(p, 1e-300, 1)
     q = np.clip(1 - p, 1e-300, 1)
-    shares = problem.labels.mean(axis=0)
+    shares = has.mean(axis=0)
     return {
         "naive_loss": float(-(p * np.log(p) + q * np.log(q)).mean()),
         "naive_mean_average_precision": float(shares[shares > 0].mean()),
     }
 
 
-def _mean_average_precision(labels: np.ndarray, probability: np.ndarray) -> float:
-    """The mean over the classes that a row has."""
+def _average_precision(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """(classes,), NaN of a class that no row has."""
     from sklearn.metrics import average_precision_score
 
-    present = np.flatnonzero(labels.any(axis=0))
-    return float(
-        np.mean([average_precision_score(labels[:, c], probability[:, c]) for c in present])
+    return np.array(
+        [
+            average_precision_score(has, p) if has.any() else np.nan
+            for has, p in zip(labels.T, probability.T, strict=True)
+        ]
     )
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from tljax.errors import InputError
 from tljax.frozen.cross_validation import choose_by_loss
 from tljax.frozen.linear_head.problem import PART, HeadProblem, SolvedHead, warn_at_the_ends
 
@@ -30,7 +31,14 @@ class _Sums(NamedTuple):
         """The head (r + 1, m); the bias is last, and has no penalty."""
         penalised = self.products.copy()
         penalised.flat[: -1 : len(penalised) + 1] += l2
-        return np.asarray(cho_solve(cho_factor(penalised, overwrite_a=True), self.targets))
+        try:
+            factor = cho_factor(penalised, overwrite_a=True, check_finite=False)
+        except LinAlgError:
+            raise InputError(
+                f"l2 is {l2}, too small for features of which some follow from others; set it to"
+                " 1e-6 or more, or leave it out"
+            ) from None
+        return np.asarray(cho_solve(factor, self.targets, check_finite=False))
 
 
 @dataclass(frozen=True)

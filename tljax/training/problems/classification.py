@@ -98,10 +98,10 @@ class Classification(Problem):
         return (answers.predicted == answers.labels).astype(float)
 
     def naive(self, train_labels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Accuracy of always answering the commonest class (of the image's own task)."""
+        """Of always answering the commonest class (of the image's own task)."""
         classes = max(int(train_labels.max()), int(labels.max())) + 1
         counts = np.bincount(labels, minlength=max(classes, sum(self.sizes)))
-        return {"accuracy": naive_correct(train_labels, counts, self.sizes) / len(labels)}
+        return naive_scores(train_labels, counts, self.sizes)
 
 
 CLASSES = Classification()  # of one task
@@ -118,10 +118,29 @@ def naive_correct(
       tasks: numbers of classes of several tasks; the commonest class of the image's own task is
         then answered.
     """
-    trained_on = np.bincount(train_labels, minlength=len(class_counts))
-    commonest = [first + int(trained_on[first:end].argmax()) for first, end in class_ranges(tasks)]
-    commonest = commonest or [int(trained_on.argmax())]
-    return sum(int(class_counts[label]) for label in commonest)
+    spans = _commonest(train_labels, len(class_counts), tasks)
+    return sum(int(class_counts[label]) for _, label in spans)
+
+
+def naive_scores(
+    train_labels: np.ndarray, class_counts: Sequence[int] | np.ndarray, tasks: Sequence[int] = ()
+) -> dict[str, float]:
+    """The metrics, by name, of the answers of which `naive_correct` counts the right ones."""
+    count = np.asarray(class_counts, float)
+    correct, predicted = np.zeros_like(count), np.zeros_like(count)
+    for span, label in _commonest(train_labels, len(count), tasks):
+        correct[label], predicted[label] = count[label], count[span].sum()
+    sums = {"loss": correct, "correct": correct, "count": count, "predicted": predicted}
+    return dict(_evaluation(sums).metrics)
+
+
+def _commonest(
+    train_labels: np.ndarray, classes: int, tasks: Sequence[int]
+) -> list[tuple[slice, int]]:
+    """Each task's classes, and the one of them that most training images have."""
+    trained_on = np.bincount(train_labels, minlength=classes)
+    spans = [slice(first, end) for first, end in class_ranges(tasks)] or [slice(0, classes)]
+    return [(span, span.start + int(trained_on[span].argmax())) for span in spans]
 
 
 def _evaluation(

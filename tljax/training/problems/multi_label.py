@@ -145,11 +145,28 @@ def average_precision(has: np.ndarray, scores: np.ndarray) -> float:
       has: bool (n,), one or more of them True.
       scores: (n,).
     """
+    found, answered = _found_and_answered(has, scores)
+    gained = np.diff(found, prepend=0)
+    return float((gained * found / answered).sum() / found[-1])
+
+
+def precision_and_recall(has: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall of answering all images with at least each score, from the highest down.
+
+    Args:
+      has: bool (n,), one or more of them True.
+      scores: (n,).
+    """
+    found, answered = _found_and_answered(has, scores)
+    return found / answered, found / found[-1]
+
+
+def _found_and_answered(has: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the images with at least each score, from the highest down: how many have the class, n."""
     order = np.argsort(-scores, kind="stable")
     found = np.cumsum(has[order])
     last = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # of equal scores
-    gained = np.diff(found[last], prepend=0)
-    return float((gained * found[last] / (last + 1)).sum() / found[-1])
+    return found[last], last + 1
 
 
 def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, ...]:
