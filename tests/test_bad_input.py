@@ -522,6 +522,8 @@ ROWS = {
     "a pipe named like an image": (data("fifo"), "only one class folder"),
     "more images than there are": (field("train_size=100000"), "train_size is 100000"),
     "both sizes": (field("train_per_class=5"), "set one of them"),
+    "a fold of none": (field("fold=0"), "fold is 0, but folds is not set"),
+    "a fold too many": ([*field("folds=3"), "--config.fold=3"], "set it from 0 to 2"),
     "everything for validation": (field("val_fraction=1"), "val_fraction is 1.0"),
     "a text file named .png": (data("text"), "7.png"),
     "a truncated JPEG": (data("truncated"), "7.jpg"),

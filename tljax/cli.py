@@ -35,6 +35,7 @@ COMMANDS = (
     "rank",
     "report",
     "sweep",
+    "folds",
     "prepare",
     "demo",
 )
@@ -113,7 +114,7 @@ def _run(args: argparse.Namespace, overrides: list[str]) -> int:
 
 def _stopped_at_once(command: str) -> str:
     """What Ctrl-C has stopped before it could save its state."""
-    resumes = command in ("train", "sweep")
+    resumes = command in ("train", "sweep", "folds")
     return "stopped" + ("; the same command resumes from what was saved" if resumes else "")
 
 

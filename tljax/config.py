@@ -52,7 +52,15 @@ class ExperimentFields:
     0: none. None: a fifth, but 5,000 images at most.
     """
     data_seed: int | None = None
-    """Seed that draws validation images and `train_size`; None: `seed`."""
+    """Seed that draws validation images, folds and `train_size`; None: `seed`."""
+    folds: int | None = None
+    """Number of folds of a cross-validation, which `tljax folds` runs; None: the data's own splits.
+
+    Training and validation images are assigned to folds, stratified, and whole groups. The data's
+    own test images, if it has any, are in none.
+    """
+    fold: int | None = None
+    """Which of the `folds`, from 0, is tested on; training and validation images are the others."""
 
     # The network, and where its weights start.
     model: str = "resnet10_32"

@@ -25,7 +25,8 @@ from tljax.runs.workdir import write_atomically
 
 OVERRIDES, FAILED = "overrides.json", "failed.json"
 # Fields that define the task: accuracies of different tasks cannot be compared.
-TASK = ("data", "train_size", "train_per_class", "val_fraction")
+TASK = ("data", "train_size", "train_per_class", "val_fraction", "folds")
+_REPEATED = ("seed", "fold")  # runs that differ in these are repetitions of one configuration
 _SCALAR = (str, int, float, bool)
 
 
@@ -53,8 +54,8 @@ class Selection:
     The score is the metric that decides a run, see `tljax.runs.scores`. Runs with other scores are
     another place.
 
-    A configuration is what a run sets without its seed. A place is a task, and the values of the
-    other fields for which the choice is made separately.
+    A configuration is what a run sets without its seed and fold. A place is a task, and the values
+    of the other fields for which the choice is made separately.
 
     Attributes:
       place: the fields of the place.
@@ -62,7 +63,7 @@ class Selection:
       overrides: the fields that the configuration sets, without those of the place.
       varying: the fields in which configurations of the place differ.
       names: names of its runs.
-      validation, test: its scores over seeds; test scores of others are not used.
+      validation, test: its scores over seeds and folds; test scores of others are not used.
       among: number of configurations that it was chosen from.
       incomplete: number of configurations left out because a run failed or is not done.
     """
@@ -117,8 +118,8 @@ def _sort_key(value: Any) -> tuple[bool, bool, float, str]:
 def select(runs: Sequence[SweepRun], by: Sequence[str] = ()) -> list[Selection]:
     """Chooses on validation images alone, for each task and each value of the fields `by`.
 
-    A configuration is left out if it lacks a seed that another one of its place has, or if one of
-    its runs failed.
+    A configuration is left out if it lacks a seed or a fold that another one of its place has, or
+    if one of its runs failed.
     """
     own = (*TASK, *by)
     if any(score_of(run.summary) == "loss" for run in runs):
@@ -126,7 +127,7 @@ def select(runs: Sequence[SweepRun], by: Sequence[str] = ()) -> list[Selection]:
     places: dict[str, dict[str, list[SweepRun]]] = {}  # runs by place, then by configuration
     for run in runs:
         place = {name: run.overrides[name] for name in run.overrides if name in own}
-        rest = {name: v for name, v in run.overrides.items() if name not in (*place, "seed")}
+        rest = {name: v for name, v in run.overrides.items() if name not in (*place, *_REPEATED)}
         configurations = places.setdefault(json.dumps(place), {})
         configurations.setdefault(json.dumps(rest), []).append(run)
     chosen = []
@@ -157,14 +158,15 @@ def _by_score(
 
 
 def _complete(configurations: Mapping[str, list[SweepRun]]) -> dict[str, list[SweepRun]]:
-    """The configurations that have every seed of their place, and of which no run failed."""
-    seeds = {
-        text: {run.overrides.get("seed") for run in runs} for text, runs in configurations.items()
+    """The configurations that have every seed and fold of their place, and no failed run."""
+    repetitions = {
+        text: {tuple(run.overrides.get(field) for field in _REPEATED) for run in runs}
+        for text, runs in configurations.items()
     }
     return {
         text: runs
         for text, runs in configurations.items()
-        if seeds[text] == set().union(*seeds.values())
+        if repetitions[text] == set().union(*repetitions.values())
         and all(run.error is None and score(run.summary, "val") is not None for run in runs)
     }
 

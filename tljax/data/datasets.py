@@ -16,13 +16,15 @@ import numpy as np
 
 from tljax.data import embedded, folder, remote, table
 from tljax.data.forms.frame import read_frame
-from tljax.data.joint import Task, join, joint_class_names
+from tljax.data.joint import Task, concatenate, join, joint_class_names
 from tljax.data.kept import Kept, restore
 from tljax.data.labels import constant_labels, strata
 from tljax.data.listing import shortened, warn_once
 from tljax.data.pixels.depth import DEEP
 from tljax.data.sources import Dataset, Subset
 from tljax.data.splits import (
+    HeldOut,
+    assign_to_folds,
     default_val_fraction,
     random_ranks,
     split_off,
@@ -61,6 +63,8 @@ def load(
     test_only: bool = False,
     deep_images: str = "full_range",
     channels: int | None = None,
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> Dataset:
     """Loads a data set with its train, val and test splits.
 
@@ -69,7 +73,13 @@ def load(
     If the data has no validation images, `val_fraction` of the training images is split off,
     stratified by class: at least one of every class that has two. The remaining training images are
     then subsampled, so the validation images are the same for every training size. For one seed,
-    smaller training sets are subsets of larger ones. Test images never depend on the seed.
+    smaller training sets are subsets of larger ones. Test images never depend on the seed, unless
+    they are a fold.
+
+    With `folds`, the training and validation images, and test images that would be split off them,
+    are assigned to folds: stratified by class, and whole groups where the data has groups. The
+    images of one fold are the test images, the others the training images. Test images that the
+    data brings along are in no split.
 
     Args:
       spec: `embedded:NAME` or `folder:PATH`; or, with optional choices after a `?`, a table,
@@ -89,6 +99,8 @@ def load(
       deep_images: As `deep` of `images.decode`, for all but `embedded:`.
       channels: The number of channels that every image must have, and keeps, for folders and
         tables; see `images.decode`. None: images become RGB.
+      folds: Number of folds, for cross-validation; None: the data has its own splits.
+      fold: With `folds`: which of them the test images are, from 0.
 
     Returns:
       A `Dataset`. Its splits are `Source`s with `labels`, int (n,), and elements {"image": uint8
@@ -103,18 +115,12 @@ def load(
       digits = load("embedded:digits", train_size=50, seed=1)
       result = tljax.fit(model, variables, plan, digits.train, digits.val)
     """
-    if train_size is not None and train_per_class is not None:
-        raise InputError(
-            f"train_size is {train_size} and train_per_class is {train_per_class}; set one of them"
-        )
-    if val_fraction is not None and not 0 <= val_fraction < 1:
-        raise InputError(f"val_fraction is {val_fraction}; set it to 0 or more, and below 1")
-    if seed < 0:
-        raise InputError(f"seed is {seed}; set it to 0 or more")
+    _check_sizes(train_size, train_per_class, val_fraction, seed)
     check_known("deep_images", deep_images, DEEP)
     names = split_spec(spec)
     _check_data_dir(names, data_dir)
     _check_channels(names, channels)
+    _check_fold(folds, fold, names)
 
     def load_one(name: str) -> Dataset:
         dataset = _load_whole(name, data_dir, deep_images, channels)
@@ -125,6 +131,8 @@ def load(
                 f"{name} has test images alone; add training images, in a split or folder called"
                 " train, or give it to `tljax evaluate --data`"
             )
+        if folds is not None:
+            dataset = _hold_out_fold(dataset, folds, int(fold or 0), seed)
         val_rng, subset_rng = (np.random.default_rng((seed, purpose)) for purpose in range(2))
         dataset = _split_off_val(dataset, name, val_fraction, val_rng)
         if train_size is not None:
@@ -313,6 +321,55 @@ def _load_whole(name: str, data_dir: str | None, deep_images: str, channels: int
         options["channels"] = channels
     dataset: Dataset = module.load(rest, **options)
     return dataset
+
+
+def _check_sizes(
+    train_size: int | None, train_per_class: int | None, val_fraction: float | None, seed: int
+) -> None:
+    if train_size is not None and train_per_class is not None:
+        raise InputError(
+            f"train_size is {train_size} and train_per_class is {train_per_class}; set one of them"
+        )
+    if val_fraction is not None and not 0 <= val_fraction < 1:
+        raise InputError(f"val_fraction is {val_fraction}; set it to 0 or more, and below 1")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; set it to 0 or more")
+
+
+def _check_fold(folds: int | None, fold: int | None, names: Sequence[str]) -> None:
+    """Raises InputError unless both numbers are missing, or fit together and the data."""
+    if folds is None:
+        if fold is not None:
+            raise InputError(f"fold is {fold}, but folds is not set; set it to the number of folds")
+        return
+    if folds < 2:
+        raise InputError(f"folds is {folds}; set it to 2 or more")
+    if fold is None:
+        raise InputError(
+            f"folds is {folds}, but fold is not set; set it from 0 to {folds - 1}, or run every"
+            " fold with `tljax folds`"
+        )
+    if not 0 <= fold < folds:
+        raise InputError(f"fold is {fold}, but folds is {folds}; set it from 0 to {folds - 1}")
+    if len(names) > 1:
+        raise InputError(
+            f"folds is {folds}, but data names {len(names)} data sets; name one, as folds of"
+            " several at once are not made"
+        )
+
+
+def _hold_out_fold(dataset: Dataset, folds: int, fold: int, seed: int) -> Dataset:
+    """The data set with the images of one fold as its test images, the others for training."""
+    train, own_test = dataset.train, dataset.test
+    if isinstance(own_test, HeldOut):
+        train, own_test = own_test.source, None
+    pooled = [train] if dataset.val is None else [train, dataset.val]
+    # Own test images are in no split, but in the source: so they count as images that are unused.
+    whole, rows = concatenate([*pooled, *([] if own_test is None else [own_test])])
+    images = Subset(whole, np.concatenate(rows[: len(pooled)]))
+    numbers = assign_to_folds(images, dataset.class_names, folds, seed)
+    parts = [Subset(images, np.flatnonzero(held)) for held in (numbers != fold, numbers == fold)]
+    return replace(dataset, train=parts[0], val=None, test=parts[1])
 
 
 def _split_off_val(

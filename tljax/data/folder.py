@@ -95,6 +95,11 @@ class FolderSource(Source):
         how = (self._deep_images, self.groups, self.weights, self._channels)
         return FolderSource, (*listed, *how)
 
+    @property
+    def deep_images(self) -> str:
+        """As `deep` of `images.decode`."""
+        return self._deep_images
+
     def digests(self, rows: np.ndarray) -> list[str]:
         """Returns the digest of the content of each file at `rows`.
 

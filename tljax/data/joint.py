@@ -6,10 +6,12 @@ of the data sets before it. So a label also identifies the task of its image.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tljax.data.folder import FolderSource
 from tljax.data.labels import Kind
 from tljax.data.sources import (
     Dataset,
@@ -139,3 +141,44 @@ def _join_sources(sources: Sequence[Source], tasks: Sequence[Task]) -> Subset:
     whole = Joint(bases, first_classes.tolist())
     shifted = [r + first for r, first in zip(rows, first_rows, strict=True)]
     return Subset(whole, np.concatenate(shifted))
+
+
+def concatenate(sources: Sequence[Source]) -> tuple[Source, list[np.ndarray]]:
+    """Returns a source that holds the images of several ones, and where it holds those of each.
+
+    Args:
+      sources: one or more, of the same classes. None holds an image, or a group, of another one.
+
+    Returns:
+      (whole, rows): rows[i], int (m,), are the rows of the images of sources[i] in `whole`.
+    """
+    bases, rows = map(list, zip(*map(unwrap_subset, sources), strict=True))
+    if all(base is bases[0] for base in bases):
+        return bases[0], rows
+    folders = [base for base in bases if isinstance(base, FolderSource)]
+    whole = _join_folders(folders) if len(folders) == len(bases) else Joint(bases, [0] * len(bases))
+    first_rows = np.cumsum([0, *map(len, bases)])[:-1]
+    return whole, [first + own for first, own in zip(first_rows, rows, strict=True)]
+
+
+def _join_folders(sources: Sequence[FolderSource]) -> FolderSource:
+    """The files of several sources, one source after the other, as those of one.
+
+    A file that is called as one before it gets the folder of its split before its name, e.g.
+    `val/cat/1.png`.
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for source in sources:
+        for file, name in zip(source.files, source.names, strict=True):
+            above = file.parts[: -len(Path(name).parts)] if isinstance(file, Path) else ()
+            names.append(f"{above[-1]}/{name}" if name in taken and above else name)
+        taken.update(names)
+    return FolderSource(
+        [file for source in sources for file in source.files],
+        np.concatenate([source.labels for source in sources]),
+        names,
+        sources[0].deep_images,
+        _join_groups(sources),
+        _join_weights(sources),
+    )

@@ -213,7 +213,7 @@ def _find_again(
                 if path in rows:
                     relabelled += rows[path].label != label_from(label, kept["classes"])
                 elif isinstance(path, Path):
-                    elsewhere += image.partition("/")[0] not in path.relative_to(root).parts
+                    elsewhere += kept["classes"][label] not in path.relative_to(root).parts
             # Never the kept path itself: another image may be there by now.
             paths.append(path or root / f"{image} (as it was when the run began)")
         found += len(images) - len(missing.get(split, ()))

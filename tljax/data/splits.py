@@ -1,16 +1,18 @@
-"""Stratified splits: choosing the validation and test images, and subsampling training images."""
+"""Stratified splits: validation and test images, folds, and subsets of the training images."""
 
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 
 from tljax.data.labels import kind_of, strata
 from tljax.data.sources import Source, Subset, groups_of
-from tljax.errors import InputError
+from tljax.errors import InputError, printable
 
 _TEST_FRACTION = 0.2
 _VAL_FRACTION = 0.2
 _MOST_VAL = 5_000  # images: their accuracy then has a standard error of 0.7 points at most
+_TRIES = 10  # orders of the groups, until every fold leaves images of every class to train on
 
 
 def default_val_fraction(images: int) -> float:
@@ -107,6 +109,64 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, number: int, seed: int
     return folds
 
 
+def assign_to_folds(
+    source: Source, class_names: Sequence[str], number: int, seed: int
+) -> np.ndarray:
+    """Assigns each image to a fold: about the same of every class to each, and whole groups.
+
+    Without groups, folds differ by one image at most, in all and of each class.
+
+    Args:
+      source: n images.
+      class_names: in the order of the labels.
+      number: of folds, 2 or more.
+      seed: of the random order.
+
+    Returns:
+      int (n,): the fold of each image, from 0.
+
+    Raises:
+      InputError: There are fewer images, images of a class, or groups than folds; or a fold would
+        hold all images of a class, so that none were left to train on.
+    """
+    parts, groups = strata(source.labels), groups_of(source)
+    counts = np.bincount(parts)
+    classes = np.flatnonzero(counts) if kind_of(source.labels) == "classes" else np.array([], int)
+    if len(source) < number:
+        raise InputError(f"folds is {number}, but there are {len(source)} images; set it lower")
+    for label in classes[counts[classes] < number]:
+        raise InputError(
+            f"folds is {number}, but the class '{printable(class_names[label])}' has"
+            f" {counts[label]} images; set folds to {counts[label]} or less, or add images"
+        )
+    rng = np.random.default_rng(seed)
+    if groups is None:
+        folds = np.empty(len(source), np.int64)
+        folds[np.lexsort((rng.random(len(source)), parts))] = np.arange(len(source)) % number
+        return folds
+    if (found := len(np.unique(groups))) < number:
+        raise InputError(
+            f"folds is {number}, but there are {found} groups of images, which stay together; set"
+            f" folds to {found} or less, or add images of further groups"
+        )
+    for _ in range(_TRIES):
+        folds = grouped_folds(parts, groups, number, int(rng.integers(1 << 31)))
+        by_fold = np.zeros((number, len(counts)), int)
+        np.add.at(by_fold, (folds, parts), 1)
+        if by_fold.any(axis=1).all() and (by_fold[:, classes] < counts[classes]).all():
+            return folds
+    alone = [label for label in classes if len(np.unique(groups[parts == label])) == 1]
+    why = f"; all images of '{printable(class_names[alone[0]])}' are of one group" if alone else ""
+    raise InputError(
+        f"{number} folds of whole groups would leave a fold without images, or without a class to"
+        f" train on{why}; set fewer folds, or add images of further groups"
+    )
+
+
+class HeldOut(Subset):
+    """Test images that `split_off_test` took of `source`, as the data has none of its own."""
+
+
 def split_off(
     source: Source, fraction: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -145,8 +205,10 @@ def split_off(
     )
 
 
-def split_off_test(train: Source, name: object, remedy: str) -> tuple[Subset, Subset]:
+def split_off_test(train: Source, name: object, remedy: str) -> tuple[Subset, HeldOut]:
     """Returns (train, test) for data without test images: a fifth of each class is for testing.
+
+    The test images are `HeldOut`: cross-validation puts them back.
 
     The split is a property of the data: it does not depend on the seed of an experiment, and
     changes only when images are added or removed.
@@ -165,4 +227,4 @@ def split_off_test(train: Source, name: object, remedy: str) -> tuple[Subset, Su
             f"{name} has one image per class, so none can be kept for testing; add images or "
             f"{remedy}"
         )
-    return Subset(train, kept), Subset(train, test)
+    return Subset(train, kept), HeldOut(train, test)

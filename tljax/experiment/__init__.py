@@ -10,6 +10,8 @@ from tljax.experiment.build import (
     resolve_in,
 )
 from tljax.experiment.classify import source_probabilities
+from tljax.experiment.ensemble import Ensemble, evaluate_folds, read_ensemble
+from tljax.experiment.folds import Folds, read_folds, write_folds
 from tljax.experiment.loading import load
 from tljax.experiment.source import (
     Judgement,
@@ -33,6 +35,8 @@ from tljax.experiment.trained import (
 )
 from tljax.experiment.workdir import (
     is_begun,
+    is_folds,
+    is_workdir,
     keep_config,
     read_config,
     refuse_inside_data,
@@ -41,17 +45,22 @@ from tljax.experiment.workdir import (
 )
 
 __all__ = [
+    "Ensemble",
     "Evaluated",
     "Experiment",
+    "Folds",
     "Judgement",
     "SourceStatistics",
     "Trained",
     "build",
     "check_source",
+    "evaluate_folds",
     "evaluate_trained",
     "evaluate_workdir",
     "fit_config",
     "is_begun",
+    "is_folds",
+    "is_workdir",
     "judge_source",
     "keep_config",
     "kept_splits",
@@ -61,6 +70,8 @@ __all__ = [
     "preprocessing_of",
     "pretrained_variables",
     "read_config",
+    "read_ensemble",
+    "read_folds",
     "read_source",
     "read_workdir",
     "refuse_inside_data",
@@ -74,4 +85,5 @@ __all__ = [
     "source_workdir",
     "task_for",
     "tasks_of",
+    "write_folds",
 ]

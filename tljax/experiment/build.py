@@ -310,11 +310,13 @@ def load_data(config: ml_collections.ConfigDict, splits: Sequence[Kept] | None =
         kept=splits,
         deep_images=config.deep_images,
         channels=config.channels,
+        folds=config.folds,
+        fold=config.fold,
     )
 
 
 def data_seed(config: ml_collections.ConfigDict) -> int:
-    """The seed of the validation images and the subsample; InputError if it is negative."""
+    """The seed of validation images, folds and subsample; InputError if it is negative."""
     if config.data_seed is None:
         return int(config.seed)
     if config.data_seed < 0:

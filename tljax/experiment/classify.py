@@ -1,6 +1,6 @@
 """What a trained network predicts for images: classes with probabilities, or numbers."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -42,7 +42,7 @@ def classify(
     preprocessing: Preprocessing,
     batch_size: int,
     on_error: str = "fail",
-) -> Iterator[Prediction | None]:
+) -> Generator[Prediction | None, None, None]:
     """Classifies the images of a source in order, without reading its labels.
 
     Args:
@@ -60,7 +60,7 @@ def classify(
 
 def predict_outputs(
     trained: Trained, source: Source, batch_size: int, on_error: str = "fail"
-) -> Iterator[np.ndarray | None]:
+) -> Generator[np.ndarray | None, None, None]:
     """Predicts the probabilities of several labels an image, or numbers in their units.
 
     Args:
@@ -76,6 +76,22 @@ def predict_outputs(
         yield None if found is None else problem.in_units(found["outputs"][None])[0]
 
 
+def predict(
+    trained: Trained, source: Source, batch_size: int, on_error: str = "fail"
+) -> Generator[Prediction | np.ndarray | None, None, None]:
+    """Predicts what the head of a run has learnt: as `classify` of classes, else `predict_outputs`.
+
+    Args:
+      trained: a run of one task.
+      source, batch_size, on_error: see `answer`.
+    """
+    if trained.problem.kind != "classes":
+        return predict_outputs(trained, source, batch_size, on_error)
+    exp = trained.experiment
+    how = (exp.preprocessing, batch_size, on_error)
+    return classify(exp.model, trained.variables, source, *how)
+
+
 def answer(
     model: Model,
     variables: Tree,
@@ -84,7 +100,7 @@ def answer(
     batch_size: int,
     on_error: str = "fail",
     problem: Problem = CLASSES,
-) -> Iterator[dict[str, np.ndarray] | None]:
+) -> Generator[dict[str, np.ndarray] | None, None, None]:
     """Yields what `Problem.answers` makes of each image; None for a skipped one.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 from tljax import weights
 from tljax.errors import InputError, redacted
 from tljax.experiment.lora import lora_of
-from tljax.experiment.workdir import is_workdir, read_config
+from tljax.experiment.workdir import is_workdir, read_config, refuse_folds
 from tljax.models import ImageSize, Model, Preprocessing, lora, registry
 from tljax.models.preprocessing import parse_normalisation
 from tljax.runs import baseline
@@ -41,8 +41,10 @@ def pretrained_variables(
 
 
 def source_workdir(init_from: str) -> Path | None:
-    """The workdir that `init_from` names, if it names one."""
+    """The workdir that `init_from` names, if it names one; InputError for that of folds."""
     path = weights.as_path(init_from)
+    if path is not None:
+        refuse_folds(path)
     return path if path is not None and path.is_dir() and is_workdir(path) else None
 
 

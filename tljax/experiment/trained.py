@@ -121,12 +121,12 @@ def evaluate_trained(
         _log.warning(skipped_message(evaluation.skipped))
     counts, answers = evaluation.class_counts, evaluation.answers
     labels = np.repeat(np.arange(len(counts)), counts) if answers is None else answers.labels
-    naive = trained.problem.naive(_training_labels(trained, dataset), labels)
+    naive = trained.problem.naive(training_labels(trained, dataset), labels)
     return Evaluated(evaluation, naive, data or config.data, split)
 
 
-def _training_labels(trained: Trained, dataset: Dataset) -> np.ndarray:
-    """Labels of the data's training images; of the run's own if the data has test images alone."""
+def training_labels(trained: Trained, dataset: Dataset) -> np.ndarray:
+    """Returns labels of the data's training images; of the run's own if the data has none."""
     if len(dataset.train):
         return dataset.train.labels
     if trained.splits is None:
@@ -160,16 +160,37 @@ def same_classes(trained: Trained, data: str | None, data_dir: str | None = None
             )
         dataset = load_data(config, trained.splits)
     else:
-        dataset = load(
-            data,
-            val_fraction=config.val_fraction,
-            seed=data_seed(config),
-            data_dir=config.data_dir,
-            test_only=True,
-            deep_images=config.deep_images,
-            channels=config.channels,
-        )
-        dataset = leave_out_seen(dataset, trained.splits or ())
+        dataset = leave_out_seen(load_other(config, data, data_dir), trained.splits or ())
+    return match_classes(trained, dataset, data)
+
+
+def load_other(
+    config: ml_collections.ConfigDict, data: str, data_dir: str | None = None
+) -> Dataset:
+    """Loads other data than a run's, read and split as its config says; maybe test images alone.
+
+    Args:
+      config: of the run.
+      data: the spec, with absolute paths.
+      data_dir: where `tfds:` data lies; None: where the config says.
+    """
+    return load(
+        data,
+        val_fraction=config.val_fraction,
+        seed=data_seed(config),
+        data_dir=config.data_dir if data_dir is None and data.startswith("tfds:") else data_dir,
+        test_only=True,
+        deep_images=config.deep_images,
+        channels=config.channels,
+    )
+
+
+def match_classes(trained: Trained, dataset: Dataset, data: str) -> Dataset:
+    """Returns the data with the labels of the run; test images alone may be of some classes only.
+
+    Raises:
+      InputError: unless it has the classes that the run was trained on.
+    """
     known = trained.experiment.class_names
     if not len(dataset.train) and set(dataset.class_names) <= set(known):
         dataset = relabel(dataset, known)

@@ -18,12 +18,15 @@ from tljax.runs.workdir import write_atomically
 
 _FILE = "config.json"
 _SPLITS = "splits.json"
+FOLDS = "folds.json"  # in a workdir of `tljax folds`, which holds a workdir for each fold
 _MARKS = {"init_from", "scenario", "statistics"}  # fields that other software's config.json lacks
 # Fields that older workdirs lack, as their runs had them.
 _NEW_FIELDS = {
     "accept_source": False,
     "channels": None,
     "deep_images": "full_range",
+    "fold": None,
+    "folds": None,
     "hyperrule_chose": (),
     "init_key": None,
     "l2": None,
@@ -42,6 +45,20 @@ def is_begun(workdir: Path) -> bool:
     return has_begun(workdir) and (workdir / _FILE).exists()
 
 
+def is_folds(workdir: Path) -> bool:
+    """Whether a folder is a workdir of `tljax folds`."""
+    return (workdir / FOLDS).is_file()
+
+
+def refuse_folds(workdir: Path) -> None:
+    """Raises InputError for a workdir of `tljax folds`, where that of a run is asked for."""
+    if is_folds(workdir):
+        raise InputError(
+            f"'{workdir}' holds the folds of `tljax folds`; give one of them, e.g."
+            f" '{workdir / 'fold_0'}'"
+        ) from None
+
+
 def is_workdir(folder: Path) -> bool:
     """Whether a folder is a run's, perhaps a damaged one, and no folder of other software."""
     try:
@@ -52,7 +69,9 @@ def is_workdir(folder: Path) -> bool:
 
 
 def check_not_foreign(workdir: Path) -> None:
-    """Raises InputError if a run in this folder would overwrite another program's config.json."""
+    """Raises InputError if the folder is no run's: of another program, or of `tljax folds`."""
+    if is_folds(workdir):
+        raise InputError(f"'{workdir}' holds the folds of `tljax folds`; choose another --workdir")
     if (workdir / _FILE).is_file() and not is_workdir(workdir):
         raise InputError(
             f"'{workdir}' holds a config.json that tljax did not write; choose another --workdir"
@@ -77,6 +96,7 @@ def read_config(workdir: Path) -> ml_collections.ConfigDict:
             )
         config = ml_collections.ConfigDict(_NEW_FIELDS | content)
     except (FileNotFoundError, NotADirectoryError):
+        refuse_folds(workdir)
         raise InputError(
             f"'{workdir}' is not a workdir of tljax: it holds no config.json; give the folder that"
             " `tljax train --workdir` wrote"

@@ -71,7 +71,10 @@ class FinishedRun:
         kind, name = str(self.summary.get("kind", "classes")), score_of(self.summary)
         decides = kind == "regression" and name == "loss"
         loss = str(self.config["regression_loss"]) if decides else ""
-        return Goal(str(self.config["data"]), kind, name, loss)
+        data = str(self.config["data"])
+        if self.config["folds"] is not None:  # which have other test images each
+            data = f"{data}, fold {self.config['fold']} of {self.config['folds']}"
+        return Goal(data, kind, name, loss)
 
     @property
     def validation(self) -> float | None:
@@ -103,7 +106,7 @@ class Goal:
     """What is learned, and the metric that decides: scores of other goals cannot be compared.
 
     Attributes:
-      data: as the config names it.
+      data: as the config names it; and the fold, if there are folds.
       kind: of the labels.
       score: name of the metric.
       loss: of numbers, which loss it is where the loss decides; else "".

@@ -11,7 +11,9 @@ from tljax.errors import printable
 
 _LONGEST = 60  # characters of a text from the data
 # Fields of the config that a report names in other places.
-_NAMED_ELSEWHERE = ("data", "model", "scenario", "train_size", "train_per_class", "seed")
+_NAMED_ELSEWHERE = (
+    *("data", "folds", "fold", "model", "scenario", "train_size", "train_per_class", "seed"),
+)
 
 
 def plain_text(text: object) -> str:

@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         nargs="+",
         metavar="DIR",
-        help="of runs of `tljax train`; with --data, runs that differ only in seed are averaged",
+        help="of runs of `tljax train`; with --data, runs that differ only in seed are averaged;"
+        " or of `tljax folds`, whose folds answer together",
     )
     parser.add_argument(
         "--data",
@@ -56,10 +57,23 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     refuse_overrides(overrides)
     if args.refit_head and args.data is None:
         raise InputError("--refit_head fits a head to shifted data; name the data with --data")
-    workdirs = [Path(workdir) for workdir in args.workdir]
-    if args.data is None:
-        from tljax import experiment
+    from tljax import experiment
 
+    given = [Path(workdir) for workdir in args.workdir]
+    of_folds = [workdir for workdir in given if experiment.is_folds(workdir)]
+    workdirs = [workdir for workdir in given if workdir not in of_folds]
+    if of_folds and args.refit_head:
+        raise InputError(
+            f"--refit_head fits a head to one network, and '{of_folds[0]}' holds several folds;"
+            f" give one of them, e.g. '{of_folds[0] / 'fold_0'}'"
+        )
+    for workdir in of_folds:
+        print_evaluation(
+            experiment.evaluate_folds(workdir, args.data, args.split, args.task, args.data_dir)
+        )
+    if not workdirs:
+        return
+    if args.data is None:
         for workdir in workdirs:
             for evaluated in experiment.evaluate_workdir(
                 workdir, args.split, args.task, args.data_dir

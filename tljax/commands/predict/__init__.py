@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: tljax predict --workdir runs/pets holiday/ cat.jpg --output pets.csv"
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a run of `tljax train`")
+    parser.add_argument(
+        "--workdir",
+        required=True,
+        metavar="DIR",
+        help="of a run of `tljax train`, or of `tljax folds`, whose folds answer together",
+    )
     parser.add_argument(
         "paths",
         nargs="+",

@@ -11,12 +11,12 @@ import numpy as np
 from tljax import experiment
 from tljax.analysis.spreadsheet import as_cell, write_rows
 from tljax.console import progress_bar
-from tljax.data import Source, skipped_message
+from tljax.data import skipped_message
 from tljax.data.folder import FolderSource
 from tljax.data.listing import find_images
 from tljax.errors import InputError
-from tljax.experiment import Trained
-from tljax.experiment.classify import Prediction, classify, predict_outputs
+from tljax.experiment import Ensemble
+from tljax.experiment.classify import Prediction
 from tljax.files import replacing, writable_file
 from tljax.training.problems import MultiLabel, Regression
 
@@ -49,10 +49,10 @@ def predict_files(
     on_error: str = "fail",
     task: str | None = None,
 ) -> Predictions:
-    """Predicts images with the best weights of a workdir.
+    """Predicts images with the best weights of a workdir, or of all its folds together.
 
     Args:
-      workdir: of a run of `tljax train`.
+      workdir: of a run of `tljax train`, or of `tljax folds`.
       paths: image files, and folders, which are searched with all their subfolders.
       output: CSV file to write: `file`, `prediction`, `probability`, then the probability of each
         class; of several labels an image the `prediction` names all, with `; ` between, and there
@@ -73,35 +73,23 @@ def predict_files(
     if output is not None:
         writable_file(output, ".csv")
     files = list(dict.fromkeys(file for path in paths for file in _image_files(path)))
-    trained = experiment.read_workdir(workdir, task)
-    columns, cells = _describe(trained)
+    ensemble = experiment.read_ensemble(workdir, task)
+    columns, cells = _describe(ensemble)
+    config = ensemble.config
     source = FolderSource(
-        files,
-        [0] * len(files),
-        deep_images=trained.config.deep_images,
-        channels=trained.config.channels,
+        files, [0] * len(files), deep_images=config.deep_images, channels=config.channels
     )
-    how = (source, min(trained.config.batch_size, len(files)), on_error)
+    predictions = ensemble.predict(source, min(config.batch_size, len(files)), on_error)
     with progress_bar() as bar:
-        tracked = bar.track(_predict(trained, *how), len(files), description="predicting")
+        tracked = bar.track(predictions, len(files), description="predicting")
         readable = _pair_readable(files, tracked)
         rows = ((file, cells(prediction)) for file, prediction in readable)
         return Predictions(columns, list(rows if output is None else _write(output, columns, rows)))
 
 
-def _predict(
-    trained: Trained, source: Source, batch_size: int, on_error: str
-) -> Iterator[Prediction | np.ndarray | None]:
-    if trained.problem.kind != "classes":
-        return predict_outputs(trained, source, batch_size, on_error)
-    exp = trained.experiment
-    how = (exp.preprocessing, batch_size, on_error)
-    return classify(exp.model, trained.variables, source, *how)
-
-
-def _describe(trained: Trained) -> tuple[list[Column], Callable[[Any], list[Cell]]]:
+def _describe(ensemble: Ensemble) -> tuple[list[Column], Callable[[Any], list[Cell]]]:
     """The columns of the kind of predictions, and what makes the cells of one."""
-    names, problem = trained.experiment.class_names, trained.problem
+    names, problem = ensemble.experiment.class_names, ensemble.problem
     numbers = [Column(name, is_number=True) for name in names]
     if isinstance(problem, Regression):
         return numbers, lambda values: values.tolist()

@@ -27,23 +27,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="gets runs/NAME, a workdir for each run, and results.csv, one row per run",
     )
-    parser.add_argument(
-        "--shard",
-        default="0/1",
-        metavar="I/N",
-        help="do every N-th run, beginning with run I, e.g. 0/2 here and 1/2 on another machine;"
-        " results.csv lists all runs in DIR/runs",
-    )
+    add_run_options(parser, "run", "results.csv lists all runs in DIR/runs")
     parser.add_argument(
         "--by",
         metavar="FIELD,...",
         help="choose a best configuration for each value of these fields, in addition to each data"
         " set and size",
     )
+
+
+def add_run_options(parser: argparse.ArgumentParser, name: str, note: str) -> None:
+    """Adds `--shard` and `--accept_changes`.
+
+    Args:
+      parser: of the command.
+      name: what one of the runs is called.
+      note: what becomes of the runs of other shards.
+    """
+    parser.add_argument(
+        "--shard",
+        default="0/1",
+        metavar="I/N",
+        help=f"do every N-th {name}, beginning with {name} I, e.g. 0/2 here and 1/2 on another"
+        f" machine; {note}",
+    )
     parser.add_argument(
         "--accept_changes",
         action="store_true",
-        help="as in `tljax train`: resume runs although versions, code or devices have changed",
+        help=f"as in `tljax train`: resume {name}s although versions, code or devices have changed",
     )
 
 

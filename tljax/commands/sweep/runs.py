@@ -1,4 +1,4 @@
-"""Runs a sweep in one process, each run in its own workdir `W/runs/NAME`.
+"""Runs a sweep in one process, each run in a workdir of its own.
 
 Finished runs are skipped; an interrupted run resumes from its last checkpoint and ends
 bit-identical. Runs that differ only in seed, data, learning rate or weight decay share their
@@ -8,9 +8,10 @@ compiled programs. A run that fails leaves its reason in its folder and does not
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import ml_collections
 from rich.markup import escape
 from rich.progress import TextColumn
 
@@ -73,25 +74,23 @@ def run_sweep(
         check_known("config field", name, base())
     total = list_runs(path, overrides)
     mine = total[shard[0] :: shard[1]]
-    _check(total, workdir)
+    check_configs(total, workdir / "runs")
     make_workdir(workdir)
-    began = time.monotonic()
     outcomes = Outcomes()
-    with count_compilations() as compilations:
-        try:
-            _run_all(mine, workdir, outcomes, compilations, by, accept_changes, stop_at_errors)
-        finally:
-            selections = _write_results(workdir, by)
-    seconds = time.monotonic() - began
-    print_outcomes(outcomes, len(mine), len(total), compilations, seconds)
-    print_selections(selections, workdir / "results.csv")
-    if outcomes.failed:
-        name, reason = next(iter(outcomes.failed.items()))
-        more = f" (and {len(outcomes.failed) - 1} more)" if len(outcomes.failed) > 1 else ""
-        raise InputError(
-            f"{len(outcomes.failed)} of {len(mine)} runs failed: {name}{more}:"
-            f" {reason.rstrip('.')}; run the same command again to retry them"
+    try:
+        run_all(
+            mine,
+            len(total),
+            workdir / "runs",
+            outcomes,
+            write=lambda: _write_results(workdir, by),
+            accept_changes=accept_changes,
+            stop_at_errors=stop_at_errors,
         )
+    finally:
+        selections = _write_results(workdir, by)
+    print_selections(selections, workdir / "results.csv")
+    refuse_failed(outcomes, len(mine))
 
 
 def run_tuned(
@@ -120,42 +119,91 @@ def run_tuned(
     return rate
 
 
-def _check(runs: Sequence[SweepRun], workdir: Path) -> None:
-    """Checks every config before the first run; reads neither images nor weights."""
+def check_configs(runs: Sequence[SweepRun], folder: Path) -> list[ml_collections.ConfigDict]:
+    """Checks every config before the first run; reads neither images nor weights.
+
+    Args:
+      runs: of a sweep.
+      folder: of their workdirs.
+
+    Returns:
+      The resolved configs.
+
+    Raises:
+      InputError: if one is wrong, or is not that of the run which has begun in its workdir.
+    """
     tasks: dict[str, tuple[Task, ...]] = {}
+    resolved = []
     for run in runs:
         try:
-            config, begun = experiment.resolve_in(run.config, workdir / "runs" / run.name)
+            config, begun = experiment.resolve_in(run.config, folder / run.name)
             data = str(config.data)
             if not begun:
-                experiment.refuse_inside_data(workdir, data)
+                experiment.refuse_inside_data(folder, data)
             # Finding the classes may take long, so each data set is asked once.
             exp = experiment.build(config, tasks.get(data))
             tasks[data] = exp.tasks
             if not begun and exp.starts_from_weights:
                 experiment.check_source(exp.config)
+            resolved.append(exp.config)
         except InputError as error:
             raise InputError(f"in the run {run.name}: {error}") from None
+    return resolved
 
 
-def _run_all(
+def run_all(
     runs: Sequence[SweepRun],
-    workdir: Path,
+    total: int,
+    folder: Path,
+    outcomes: Outcomes,
+    *,
+    write: Callable[[], object] = lambda: None,
+    accept_changes: bool = False,
+    stop_at_errors: bool = False,
+) -> None:
+    """Does the runs in order, and prints how they ended and what was compiled for them.
+
+    Args:
+      runs: of this call; their configs are checked.
+      total: number of runs of the whole sweep.
+      folder: of their workdirs.
+      outcomes: records how each run ended, also if this call is stopped.
+      write: called from time to time, to keep what is known so far.
+      accept_changes, stop_at_errors: see `run_sweep`.
+    """
+    began = time.monotonic()
+    with count_compilations() as compilations:
+        _run_in_order(runs, folder, outcomes, compilations, write, (accept_changes, stop_at_errors))
+    seconds = time.monotonic() - began
+    print_outcomes(outcomes, len(runs), total, compilations, seconds)
+
+
+def refuse_failed(outcomes: Outcomes, count: int) -> None:
+    """Raises InputError if runs failed, of `count` in this call."""
+    if outcomes.failed:
+        name, reason = next(iter(outcomes.failed.items()))
+        more = f" (and {len(outcomes.failed) - 1} more)" if len(outcomes.failed) > 1 else ""
+        raise InputError(
+            f"{len(outcomes.failed)} of {count} runs failed: {name}{more}:"
+            f" {reason.rstrip('.')}; run the same command again to retry them"
+        )
+
+
+def _run_in_order(
+    runs: Sequence[SweepRun],
+    folder: Path,
     outcomes: Outcomes,
     compilations: Compilations,
-    by: Sequence[str],
-    accept_changes: bool,
-    stop_at_errors: bool,
+    write: Callable[[], object],
+    how: tuple[bool, bool],
 ) -> None:
-    """Does the runs in order, and records in `outcomes` how each ended."""
     began = written = time.monotonic()
     with progress_bar(TextColumn("{task.fields[last]}")) as bar:
         task = bar.add_task("", total=len(runs), last="")
         for number, run in enumerate(runs, 1):
             bar.update(task, description=escape(run.name[-60:]))
-            folder = workdir / "runs" / run.name
             try:
-                summary = _run_one(run, folder, outcomes, accept_changes, stop_at_errors)
+                summary = _run_one(run, folder / run.name, outcomes, *how)
             except InUse:
                 outcomes.elsewhere.append(run.name)
                 summary = "skipped, another process is doing it"
@@ -169,7 +217,7 @@ def _run_all(
                 line = f"{number}/{len(runs)}  {run.name}: {summary}  {compiled}  ETA {left:.0f} s"
                 stderr.print(line, soft_wrap=True, markup=False)
             if time.monotonic() - written > _WRITE_EVERY:
-                _write_results(workdir, by)
+                write()
                 written = time.monotonic()
 
 
