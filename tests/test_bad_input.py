@@ -532,6 +532,11 @@ ROWS = {
     "a pickle named .png": (data("pickle"), "7.png"),
     "a link to nowhere": (data("link"), "No such file"),
     "an image of floats": (data("floats"), "set deep_images to own_range"),
+    "a metric of numbers for classes": (field("select_by=rmse"), "there is no select_by 'rmse'"),
+    "a loss of numbers for classes": (
+        field("regression_loss=huber"),
+        "but the labels are of the kind classes",
+    ),
     "no channels": (field("channels=0"), "set it to 1 or more"),
     "channels of data that is RGB": (field("channels=1"), "is read as RGB; leave channels out"),
     "a mistyped scaling of deep images": (

@@ -133,12 +133,7 @@ def load(
             )
         if folds is not None:
             dataset = _hold_out_fold(dataset, folds, int(fold or 0), seed)
-        val_rng, subset_rng = (np.random.default_rng((seed, purpose)) for purpose in range(2))
-        dataset = _split_off_val(dataset, name, val_fraction, val_rng)
-        if train_size is not None:
-            dataset = _subsample(dataset, name, train_size, subset_rng)
-        if train_per_class is not None:
-            dataset = _subsample_per_class(dataset, name, train_per_class, subset_rng)
+        dataset = _divide(dataset, name, train_size, train_per_class, val_fraction, seed)
         _warn_of_constant_labels(dataset, name)
         return dataset
 
@@ -154,6 +149,24 @@ def load(
     if len(datasets) == 1:
         return datasets[0]
     return join([replace(d, name=name) for d, name in zip(datasets, names, strict=True)])
+
+
+def _divide(
+    dataset: Dataset,
+    name: str,
+    train_size: int | None,
+    train_per_class: int | None,
+    val_fraction: float | None,
+    seed: int,
+) -> Dataset:
+    """The data set with validation images, and as many training images as `load` is asked for."""
+    val_rng, subset_rng = (np.random.default_rng((seed, purpose)) for purpose in range(2))
+    dataset = _split_off_val(dataset, name, val_fraction, val_rng)
+    if train_size is not None:
+        return _subsample(dataset, name, train_size, subset_rng)
+    if train_per_class is not None:
+        return _subsample_per_class(dataset, name, train_per_class, subset_rng)
+    return dataset
 
 
 def from_table(

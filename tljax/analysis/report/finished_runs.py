@@ -294,6 +294,8 @@ def read_run(workdir: Path) -> FinishedRun:
 
 def _check_fields(summary: Mapping[str, Any]) -> str:
     """Raises KeyError, ValueError or TypeError if a result lacks something; returns its score."""
+    if not isinstance(summary, dict):
+        raise TypeError("it holds no fields")
     kind, name = summary.get("kind", "classes"), score_of(summary)
     if kind not in KINDS or name not in WORDS:
         raise ValueError(f"there is no kind {kind!r} of labels, or no score {name!r}")
