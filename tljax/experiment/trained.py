@@ -119,9 +119,7 @@ def evaluate_trained(
     )
     if evaluation.skipped:
         _log.warning(skipped_message(evaluation.skipped))
-    counts, answers = evaluation.class_counts, evaluation.answers
-    labels = np.repeat(np.arange(len(counts)), counts) if answers is None else answers.labels
-    naive = trained.problem.naive(training_labels(trained, dataset), labels)
+    naive = trained.problem.naive(training_labels(trained, dataset), evaluation.labels)
     return Evaluated(evaluation, naive, data or config.data, split)
 
 

@@ -13,17 +13,17 @@ from tljax.data import skipped_message
 from tljax.devices import processes, sharding
 from tljax.models import parameter_count
 from tljax.runs.answers import ANSWERS_FILE, Outputs, pack_answers
-from tljax.runs.baseline import compare_result, compare_scores
+from tljax.runs.baseline import compare_result
 from tljax.runs.environment import versions
 from tljax.runs.resume import best_row
 from tljax.runs.scores import WORDS, score_of
 from tljax.runs.workdir import write_atomically
 from tljax.training import train_state
 from tljax.training.loss.tasks import class_ranges
-from tljax.training.problems import Evaluation, MultiLabel, Problem, Regression
-from tljax.training.problems.classification import naive_correct, naive_scores
-from tljax.training.problems.intervals import bootstrap
+from tljax.training.problems import Evaluation, MultiLabel, Problem
+from tljax.training.problems.classification import naive_correct
 from tljax.training.problems.multi_label import THRESHOLD, choose_thresholds
+from tljax.training.problems.outcome import compare_outputs, name_classes
 from tljax.training.run import Best, Run
 from tljax.training.setup import Setup
 from tljax.transfer.partition import Tree
@@ -73,7 +73,7 @@ def finish(
     problem, chosen = _with_thresholds(run, best)
     tested = _test(run, best, problem)
     summary = {**(about or {}), **_summary(run, best, tested), **chosen}
-    _name_classes(summary)
+    name_classes(summary)
     if before is not None:
         summary = _with_stage_before(before, summary)
     _write(run, summary)
@@ -103,17 +103,6 @@ def _with_thresholds(run: Run, best: Best) -> tuple[Problem, dict[str, Any]]:
     thresholds = chosen or (THRESHOLD,) * run.setup.model.num_classes
     about = {"thresholds": list(thresholds), "thresholds_chosen_on": which}
     return replace(problem, thresholds=thresholds), about
-
-
-def _name_classes(summary: dict[str, Any]) -> None:
-    """Gives the metrics of each class the class's name, where the result knows the names."""
-    names = summary.pop("class_names", None)
-    if names is None or "test_by_class" not in summary:
-        return
-    summary["test_by_class"] = {
-        metric: dict(zip(names, values, strict=True))
-        for metric, values in summary["test_by_class"].items()
-    }
 
 
 def _test(run: Run, best: Best, problem: Problem) -> Evaluation | None:
@@ -163,17 +152,18 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
     if setup.val is None and "solved_head" in summary and setup.options.solves:
         summary |= _validated_out_of_fold(summary["solved_head"], setup.decides)
     if tested is not None:
+        naive = problem.naive(setup.train.labels, tested.labels)
         summary |= {
             "test_size": tested.count,
             **{f"test_{name}": value for name, value in tested.metrics.items()},
             "test_loss": tested.loss,
-            **_naive(setup, tested),
+            **{f"naive_{name}": value for name, value in naive.items()},
             "test_by_class": {name: list(values) for name, values in tested.by_class.items()},
         }
     if problem.kind == "classes":
         summary["beats_naive"] = _compare_with_naive(run, summary)
     else:
-        summary |= _compare_outputs(setup, tested)
+        summary |= compare_outputs(problem, setup.train.labels, tested)
     if len(setup.tasks) > 1:
         summary["tasks"] = _by_task(setup, validated.get("tasks"), tested)
     if setup.options.on_error == "skip":
@@ -189,50 +179,6 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
         "devices": [str(device.device_kind) for device in jax.devices()],
         "versions": versions(),
     }
-
-
-def _naive(setup: Setup, tested: Evaluation) -> dict[str, float]:
-    """The metrics of the naive baseline on the images that were tested."""
-    labels = setup.train.labels
-    if setup.problem.kind == "classes":
-        found = naive_scores(labels, tested.class_counts, tuple(setup.tasks.values()))
-    else:
-        assert isinstance(tested.answers, Outputs)
-        found = setup.problem.naive(labels, tested.answers.labels)
-    return {f"naive_{name}": value for name, value in found.items()}
-
-
-def _compare_outputs(setup: Setup, tested: Evaluation | None) -> dict[str, Any]:
-    """`beats_naive` and the intervals of the metrics, of several labels an image or of numbers."""
-    problem = setup.problem
-    if tested is None or not isinstance(problem, MultiLabel | Regression):
-        return {"beats_naive": None}
-    assert isinstance(tested.answers, Outputs)
-    if isinstance(problem, Regression):
-        _warn_of_far_numbers(setup.train.labels, tested.answers.outputs)
-    found = bootstrap(problem, tested.answers, setup.train.labels)
-    first = problem.metrics[0]
-    naive = problem.naive(setup.train.labels, tested.answers.labels)[first]
-    return {
-        "test_intervals": {name: list(bounds) for name, bounds in found.of.items()},
-        "beats_naive": compare_scores(
-            first, tested.metrics[first], found.of[first], found.gain, naive, tested.count
-        ),
-    }
-
-
-def _warn_of_far_numbers(train_labels: np.ndarray, predicted: np.ndarray) -> None:
-    """Warns of predictions far from all numbers of the training images: R2 and RMSE mind each."""
-    low, high = train_labels.min(axis=0), train_labels.max(axis=0)
-    room = (high - low) / 2
-    far = int(((predicted < low - room) | (predicted > high + room)).any(axis=1).sum())
-    if far:
-        _log.warning(
-            "of %d of %d test images a predicted number lies outside the training numbers by more"
-            " than half of their range: look at these images in the report; the mean absolute error"
-            " minds them less than R2",
-            *(far, len(predicted)),
-        )
 
 
 def _about_choice(row: Mapping[str, Any]) -> dict[str, Any]:

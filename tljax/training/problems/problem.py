@@ -48,6 +48,13 @@ class Evaluation:
         """Of classes: the mean recall of those that are present: rare ones count as much."""
         return self.metrics["balanced_accuracy"]
 
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels of the images, (n,) or (n, m); of classes in the order of the classes."""
+        if isinstance(self.answers, Outputs):
+            return self.answers.labels
+        return np.repeat(np.arange(len(self.class_counts)), self.class_counts)
+
     def to_json(self, tasks: Iterable[str] = ()) -> dict[str, Any]:
         """The numbers of a row of `metrics.jsonl`; of several `tasks`, by name, each one's too."""
         fields: dict[str, Any] = {**self.metrics, "loss": self.loss}
