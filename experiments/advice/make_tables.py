@@ -347,7 +347,8 @@ def every_target(cases: Mapping[Key, Case]) -> str:
 def ranking(rows: list[dict[str, str]]) -> str:
     """A table: how well each score of `tljax rank` orders the sources, and what its choice loses.
 
-    The truth is the test accuracy of a fine-tuning from each source.
+    The truth is the test accuracy of a fine-tuning from each source. Scores choose the source with
+    the highest value; `parameters`, the only static prior that all have, the largest one.
     """
     by_target: dict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
     for row in rows:
@@ -365,6 +366,11 @@ def ranking(rows: list[dict[str, str]]) -> str:
                 lost.append(100 * (best - float(truth[values.argmax()])))
         if taus:
             lines.append([score, str(len(taus)), f"{np.mean(taus):.2f}", f"{np.mean(lost):.1f}"])
+    chance = [
+        100 * float(np.max(truth) - np.mean(truth))
+        for truth in ([float(row["fine_tune"]) for row in s] for s in by_target.values())
+    ]
+    lines.append(["none: a source at random", str(len(chance)), "0", f"{np.mean(chance):.1f}"])
     head = ["score", "targets", "weighted tau", "points lost by its choice"]
     return "## Ranking of sources\n\n" + _table(head, lines)
 
