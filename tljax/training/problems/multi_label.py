@@ -64,13 +64,6 @@ class MultiLabel(Problem):
         """`outputs` (n, m): the probability of each class."""
         return {"outputs": jax.nn.sigmoid(logits)}
 
-    def judge(
-        self, logits: jax.Array, targets: jax.Array, mask: jax.Array
-    ) -> tuple[Arrays, Arrays]:
-        losses = self.losses(logits, targets).mean(axis=-1)
-        sums = {"loss": jnp.where(mask > 0, losses, 0.0).sum(), "count": mask.sum()}
-        return sums, self.answers(logits)
-
     def evaluation(
         self, sums: Arrays, answers: Arrays | None, labels: np.ndarray, images: np.ndarray
     ) -> Evaluation:

@@ -99,13 +99,6 @@ class Regression(Problem):
     def in_units(self, outputs: np.ndarray) -> np.ndarray:
         return self._scale.to_units(outputs.astype(np.float64))
 
-    def judge(
-        self, logits: jax.Array, targets: jax.Array, mask: jax.Array
-    ) -> tuple[Arrays, Arrays]:
-        losses = self.losses(logits, targets).mean(axis=-1)
-        sums = {"loss": jnp.where(mask > 0, losses, 0.0).sum(), "count": mask.sum()}
-        return sums, self.answers(logits)
-
     def evaluation(
         self, sums: Arrays, answers: Arrays | None, labels: np.ndarray, images: np.ndarray
     ) -> Evaluation:
