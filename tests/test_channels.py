@@ -218,6 +218,7 @@ def test_an_image_is_upright_and_white_is_white():
     np.testing.assert_array_equal(decode(data, channels=5)[..., 3], 255 - GREY)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_what_cannot_be_read_of_a_tiff_is_said(monkeypatch):
     bands = written(noise(6, 5, 5), photometric="minisblack", planarconfig="contig")
     for data in (bands[: len(bands) - 40], b"II*\0" + bytes(60), stack([GREY] * 4)[:-90]):
@@ -245,6 +246,7 @@ def test_what_cannot_be_read_of_a_tiff_is_said(monkeypatch):
         decode(bands, "x.tif", channels=5)
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_stack_larger_than_pillows_limit_is_refused(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 29)
     for pixels in (noise(6, 5, 5), GREY):
