@@ -194,13 +194,18 @@ def test_prior_and_probe_may_agree_and_the_prior_may_say_nothing():
     assert names_to_try(scored("only", 500))[0] == ["only"]
 
 
-def test_of_probes_that_tie_the_smallest_network_is_taken():
+def test_of_probes_that_tie_the_other_scores_choose_and_then_the_size():
     large, small = scored("large", 800, parameters=300), scored("small", 800, parameters=100)
     hardly_better = scored("hardly", 801, parameters=400)
     tried, said = names_to_try(large, small, hardly_better, scored("bad", 700, parameters=1))
     assert tried == ["small"]
     assert "large, small and hardly tie" in said
     assert "small has the fewest parameters" in said
+    preferred = scored("preferred", 800, parameters=500, knn=0.5)
+    others = [scored("large", 800, parameters=300, knn=0.4), scored("small", 801, knn=0.3)]
+    tried, said = names_to_try(*others, preferred)
+    assert tried == ["preferred"]
+    assert "preferred is ahead of them in the mean of the other scores' ranks" in said
     clearly_better = scored("clearly", 850, parameters=400)
     assert names_to_try(large, small, clearly_better)[0] == ["clearly"]
 

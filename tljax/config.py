@@ -173,7 +173,7 @@ class ExperimentFields:
     trial_lr: tuple[float, ...] = ()
     """Peak learning rates that are tried before the run, on its training images out of fold.
 
-    With `wise_ft` and without validation images. The best of them, and of the places 0, 1/2 and 1
+    With `wise_ft` and without validation images. The best of them, and of the places 0 and 1
     on the line, become `lr` and `wise_ft_alpha`; see `tljax.training.trial`. (): no trial.
     """
     tried: tuple[str, ...] = ()

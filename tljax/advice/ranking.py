@@ -101,13 +101,17 @@ class Ranking:
             for figures in tables
         ]
 
-    def mean_ranks(self) -> list[float]:
+    def mean_ranks(self, without: str | None = None) -> list[float]:
         """The mean of each model's ranks in the scores that are known of all models.
 
         Published accuracy and size are left out: they do not depend on the target.
+
+        Args:
+          without: a score to leave out; if no other one is known of all, all models are level.
         """
         common = [name for name in SCORES if all(name in model.scores for model in self.models)]
-        return [float(np.mean([ranks[name] for name in common])) for ranks in self.ranks()]
+        common = [name for name in common if name != without]
+        return [sum(ranks[name] for name in common) / max(len(common), 1) for ranks in self.ranks()]
 
     def agreement(self) -> dict[str, dict[str, float]]:
         """Weighted Kendall tau of each pair of figures over the models of which both are known.

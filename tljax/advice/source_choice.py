@@ -14,10 +14,12 @@ class SourceChoice:
 
     Attributes:
       by_prior: the model with the best published accuracy; None if none is known.
-      by_probe: the smallest of `tied`.
+      by_probe: of `tied` the one that the other scores rank highest in the mean; of equals the
+        smallest.
       best_probe: the model with the best cross-validated probe.
       tied: the models whose probes are as accurate as the best, within one standard error.
       unknown: number of models without a published accuracy.
+      others_decide: whether it was the other scores that told the tied models apart.
     """
 
     by_prior: Scored | None
@@ -25,6 +27,7 @@ class SourceChoice:
     best_probe: Scored
     tied: tuple[Scored, ...]
     unknown: int
+    others_decide: bool = False
 
     @property
     def to_try(self) -> tuple[Scored, ...]:
@@ -50,7 +53,9 @@ def choose(ranking: Ranking) -> SourceChoice:
     "Which Model to Transfer? Finding the Needle in the Growing Haystack", section 4.3: on 19
     targets, published accuracy alone and a linear probe alone each miss a good model now and then;
     fine-tuning the best of both rarely does. Probes within one standard error of the best, that of
-    the difference on the same images, are a tie; the model with the fewest parameters is taken.
+    the difference on the same images, are a tie; of these the model is taken that the other scores
+    rank highest in the mean, which lost less than the probe or the size alone in
+    experiments/advice.
 
         choice = choose(rank("folder:PETS", find_candidates(["resnet50.*"])))
         names = [model.candidate.name for model in choice.to_try]
@@ -58,14 +63,19 @@ def choose(ranking: Ranking) -> SourceChoice:
     models = ranking.models
     right = np.array([model.right for model in models], np.float64)
     weights = np.full(right.shape[1], 1 / right.shape[1])
-    tied = [models[at] for at in np.flatnonzero(within_noise(right, weights))]
+    places = np.flatnonzero(within_noise(right, weights)).tolist()
+    ranks = ranking.mean_ranks(without="probe")
+    best = min(
+        places, key=lambda at: (ranks[at], models[at].parameters, -models[at].scores["probe"])
+    )
     published = [model for model in models if model.candidate.top1 is not None]
     return SourceChoice(
         max(published, key=_published, default=None),
-        min(tied, key=lambda model: (model.parameters, -model.scores["probe"])),
+        models[best],
         max(models, key=lambda model: model.scores["probe"]),
-        tuple(tied),
+        tuple(models[at] for at in places),
         len(models) - len(published),
+        sum(ranks[at] == ranks[best] for at in places) == 1,
     )
 
 
@@ -101,10 +111,13 @@ def _describe_tie(choice: SourceChoice) -> list[str]:
         return []
     names = [model.candidate.name for model in choice.tied]
     best = choice.best_probe
+    why = "has the fewest parameters of them"
+    if choice.others_decide:
+        why = "is ahead of them in the mean of the other scores' ranks"
     return [
         f"{', '.join(names[:-1])} and {names[-1]} tie: their probes are at most one standard error"
         f" of the difference below the best, {best.candidate.name} ({_percent(best)})."
-        f" {choice.by_probe.candidate.name} has the fewest parameters of them."
+        f" {choice.by_probe.candidate.name} {why}."
     ]
 
 

@@ -222,7 +222,7 @@ def _fine_tuning(
         why = "the trial chooses another" if tries else "their advice without validation images"
         chosen["wise_ft_alpha"] = (0.5, why)
     if tries:
-        why = "three folds choose between this rate, half of the way, and the solved head"
+        why = "three folds choose between this rate and the solved head"
         chosen["trial_lr"] = ((set_by_hand.get("lr", chosen["lr"][0]),), f"{why}: {STUDY}")
     normalises_batches = isinstance(network.model, ResNet | EfficientNet)
     if normalises_batches and target.images < 500 and not tries:

@@ -34,8 +34,8 @@ from tljax.training.step_metrics import Diverged
 FOLDS = 3
 LEAST_OF_A_CLASS = FOLDS  # images, so that two are left to solve a head in each fold
 SHARE = 0.5  # of the run's steps
-_ALPHAS = (0.0, 0.5, 1.0)
-_ERRORS = 2.0  # standard errors by which a candidate must be better than one of lower loss
+_ALPHAS = (0.0, 1.0)  # at high rates what lies between is in no valley: worse than both, mostly
+_ERRORS = 1.645  # standard errors, 5 % on one side: what a candidate of higher loss must be ahead
 
 
 class Candidate(NamedTuple):
@@ -63,7 +63,7 @@ class Chosen(NamedTuple):
     """What trials chose.
 
     Attributes:
-      candidate: of those whose answers are no worse than the best one's, by two standard errors
+      candidate: of those whose answers are no worse than the best one's, by 1.645 standard errors
         (see `wise_ft.no_worse`), the one of least loss. A metric that no image has by itself, such
         as macro F1, decides alone; of equals the one of least loss.
       accuracies: of each candidate the score out of fold, see `select_by`.
@@ -83,7 +83,7 @@ def choose(
     Args:
       setup: of the run, without validation images.
       pretrained: see `make_run`.
-      rates: peak learning rates to compare, at the places 0, 1/2 and 1 of the line each; 0 is the
+      rates: peak learning rates to compare, at the places 0 and 1 of the line each; 0 is the
         start of the run, and counts once.
       progress: whether to show progress on stderr.
     """
