@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import targets
-from scipy.stats import weightedtau
+from scipy.stats import rankdata, weightedtau
 
 import tljax.advice
 from tljax.advice import distances, prior, textbook
@@ -53,6 +53,9 @@ class Race(NamedTuple):
     measured: Measured
     race_cost: float
     cost: float
+
+
+MEAN_RANK = "mean of the ranks"  # in all scores above, as `tljax rank` takes it
 
 
 def main() -> None:
@@ -353,8 +356,13 @@ def ranking(rows: list[dict[str, str]]) -> str:
     by_target: dict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
     for row in rows:
         by_target[row["target"], row["n"], row["seed"]].append(row)
+    for sources in by_target.values():
+        common = [score for score in SCORES if all(row[score] for row in sources)]
+        ranks = [rankdata([-float(row[score]) for row in sources]) for score in common]
+        for row, rank in zip(sources, np.mean(ranks, axis=0), strict=True):
+            row[MEAN_RANK] = str(-rank)
     lines = []
-    for score in (*SCORES, "parameters"):
+    for score in (*SCORES, MEAN_RANK, "parameters"):
         taus, lost = [], []
         for sources in by_target.values():
             known = [row for row in sources if row[score]]
@@ -365,14 +373,21 @@ def ranking(rows: list[dict[str, str]]) -> str:
                 best = max(float(row["fine_tune"]) for row in sources)
                 lost.append(100 * (best - float(truth[values.argmax()])))
         if taus:
-            lines.append([score, str(len(taus)), f"{np.mean(taus):.2f}", f"{np.mean(lost):.1f}"])
+            lines.append([score, str(len(taus)), f"{np.mean(taus):.2f}", _interval(lost)])
     chance = [
         100 * float(np.max(truth) - np.mean(truth))
         for truth in ([float(row["fine_tune"]) for row in s] for s in by_target.values())
     ]
-    lines.append(["none: a source at random", str(len(chance)), "0", f"{np.mean(chance):.1f}"])
+    lines.append(["none: a source at random", str(len(chance)), "0", _interval(chance)])
     head = ["score", "targets", "weighted tau", "points lost by its choice"]
     return "## Ranking of sources\n\n" + _table(head, lines)
+
+
+def _interval(points: list[float]) -> str:
+    """Mean, and its 95 % interval over targets."""
+    found = mean_interval(points)
+    low, high = found.mean - found.half_width, found.mean + found.half_width
+    return f"{found.mean:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
