@@ -72,7 +72,7 @@ def finish(
     best = run.best or Best(run.step, None, last)
     problem, chosen = _with_thresholds(run, best)
     tested = _test(run, best, problem)
-    summary = {**(about or {}), **_summary(run, best, tested), **chosen}
+    summary = {**(about or {}), **_summary(run, best, tested, problem), **chosen}
     _name_classes(summary)
     if before is not None:
         summary = _with_stage_before(before, summary)
@@ -132,10 +132,9 @@ def _test(run: Run, best: Best, problem: Problem) -> Evaluation | None:
     return tested
 
 
-def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
-    """The fields of `result.json`, of this stage alone."""
+def _summary(run: Run, best: Best, tested: Evaluation | None, problem: Problem) -> dict[str, Any]:
+    """The fields of `result.json`, of this stage alone; `problem` has the thresholds."""
     setup, validated = run.setup, best_row(run.metrics.rows) or {}
-    problem = setup.problem
     summary: dict[str, Any] = {
         "plan": setup.plan.to_json(),
         "train_size": len(setup.train),
@@ -173,7 +172,7 @@ def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
     if problem.kind == "classes":
         summary["beats_naive"] = _compare_with_naive(run, summary)
     else:
-        summary |= _compare_outputs(setup, tested)
+        summary |= _compare_outputs(problem, setup.train.labels, tested)
     if len(setup.tasks) > 1:
         summary["tasks"] = _by_task(setup, validated.get("tasks"), tested)
     if setup.options.on_error == "skip":
@@ -202,17 +201,18 @@ def _naive(setup: Setup, tested: Evaluation) -> dict[str, float]:
     return {f"naive_{name}": value for name, value in found.items()}
 
 
-def _compare_outputs(setup: Setup, tested: Evaluation | None) -> dict[str, Any]:
+def _compare_outputs(
+    problem: Problem, train_labels: np.ndarray, tested: Evaluation | None
+) -> dict[str, Any]:
     """`beats_naive` and the intervals of the metrics, of several labels an image or of numbers."""
-    problem = setup.problem
     if tested is None or not isinstance(problem, MultiLabel | Regression):
         return {"beats_naive": None}
     assert isinstance(tested.answers, Outputs)
     if isinstance(problem, Regression):
-        _warn_of_far_numbers(setup.train.labels, tested.answers.outputs)
-    found = bootstrap(problem, tested.answers, setup.train.labels)
+        _warn_of_far_numbers(train_labels, tested.answers.outputs)
+    found = bootstrap(problem, tested.answers, train_labels)
     first = problem.metrics[0]
-    naive = problem.naive(setup.train.labels, tested.answers.labels)[first]
+    naive = problem.naive(train_labels, tested.answers.labels)[first]
     return {
         "test_intervals": {name: list(bounds) for name, bounds in found.of.items()},
         "beats_naive": compare_scores(
