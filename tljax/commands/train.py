@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from tljax.commands.arguments import add_config, load_config
 from tljax.errors import printable
-from tljax.runs.scores import WORDS, figure, score, score_of
+from tljax.runs.scores import BY_NO_IMAGES, WORDS, figure, score, score_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,7 +133,13 @@ def _print_outputs(summary: dict[str, Any], console: Console) -> None:
         )
     console.print(f"on {summary['test_size']:,} images")
     if "thresholds" in summary:
-        console.print(f"thresholds of F1 chosen on {summary['thresholds_chosen_on']}")
+        which = summary["thresholds_chosen_on"]
+        chosen = (
+            "are 0.5: no images could choose them"
+            if which == BY_NO_IMAGES
+            else f"chosen on {which}"
+        )
+        console.print(f"thresholds of F1 {chosen}")
 
 
 def _print_test(summary: dict[str, Any], console: Console) -> None:

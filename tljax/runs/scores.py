@@ -16,6 +16,7 @@ WORDS = {
     "loss": "loss",
 }
 LOWER_IS_BETTER = ("rmse", "mae", "loss")
+BY_NO_IMAGES = "no images: 0.5"  # what `thresholds_chosen_on` of a result says then
 _IN_UNITS = ("rmse", "mae")
 _LONGEST = 8  # decimals, or zeros before the point, of a number without an exponent
 

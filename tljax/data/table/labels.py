@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tljax.data.labels import Kind
+from tljax.data.labels import TOO_CLOSE, Kind, are_too_close
 from tljax.data.listing import shortened, warn_once
 from tljax.data.table.columns import Table
 from tljax.errors import InputError, printable
@@ -297,6 +297,12 @@ def _numbers(table: Table, lists: bool) -> Labels:
                 f"{len(wrong):,} of the {len(cells):,} rows of {table.place} have no finite number"
                 f" in '{printable(name)}', e.g. '{printable(cells[wrong[0]])}' in"
                 f" {table.places[wrong[0]]}; fill them or remove the rows"
+            )
+        exact = np.array([float(cell) for cell in cells])
+        if are_too_close(exact):
+            raise InputError(
+                f"the numbers in '{printable(name)}' of {table.place} go from {exact.min():g} to"
+                f" {exact.max():g}, {TOO_CLOSE}"
             )
         found.append(numbers)
     values: list[Label] = list(zip(*found, strict=True))
