@@ -419,6 +419,8 @@ def test_errors_in_units_have_four_digits_and_other_metrics_four_decimals(
     name, value, size, expected
 ):
     assert figure(value, name, size) == expected
+    assert figure(0.12345, "r2", digits=3) == "0.123"
+    assert figure(1.2345e-5, "mae", digits=3) == "0.0000123"
 
 
 def test_of_r2_below_0_there_is_no_threshold():

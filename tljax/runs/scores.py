@@ -37,7 +37,7 @@ def rank(name: str, value: float) -> float:
     return -value if name in LOWER_IS_BETTER else value
 
 
-def figure(value: float, metric: str, size: float | None = None) -> str:
+def figure(value: float, metric: str, size: float | None = None, digits: int = 4) -> str:
     """A metric with four decimals or, if it is an error in units of its own, four digits.
 
         figure(0.84812, "r2"), figure(3.1234e-12, "rmse")  # 0.8481, 3.12e-12
@@ -46,10 +46,11 @@ def figure(value: float, metric: str, size: float | None = None) -> str:
       value: of the metric.
       metric: its name.
       size: what has four digits, e.g. the metric, of the ends of its interval; None: the value.
+      digits: decimals or digits, another number than four.
     """
     if metric not in _IN_UNITS:
-        return f"{value:z.4f}"
-    return three_digits(value, abs(value if size is None else size) / 10)
+        return f"{value:z.{digits}f}"
+    return three_digits(value, abs(value if size is None else size) / 10 ** (digits - 3))
 
 
 def three_digits(value: float, size: float, sign: str = "") -> str:
