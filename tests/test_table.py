@@ -432,6 +432,16 @@ def test_several_labels_in_a_cell(separator, choices, photos, caplog):
     assert (task.kind, task.class_names) == ("multi_label", ("wild", "young"))
 
 
+def test_a_message_shows_no_long_cell_in_full(photos, caplog):
+    rows = [{**row, "tags": "; ".join(f"label{n}" for n in range(40))} for row in tagged()]
+    rows[0]["tags"] = "label1"
+    data.load(write(photos, rows) + "?labels=tags")
+    (said,) = [r.getMessage() for r in caplog.records if "are separated by" in r.getMessage()]
+    assert "'label0; label1; " in said
+    assert said.endswith("...'")
+    assert said.count("label") < 20
+
+
 def test_a_cell_without_a_separator_is_one_label(photos, caplog):
     rows = [{"path": r["path"], "tags": f"big {r['label']}"} for r in rows_of()]
     assert data.load(write(photos, rows) + "?labels=tags").class_names == ("big cat", "big dog")

@@ -22,6 +22,7 @@ _FLAGS = {
     **dict.fromkeys(("1", "1.0", "true", "yes"), True),
     **dict.fromkeys(("0", "0.0", "false", "no"), False),
 }
+_EXAMPLE = 60  # characters of a cell in a message
 _FEW = 20  # classes whose names may be numbers with decimals
 
 
@@ -206,6 +207,8 @@ def _guess(table: Table, column: str, cells: Sequence[str]) -> str | None:
             f" labels, e.g. ?labels={printable(column)},separator={found[0]}"
         )
     example = printable(next((cell for cell in cells if not found or found[0] in cell), ""))
+    if len(example) > _EXAMPLE:
+        example = f"{example[:_EXAMPLE]}..."
     if found:
         warn_once(f"the labels in {where} are separated by '{found[0]}', e.g. '{example}'")
         return found[0]
