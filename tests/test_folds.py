@@ -30,6 +30,7 @@ from tljax.data.folder import FolderSource
 from tljax.data.joint import concatenate
 from tljax.errors import InputError
 from tljax.experiment import Folds
+from tljax.experiment.trained import match_classes
 from tljax.runs.answers import Outputs, read_answers
 from tljax.runs.proportions import clopper_pearson
 from tljax.training.problems import problem_of
@@ -536,6 +537,22 @@ def test_the_ensemble_of_other_kinds_is_the_mean_in_units(kind):
     else:
         loss = (((together - labels) / members[0].problem.scale.deviation) ** 2).mean()
     assert found.loss == pytest.approx(loss, rel=1e-4)
+
+
+def test_data_of_another_kind_is_refused_under_the_same_names():
+    labels = {"classes": [0, 1], "multi_label": [[0, 1], [1, 1]], "regression": [[0.5, 1], [2, 3]]}
+    datasets = {}
+    for kind, values in labels.items():
+        source = data.as_source((np.zeros((2, 16, 16, 3), np.uint8), np.array(values)))
+        datasets[kind] = data.Dataset(kind, ("a", "b"), data.Subset(source, []), None, source)
+    for kind in labels:
+        member = trained(kind, 0, {})
+        for other, dataset in datasets.items():
+            if other == kind:
+                assert match_classes(member, dataset, "x").kind == kind
+                continue
+            with pytest.raises(InputError, match=f"kind {other}, but 'none' was .* kind {kind};"):
+                match_classes(member, dataset, "x")
 
 
 def done_folds(kind, labels, outputs):

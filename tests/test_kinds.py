@@ -19,6 +19,8 @@ def test_the_kind_follows_from_the_array():
     numbers = as_labels([0.5, 2.0], 2)
     assert kind_of(numbers) == "regression"
     assert numbers.shape == (2, 1)
+    assert as_labels([1.7e9, 2.0e9], 2).tolist() == [[1.7e9], [2.0e9]]
+    assert as_labels([1e9, 1e9], 2).tolist() == [[1e9], [1e9]], "the same is not too close"
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,8 @@ def test_the_kind_follows_from_the_array():
         ([0, 1, 2], "shape"),
         ([[0, 2], [1, 0]], "0 and 1 are"),
         ([0.5, np.nan], "1 numbers among the labels are not finite"),
+        ([1.7e9, 1.7e9 + 1], "column 0 of the labels has numbers .* too close together"),
+        ([[0.5, 1e8], [2.0, 1e8 + 9]], "column 1 of the labels"),
         (["a", "b"], "integers from 0"),
         (np.zeros((2, 0)), "shape"),
     ],

@@ -105,6 +105,10 @@ def test_a_run_learns_resumes_to_the_bit_and_keeps_what_is_frozen(kind, splits, 
     assert same(answers.labels, test.labels.astype(np.float32))
     low, high = summary["test_intervals"][first]
     assert low < summary[f"test_{first}"] < high
+    of_several = kind == "multi_label"
+    problem = MultiLabel(tuple(summary["thresholds"])) if of_several else Regression()
+    for name, bounds in bootstrap(problem, answers, train.labels).of.items():
+        assert summary["test_intervals"][name] == list(bounds), "with the thresholds of F1"
     assert summary["beats_naive"]["naive"] == summary[f"naive_{first}"]
     best = best_variables(tmp_path / "a")
     assert same(best, whole.variables)

@@ -31,6 +31,7 @@ from tljax.config import base
 from tljax.data import Task
 from tljax.errors import InputError, printable
 from tljax.runs.answers import Outputs, read_answers
+from tljax.runs.scores import figure
 
 LABELS = ("<b>bright", "striped", "rare\u202e")
 NUMBERS = ("brightness", "grams")
@@ -400,6 +401,26 @@ def test_a_number_has_the_digits_that_tell(name, interval, expected):
     assert Elements(Measure(name).interval(interval)).text == expected or (
         Elements(f"<p>{Measure(name).interval(interval)}").text == expected
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "size", "expected"),
+    [
+        ("r2", 0.84812, None, "0.8481"),
+        ("r2", -0.00001, None, "0.0000"),
+        ("rmse", 0.38921, None, "0.3892"),
+        ("mae", 123456.7, None, "123,457"),
+        ("rmse", 3.21e-12, None, "3.21e-12"),
+        ("rmse", 0.5, 123.4, "0.5"),
+        ("mae", 0.0, None, "0"),
+    ],
+)
+def test_errors_in_units_have_four_digits_and_other_metrics_four_decimals(
+    name, value, size, expected
+):
+    assert figure(value, name, size) == expected
+    assert figure(0.12345, "r2", digits=3) == "0.123"
+    assert figure(1.2345e-5, "mae", digits=3) == "0.0000123"
 
 
 def test_of_r2_below_0_there_is_no_threshold():

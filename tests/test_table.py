@@ -432,6 +432,16 @@ def test_several_labels_in_a_cell(separator, choices, photos, caplog):
     assert (task.kind, task.class_names) == ("multi_label", ("wild", "young"))
 
 
+def test_a_message_shows_no_long_cell_in_full(photos, caplog):
+    rows = [{**row, "tags": "; ".join(f"label{n}" for n in range(40))} for row in tagged()]
+    rows[0]["tags"] = "label1"
+    data.load(write(photos, rows) + "?labels=tags")
+    (said,) = [r.getMessage() for r in caplog.records if "are separated by" in r.getMessage()]
+    assert "'label0; label1; " in said
+    assert said.endswith("...'")
+    assert said.count("label") < 20
+
+
 def test_a_cell_without_a_separator_is_one_label(photos, caplog):
     rows = [{"path": r["path"], "tags": f"big {r['label']}"} for r in rows_of()]
     assert data.load(write(photos, rows) + "?labels=tags").class_names == ("big cat", "big dog")
@@ -535,12 +545,19 @@ def at_3(other):
         (numbered(x=at_3("1_0")), "numbers=x", "'1_0' in line 5"),
         (numbered(x=at_3("1,5")), "numbers=x", "'1,5' in line 5"),
         (numbered(x=lambda n: 2), "numbers=x", "all training images .* have the number 2 in 'x'"),
+        (
+            numbered(x=lambda n: 1.7e9 + n),
+            "numbers=x",
+            r"numbers in 'x' of .* go from 1.7e\+09 to 1.7e\+09, which are too close together",
+        ),
         (numbered(x=at_3(1)), "numbers=z", "has no column 'z'"),
         (numbered(x=at_3(1)), "numbers=x+x", "names a column of its numbers twice"),
         (numbered(x=at_3(1)), "numbers=x,label=x", "chooses label and numbers; keep"),
         (numbered(a=lambda n: ""), "labels=a", "no image of .* has a label in a; name the columns"),
         (numbered(a=lambda n: "; "), "labels=a", "no image of .* has a label in a"),
         (numbered(a=lambda n: 0, b=lambda n: 0), "labels=a+b", "has a label in a, b"),
+        (numbered(a=lambda n: 1), "labels=a", "all 26 training images of .* have the same labels"),
+        (numbered(a=lambda n: 1, b=lambda n: 0), "labels=a+b", "so there is nothing to learn; add"),
         (numbered(a=at_3(1), b=lambda n: 1), "labels=a+b", "line 2 of .* has '0.5' in 'a', but 0"),
         (numbered(a=lambda n: n % 2 if n != 3 else ""), "labels=a", "line 5 of .* has '' in 'a'"),
         (numbered(a=lambda n: "x;y|z"), "labels=a", "both ';' and '.' occur in the column 'a'"),

@@ -10,10 +10,8 @@ from typing import Any
 from tljax.analysis.comparison import Comparison
 from tljax.analysis.spreadsheet import from_cell, write_rows
 from tljax.analysis.statistics import Interval
-from tljax.runs.scores import LOWER_IS_BETTER
+from tljax.runs.scores import LOWER_IS_BETTER, three_digits
 from tljax.runs.workdir import write_atomically
-
-_LONGEST = 8  # decimals, or zeros before the point, of a number without an exponent
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -51,20 +49,6 @@ def score(interval: Interval, metric: str = "accuracy") -> str:
     size = max(abs(interval.mean), half) if metric in LOWER_IS_BETTER else 0.1
     mean = three_digits(interval.mean, size)
     return mean if math.isnan(interval.half_width) else f"{mean} ±{three_digits(half, size)}"
-
-
-def three_digits(value: float, size: float, sign: str = "") -> str:
-    """A number with three digits of what is as large as `size`, e.g. `1,234`, `0.0123`.
-
-    Args:
-      value: the number.
-      size: e.g. of the larger numbers that stand beside it; not negative.
-      sign: `+`: a sign stands before positive numbers, too.
-    """
-    decimals = 2 - math.floor(math.log10(size)) if size else 0
-    if abs(decimals) > _LONGEST:
-        return f"{value:{sign}.2e}"
-    return f"{value:{sign},.{max(decimals, 0)}f}"
 
 
 def signed(interval: Interval) -> str:

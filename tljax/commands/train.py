@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from tljax.commands.arguments import add_config, load_config
 from tljax.errors import printable
-from tljax.runs.scores import WORDS, score, score_of
+from tljax.runs.scores import BY_NO_IMAGES, WORDS, figure, score, score_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,13 +77,14 @@ def print_result(summary: dict[str, Any]) -> None:
     stages = summary.get("stages", [])
     for number, stage in enumerate(stages[:-1], 1):
         reached = score(stage | {"score": score_of(summary)}, "val")
-        name = WORDS[score_of(summary)]
-        best = "" if reached is None else f": best validation {name} {reached:.4f}"
+        name = score_of(summary)
+        best = "" if reached is None else f": best validation {WORDS[name]} {figure(reached, name)}"
         console.print(f"stage {number} of {len(stages)}, {stage['steps']} steps{best}")
     name, validated = WORDS[score_of(summary)], score(summary, "val")
+    shown = "" if validated is None else figure(validated, score_of(summary))
     if "validated_by" in summary and validated is not None:
         console.print(
-            f"{name} {validated:.4f} on {summary['train_size']:,} training images"
+            f"{name} {shown} on {summary['train_size']:,} training images"
             f" out of fold (there are no validation images)"
         )
     elif validated is not None:
@@ -92,7 +93,7 @@ def print_result(summary: dict[str, Any]) -> None:
         if "wise_ft" in summary:
             where = f"at {summary['wise_ft']['alpha']:g} on the line from step 0 to step {last}"
         console.print(
-            f"best validation {name} {validated:.4f} on {summary['val_size']:,}"
+            f"best validation {name} {shown} on {summary['val_size']:,}"
             f" images, {where}" + (" (stopped early)" if summary.get("stopped_early") else "")
         )
     console.print(
@@ -123,14 +124,22 @@ def _print_outputs(summary: dict[str, Any], console: Console) -> None:
     """Prints the test metrics of several labels an image, or of numbers, with their intervals."""
     if "test_intervals" not in summary:
         return
-    for name, (low, high) in summary["test_intervals"].items():
+    for name, ends in summary["test_intervals"].items():
+        value = summary[f"test_{name}"]
+        low, high = (figure(end, name, value) for end in ends)
         console.print(
-            f"[bold]test {WORDS[name]} {summary[f'test_{name}']:.4f}[/] (95 % interval {low:.4f} to"
-            f" {high:.4f}; always the same answer: {summary[f'naive_{name}']:.4f})"
+            f"[bold]test {WORDS[name]} {figure(value, name)}[/] (95 % interval {low} to"
+            f" {high}; always the same answer: {figure(summary[f'naive_{name}'], name)})"
         )
     console.print(f"on {summary['test_size']:,} images")
     if "thresholds" in summary:
-        console.print(f"thresholds of F1 chosen on {summary['thresholds_chosen_on']}")
+        which = summary["thresholds_chosen_on"]
+        chosen = (
+            "are 0.5: no images could choose them"
+            if which == BY_NO_IMAGES
+            else f"chosen on {which}"
+        )
+        console.print(f"thresholds of F1 {chosen}")
 
 
 def _print_test(summary: dict[str, Any], console: Console) -> None:

@@ -134,7 +134,7 @@ def load(
         if folds is not None:
             dataset = _hold_out_fold(dataset, folds, int(fold or 0), seed)
         dataset = _divide(dataset, name, train_size, train_per_class, val_fraction, seed)
-        _warn_of_constant_labels(dataset, name)
+        _check_constant_labels(dataset, name)
         return dataset
 
     if kept is None:
@@ -215,7 +215,7 @@ def from_table(
     if len(dataset.train):
         rng = np.random.default_rng((seed, 0))
         dataset = _split_off_val(dataset, dataset.name, val_fraction, rng)
-        _warn_of_constant_labels(dataset, dataset.name)
+        _check_constant_labels(dataset, dataset.name)
     return dataset
 
 
@@ -404,12 +404,18 @@ def _split_off_val(
     return replace(dataset, train=Subset(train, kept), val=Subset(train, val))
 
 
-def _warn_of_constant_labels(dataset: Dataset, name: str) -> None:
-    """Says which of several labels all training images have, or none."""
-    if dataset.kind != "multi_label":
+def _check_constant_labels(dataset: Dataset, name: str) -> None:
+    """Says which of several labels all training images have, or none; InputError if all are so."""
+    if dataset.kind != "multi_label" or not len(dataset.train):
         return
+    constant = constant_labels(dataset.train.labels)
+    if sum(map(len, constant)) == dataset.num_classes:
+        raise InputError(
+            f"all {len(dataset.train):,} training images of {printable(name)} have the same labels,"
+            " so there is nothing to learn; add images that differ in one"
+        )
     whose = ("no training image has", "all training images have")
-    for numbers, which in zip(constant_labels(dataset.train.labels), whose, strict=True):
+    for numbers, which in zip(constant, whose, strict=True):
         if len(numbers):
             found = shortened([dataset.class_names[number] for number in numbers])
             warn_once(

@@ -187,8 +187,14 @@ def match_classes(trained: Trained, dataset: Dataset, data: str) -> Dataset:
     """Returns the data with the labels of the run; test images alone may be of some classes only.
 
     Raises:
-      InputError: unless it has the classes that the run was trained on.
+      InputError: unless it has labels of the kind and classes that the run was trained on.
     """
+    kind = trained.problem.kind
+    if dataset.kind != kind:
+        raise InputError(
+            f"'{data}' has labels of the kind {dataset.kind}, but '{trained.workdir}' was trained"
+            f" on the kind {kind}; give data of the same kind"
+        )
     known = trained.experiment.class_names
     if not len(dataset.train) and set(dataset.class_names) <= set(known):
         dataset = relabel(dataset, known)

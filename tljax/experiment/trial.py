@@ -9,7 +9,7 @@ from tljax.console import console
 from tljax.devices import processes
 from tljax.errors import InputError
 from tljax.experiment.build import Experiment
-from tljax.runs.scores import WORDS, rank
+from tljax.runs.scores import WORDS, figure, rank
 from tljax.training import trial
 from tljax.training.setup import Setup
 from tljax.transfer.partition import Tree
@@ -74,14 +74,17 @@ def _check(experiment: Experiment, setup: Setup) -> None:
 
 
 def _sentences(chosen: trial.Chosen, decides: str) -> tuple[str, ...]:
+    def written(ranked: float) -> str:
+        return figure(rank(decides, ranked), decides, digits=3)
+
     lr, alpha = chosen.candidate
     best = chosen.accuracies[chosen.candidate]
     first = (
-        f"lr={lr:g}, wise_ft_alpha={alpha:g}: {WORDS[decides]} {rank(decides, best):.3f} on"
+        f"lr={lr:g}, wise_ft_alpha={alpha:g}: {WORDS[decides]} {written(best)} on"
         f" {chosen.images:,} training images out of fold, the best of {len(chosen.accuracies)}"
     )
     others = (
-        f"lr={one.lr:g}, wise_ft_alpha={one.alpha:g}: {rank(decides, accuracy):.3f}"
+        f"lr={one.lr:g}, wise_ft_alpha={one.alpha:g}: {written(accuracy)}"
         for one, accuracy in chosen.accuracies.items()
         if one != chosen.candidate
     )

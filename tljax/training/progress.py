@@ -7,6 +7,7 @@ from typing import Self
 from rich.progress import TextColumn
 
 from tljax.console import console, progress_bar
+from tljax.runs.scores import figure
 
 
 class TrainingProgress:
@@ -56,7 +57,10 @@ class TrainingProgress:
         if not self._began and step > self._start:  # the first step compiles: time from its end on
             self._start, self._began = step, time.monotonic()
         if values:
-            self._status = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+            self._status = "  ".join(
+                f"{name} {figure(value, name.removeprefix('val_'), digits=3)}"
+                for name, value in values.items()
+            )
         if self._live:
             rate = f"{self._images_per_second(step):,.0f} images/s  {self._status}"
             self._bar.update(self._task, completed=step, description="training", status=rate)

@@ -16,7 +16,7 @@ from tljax.runs.answers import ANSWERS_FILE, Outputs, pack_answers
 from tljax.runs.baseline import compare_result
 from tljax.runs.environment import versions
 from tljax.runs.resume import best_row
-from tljax.runs.scores import WORDS, score_of
+from tljax.runs.scores import BY_NO_IMAGES, WORDS, score_of
 from tljax.runs.workdir import write_atomically
 from tljax.training import train_state
 from tljax.training.loss.tasks import class_ranges
@@ -72,7 +72,7 @@ def finish(
     best = run.best or Best(run.step, None, last)
     problem, chosen = _with_thresholds(run, best)
     tested = _test(run, best, problem)
-    summary = {**(about or {}), **_summary(run, best, tested), **chosen}
+    summary = {**(about or {}), **_summary(run, best, tested, problem), **chosen}
     name_classes(summary)
     if before is not None:
         summary = _with_stage_before(before, summary)
@@ -85,21 +85,23 @@ def finish(
 def _with_thresholds(run: Run, best: Best) -> tuple[Problem, dict[str, Any]]:
     """The problem, of several labels an image with thresholds, and what the result says of these.
 
-    Validation images choose them, or predictions out of fold for the head that was solved.
+    Validation images choose them, or predictions out of fold if the solved head is the result.
     """
     problem = run.setup.problem
     if not isinstance(problem, MultiLabel):
         return problem, {}
     chosen: tuple[float, ...] | None = None
-    which = "no images: 0.5"
+    which = BY_NO_IMAGES
     if run.inputs.val is not None:
         answers = run.evaluate(best.variables, run.inputs.val, with_answers=True).answers
         assert isinstance(answers, Outputs)
         chosen, which = choose_thresholds(answers.labels, answers.outputs), "validation images"
-    elif run.setup.options.solves:
-        for row in run.metrics.rows:
-            if row["event"] == "solve" and "thresholds" in row:
-                chosen, which = tuple(row["thresholds"]), "training images out of fold"
+    else:
+        rows = {row["event"]: row for row in run.metrics.rows}
+        is_solved = run.setup.options.solves or rows.get("wise_ft", {}).get("alpha") == 0
+        if is_solved and "thresholds" in rows.get("solve", {}):
+            chosen = tuple(rows["solve"]["thresholds"])
+            which = "training images out of fold"
     thresholds = chosen or (THRESHOLD,) * run.setup.model.num_classes
     about = {"thresholds": list(thresholds), "thresholds_chosen_on": which}
     return replace(problem, thresholds=thresholds), about
@@ -121,10 +123,9 @@ def _test(run: Run, best: Best, problem: Problem) -> Evaluation | None:
     return tested
 
 
-def _summary(run: Run, best: Best, tested: Evaluation | None) -> dict[str, Any]:
-    """The fields of `result.json`, of this stage alone."""
+def _summary(run: Run, best: Best, tested: Evaluation | None, problem: Problem) -> dict[str, Any]:
+    """The fields of `result.json`, of this stage alone; `problem` has the thresholds."""
     setup, validated = run.setup, best_row(run.metrics.rows) or {}
-    problem = setup.problem
     summary: dict[str, Any] = {
         "plan": setup.plan.to_json(),
         "train_size": len(setup.train),

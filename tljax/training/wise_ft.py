@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax.runs.resume import validation_rank
-from tljax.runs.scores import WORDS
+from tljax.runs.scores import WORDS, figure
 from tljax.training.problems import Evaluation
 
 _ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -129,5 +129,6 @@ def in_words(report: Mapping[str, Any], steps: int) -> str:
     why = "by" if report["which"] == "validation" else "checked on"
     return (
         f"of the line from step 0 (0) to step {steps} (1), {report['alpha']:g} was taken, {why}"
-        f" {report['images']:,} {report['which']} images: {WORDS[decides]} {chosen[decides]:.3f}"
+        f" {report['images']:,} {report['which']} images: {WORDS[decides]}"
+        f" {figure(chosen[decides], decides, digits=3)}"
     )

@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass
 
 from tljax.analysis.statistics import Interval
-from tljax.analysis.tables import three_digits
-from tljax.runs.scores import LOWER_IS_BETTER, WORDS
+from tljax.runs.scores import LOWER_IS_BETTER, WORDS, three_digits
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ ACCURACY = Measure()
 
 
 def plain_number(value: float, size: float, sign: str = "") -> str:
-    """As `tljax.analysis.tables.three_digits`, in HTML."""
+    """As `tljax.runs.scores.three_digits`, in HTML."""
     return _with_minus(three_digits(value, size, sign))
 
 

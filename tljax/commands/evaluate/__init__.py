@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from tljax.commands.arguments import add_task, refuse_overrides
 from tljax.errors import InputError, printable
-from tljax.runs.scores import WORDS
+from tljax.runs.scores import WORDS, figure
 
 if TYPE_CHECKING:
     from tljax.experiment import Evaluated
@@ -99,9 +99,9 @@ def print_evaluation(evaluated: Evaluated) -> None:
     """Prints one line: metrics, loss, and the naive baseline on the same images."""
     evaluation = evaluated.evaluation
     (first, value), *others = evaluation.metrics.items()
-    more = ", ".join(f"{WORDS[name]} {number:.4f}" for name, number in others)
+    more = ", ".join(f"{WORDS[name]} {figure(number, name)}" for name, number in others)
     Console(highlight=False, soft_wrap=True).print(
-        f"[bold]{WORDS[first]} {value:.4f}[/] ({more}), loss {evaluation.loss:.4f} on"
+        f"[bold]{WORDS[first]} {figure(value, first)}[/] ({more}), loss {evaluation.loss:.4f} on"
         f" {evaluation.count:,} images of {escape(printable(evaluated.data))} ({evaluated.split});"
-        f" naive baseline {evaluated.naive[first]:.4f}"
+        f" naive baseline {figure(evaluated.naive[first], first)}"
     )

@@ -16,7 +16,7 @@ from tljax.errors import printable
 from tljax.experiment import Folds
 from tljax.runs.answers import Answers, Outputs
 from tljax.runs.baseline import compare, compare_scores
-from tljax.runs.scores import WORDS
+from tljax.runs.scores import WORDS, figure
 from tljax.training.problems import MultiLabel, Regression, problem_of
 from tljax.training.problems.intervals import bootstrap
 
@@ -57,6 +57,11 @@ def _fields(fold: DoneFold) -> list[str]:
     names = fold.problem.metrics
     fields = [f"{kind}_{name}" for kind in ("test", "naive") for name in names]
     return [name for name in fields if name in fold.result]
+
+
+def _metric(field: str) -> str:
+    """The metric of a field such as `test_accuracy`."""
+    return field.partition("_")[2]
 
 
 def _head(field: str) -> str:
@@ -113,10 +118,12 @@ def print_folds(
     heads = [Column(_head(name), justify="right") for name in shown]
     table = Table("fold", Column("images", justify="right"), *heads)
     for fold in done:
-        cells = [f"{fold.result[name]:.4f}" for name in shown]
+        cells = [figure(fold.result[name], _metric(name)) for name in shown]
         table.add_row(str(fold.number), f"{len(fold.answers):,}", *cells)
     table.add_section()
-    means = [score(mean_interval(summary["scores"][name]["values"])) for name in shown]
+    means = [
+        score(mean_interval(summary["scores"][name]["values"]), _metric(name)) for name in shown
+    ]
     table.add_row("mean", "", *means)
     console = Console(highlight=False, soft_wrap=True)
     (console if console.is_terminal else Console(highlight=False, width=10_000)).print(table)
@@ -144,7 +151,9 @@ def _pooled_line(found: dict[str, Any]) -> str:
             f" {found['balanced_accuracy']:.4f}) on {found['images']:,} images, exact {interval};"
             f" naive baseline, always the commonest class: {found['naive_accuracy']:.4f}"
         )
-    others = [f"{WORDS[name]} {found[name]:.4f}" for name in ("rmse", "mae") if name in found]
+    others = [
+        f"{WORDS[name]} {figure(found[name], name)}" for name in ("rmse", "mae") if name in found
+    ]
     more = f" ({', '.join(others)})" if others else ""
     return (
         f"[bold]out of fold: {WORDS[found['score']]} {found['value']:.4f}[/]"

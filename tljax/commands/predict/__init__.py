@@ -68,8 +68,8 @@ def _print_table(predictions: Predictions) -> None:
         table.add_column(printable(column.name), justify="right" if column.is_number else "left")
     for file, cells in predictions.rows:
         texts = [
-            Text(printable(cell) if isinstance(cell, str) else f"{cell:.4f}")
-            for cell in compress(cells, shown)
+            Text(printable(cell) if isinstance(cell, str) else f"{cell:{column.form}}")
+            for cell, column in compress(zip(cells, predictions.columns, strict=True), shown)
         ]
         table.add_row(Text(printable(file)), *texts)
     width = None if Console().is_terminal else 10_000  # do not wrap rows written to a pipe

@@ -27,11 +27,15 @@ Cell = str | float
 
 @dataclass(frozen=True)
 class Column:
-    """A column of predictions; one that is not `in_table` stands in the CSV file alone."""
+    """A column of predictions; one that is not `in_table` stands in the CSV file alone.
+
+    `form` is how its numbers are printed: probabilities with four decimals.
+    """
 
     name: str
     is_number: bool = False
     in_table: bool = True
+    form: str = ".4f"
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ def _describe(ensemble: Ensemble) -> tuple[list[Column], Callable[[Any], list[Ce
     names, problem = ensemble.experiment.class_names, ensemble.problem
     numbers = [Column(name, is_number=True) for name in names]
     if isinstance(problem, Regression):
-        return numbers, lambda values: values.tolist()
+        in_units = [replace(column, form=".6g") for column in numbers]
+        return in_units, lambda values: values.tolist()
     if isinstance(problem, MultiLabel):
 
         def cells_of_set(probabilities: np.ndarray) -> list[Cell]:

@@ -3,7 +3,9 @@
 from tljax.data.labels.balance import BalancedOrder, balanced_label_weights, balanced_weights
 from tljax.data.labels.kinds import (
     KINDS,
+    TOO_CLOSE,
     Kind,
+    are_too_close,
     as_labels,
     batch_of,
     constant_labels,
@@ -14,8 +16,10 @@ from tljax.data.labels.kinds import (
 
 __all__ = [
     "KINDS",
+    "TOO_CLOSE",
     "BalancedOrder",
     "Kind",
+    "are_too_close",
     "as_labels",
     "balanced_label_weights",
     "balanced_weights",

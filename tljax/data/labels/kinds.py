@@ -15,6 +15,11 @@ from tljax.errors import InputError
 Kind = Literal["classes", "multi_label", "regression"]
 KINDS: tuple[Kind, ...] = ("classes", "multi_label", "regression")
 
+TOO_CLOSE = (
+    "which are too close together for their size: 32-bit floats round their differences away;"
+    " subtract a constant"
+)
+_COARSE = 0.01  # rounding errors, in deviations of the numbers
 _PARTS = 10  # of the range of numbers, that splits keep in proportion
 _PART = 10  # images of a part at least, so that a share of each can be split off
 
@@ -54,7 +59,14 @@ def as_labels(labels: Any, count: int) -> np.ndarray:
             raise InputError(
                 f"{bad:,} numbers among the labels are not finite; leave these images out"
             )
-        return array.reshape(count, -1).astype(np.float32)
+        numbers = array.reshape(count, -1)
+        for number, values in enumerate(numbers.T):
+            if are_too_close(values):
+                raise InputError(
+                    f"column {number} of the labels has numbers from {values.min():g} to"
+                    f" {values.max():g}, {TOO_CLOSE}"
+                )
+        return numbers.astype(np.float32)
     if array.ndim == 2:
         if array.dtype.kind not in "iub" or not np.isin(array, (0, 1)).all():
             raise InputError(
@@ -68,6 +80,17 @@ def as_labels(labels: Any, count: int) -> np.ndarray:
             "are expected; number the classes from 0"
         )
     return array.astype(np.int64)
+
+
+def are_too_close(values: np.ndarray) -> bool:
+    """Returns whether float32 rounds numbers (n,) so that their differences are lost or coarse.
+
+    Example:
+      are_too_close(np.array([1.7e9, 1.7e9 + 1]))  # True: both are 1.7e9 as float32
+    """
+    exact = values.astype(np.float64)
+    lost = np.abs(exact - values.astype(np.float32)).max()
+    return bool(lost > _COARSE * exact.std() > 0)
 
 
 def label_at(labels: np.ndarray, index: int) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tljax.data.labels import Kind
+from tljax.data.labels import TOO_CLOSE, Kind, are_too_close
 from tljax.data.listing import shortened, warn_once
 from tljax.data.table.columns import Table
 from tljax.errors import InputError, printable
@@ -22,6 +22,7 @@ _FLAGS = {
     **dict.fromkeys(("1", "1.0", "true", "yes"), True),
     **dict.fromkeys(("0", "0.0", "false", "no"), False),
 }
+_EXAMPLE = 60  # characters of a cell in a message
 _FEW = 20  # classes whose names may be numbers with decimals
 
 
@@ -206,6 +207,8 @@ def _guess(table: Table, column: str, cells: Sequence[str]) -> str | None:
             f" labels, e.g. ?labels={printable(column)},separator={found[0]}"
         )
     example = printable(next((cell for cell in cells if not found or found[0] in cell), ""))
+    if len(example) > _EXAMPLE:
+        example = f"{example[:_EXAMPLE]}..."
     if found:
         warn_once(f"the labels in {where} are separated by '{found[0]}', e.g. '{example}'")
         return found[0]
@@ -297,6 +300,12 @@ def _numbers(table: Table, lists: bool) -> Labels:
                 f"{len(wrong):,} of the {len(cells):,} rows of {table.place} have no finite number"
                 f" in '{printable(name)}', e.g. '{printable(cells[wrong[0]])}' in"
                 f" {table.places[wrong[0]]}; fill them or remove the rows"
+            )
+        exact = np.array([float(cell) for cell in cells])
+        if are_too_close(exact):
+            raise InputError(
+                f"the numbers in '{printable(name)}' of {table.place} go from {exact.min():g} to"
+                f" {exact.max():g}, {TOO_CLOSE}"
             )
         found.append(numbers)
     values: list[Label] = list(zip(*found, strict=True))

@@ -6,13 +6,13 @@ without one, while the loss is a mean over images, whose noise can be told. The 
 in parts, so that the memory does not grow with their number.
 """
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from tljax.data.listing import warn_once
 from tljax.frozen.cross_validation import choose_by_loss
 from tljax.frozen.linear_head.problem import (
     CHEAP,
@@ -26,8 +26,6 @@ from tljax.frozen.linear_head.problem import (
 )
 from tljax.frozen.logistic_regression import Labels, State, solve, start
 from tljax.frozen.rows import Rows, make_rows
-
-_log = logging.getLogger("tljax")
 
 _HEADS = 1 << 22  # numbers of all heads of a part; L-BFGS keeps some thirty as many
 _LABELS = 1 << 26  # of all rows of a part
@@ -191,9 +189,7 @@ def _average_precision(labels: np.ndarray, probability: np.ndarray) -> np.ndarra
 def _warn_of_constant_classes(problem: HeadProblem) -> None:
     shares = problem.labels.mean(axis=0)
     if constant := int(((shares == 0) | (shares == 1)).sum()):
-        _log.warning(
-            "%d of %d classes are on all training images or on none, so the head gives them the"
-            " same probability for every image",
-            constant,
-            problem.outputs,
+        warn_once(  # trials and folds solve heads for the same images
+            f"{constant} of {problem.outputs} classes are on all training images or on none, so the"
+            " head gives them the same probability for every image"
         )

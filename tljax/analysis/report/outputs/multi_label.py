@@ -17,6 +17,7 @@ from tljax.analysis.report.outputs.output_answers import OutputAnswers
 from tljax.analysis.report.page import table
 from tljax.data import Source
 from tljax.runs.answers import Outputs
+from tljax.runs.scores import BY_NO_IMAGES
 from tljax.training.problems.multi_label import average_precision, precision_and_recall
 
 _CURVES = 10  # more cannot be told apart
@@ -190,7 +191,7 @@ def _label_table(present: Sequence[_Label], by_worst: Sequence[_Label], chosen_o
     head = ["label", "images", "average precision, %", "naive, %", "F1, %", "precision, %"]
     entries = table([*head, "recall, %", "threshold"], rows)
     worst = f", the {len(listed)} worst of {len(present):,}" if len(listed) < len(present) else ""
-    where = {"no images: 0.5": "0.5, as no images could choose it"}
+    where = {BY_NO_IMAGES: "0.5, as no images could choose it"}
     chosen = where.get(chosen_on, f"the one with the highest F1 on {html_text(chosen_on)}")
     return f"""<h4>By label{worst}</h4>
 <p>Naive: the label's share of the test images, the precision of giving it to all. Threshold:
