@@ -246,6 +246,21 @@ def test_a_network_that_says_the_same_does_not_beat_the_baseline():
     assert right == bootstrap(Regression(), Outputs(np.arange(60), labels, 0.9 * labels), labels)
 
 
+@pytest.mark.parametrize(
+    ("alpha", "which"), [(0.0, "training images out of fold"), (1.0, "no images: 0.5")]
+)
+def test_a_solved_head_that_stays_keeps_its_thresholds(alpha, which, splits, start):
+    model, variables = start
+    train, _, _ = splits("multi_label")
+    options = {**OPTIONS, "steps": 2, "eval_every": 2, "head_init": "solved"}
+    options |= {"wise_ft": True, "wise_ft_alpha": alpha}
+    plan = tljax.fine_tune(model.groups)
+    summary = tljax.fit(model, variables, plan, train, None, **options).summary
+    assert summary["thresholds_chosen_on"] == which
+    expected = summary["solved_head"]["thresholds"] if alpha == 0 else [0.5] * OUTPUTS
+    assert summary["thresholds"] == expected
+
+
 def test_intervals_hold_the_metric_of_rare_labels_too():
     rng = np.random.default_rng(0)
     labels = (rng.random((40, 60)) < 0.04).astype(np.float32)
