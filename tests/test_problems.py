@@ -247,6 +247,42 @@ def test_a_network_that_says_the_same_does_not_beat_the_baseline():
 
 
 @pytest.mark.parametrize(
+    ("alpha", "which"), [(0.0, "training images out of fold"), (1.0, "no images: 0.5")]
+)
+def test_a_solved_head_that_stays_keeps_its_thresholds(alpha, which, splits, start):
+    model, variables = start
+    train, _, _ = splits("multi_label")
+    options = {**OPTIONS, "steps": 2, "eval_every": 2, "head_init": "solved"}
+    options |= {"wise_ft": True, "wise_ft_alpha": alpha}
+    plan = tljax.fine_tune(model.groups)
+    summary = tljax.fit(model, variables, plan, train, None, **options).summary
+    assert summary["thresholds_chosen_on"] == which
+    expected = summary["solved_head"]["thresholds"] if alpha == 0 else [0.5] * OUTPUTS
+    assert summary["thresholds"] == expected
+
+
+def test_intervals_hold_the_metric_of_rare_labels_too():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((40, 60)) < 0.04).astype(np.float32)
+    outputs = np.clip(0.1 * labels + 0.5 * rng.random(labels.shape), 0, 1).astype(np.float32)
+    problem = MultiLabel((0.45,) * 60)
+    values = problem.scores(labels, outputs)
+    resampled = []
+    for _ in range(50):
+        rows = rng.integers(40, size=40)
+        resampled.append(problem.scores(labels[rows], outputs[rows])["mean_average_precision"])
+    assert np.percentile(resampled, 25) > values["mean_average_precision"], "or this tests nothing"
+    found = bootstrap(problem, Outputs(np.arange(40), labels, outputs), labels)
+    for name, (low, high) in found.of.items():
+        assert 0 <= low < values[name] < high <= 1
+        assert high - low < 0.2
+    naive = problem.naive(labels, labels)["mean_average_precision"]
+    assert found.gain[0] < values["mean_average_precision"] - naive < found.gain[1]
+    perfect = bootstrap(problem, Outputs(np.arange(40), labels, labels), labels)
+    assert perfect.of["mean_average_precision"] == (1, 1)
+
+
+@pytest.mark.parametrize(
     ("kind", "options", "expected"),
     [
         ("regression", {"class_weights": "balanced"}, "class_weights is balanced, which is for"),

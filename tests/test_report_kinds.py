@@ -31,7 +31,7 @@ from tljax.config import base
 from tljax.data import Task
 from tljax.errors import InputError, printable
 from tljax.runs.answers import Outputs, read_answers
-from tljax.runs.scores import figure
+from tljax.runs.scores import figure, three_digits
 
 LABELS = ("<b>bright", "striped", "rare\u202e")
 NUMBERS = ("brightness", "grams")
@@ -395,6 +395,7 @@ def test_the_same_runs_make_the_same_bytes(world, tmp_path):
         ("mae", Interval(0.001234, 0.001, 0.001468), "0.00123 ± 0.00023"),
         ("rmse", Interval(3.2e-12, float("nan"), float("nan")), f"3.20e{MINUS}12"),
         ("loss", Interval(0.0, 0.0, 0.0), "0 ± 0"),
+        ("rmse", Interval(0.0, -0.4, 0.4), "0.000 ± 0.400"),
     ],
 )
 def test_a_number_has_the_digits_that_tell(name, interval, expected):
@@ -421,6 +422,7 @@ def test_errors_in_units_have_four_digits_and_other_metrics_four_decimals(
     assert figure(value, name, size) == expected
     assert figure(0.12345, "r2", digits=3) == "0.123"
     assert figure(1.2345e-5, "mae", digits=3) == "0.0000123"
+    assert three_digits(-0.0001, 0.1) == "0.000", "no minus before a rounded zero"
 
 
 def test_of_r2_below_0_there_is_no_threshold():

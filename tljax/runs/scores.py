@@ -64,4 +64,4 @@ def three_digits(value: float, size: float, sign: str = "") -> str:
     decimals = 2 - math.floor(math.log10(size)) if size else 0
     if abs(decimals) > _LONGEST:
         return f"{value:{sign}.2e}"
-    return f"{value:{sign},.{max(decimals, 0)}f}"
+    return f"{value:{sign}z,.{max(decimals, 0)}f}"

@@ -12,10 +12,16 @@ from tljax.training.problems.regression import Regression
 _RESAMPLES = 500
 _NUMBERS = 2e8  # of all resamples together, where that leaves a hundred
 _CONFIDENCE = 0.95
+_LEAST = {"r2": -np.inf}  # of a metric; of all others 0
+_MOST = {"rmse": np.inf, "mae": np.inf}  # likewise; of all others 1
 
 
 class Intervals(NamedTuple):
-    """Percentile intervals of the bootstrap over images (Efron 1979).
+    """Percentile intervals of the bootstrap over images (Efron 1979), moved by its bias.
+
+    An image that is drawn twice ranks twice. So a class with few images has a higher average
+    precision in the resamples than in truth, and with many such classes all resamples may lie above
+    the value itself. The intervals are moved by what their median is off the value.
 
     Attributes:
       of: (low, high) of each metric, by name, 95 %.
@@ -49,10 +55,16 @@ def bootstrap(
         for name, value in found.items():
             drawn[name].append(value)
         gains.append(found[first] - problem.scores(labels, naive[rows])[first])
-    return Intervals({name: _bounds(values) for name, values in drawn.items()}, _bounds(gains))
+    true = problem.scores(answers.labels, answers.outputs)
+    intervals = {}
+    for name, values in drawn.items():
+        ends = np.clip(_bounds(values, true[name]), _LEAST.get(name, 0), _MOST.get(name, 1))
+        intervals[name] = float(ends[0]), float(ends[1])
+    gain = true[first] - problem.scores(answers.labels, naive)[first]
+    return Intervals(intervals, _bounds(gains, gain))
 
 
-def _bounds(values: list[float]) -> tuple[float, float]:
+def _bounds(resampled: list[float], value: float) -> tuple[float, float]:
     tail = 50 * (1 - _CONFIDENCE)
-    low, high = np.percentile(values, [tail, 100 - tail])
-    return float(low), float(high)
+    low, middle, high = np.percentile(resampled, [tail, 50, 100 - tail])
+    return float(low - middle + value), float(high - middle + value)
