@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.05,
         help="the share of one full fine-tuning that may be spent: at 0.05 features alone decide,"
         " above it scenarios race; where it was measured, the advice for a small network with 1 was"
-        " half a point better (default: 0.05)",
+        " a third of a point better (default: 0.05)",
     )
     parser.add_argument(
         "--workdir",
