@@ -527,8 +527,8 @@ def test_the_ensemble_of_other_kinds_is_the_mean_in_units(kind):
     together = np.stack(list(both.predict(source, 4)))
     np.testing.assert_allclose(together, np.mean(alone, axis=0), rtol=1e-5)
     assert np.abs(alone[0] - alone[1]).max() > 0.01, "or this tests nothing"
-    found, answered = both.evaluate(source)
-    np.testing.assert_array_equal(answered, labels)
+    found = both.evaluate(source)
+    np.testing.assert_array_equal(found.labels, labels)
     assert found.metrics == pytest.approx(both.problem.scores(labels, together), rel=1e-4)
     if kind == "multi_label":
         assert both.problem.thresholds == pytest.approx((0.2, 0.5))

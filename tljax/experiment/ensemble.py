@@ -88,8 +88,8 @@ class Ensemble:
                 else:
                     yield _mean(answers)
 
-    def evaluate(self, source: Source) -> tuple[Evaluation, np.ndarray]:
-        """Evaluates the members together; returns the labels of the images that were read, too."""
+    def evaluate(self, source: Source) -> Evaluation:
+        """Evaluates the members together."""
         problem = self.problem
         batch_size = min(self.config.batch_size, len(source))
         answers = list(self.predict(source, batch_size, self.config.on_error))
@@ -105,7 +105,7 @@ class Ensemble:
         sums, given = jax.device_get(problem.judge(_logits(problem, outputs), targets, mask))
         totals = {name: np.asarray(total, np.float64) for name, total in sums.items()}
         evaluation = problem.evaluation(totals, given, labels, images)
-        return replace(evaluation, skipped=tuple(skipped), answers=None), labels
+        return replace(evaluation, skipped=tuple(skipped))
 
 
 def _outputs(answer: Prediction | np.ndarray) -> np.ndarray:
@@ -186,8 +186,9 @@ def evaluate_folds(
     source = source and without_missing(source)
     if not source:
         raise InputError(f"'{spec}' has no {split} images; choose another --split")
-    evaluation, labels = ensemble.evaluate(source)
-    naive = ensemble.problem.naive(training_labels(ensemble.members[0], dataset), labels)
+    evaluation = ensemble.evaluate(source)
+    trained_on = training_labels(ensemble.members[0], dataset)
+    naive = ensemble.problem.naive(trained_on, evaluation.labels)
     return Evaluated(evaluation, naive, data or config.data, split)
 
 

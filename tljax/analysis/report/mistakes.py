@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 
@@ -38,11 +38,17 @@ def mistakes_part(answers: TaskAnswers) -> str:
     if not mistakes:
         return "<p>No test image was mistaken.</p>"
     source, reason = _load_images_of(answers)
-    items = "\n".join(_mistake_item(mistake, answers, source) for mistake in mistakes)
-    note = f"<p>No pictures: {reason}</p>" if source is None else ""
-    return f"""<h4>Most confident mistakes</h4>
+    items = [_mistake_item(mistake, answers, source) for mistake in mistakes]
+    return list_images("Most confident mistakes", items, "" if source is not None else reason)
+
+
+def list_images(heading: str, items: Sequence[str], no_pictures: str) -> str:
+    """A heading and a list of images, in HTML; `no_pictures`: why there are none, or empty."""
+    entries = "\n".join(items)
+    note = f"<p>No pictures: {no_pictures}</p>" if no_pictures else ""
+    return f"""<h4>{heading}</h4>
 {note}<ul class="mistakes">
-{items}
+{entries}
 </ul>"""
 
 

@@ -7,7 +7,8 @@ from tljax.errors import InputError
 
 _log = logging.getLogger("tljax")
 
-# Both log why they cannot read a file; on stderr that would stand beside what is said here.
+# Without a handler, Python prints their messages about unreadable files to stderr. The error that
+# tljax raises says the same.
 for _library in ("PIL", "tifffile"):
     logging.getLogger(_library).addHandler(logging.NullHandler())
 

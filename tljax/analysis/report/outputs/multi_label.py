@@ -12,7 +12,12 @@ from tljax.analysis.report.figures import COLOURS, Gallery, percent_axis
 from tljax.analysis.report.finished_runs import FinishedRun, Setting
 from tljax.analysis.report.formatting import join_names, percent, percent_interval, plural
 from tljax.analysis.report.labels import TargetNames, describe_choice, html_text, plain_text
-from tljax.analysis.report.mistakes import image_name, load_test_images, thumbnail
+from tljax.analysis.report.mistakes import (
+    image_name,
+    list_images,
+    load_test_images,
+    thumbnail,
+)
 from tljax.analysis.report.outputs.output_answers import OutputAnswers
 from tljax.analysis.report.page import table
 from tljax.data import Source
@@ -232,12 +237,8 @@ def _mistakes_part(answers: OutputAnswers) -> str:
     if not mistakes:
         return "<p>No label of a test image was mistaken.</p>"
     source, reason = load_test_images(answers.setting, answers.seen)
-    items = "\n".join(_mistake_item(mistake, answers, source) for mistake in mistakes)
-    note = f"<p>No pictures: {reason}</p>" if source is None else ""
-    return f"""<h4>Surest wrong labels</h4>
-{note}<ul class="mistakes">
-{items}
-</ul>"""
+    items = [_mistake_item(mistake, answers, source) for mistake in mistakes]
+    return list_images("Surest wrong labels", items, "" if source is not None else reason)
 
 
 def _find_mistakes(answers: OutputAnswers) -> list[_Mistake]:

@@ -13,7 +13,12 @@ from tljax.analysis.report.finished_runs import Setting
 from tljax.analysis.report.formatting import plural
 from tljax.analysis.report.labels import TargetNames, describe_choice, html_text, plain_text
 from tljax.analysis.report.measures import Measure, plain_number
-from tljax.analysis.report.mistakes import image_name, load_test_images, thumbnail
+from tljax.analysis.report.mistakes import (
+    image_name,
+    list_images,
+    load_test_images,
+    thumbnail,
+)
 from tljax.analysis.report.outputs.output_answers import OutputAnswers
 from tljax.analysis.report.page import table
 from tljax.analysis.statistics import mean_interval
@@ -235,13 +240,9 @@ def _errors_part(answers: OutputAnswers) -> str:
                 found[image] = error
     ranked = sorted(found.values(), key=lambda e: (-e.deviations, e.image))[:_MISTAKES]
     source, reason = load_test_images(answers.setting, answers.seen)
-    items = "\n".join(_error_item(error, answers, deviation, source) for error in ranked)
-    note = f"<p>No pictures: {reason}</p>" if source is None else ""
+    items = [_error_item(error, answers, deviation, source) for error in ranked]
     seeds = " of any seed" if len(answers.by_seed) > 1 else ""
-    return f"""<h4>Largest errors{seeds}</h4>
-{note}<ul class="mistakes">
-{items}
-</ul>"""
+    return list_images(f"Largest errors{seeds}", items, "" if source is not None else reason)
 
 
 def _deviations(answers: OutputAnswers) -> np.ndarray:
