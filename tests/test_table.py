@@ -505,6 +505,13 @@ def test_weights_come_with_the_images(photos, caplog):
     assert "weight" not in data.load(write(photos, animals) + "?numbers=weight").train[0]
 
 
+def test_few_numbers_with_decimals_are_classes_and_this_is_said(photos, caplog):
+    rows = [{**row, "label": ("0.0", "0.5")[n % 2]} for n, row in enumerate(rows_of())]
+    assert data.load(write(photos, rows)).class_names == ("0.0", "0.5")
+    assert "are 2 numbers with decimals, e.g. 0.0: they are taken as names" in caplog.text
+    assert "?numbers=label predicts them as numbers" in caplog.text
+
+
 def test_labels_that_tell_no_image_from_another_are_warned_of(photos, caplog):
     rows = [{**row, "never": 0, "always": 1} for row in tagged()]
     dataset = data.load(write(photos, rows) + "?labels=young+never+always")

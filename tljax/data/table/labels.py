@@ -152,11 +152,19 @@ def _classes(table: Table) -> Labels:
             raise InputError(f"{where} has no label; fill it or remove it")
         values.append(label)
     labels = {str(label) for label in values}
-    if len(labels) > _FEW and all(_has_decimals(label) for label in labels):
-        raise InputError(
+    if all(_has_decimals(label) for label in labels):
+        found = (
             f"the labels of {table.place} are {len(labels):,} numbers with decimals, e.g."
-            f" {min(labels)}, but names of classes are wanted; name the label's column with"
-            f" ?label=COLUMN, or predict the numbers with ?numbers={printable(column)}"
+            f" {min(labels)}"
+        )
+        if len(labels) > _FEW:
+            raise InputError(
+                f"{found}, but names of classes are wanted; name the label's column with"
+                f" ?label=COLUMN, or predict the numbers with ?numbers={printable(column)}"
+            )
+        warn_once(
+            f"{found}: they are taken as names of classes; ?numbers={printable(column)} predicts"
+            " them as numbers"
         )
     return Labels("classes", values, known)
 
