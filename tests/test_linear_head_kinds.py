@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 import tljax
+from tests.scaled_features import scaled, scales
 from tests.tiny_networks import NETWORKS, PREPROCESSING
 from tljax.commands.probe.linear_probe import check_kind
 from tljax.data import ArraySource, balanced_label_weights, strata
@@ -58,7 +59,7 @@ def sigmoid_losses(logits, has):
 
 
 def penalty(head, x, l2):
-    return l2 / 2 * np.square(head.kernel * x.std(axis=0, dtype=np.float64)[:, None]).sum()
+    return l2 / 2 * np.square(head.kernel * scales(x)[:, None]).sum()
 
 
 # --- several labels an image --------------------------------------------------------------------
@@ -77,15 +78,15 @@ def test_each_class_is_scikit_learns(case, l2):
     elif case == "constant":
         x[:, 4] = 0.1  # its mean in float32 is not 0.1
     head = solve_head(x, has, OUTPUTS, l2=l2, weights=weights)
-    logits, scaled = outputs_of(head, x), standardised(x)
+    logits, features = outputs_of(head, x), scaled(x)
     least = 0.0
     for c in range(OUTPUTS):
         of_class = None if weights is None else weights if weights.ndim == 1 else weights[:, c]
         of_class = None if of_class is None else of_class / of_class.mean()
         peer = LogisticRegression(C=1 / (l2 * len(x)), tol=1e-10, max_iter=10_000)
-        wanted = peer.fit(scaled, has[:, c], of_class).decision_function(scaled)
+        wanted = peer.fit(features, has[:, c], of_class).decision_function(features)
         np.testing.assert_allclose(logits[:, c], wanted, rtol=0.01, atol=0.02)
-        coefficients = head.kernel[:, c] * x.std(axis=0, dtype=np.float64)
+        coefficients = head.kernel[:, c] * scales(x)
         np.testing.assert_allclose(coefficients, peer.coef_[0], atol=0.02)
         least += np.average(sigmoid_losses(wanted, has[:, c]), weights=of_class)
         least += l2 / 2 * np.square(peer.coef_).sum()
@@ -109,7 +110,7 @@ def test_cross_validation_of_classes_is_scikit_learns():
     head = solve_head(x, has, OUTPUTS, seed=3)
     found = head.report["cross_validation"]
     assert (found["folds"], found["repeats"], found["images"]) == (5, 5, ROWS)
-    folds, scaled = assign_folds(strata(has), seed=3), standardised(x)
+    folds, features = assign_folds(strata(has), seed=3), scaled(x)
 
     def out_of_fold(l2):
         logits = np.empty((len(folds), ROWS, OUTPUTS))
@@ -118,8 +119,8 @@ def test_cross_validation_of_classes_is_scikit_learns():
                 held = assigned == fold
                 for c in range(OUTPUTS):
                     peer = LogisticRegression(C=1 / (l2 * ROWS), tol=1e-5, max_iter=5000)
-                    peer.fit(scaled[~held], has[~held, c])
-                    logits[repeat, held, c] = peer.decision_function(scaled[held])
+                    peer.fit(features[~held], has[~held, c])
+                    logits[repeat, held, c] = peer.decision_function(features[held])
         return logits
 
     logits = out_of_fold(head.l2)
@@ -220,14 +221,14 @@ def test_the_head_of_numbers_is_scikit_learns(case, l2):
         x[:, 4] = 0.1
         numbers[:, 1] = 0.1
     head = solve_head(x, numbers, OUTPUTS, l2=l2, weights=weights)
-    scaled, targets = standardised(x), standardised(numbers)
+    features, targets = scaled(x), standardised(numbers)
     if case == "constant":
         np.testing.assert_allclose(targets[:, 1], 0, atol=1e-6)
     of_rows = None if weights is None else weights / weights.mean()
-    peer = Ridge(alpha=l2 * len(x)).fit(scaled, targets, of_rows)
-    wanted = peer.predict(scaled)
+    peer = Ridge(alpha=l2 * len(x)).fit(features, targets, of_rows)
+    wanted = peer.predict(features)
     np.testing.assert_allclose(outputs_of(head, x), wanted, atol=1e-4)
-    coefficients = head.kernel * x.std(axis=0, dtype=np.float64)[:, None]
+    coefficients = head.kernel * scales(x)[:, None]
     np.testing.assert_allclose(coefficients, peer.coef_.T, atol=1e-5)
     squared = np.average(np.square(wanted - targets), axis=0, weights=weights)
     loss = squared.mean() + l2 / OUTPUTS * np.square(peer.coef_).sum()
@@ -248,15 +249,15 @@ def test_cross_validation_of_numbers_is_scikit_learns(size):
     head = solve_head(x, numbers, OUTPUTS, seed=3)
     found = head.report["cross_validation"]
     folds = assign_folds(strata(numbers), seed=3)
-    scaled, targets = standardised(x), standardised(numbers)
+    features, targets = scaled(x), standardised(numbers)
 
     def out_of_fold(l2):
         predicted = np.empty((len(folds), *targets.shape))
         for repeat, assigned in enumerate(folds):
             for fold in range(folds.max() + 1):
                 held = assigned == fold
-                peer = Ridge(alpha=l2 * len(x)).fit(scaled[~held], targets[~held])
-                predicted[repeat, held] = peer.predict(scaled[held])
+                peer = Ridge(alpha=l2 * len(x)).fit(features[~held], targets[~held])
+                predicted[repeat, held] = peer.predict(features[held])
         return predicted
 
     for row in found["grid"][::4]:
@@ -276,7 +277,7 @@ def test_cross_validation_of_numbers_is_scikit_learns(size):
         alphas,
         cv=[(np.flatnonzero(a), np.flatnonzero(b)) for a, b in splits],
         scoring="neg_mean_squared_error",
-    ).fit(scaled, targets)
+    ).fit(features, targets)
     best = min(found["grid"], key=lambda row: row["loss"])
     assert best["l2"] * len(x) == pytest.approx(peer.alpha_)
     assert best["loss"] == pytest.approx(-peer.best_score_, rel=1e-4)

@@ -43,6 +43,20 @@ def test_a_run_after_trials_is_the_run_with_what_they_chose(tuned, tmp_path, mon
     assert same(result.variables, again.variables)
 
 
+def test_a_run_that_keeps_its_start_takes_one_step(tuned, tmp_path):
+    """Its weights are those of the whole run that ends at the start of the line, to the bit."""
+    workdir = tmp_path / "run"
+    result = experiment.run(tuned(lrs="(1e9,)"), workdir, progress=False)
+    assert result.summary["steps"] == 1
+    assert "one step" in read_workdir(workdir).config.tried[0]
+    whole = experiment.fit_config(tuned("--config.wise_ft_alpha=0.0", lrs="()"))
+    assert whole.summary["steps"] == 4
+    assert same(result.variables, whole.variables)
+    (workdir / "result.json").unlink()
+    again = experiment.run(tuned(lrs="(1e9,)"), workdir, progress=False)
+    assert same(result.variables, again.variables)
+
+
 def test_every_image_is_judged_once_by_a_network_that_has_not_seen_it(tuned, monkeypatch):
     """And a rate that destroys the network is not chosen."""
     built = experiment.build(tuned())

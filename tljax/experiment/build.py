@@ -33,6 +33,7 @@ from tljax.experiment.workdir import check_not_foreign, is_begun, read_config, r
 from tljax.models import Model, Preprocessing, registry, tracing
 from tljax.runs.record import check_classes, has_begun, read_result, read_tasks
 from tljax.runs.workdir import differences, refuse_changes
+from tljax.training import trial
 from tljax.training.options import HARMLESS, HEAD_INITS, OPTION_NAMES, TrainingOptions
 from tljax.training.problems import Problem, Scale, problem_of
 from tljax.training.setup import Setup
@@ -348,7 +349,7 @@ def _as_tried(
 ) -> ml_collections.ConfigDict:
     """The config with what its trial chose when the run began, if that made the same trial."""
     if before["tried"] and list(config.trial_lr) == before["trial_lr"]:
-        for field in ("lr", "wise_ft_alpha"):
+        for field in trial.settled(before["lr"], before["wise_ft_alpha"]):
             config[field] = before[field]
         config.tried = tuple(before["tried"])
     return config

@@ -1,6 +1,7 @@
 """`trial_lr`: learning rates, and places on the line of WiSE-FT, that are tried before a run."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,14 +38,13 @@ def settle(
         config.trial_lr,
         progress=progress,
     )
-    lr, alpha = chosen.candidate
     config = config.copy_and_resolve_references()
-    config.lr, config.wise_ft_alpha = lr, alpha
+    settled: dict[str, Any] = trial.settled(*chosen.candidate)
+    config.update(settled)
     config.tried = _sentences(chosen, setup.decides)
     if progress and processes.is_first():
         console.print(f"tried: {config.tried[0]}", markup=False)
-    options = replace(experiment.options, lr=lr, wise_ft_alpha=alpha)
-    return replace(experiment, config=config, options=options)
+    return replace(experiment, config=config, options=replace(experiment.options, **settled))
 
 
 def _check(experiment: Experiment, setup: Setup) -> None:
@@ -82,6 +82,7 @@ def _sentences(chosen: trial.Chosen, decides: str) -> tuple[str, ...]:
     first = (
         f"lr={lr:g}, wise_ft_alpha={alpha:g}: {WORDS[decides]} {written(best)} on"
         f" {chosen.images:,} training images out of fold, the best of {len(chosen.accuracies)}"
+        f"{'; the start is kept, so the run takes one step' if alpha == 0 else ''}"
     )
     others = (
         f"lr={one.lr:g}, wise_ft_alpha={one.alpha:g}: {written(accuracy)}"

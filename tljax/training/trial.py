@@ -107,6 +107,15 @@ def choose(
     return Chosen(_best(tried, scores, setup.decides), scores, images)
 
 
+def settled(lr: float, alpha: float) -> dict[str, float]:
+    """The config fields of the run that a candidate settles."""
+    fields = {"lr": lr, "wise_ft_alpha": alpha}
+    if alpha:
+        return fields
+    # The weights that the run starts from are kept: more than one step would be for nothing.
+    return fields | {"steps": 1, "warmup": 0, "eval_every": 1}
+
+
 def _best(
     tried: Mapping[Candidate, Sequence["Tried"]],
     scores: Mapping[Candidate, float],

@@ -17,6 +17,7 @@ ROUGH = {"tolerance": 3e-4, "most": 200}  # of heads that only choose, or are on
 CHEAP = 1 << 29  # multiplications
 CONVERGED = 1e-4  # nats above the least loss at most
 PART = 1 << 24  # numbers
+_LEAST = 0.3  # of the root mean square of all deviations: experiments/defaults
 _CONSTANT = 1e-6  # a feature deviates by less, relative to its size: float32's rounding
 
 
@@ -148,6 +149,10 @@ def warn_unless_converged(converged: bool, steps: int, gap: float, l2: float) ->
 def standardisation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns mean and 1 / deviation of each feature, float64; 0 for a constant feature.
 
+    A deviation counts as no less than three tenths of the root mean square of all. Some features
+    of a network answer to hardly any training image. Divided by so small a deviation they are
+    enormous on the test image that they do answer to, and decide alone.
+
     Raises:
       InputError: all features are constant.
     """
@@ -160,4 +165,5 @@ def standardisation(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             f"all {x.shape[1]:,} features are the same for all {len(x):,} rows, so no head can be"
             " solved; check the images and the weights that init_from names"
         )
-    return mean, np.divide(1, deviation, out=np.zeros_like(mean), where=varies)
+    least = _LEAST * np.sqrt(np.square(deviation).mean())
+    return mean, np.divide(1, np.maximum(deviation, least), out=np.zeros_like(mean), where=varies)

@@ -29,8 +29,9 @@ def solve_head(
 ) -> SolvedHead:
     """Solves a linear head: the minimum of a convex loss + l2 / 2 * |kernel|^2.
 
-    The kernel in the penalty is that of standardised features (mean 0, deviation 1 over the rows).
-    A constant feature gets weight 0; the bias is not penalised. The loss is a mean over the rows,
+    The kernel in the penalty is that of standardised features (mean 0, deviation 1 over the rows;
+    less for those that hardly vary, see `standardisation`). A constant feature gets weight 0; the
+    bias is not penalised. The loss is a mean over the rows,
     and follows from the kind of labels:
 
     classes: cross-entropy. This is scikit-learn's `LogisticRegression` with C = 1 / (l2 * n), or
