@@ -72,6 +72,13 @@ def test_a_head_is_solved_unless_its_training_is_asked_for():
     assert numbers("feature_extraction", of=target(tasks=2))["optimizer"] == "adamw"
 
 
+def test_updates_of_low_rank_share_one_higher_rate():
+    whole, low_rank = numbers("fine_tune"), numbers("fine_tune", lora_rank=8)
+    assert low_rank["layer_decay"] == low_rank["backbone_lr_scale"] == 1.0
+    assert low_rank["lr"] > whole["lr"]
+    assert "lora_rank" not in low_rank
+
+
 def test_a_class_with_one_image_cannot_be_held_out():
     few = target(30, rarest=1)
     assert numbers("feature_extraction", of=few)["optimizer"] == "adamw"

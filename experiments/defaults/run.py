@@ -96,6 +96,11 @@ NETWORKS = {
         LENGTHS,
     ),
 }
+# Other strategies by the default rule, for experiments/advice: their scenario and networks.
+OTHERS = {
+    "twice k": ("freeze_first", ("dinov2", "resnet10_32")),
+    "lora": ("fine_tune", ("dinov2",)),
+}
 # Where a DINOv2 run takes too long for all targets.
 ONE_FROM_SCRATCH = ("units", 400, 0)
 LONGEST_LENGTHS = {"dinov2": 100, "resnet10_32": 400}  # the largest n whose length is varied
@@ -117,15 +122,19 @@ def runs(variants: tuple[str, ...], networks: tuple[str, ...]) -> Iterator[Run]:
     """The runs of the study; what matters most comes first.
 
     Args:
-      variants: of `default`, `rate`, `length` and `old`.
+      variants: of `default`, `other`, `rate`, `length` and `old`.
       networks: of `NETWORKS`.
     """
     for kind, name in itertools.product(variants, networks):
         network = NETWORKS[name]
-        named = {"rate": network.rates, "length": network.lengths}.get(kind, {kind: 1.0})
+        named = {"rate": network.rates, "length": network.lengths, "other": OTHERS}
         for n, seed, scenario, variant, images in itertools.product(
-            network.sizes, network.seeds, SCENARIOS, named, SETS
+            network.sizes, network.seeds, SCENARIOS, named.get(kind, (kind,)), SETS
         ):
+            if kind == "other" and (
+                scenario != OTHERS[variant][0] or name not in OTHERS[variant][1]
+            ):
+                continue
             if kind == "length" and n > LONGEST_LENGTHS[name]:
                 continue
             one = (images, n, seed) == ONE_FROM_SCRATCH and kind in (DEFAULT, OLD)
@@ -146,9 +155,9 @@ def main() -> None:
     parser.add_argument(
         "--variants",
         nargs="+",
-        choices=("default", "rate", "length"),
-        default=("default", "rate", "length"),
-        help="default: all three",
+        choices=(DEFAULT, "other", "rate", "length"),
+        default=(DEFAULT, "other", "rate", "length"),
+        help="default: all",
     )
     parser.add_argument("--old", type=Path, metavar="CONFIGS", help="run these config files alone")
     parser.add_argument("--features", type=Path, help="save the networks' features, and end")
@@ -203,7 +212,7 @@ def train(run: Run, sets: Path, starts: dict[str, str], old: Path | None) -> dic
     if run.scenario != "from_scratch":
         fields["init_from"] = starts[run.network]
     settled = experiment.resolve(_config(page, fields))
-    if run.variant in network.rates | network.lengths:
+    if run.variant not in (DEFAULT, OLD):
         if settled.optimizer in SOLVED:
             return None
         fields |= varied(settled, run)
@@ -250,8 +259,10 @@ def _config(page: str, fields: dict[str, Any]) -> ml_collections.ConfigDict:
 
 
 def varied(settled: ml_collections.ConfigDict, run: Run) -> dict[str, Any]:
-    """What a variant sets: a multiple of the default's rate or length."""
+    """What a variant sets: a multiple of the default's rate, length or k, or LoRA."""
     network = NETWORKS[run.network]
+    if run.variant in OTHERS:
+        return {"k": 2 * settled.k} if run.variant == "twice k" else {"lora_rank": 8}
     if run.variant in network.rates:
         return {"lr": settled.lr * network.rates[run.variant]}
     factor = network.lengths[run.variant]

@@ -194,7 +194,11 @@ def fit(targets: Iterable[Recorded]) -> Prior:
 
 
 def _fidelities(targets: Sequence[Recorded]) -> dict[str, Normal]:
-    """Of each strategy and length: mean and spread of the whole run's gain minus the race's."""
+    """Of each strategy and length: mean and spread of the whole run's gain minus the race's.
+
+    The spread is what to expect of another data set: as in `_fit_line`, few of them make it appear
+    too small.
+    """
     found = {}
     for name, length in sorted({race for target in targets for race in target.raced}):
         known = [t for t in targets if (name, length) in t.raced and name in t.accuracies]
@@ -204,9 +208,22 @@ def _fidelities(targets: Sequence[Recorded]) -> dict[str, Normal]:
             )
             weights = _weights(known)
             mean = float(np.average(above, weights=weights))
-            spread = float(np.sqrt(np.average((above - mean) ** 2, weights=weights)))
-            found[f"{name} {length}"] = Normal(mean, max(_LEAST_NOISE, spread))
+            roots = len({target.root for target in known})
+            noise = _noise((above - mean) ** 2, weights, roots, spent=1.0)
+            found[f"{name} {length}"] = Normal(mean, noise * float(np.sqrt(1 + 1 / roots)))
     return found
+
+
+def _noise(squares: np.ndarray, weights: np.ndarray, roots: int, spent: float) -> float:
+    """Deviation of what is fitted from the recorded, with a belief that counts as some data sets.
+
+    Args:
+      squares: of the residuals; weights: of `_weights`.
+      roots: number of data sets; `spent`: how many of them the fitted numbers take up.
+    """
+    residual = np.average(squares, weights=weights)
+    degrees = max(0.0, roots - spent) + _BELIEVED
+    return float(np.sqrt((residual * roots + _BELIEVED * _USUAL_NOISE**2) / degrees))
 
 
 def _fit_line(targets: Sequence[Recorded], gains: np.ndarray) -> Fit:
@@ -216,10 +233,8 @@ def _fit_line(targets: Sequence[Recorded], gains: np.ndarray) -> Fit:
     inverse = np.linalg.inv((x.T * weights) @ x + penalty)
     mean = inverse @ (x.T * weights) @ gains
     roots = len({target.root for target in targets})
-    residual = np.average((gains - x @ mean) ** 2, weights=weights)
-    # few data sets make the residual too small: one is spent on the mean, and part on the slopes
-    degrees = max(0.0, roots - 1.5) + _BELIEVED
-    noise = float(np.sqrt((residual * roots + _BELIEVED * _USUAL_NOISE**2) / degrees))
+    # few data sets make the residuals too small: one is spent on the mean, and part on the slopes
+    noise = _noise((gains - x @ mean) ** 2, weights, roots, spent=1.5)
     return Fit(mean.tolist(), (noise**2 * inverse).tolist(), noise, len(targets))
 
 

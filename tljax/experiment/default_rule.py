@@ -108,6 +108,9 @@ _SMALL = replace(
     _RESNET, lr=0.03, frozen=0.03, why=f"small ResNet, validation may turn it down: {STUDY}"
 )
 _TRIED = replace(_RESNET, lr=0.1, frozen=0.1, why=f"small ResNet, trials may turn it down: {STUDY}")
+_LORA = _Rates(
+    "adamw", 0.05, 1e-3, 1.0, 1e-3, 1e-3, "LoRA: one rate for all updates; configs/recipes/lora.py"
+)
 _CONVNEXT = _Rates(
     "adamw", 0.05, 2e-4, 0.8, 5e-5, 5e-4, "ConvNeXt: its fine-tuning, INSTALL.md; AutoGluon"
 )
@@ -192,6 +195,8 @@ def _fine_tuning(
     tries = not validates and _can_try(target, network, set_by_hand)
     if isinstance(network.model, ResNet) and _is_small(network):
         rates = _TRIED if tries else _SMALL if validates else rates
+    if set_by_hand.get("lora_rank"):
+        rates = _LORA
     batch = _batch_size(target, set_by_hand)
     epochs = 20 if target.images < 50_000 else 10
     least = 300 if _is_small(network) else 100
