@@ -1,6 +1,7 @@
-"""Advice: beliefs, races within a budget, and files that run; test images are never read."""
+"""Advice: beliefs, races within a budget, and files that run; no label of a test image is read."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_secrets_of_an_address_are_in_no_file_and_names_end_no_docstring():
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder of images whose test images cannot be read, and a source."""
+    """A folder of images, of which three for testing are copies, and a source."""
     folder = tmp_path_factory.mktemp("advice")
     rng = np.random.default_rng(0)
     for name, level in (("dark", 60), ("light", 190)):
@@ -125,7 +126,9 @@ def world(tmp_path_factory):
         for number in range(20):
             pixels = np.clip(rng.normal(level, 60, (32, 32, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / f"data/train/{name}/{number}.png")
-        (folder / f"data/test/{name}/broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+            if number < (2 if name == "dark" else 1):
+                Image.fromarray(pixels).save(folder / f"data/test/{name}/{number}.png")
+        Image.fromarray(255 - pixels).save(folder / f"data/test/{name}/other.png")
     words = ["--config.train_size=60", "--config.steps=2", "--config.batch_size=16"]
     experiment.run(config_lib.load("from_scratch", words), folder / "source", progress=False)
     return folder
@@ -138,7 +141,6 @@ def words(world, *more):
 
 
 def test_advice_resumes_and_its_config_runs(world, tmp_path, monkeypatch):
-    """Though the test images cannot be read: they are not looked at."""
     first = advisor.advise(words(world), tmp_path / "first", budget=0.5)
     assert {row["name"] for row in first["strategies"]} == set(NAMES)
     assert any(row["raced"] for row in first["strategies"])
@@ -163,6 +165,25 @@ def test_advice_resumes_and_its_config_runs(world, tmp_path, monkeypatch):
     for content in (first, again):
         del content["cost"]["seconds"]
     assert again == first
+
+
+def test_test_images_say_nothing_but_whether_they_are_copies(world, tmp_path):
+    """Without their labels, which here are wrong, and with other images the advice is the same."""
+    shutil.copytree(world / "data" / "train", tmp_path / "data" / "train")
+    for name, other in (("dark", "light"), ("light", "dark")):
+        file = tmp_path / "data" / "test" / name / "other.png"
+        file.parent.mkdir(parents=True)
+        shutil.copy(world / "data" / "test" / other / "other.png", file)
+    moved = [f"--config.data=folder:{tmp_path / 'data'}", *words(world)[1:]]
+    found = [
+        advisor.advise(overrides, tmp_path / name, budget=0.01)
+        for name, overrides in (("with", words(world)), ("without", moved))
+    ]
+    between = [content["evidence"].pop("between_splits") for content in found]
+    assert [list(counts["test"]) for counts in between] == [[5, 3], [2, 0]]
+    for content in found:
+        del content["cost"], content["settings"]
+    assert found[0] == found[1]
 
 
 def test_races_keep_to_the_budget(world):

@@ -234,6 +234,8 @@ def test_images_with_a_near_duplicate_are_counted():
     assert near_duplicates(copies) == 5, "the fourth, its two copies, the ninth and its copy"
     assert near_duplicates(100 + copies) == 5, "what all have in common does not count"
     assert near_duplicates(np.tile(x, (40, 1))) == 1200, "more than one block"
+    other = np.concatenate([copies[30:], rng.standard_normal((2, 40))])
+    assert near_duplicates(100 + other, among=100 + x) == 3, "of another split"
 
 
 # --- similarity ---------------------------------------------------------------------------------

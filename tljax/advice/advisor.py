@@ -188,7 +188,7 @@ def _race(
     progress: bool,
 ) -> tuple[dict[str, Measured], float]:
     """Races as the budget allows; returns what they measured, and the forward passes spent."""
-    spent = 2.0 * found.looked_at
+    spent = float(found.passes)
     costs = {name: strategy.cost for name, strategy in strategies.items()}
     gains, _ = conclude(found, costs, {}, priors.recorded())
     ranked = races.races_first(sorted(gains, key=lambda name: -gains[name].mean))

@@ -1,7 +1,7 @@
 """What is known about a target and a source from features alone: `tljax advise`'s evidence."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from tljax.advice import depths, distances, target
 from tljax.advice.depths import Depth
 from tljax.advice.neighbours import near_duplicates
 from tljax.advice.textbook import similarity
-from tljax.data import Dataset, Source
+from tljax.data import Dataset, Source, Subset
 from tljax.experiment import Experiment
 from tljax.models import parameter_count, tracing
 from tljax.training.setup import new_variables
@@ -31,6 +31,8 @@ class Evidence:
       looked_at: number of images whose features were computed.
       height_width: of the images, in pixels: the median of each.
       near_duplicates: how many of the images looked at nearly equal another one of them.
+      between_splits: of the validation and the test images, where there are some, how many were
+        looked at, no more than training images, and how many nearly equal a training image.
       parameters: of the network.
       pretrained, control: by depth, of the source's weights and of random ones.
       distances: from the source's own images, see `tljax.advice.distances`.
@@ -50,6 +52,12 @@ class Evidence:
     control: list[Depth]
     distances: dict[str, float]
     no_distances: str
+    between_splits: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of one image that it took."""
+        return 2 * self.looked_at + sum(looked_at for looked_at, _ in self.between_splits.values())
 
     @property
     def probe(self) -> float:
@@ -73,7 +81,9 @@ _BY_DEPTH = ("pretrained", "control")
 def from_json(content: Mapping[str, Any]) -> Evidence:
     """The evidence of `Evidence.to_json`."""
     by_depth = {name: [Depth(**depth) for depth in content[name]] for name in _BY_DEPTH}
-    return Evidence(**{**content, **by_depth, "height_width": tuple(content["height_width"])})
+    between = {name: tuple(two) for name, two in content.get("between_splits", {}).items()}
+    changed = {"height_width": tuple(content["height_width"]), "between_splits": between}
+    return Evidence(**{**content, **by_depth, **changed})
 
 
 def choose_images(dataset: Dataset) -> Source:
@@ -102,6 +112,8 @@ def gather(
 ) -> Evidence:
     """Gathers the evidence: two passes over the images, and solved heads.
 
+    Of validation and test images only features are computed, and no label is read.
+
     Args:
       built: an experiment with the source's weights.
       dataset: the target.
@@ -110,16 +122,23 @@ def gather(
       progress: whether to show progress on stderr.
     """
 
-    def compute(weights: Tree, name: str) -> dict[int, np.ndarray]:
-        return depths.compute(built.model, weights, built.preprocessing, images, name, progress)
+    def compute(weights: Tree, name: str, of: Source = images) -> dict[int, np.ndarray]:
+        return depths.compute(built.model, weights, built.preprocessing, of, name, progress)
 
     def judge(x: dict[int, np.ndarray]) -> list[Depth]:
         return depths.judge(built.model, x, images, dataset.num_classes)
 
     counts = np.bincount(dataset.train.labels)
     shape = built.preprocessing.image_shape
-    x = compute(variables_of(built, pretrained), "pretrained features")
+    variables = variables_of(built, pretrained)
+    x = compute(variables, "pretrained features")
     last = x[max(x)]
+    between = {}
+    for name, split in (("validation", dataset.val), ("test", dataset.test)):
+        if split is not None:
+            some = _evenly(split, len(images))
+            of_split = compute(variables, f"features of {name} images", some)[max(x)]
+            between[name] = (len(some), near_duplicates(of_split, among=last))
     away, why_not = distances.of_source(built.config.init_from, last, images.labels)
     return Evidence(
         images=len(dataset.train),
@@ -135,11 +154,19 @@ def gather(
         control=judge(compute(_random_variables(built), "random features")),
         distances=away,
         no_distances=why_not,
+        between_splits=between,
     )
+
+
+def _evenly(images: Source, most: int) -> Source:
+    """As many of the images at most, evenly from all."""
+    rows = np.linspace(0, len(images) - 1, min(len(images), most)).astype(int)
+    return Subset(images, np.unique(rows))
 
 
 def _median_size(images: Source) -> tuple[int, int]:
     """Median height and width in pixels, of 100 images at most."""
-    rows = np.unique(np.linspace(0, len(images) - 1, min(len(images), _MEASURED)).astype(int))
-    height, width = np.median([images[int(row)]["image"].shape[:2] for row in rows], axis=0)
+    some = _evenly(images, _MEASURED)
+    sizes = [some[row]["image"].shape[:2] for row in range(len(some))]
+    height, width = np.median(sizes, axis=0)
     return round(height), round(width)

@@ -101,13 +101,21 @@ def _percentile(evidence: Mapping[str, Any]) -> str:
 
 
 def _near_duplicates(evidence: Mapping[str, Any]) -> str:
+    said = ""
     share = evidence["near_duplicates"] / evidence["looked_at"]
-    if share < _WORTH_SAYING:
-        return ""
-    return (
-        f" {share:.0%} of those looked at nearly equal another one: if these are copies or frames"
-        " of one film, cross-validation promises too much."
-    )
+    if share >= _WORTH_SAYING:
+        said += (
+            f" {share:.0%} of those looked at nearly equal another one: if these are copies or"
+            " frames of one film, cross-validation promises too much."
+        )
+    for split, (looked_at, found) in evidence["between_splits"].items():
+        if found >= _WORTH_SAYING * looked_at:
+            said += (
+                f" {found:,} of {looked_at:,} {split} images looked at nearly equal a training"
+                f" image: if these are copies, {split} accuracy promises too much; keep them on one"
+                " side."
+            )
+    return said
 
 
 def _distances(evidence: Mapping[str, Any]) -> str:
