@@ -105,9 +105,11 @@ _KINDS = (  # of pretraining, by words in the names of model and weights
 )
 _RESNET = _Rates("sgd", 1e-4, 0.01, 1.0, 0.01, 0.05, f"ResNet: task_adaptation; {STUDY}")
 _SMALL = replace(
-    _RESNET, lr=0.03, frozen=0.03, why=f"small ResNet, validation may turn it down: {STUDY}"
+    _RESNET,
+    lr=0.1,
+    frozen=0.1,
+    why=f"small ResNet, validation or trials may turn it down: {STUDY}",
 )
-_TRIED = replace(_RESNET, lr=0.1, frozen=0.1, why=f"small ResNet, trials may turn it down: {STUDY}")
 _LORA = _Rates(
     "adamw", 0.05, 1e-3, 1.0, 1e-3, 1e-3, "LoRA: one rate for all updates; configs/recipes/lora.py"
 )
@@ -193,8 +195,8 @@ def _fine_tuning(
     share = set_by_hand.get("val_fraction", validation.get("val_fraction", (None,))[0])
     validates = target.has_val or share != 0
     tries = not validates and _can_try(target, network, set_by_hand)
-    if isinstance(network.model, ResNet) and _is_small(network):
-        rates = _TRIED if tries else _SMALL if validates else rates
+    if isinstance(network.model, ResNet) and _is_small(network) and (tries or validates):
+        rates = _SMALL
     if set_by_hand.get("lora_rank"):
         rates = _LORA
     batch = _batch_size(target, set_by_hand)
