@@ -34,6 +34,9 @@ COSTS = {
     "small": dict(zip(NAMES, (0.0, 0.75, 1.0, 0.67), strict=True)),
     "large": dict(zip(NAMES, (0.01, 0.74, 1.0, 5.0), strict=True)),
 }
+# Strategies that advice does not choose among, with their names among the variants of defaults.
+OTHERS = {"twice k": "freeze first, twice k", "lora": "LoRA"}
+ALL = (*NAMES, *OTHERS.values())
 QUARTER, WHOLE = 0.21, 0.96  # what budgets of .25 and 1 leave for races, of 100 images
 _USUAL_DEVIATION = 0.02  # of an accuracy over seeds, where no target has several
 Key = tuple[str, str, int, int]  # and seed
@@ -86,9 +89,10 @@ def read_cases(results: Path, evidence_file: Path, races_file: Path) -> dict[Key
     run = read_races(races_file)
     accuracies: dict[Key, dict[str, float]] = defaultdict(dict)
     for row in targets.read(results):
-        if row["variant"] == "default":
+        name = OTHERS.get(row["variant"], row["scenario"])
+        if row["variant"] in ("default", *OTHERS):
             accuracy = float(row["majority"] if row["error"] else row["test_accuracy"])
-            accuracies[targets.key_of(row)][row["scenario"]] = accuracy
+            accuracies[targets.key_of(row)][name] = accuracy
     cases = {}
     for row in targets.read(evidence_file):
         key = targets.key_of(row)
@@ -154,7 +158,7 @@ def regrets(cases: Mapping[Key, Case]) -> str:
 
     def best_fixed(key: Key, case: Case) -> str:
         others = [c for k, c in cases.items() if k[0] == key[0] and k[1] != key[1]]
-        names = [n for n in NAMES if n in case.recorded.accuracies]
+        names = [n for n in ALL if n in case.recorded.accuracies]
         return max(names, key=lambda name: _mean_gain(others, name))
 
     def advised(budget: float) -> Callable[[Key, Case], list[str]]:
@@ -178,6 +182,7 @@ def regrets(cases: Mapping[Key, Case]) -> str:
         "always freeze first": always("freeze_first"),
         "always fine-tune": always(FINE_TUNE),
         "always from scratch": always("from_scratch"),
+        **{f"always {name}": always(name) for name in OTHERS.values()},
         "the best fixed one of the other sets": lambda key, case: [best_fixed(key, case)],
     }
     lines = []
@@ -268,7 +273,7 @@ def best_of_other_seeds(cases: Mapping[Key, Case], key: Key) -> str:
     network, images, n, seed = key
     same = [c for k, c in cases.items() if k[:3] == (network, images, n) and k[3] != seed]
     scored = same or [cases[key]]
-    names = [n for n in NAMES if all(n in c.recorded.accuracies for c in [*scored, cases[key]])]
+    names = [n for n in ALL if all(n in c.recorded.accuracies for c in [*scored, cases[key]])]
     return max(names, key=lambda name: np.mean([c.recorded.accuracies[name] for c in scored]))
 
 
@@ -335,12 +340,12 @@ def every_target(cases: Mapping[Key, Case]) -> str:
                 *map(str, key),
                 f"{case.recorded.out_of_fold:.3f}",
                 f"{known.similarity:.2f}",
-                *(f"{accuracies[name]:.3f}" if name in accuracies else "" for name in NAMES),
+                *(f"{accuracies[name]:.3f}" if name in accuracies else "" for name in ALL),
                 advice(case, fitted),
                 textbook.advise(case.images, known.similarity).strategy,
             ]
         )
-    head = ["network", "set", "images", "seed", "probe, out of fold", "similarity", *NAMES]
+    head = ["network", "set", "images", "seed", "probe, out of fold", "similarity", *ALL]
     return "## Every target\n\n" + _table([*head, "advice", "textbook"], lines)
 
 

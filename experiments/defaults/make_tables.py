@@ -3,8 +3,9 @@
     python experiments/defaults/make_tables.py
 
 An interval over targets and seeds takes sets and seeds as two samples; the sizes of a set are
-averaged first, as they share images. Of a single target the mean [lowest-highest] of its seeds is
-shown. A run that ended in nan counts as answering the majority class.
+averaged first, as they share images. Where not all cells have all seeds, each set is the mean of
+what it has, and the interval is over sets. Of a single target the mean [lowest-highest] of its
+seeds is shown. A run that ended in nan counts as answering the majority class.
 """
 
 import csv
@@ -98,18 +99,38 @@ class Study:
         rows = (self.rows.get(cell.run(s, variant)) for s in NETWORKS[cell.network].seeds)
         return sum(row is not None and bool(row["error"]) for row in rows)
 
+    def seeds_of_all(self, cell: Cell, variants: Iterable[str]) -> set[int]:
+        """The seeds that every one of the variants has, with images to choose on."""
+        return set.intersection(
+            *(self.test(cell, v).keys() & self.validation(cell, v).keys() for v in variants)
+        )
+
     def best_variant(self, cell: Cell) -> str:
         """The variant with the highest mean validation accuracy; the default, if it is level.
 
-        The empty text if there is no choice: a solved head, or no images to choose on.
+        The means are over the seeds that all variants have. The empty text if there is no choice: a
+        solved head, or no images to choose on.
         """
-        network, seeds = NETWORKS[cell.network], self.test(cell).keys()
-        means = {}
-        for variant in (DEFAULT, *network.rates, *network.lengths):
+        network = NETWORKS[cell.network]
+        known = [v for v in (*network.rates, *network.lengths) if self.validation(cell, v)]
+        seeds = self.seeds_of_all(cell, (DEFAULT, *known))
+        if not known or not seeds:
+            return ""
+
+        def mean(variant: str) -> float:
             values = self.validation(cell, variant)
-            if values and values.keys() == seeds:
-                means[variant] = round(float(np.mean(list(values.values()))), 9)
-        return max(means, key=means.__getitem__) if len(means) > 1 else ""
+            return round(float(np.mean([values[seed] for seed in seeds])), 9)
+
+        return max((DEFAULT, *known), key=mean)
+
+    def best(self, cell: Cell) -> dict[int, float]:
+        """Test accuracies of `best_variant` by seed, of the seeds that it was chosen on."""
+        best, network = self.best_variant(cell), NETWORKS[cell.network]
+        if not best:
+            return {}
+        known = [v for v in (*network.rates, *network.lengths) if self.validation(cell, v)]
+        seeds = self.seeds_of_all(cell, (DEFAULT, *known))
+        return {seed: value for seed, value in self.test(cell, best).items() if seed in seeds}
 
 
 def main() -> None:
@@ -137,22 +158,29 @@ def difference(
 ) -> tuple[Interval, float, int] | None:
     """The mean of a - b over cells, with its interval over sets and seeds.
 
-    Only cells in which both have all of the network's seeds count.
+    Only seeds that both have count.
 
     Returns:
       (mean with interval, lowest mean of a cell, number of cells); None if no cell counts.
     """
-    by_set: dict[str, list[np.ndarray]] = {}
+    by_set: dict[str, list[dict[int, float]]] = {}
+    whole = True
     for cell in cells:
         ours, theirs, seeds = a(cell), b(cell), NETWORKS[cell.network].seeds
-        if set(seeds) <= ours.keys() & theirs.keys():
-            gap = np.array([ours[seed] - theirs[seed] for seed in seeds])
+        if both := ours.keys() & theirs.keys():
+            whole = whole and both >= set(seeds)
+            gap = {seed: ours[seed] - theirs[seed] for seed in sorted(both)}
             by_set.setdefault(cell.set, []).append(gap)
     if not by_set:
         return None
-    gaps = list(itertools.chain(*by_set.values()))
-    table = np.stack([np.mean(rows, axis=0) for rows in by_set.values()])
-    return crossed_interval(table), min(float(gap.mean()) for gap in gaps), len(gaps)
+    gaps = [[list(gap.values()) for gap in of_set] for of_set in by_set.values()]
+    means = [[float(np.mean(gap)) for gap in of_set] for of_set in gaps]
+    flat = list(itertools.chain(*means))
+    if whole:
+        interval = crossed_interval(np.stack([np.mean(of_set, axis=0) for of_set in gaps]))
+    else:
+        interval = mean_interval([float(np.mean(of_set)) for of_set in means])
+    return interval, min(flat), len(flat)
 
 
 def verdict(measured: Interval, limit: float, lowest: float, lowest_limit: float | None) -> str:
@@ -191,7 +219,7 @@ def targets_table(study: Study) -> str:
     for scenario in SCENARIOS:
         text = f"{_words(scenario)} over its best of the grid"
         cells = list(study.cells(scenario))
-        add(text, cells, lambda c: study.test(c, study.best_variant(c)), -0.015, None)
+        add(text, cells, study.best, -0.015, None)
     text = "fine tune over the recipe of PyTorch"
     add(text, tuned, lambda cell: study.peer(cell, RECIPE), -0.01, None)
 
@@ -236,7 +264,7 @@ def means_table(study: Study) -> str:
             if mean is None:
                 continue
             others = [
-                lambda c: study.test(c, study.best_variant(c)),
+                study.best,
                 lambda c: study.peer(c, LOGISTIC),
                 lambda c: study.peer(c, RECIPE) if c.scenario == "fine_tune" else {},
                 lambda c: study.test(c, OLD),
@@ -264,17 +292,13 @@ def left_out_table(study: Study) -> str:
 def _left_out(
     study: Study, network: str, scenario: str, kind: str, variants: tuple[str, ...]
 ) -> list[list[str]]:
-    complete: dict[str, list[Cell]] = {}  # by set, the cells with every variant
+    complete: dict[str, dict[Cell, set[int]]] = {}  # by set, cells and the seeds of all variants
     for cell in study.cells(scenario):
-        seeds = study.test(cell).keys()
-        if cell.network == network and all(
-            seeds == study.validation(cell, v).keys() == study.test(cell, v).keys()
-            for v in variants
-        ):
-            complete.setdefault(cell.set, []).append(cell)
+        if cell.network == network and (seeds := study.seeds_of_all(cell, variants)):
+            complete.setdefault(cell.set, {})[cell] = seeds
 
     def mean(of: Callable[[Cell, str], dict[int, float]], images: str, variant: str) -> float:
-        values = (of(cell, variant).values() for cell in complete[images])
+        values = ([of(cell, variant)[s] for s in seeds] for cell, seeds in complete[images].items())
         return float(np.mean(list(itertools.chain(*values))))
 
     lines, gains = [], []
@@ -302,11 +326,11 @@ def cells_table(study: Study) -> str:
     head += ["logistic regression", "recipe", "earlier file", "majority"]
     lines = []
     for cell in study.cells(*SCENARIOS):
-        best = study.best_variant(cell)
+        best, best_of = study.best_variant(cell), study.best(cell)
         recipe = study.peer(cell, RECIPE) if cell.scenario == "fine_tune" else {}
         columns = [
             _mean(study.test(cell), study.diverged(cell, DEFAULT)),
-            f"{_mean(study.test(cell, best), study.diverged(cell, best))} ({best})" if best else "",
+            f"{_mean(best_of, study.diverged(cell, best))} ({best})" if best else "",
             _mean(study.peer(cell, LOGISTIC)),
             _mean(recipe),
             _mean(study.test(cell, OLD), study.diverged(cell, OLD)),
