@@ -7,7 +7,9 @@ The weights are found as in configs/dinov2_feature_extraction.py.
 
 What is not set here follows from the default rule; `tljax plan` shows it.
 
-Expected: not measured yet by the default rule.
+Expected, on the six sets of experiments/defaults, two seeds, with 100 training images: test
+accuracy 0.706 [0.516-0.903], the mean [lowest-highest] of the sets (naive baseline 0.344
+[0.100-0.686]), 7.9 points above feature extraction; about four minutes on one busy CPU core.
 """
 
 from tljax.config import base

@@ -5,7 +5,7 @@ r"""DINOv2-small's architecture on a folder of images, from random weights: the 
 
 What is not set here follows from the default rule; `tljax plan` shows it.
 
-Expected: not measured yet by the default rule.
+Expected: not measured.
 """
 
 from tljax.config import base
