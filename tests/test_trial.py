@@ -55,6 +55,9 @@ def test_a_run_that_keeps_its_start_takes_one_step(tuned, tmp_path):
     (workdir / "result.json").unlink()
     again = experiment.run(tuned(lrs="(1e9,)"), workdir, progress=False)
     assert same(result.variables, again.variables)
+    for changed in ("--config.steps=6", "--config.lr=0.2"):  # the last word counts
+        with pytest.raises(InputError, match=changed.split(".")[1].split("=")[0]):
+            experiment.run(tuned(changed, lrs="(1e9,)"), workdir, progress=False)
 
 
 def test_every_image_is_judged_once_by_a_network_that_has_not_seen_it(tuned, monkeypatch):

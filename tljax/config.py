@@ -178,6 +178,8 @@ class ExperimentFields:
     """
     tried: tuple[str, ...] = ()
     """What the trial chose and why; it is written there."""
+    asked: tuple[str, ...] = ()
+    """The fields that the trial settled, as they were before it, in JSON; it is written there."""
 
 
 _SCHEMAS = (ExperimentFields, TrainingOptions)

@@ -33,7 +33,6 @@ from tljax.experiment.workdir import check_not_foreign, is_begun, read_config, r
 from tljax.models import Model, Preprocessing, registry, tracing
 from tljax.runs.record import check_classes, has_begun, read_result, read_tasks
 from tljax.runs.workdir import differences, refuse_changes
-from tljax.training import trial
 from tljax.training.options import HARMLESS, HEAD_INITS, OPTION_NAMES, TrainingOptions
 from tljax.training.problems import Problem, Scale, problem_of
 from tljax.training.setup import Setup
@@ -242,7 +241,7 @@ def resolve_in(
     splits = kept_splits(workdir)
     if config.hyperrule is not None and before.get("hyperrule_chose"):
         config = hyperrules.apply_again(config, before)
-    config = _as_tried(_settle(config, splits), before)
+    config = hyperrules.settle_again(_settle(config, splits), before)
     for field in PREPROCESSING_FIELDS:
         config[field] = before[field] if config[field] is None else config[field]
     resolved = resolve(config)
@@ -342,17 +341,6 @@ def _settle(
     if len(split_spec(config.data)) == 1:  # of several, some may bring validation images along
         whole.val_fraction = 0.0  # the rule may set it
     return hyperrules.apply(config, load_data(whole, splits))
-
-
-def _as_tried(
-    config: ml_collections.ConfigDict, before: Mapping[str, Any]
-) -> ml_collections.ConfigDict:
-    """The config with what its trial chose when the run began, if that made the same trial."""
-    if before["tried"] and list(config.trial_lr) == before["trial_lr"]:
-        for field in trial.settled(before["lr"], before["wise_ft_alpha"]):
-            config[field] = before[field]
-        config.tried = tuple(before["tried"])
-    return config
 
 
 def _has_moved(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

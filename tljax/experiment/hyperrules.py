@@ -5,6 +5,7 @@ been given. A field that the config file or the command line sets keeps its valu
 that is seen by a value other than the default; `hyperrule_keeps` names fields to keep besides.)
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,6 +115,27 @@ def apply_again(
     applied.hyperrule, applied.hyperrule_keeps = None, ()
     applied.hyperrule_chose = tuple(before["hyperrule_chose"])
     return applied
+
+
+def settle_again(
+    config: ml_collections.ConfigDict, before: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    """The config with what a trial settled when the run began, if that was the same trial.
+
+    A field that is now set to something else than before the trial stays, so that it is found.
+
+    Args:
+      config: of a run that resumes.
+      before: the fields of the run's `config.json`.
+    """
+    if not before["tried"] or list(config.trial_lr) != before["trial_lr"]:
+        return config
+    for text in before["asked"]:
+        name, _, asked = text.partition("=")
+        if config[name] == json.loads(asked):
+            config[name] = before[name]
+    config.tried, config.asked = tuple(before["tried"]), tuple(before["asked"])
+    return config
 
 
 def _set_by_hand(config: ml_collections.ConfigDict) -> set[str]:

@@ -1,5 +1,6 @@
 """`trial_lr`: learning rates, and places on the line of WiSE-FT, that are tried before a run."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +41,7 @@ def settle(
     )
     config = config.copy_and_resolve_references()
     settled: dict[str, Any] = trial.settled(*chosen.candidate)
+    config.asked = tuple(f"{name}={json.dumps(config[name])}" for name in settled)
     config.update(settled)
     config.tried = _sentences(chosen, setup.decides)
     if progress and processes.is_first():

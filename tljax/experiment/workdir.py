@@ -23,6 +23,7 @@ _MARKS = {"init_from", "scenario", "statistics"}  # fields that other software's
 # Fields that older workdirs lack, as their runs had them.
 _NEW_FIELDS = {
     "accept_source": False,
+    "asked": (),
     "channels": None,
     "deep_images": "full_range",
     "fold": None,
