@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.05,
         help="the share of one full fine-tuning that may be spent: at 0.05 features alone decide,"
-        " above it scenarios race; where it was measured, the advice for a small network with .25 or"
-        " 1 was a tenth of a point better (default: 0.05)",
+        " above it scenarios race; where it was measured, the advice for a small network with 0.25"
+        " or 1 was a tenth of a point better (default: 0.05)",
     )
     parser.add_argument(
         "--workdir",
