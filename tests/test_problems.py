@@ -253,7 +253,7 @@ def test_a_solved_head_that_stays_keeps_its_thresholds(alpha, which, splits, sta
     model, variables = start
     train, _, _ = splits("multi_label")
     options = {**OPTIONS, "steps": 2, "eval_every": 2, "head_init": "solved"}
-    options |= {"wise_ft": True, "wise_ft_alpha": alpha}
+    options |= {"wise_ft": True, "wise_ft_alpha": alpha, "lr": 1e-4}  # which damages nothing
     plan = tljax.fine_tune(model.groups)
     summary = tljax.fit(model, variables, plan, train, None, **options).summary
     assert summary["thresholds_chosen_on"] == which

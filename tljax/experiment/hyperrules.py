@@ -131,8 +131,8 @@ def settle_again(
     if not before["tried"] or list(config.trial_lr) != before["trial_lr"]:
         return config
     for text in before["asked"]:
-        name, _, asked = text.partition("=")
-        if config[name] == json.loads(asked):
+        name = text.partition("=")[0]
+        if name in config and text == f"{name}={json.dumps(config[name])}":
             config[name] = before[name]
     config.tried, config.asked = tuple(before["tried"]), tuple(before["asked"])
     return config
