@@ -14,7 +14,6 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "defaults"))
 import run as defaults  # noqa: E402
 
-SETS = (*defaults.SETS, *defaults.EMBEDDED)
 OF_A_TARGET = ("network", "set", "n", "seed")  # the first columns of every file of rows
 
 
@@ -54,10 +53,9 @@ def missing(args: argparse.Namespace) -> Iterator[Target]:
     starts = {"dinov2": args.weights, "resnet10_32": str(args.source)}
     for name in args.networks:
         network = defaults.NETWORKS[name]
-        for n, seed, images in itertools.product(network.sizes, network.seeds, SETS):
+        for n, seed, images in itertools.product(network.sizes, network.seeds, network.sets):
             folder = args.sets / images / f"n{n}_s{seed}"
             asked = n in args.sizes and seed in args.seeds and folder.is_dir()
-            asked = asked and (network.embedded or images not in defaults.EMBEDDED)
             if asked and (name, images, str(n), str(seed)) not in done:
                 fields = {**network.fields, "data": f"folder:{folder}", "init_from": starts[name]}
                 words = [f"--config.{field}={value}" for field, value in fields.items()]

@@ -105,32 +105,28 @@ class Study:
             *(self.test(cell, v).keys() & self.validation(cell, v).keys() for v in variants)
         )
 
-    def best_variant(self, cell: Cell) -> str:
+    def best_variant(self, cell: Cell) -> tuple[str, set[int]]:
         """The variant with the highest mean validation accuracy; the default, if it is level.
 
-        The means are over the seeds that all variants have. The empty text if there is no choice: a
-        solved head, or no images to choose on.
+        The means are over the seeds that all variants have, which are returned, too. The empty text
+        if there is no choice: a solved head, or no images to choose on.
         """
         network = NETWORKS[cell.network]
         known = [v for v in (*network.rates, *network.lengths) if self.validation(cell, v)]
         seeds = self.seeds_of_all(cell, (DEFAULT, *known))
         if not known or not seeds:
-            return ""
+            return "", set()
 
         def mean(variant: str) -> float:
             values = self.validation(cell, variant)
             return round(float(np.mean([values[seed] for seed in seeds])), 9)
 
-        return max((DEFAULT, *known), key=mean)
+        return max((DEFAULT, *known), key=mean), seeds
 
     def best(self, cell: Cell) -> dict[int, float]:
         """Test accuracies of `best_variant` by seed, of the seeds that it was chosen on."""
-        best, network = self.best_variant(cell), NETWORKS[cell.network]
-        if not best:
-            return {}
-        known = [v for v in (*network.rates, *network.lengths) if self.validation(cell, v)]
-        seeds = self.seeds_of_all(cell, (DEFAULT, *known))
-        return {seed: value for seed, value in self.test(cell, best).items() if seed in seeds}
+        variant, seeds = self.best_variant(cell)
+        return {seed: value for seed, value in self.test(cell, variant).items() if seed in seeds}
 
 
 def main() -> None:
@@ -326,11 +322,11 @@ def cells_table(study: Study) -> str:
     head += ["logistic regression", "recipe", "earlier file", "majority"]
     lines = []
     for cell in study.cells(*SCENARIOS):
-        best, best_of = study.best_variant(cell), study.best(cell)
+        best, _ = study.best_variant(cell)
         recipe = study.peer(cell, RECIPE) if cell.scenario == "fine_tune" else {}
         columns = [
             _mean(study.test(cell), study.diverged(cell, DEFAULT)),
-            f"{_mean(best_of, study.diverged(cell, best))} ({best})" if best else "",
+            f"{_mean(study.best(cell), study.diverged(cell, best))} ({best})" if best else "",
             _mean(study.peer(cell, LOGISTIC)),
             _mean(recipe),
             _mean(study.test(cell, OLD), study.diverged(cell, OLD)),

@@ -68,7 +68,7 @@ class Network(NamedTuple):
       sizes, seeds: of its targets.
       rates, lengths: variants, and by what they multiply the default's rate or length.
       old: of the earlier config file of a scenario, what stands before the scenario in its name.
-      embedded: whether it also runs on `EMBEDDED`.
+      sets: of its targets; those of `EMBEDDED` without other rates and lengths.
     """
 
     fields: dict[str, Any]
@@ -77,7 +77,7 @@ class Network(NamedTuple):
     rates: dict[str, float]
     lengths: dict[str, float]
     old: str = ""
-    embedded: bool = False
+    sets: tuple[str, ...] = SETS
 
 
 THIRDS = {"rate 1/3": 1 / 3, "rate 3": 3.0}
@@ -97,7 +97,7 @@ NETWORKS = {
         (0, 1, 2),
         {**THIRDS, "rate 1/10": 0.1, "rate 10": 10.0},
         LENGTHS,
-        embedded=True,
+        sets=(*SETS, *EMBEDDED),
     ),
 }
 # Other strategies by the default rule, for experiments/advice: their scenario and networks.
@@ -133,9 +133,9 @@ def runs(variants: tuple[str, ...], networks: tuple[str, ...]) -> Iterator[Run]:
         network = NETWORKS[name]
         named = {"rate": network.rates, "length": network.lengths, "other": OTHERS}
         for n, seed, scenario, variant, images in itertools.product(
-            network.sizes, network.seeds, SCENARIOS, named.get(kind, (kind,)), (*SETS, *EMBEDDED)
+            network.sizes, network.seeds, SCENARIOS, named.get(kind, (kind,)), network.sets
         ):
-            if images in EMBEDDED and (kind not in (DEFAULT, "other") or not network.embedded):
+            if images in EMBEDDED and kind not in (DEFAULT, "other"):
                 continue
             if kind == "other" and (
                 scenario != OTHERS[variant][0] or name not in OTHERS[variant][1]

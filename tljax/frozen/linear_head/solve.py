@@ -31,8 +31,7 @@ def solve_head(
 
     The kernel in the penalty is that of standardised features (mean 0, deviation 1 over the rows;
     less for those that hardly vary, see `standardisation`). A constant feature gets weight 0; the
-    bias is not penalised. The loss is a mean over the rows,
-    and follows from the kind of labels:
+    bias is not penalised. The loss is a mean over the rows, and follows from the kind of labels:
 
     classes: cross-entropy. This is scikit-learn's `LogisticRegression` with C = 1 / (l2 * n), or
       2 / (l2 * n) of two classes, for which it has one logit. `report["loss"]` has the penalty
