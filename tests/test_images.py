@@ -145,6 +145,20 @@ def test_alpha_is_blended_over_white(mode):
     np.testing.assert_array_equal(decode(encoded(image, "PNG"))[0, :, 0], [0, 255, 204])
 
 
+def test_of_transparent_images_it_is_said_what_becomes_of_them(caplog):
+    opaque, drawn = Image.new("RGBA", (2, 1), "white"), Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    drawn.putpixel((0, 0), (255, 0, 0, 255))
+    empty, white = Image.new("RGBA", (2, 1), (0, 0, 0, 0)), drawn.copy()
+    white.putpixel((0, 0), (255, 255, 255, 128))
+    for name, image in {"opaque": opaque, "drawn": drawn, "empty": empty, "white": white}.items():
+        decode(encoded(image, "PNG"), name)
+    assert caplog.messages == [
+        "of images with transparent pixels, e.g. drawn, these are blended over white",
+        "nothing is left of images that are white on transparent, e.g. white; blend such images"
+        " over a dark colour first",
+    ]
+
+
 def test_palette():
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 100, 50])

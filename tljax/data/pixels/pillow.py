@@ -33,9 +33,27 @@ def rgb(image: Image.Image, name: str, deep: str | None) -> np.ndarray:
     """
     image = load_upright(image, name, deep)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = _over_white(image.convert("RGBA"), name)
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _over_white(image: Image.Image, name: str) -> Image.Image:
+    """Blends an image of mode RGBA over white, and says so of the first with such pixels."""
+    blended = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    least_opaque, most_opaque = image.getextrema()[3]
+    if least_opaque < 255:
+        warn_once(
+            "transparent pixels",
+            f"of images with transparent pixels, e.g. {printable(name)}, these are blended over"
+            " white",
+        )
+        if most_opaque > 0 and all(low == 255 for low, _ in blended.getextrema()):
+            warn_once(
+                "white on white",
+                f"nothing is left of images that are white on transparent, e.g. {printable(name)};"
+                " blend such images over a dark colour first",
+            )
+    return blended
 
 
 def load_upright(
