@@ -11,6 +11,7 @@ from tljax.advice.depths import Depth
 from tljax.advice.neighbours import near_duplicates
 from tljax.advice.textbook import similarity
 from tljax.data import Dataset, Source, Subset
+from tljax.data.sources import evenly_spaced
 from tljax.experiment import Experiment
 from tljax.models import parameter_count, tracing
 from tljax.training.setup import new_variables
@@ -136,7 +137,7 @@ def gather(
     between = {}
     for name, split in (("validation", dataset.val), ("test", dataset.test)):
         if split is not None:
-            some = _evenly(split, len(images))
+            some = _some(split, len(images))
             of_split = compute(variables, f"features of {name} images", some)[max(x)]
             between[name] = (len(some), near_duplicates(of_split, among=last))
     away, why_not = distances.of_source(built.config.init_from, last, images.labels)
@@ -158,15 +159,14 @@ def gather(
     )
 
 
-def _evenly(images: Source, most: int) -> Source:
-    """As many of the images at most, evenly from all."""
-    rows = np.linspace(0, len(images) - 1, min(len(images), most)).astype(int)
-    return Subset(images, np.unique(rows))
+def _some(images: Source, most: int) -> Source:
+    """At most `most` of the images, evenly spaced."""
+    return Subset(images, evenly_spaced(len(images), most))
 
 
 def _median_size(images: Source) -> tuple[int, int]:
     """Median height and width in pixels, of 100 images at most."""
-    some = _evenly(images, _MEASURED)
+    some = _some(images, _MEASURED)
     sizes = [some[row]["image"].shape[:2] for row in range(len(some))]
     height, width = np.median(sizes, axis=0)
     return round(height), round(width)

@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from tljax.data.sources import evenly_spaced
 from tljax.errors import InputError
 
 _MOST = 1000  # images of a set that `mmd` compares with all others
@@ -152,4 +153,4 @@ def _evenly(rows: np.ndarray) -> np.ndarray:
     """The rows, or 1,000 of them, evenly spaced."""
     if len(rows) < 2:
         raise InputError(f"a sample has {len(rows)} images; give two or more of each")
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _MOST)).astype(int))]
+    return rows[evenly_spaced(len(rows), _MOST)]

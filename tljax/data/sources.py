@@ -130,6 +130,11 @@ class Subset(Source):
         return digest(fingerprint(self.source), self.indices)
 
 
+def evenly_spaced(images: int, most: int) -> np.ndarray:
+    """Returns the rows of at most `most` of the images, evenly spaced: int (n,), ascending."""
+    return np.linspace(0, images - 1, min(images, most)).astype(int)
+
+
 def unwrap_subset(source: Source) -> tuple[Source, np.ndarray]:
     """Returns (base, rows): the source beneath all `Subset`s, and the images' rows in it, int (n,).
 
@@ -307,7 +312,7 @@ def sample_digest(source: Source) -> str:
     Drawing all of them would take long, and environment and labels say which they are. The 64 show
     whether a library draws differently.
     """
-    sample = np.unique(np.linspace(0, len(source) - 1, _SAMPLE_SIZE).astype(int))
+    sample = evenly_spaced(len(source), _SAMPLE_SIZE)
     images = [_image_or_empty(source, int(i)) for i in sample]
     return digest(str([image.shape for image in images]), source.labels, *images)
 

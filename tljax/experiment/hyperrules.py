@@ -15,6 +15,7 @@ import numpy as np
 from tljax.config import base
 from tljax.data import Dataset, Source
 from tljax.data.listing import warn_once
+from tljax.data.sources import evenly_spaced
 from tljax.errors import check_known
 from tljax.experiment import default_rule
 from tljax.experiment.source import channels_of
@@ -179,5 +180,5 @@ def _by_default(
 
 def _area(source: Source) -> float:
     """The median area of some of the images, in pixels."""
-    places = np.linspace(0, len(source) - 1, min(len(source), _MEASURED)).astype(int)
-    return float(np.median([np.prod(source[int(i)]["image"].shape[:2]) for i in places]))
+    rows = evenly_spaced(len(source), _MEASURED)
+    return float(np.median([np.prod(source[int(row)]["image"].shape[:2]) for row in rows]))

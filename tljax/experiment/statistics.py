@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from tljax.console import progress_bar
 from tljax.data import Source, Subset, eval_batches, normalise, skipped_message
 from tljax.data.kept import without_missing
+from tljax.data.sources import evenly_spaced
 from tljax.data.splits import stratified_order
 from tljax.errors import InputError
 from tljax.experiment.build import load_data
@@ -154,8 +155,7 @@ def _compute(trained: Trained) -> SourceStatistics:
     if moments is None or not moments.counts.any():
         raise InputError(f"'{config.data}' has no training image that can be read; restore it")
     everything = np.concatenate(found).astype(np.float32)
-    kept = np.linspace(0, len(everything) - 1, min(len(everything), MOST_KEPT)).astype(int)
-    return moments.statistics(everything[kept])
+    return moments.statistics(everything[evenly_spaced(len(everything), MOST_KEPT)])
 
 
 def _choose(source: Source) -> Source:

@@ -40,14 +40,14 @@ def rgb(image: Image.Image, name: str, deep: str | None) -> np.ndarray:
 def _over_white(image: Image.Image, name: str) -> Image.Image:
     """Blends an image of mode RGBA over white, and says so of the first with such pixels."""
     blended = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    least_opaque, most_opaque = image.getextrema()[3]
-    if least_opaque < 255:
+    opacity = np.asarray(image.getchannel("A"))
+    if (opacity < 255).any():
         warn_once(
             "transparent pixels",
             f"of images with transparent pixels, e.g. {printable(name)}, these are blended over"
             " white",
         )
-        if most_opaque > 0 and all(low == 255 for low, _ in blended.getextrema()):
+        if opacity.any() and (np.asarray(blended) == 255).all():
             warn_once(
                 "white on white",
                 f"nothing is left of images that are white on transparent, e.g. {printable(name)};"

@@ -23,6 +23,7 @@ from tljax.analysis.report.outputs.output_answers import OutputAnswers
 from tljax.analysis.report.page import table
 from tljax.analysis.statistics import mean_interval
 from tljax.data import Source
+from tljax.data.sources import evenly_spaced
 from tljax.runs.answers import Outputs
 from tljax.training.problems.regression import errors
 
@@ -74,7 +75,7 @@ def _figures(answers: OutputAnswers, column: int, alt: str, gallery: Gallery) ->
     predicted = np.concatenate([given.outputs[:, column] for given in answers.by_seed.values()])
     true, predicted = true.astype(float), predicted.astype(float)
     order = np.argsort(true, kind="stable")
-    shown = order[np.linspace(0, len(order) - 1, min(_DOTS, len(order))).astype(int)]
+    shown = order[evenly_spaced(len(order), _DOTS)]
     few = f" {_DOTS:,} of {len(order):,} answers are drawn." if len(order) > _DOTS else ""
     dots = gallery.draw(
         f"predicted_{len(gallery.pngs)}",
