@@ -78,12 +78,16 @@ def test_a_race_moves_the_belief_as_bayes_says():
     assert after.deviation == pytest.approx((1 / 0.01 + 1 / noise) ** -0.5)
 
 
-def test_the_cheaper_of_two_that_are_level_is_chosen():
+def test_of_two_that_are_level_the_one_at_half_the_cost_is_chosen():
     costs = {PROBE: 0.01, "freeze_first": 0.5, FINE_TUNE: 1.0}
     gains = {PROBE: 0.0, "freeze_first": 0.048, FINE_TUNE: 0.05}
     choice = decision.choose({n: Normal(g, 0.01) for n, g in gains.items()}, costs)
     assert (choice.name, choice.best) == ("freeze_first", FINE_TUNE)
     assert choice.runner_up == FINE_TUNE
+    little_cheaper = decision.choose(
+        {n: Normal(g, 0.01) for n, g in gains.items()}, costs | {"freeze_first": 0.6}
+    )
+    assert little_cheaper.name == little_cheaper.best == FINE_TUNE
     clear = decision.choose({n: Normal(g, 1e-6) for n, g in gains.items()}, costs)
     assert clear.sureness == 1.0
     assert 0 < decision.choose({n: Normal(g, 0.1) for n, g in gains.items()}, costs).sureness < 1

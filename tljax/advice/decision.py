@@ -7,7 +7,8 @@ import numpy as np
 
 from tljax.advice.prior import Normal
 
-INDIFFERENT = 0.005  # of accuracy: a strategy that is cheaper is taken if it loses no more
+INDIFFERENT = 0.005  # of accuracy: a strategy that is much cheaper is taken if it loses no more
+MUCH_CHEAPER = 0.5  # of the best one's cost: what a strategy may cost that is taken in its place
 CLOSE = 0.01  # of accuracy: how near to the best the choice is meant to be
 _DRAWS = 20_000
 
@@ -34,7 +35,8 @@ class Choice(NamedTuple):
     Attributes:
       name: of the strategy; `runner_up`: of the next best.
       sureness: probability that no strategy is better by more than `CLOSE`.
-      best: the strategy with the highest expected accuracy, if the chosen one is only cheaper.
+      best: the strategy with the highest expected accuracy, if the chosen one is only
+        much cheaper.
     """
 
     name: str
@@ -67,7 +69,7 @@ def combine(prior: Normal, measured: Measured | None, fidelity: Normal) -> Norma
 
 
 def choose(gains: Mapping[str, Normal], costs: Mapping[str, float], seed: int = 0) -> Choice:
-    """Chooses the highest expected gain, or a cheaper strategy that loses next to nothing.
+    """Chooses the highest expected gain, or what loses next to nothing at half its cost or less.
 
     Args:
       gains: of each strategy over the probe, whose own is 0.
@@ -76,8 +78,13 @@ def choose(gains: Mapping[str, Normal], costs: Mapping[str, float], seed: int = 
     """
     ranked = sorted(gains, key=lambda name: -gains[name].mean)
     best = ranked[0]
-    equal = [name for name in ranked if gains[best].mean - gains[name].mean <= INDIFFERENT]
-    chosen = min(equal, key=costs.__getitem__)
+    cheaper = [
+        name
+        for name in ranked
+        if gains[best].mean - gains[name].mean <= INDIFFERENT
+        and costs[name] <= MUCH_CHEAPER * costs[best]
+    ]
+    chosen = min(cheaper, key=costs.__getitem__, default=best)
     rest = [name for name in ranked if name != chosen]
     draws = _draw([gains[name] for name in ranked], seed)
     sure = float(np.mean(draws.max(axis=0) - draws[ranked.index(chosen)] <= CLOSE))
