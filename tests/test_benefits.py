@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from tljax.analysis import benefits as b
+from tljax.analysis import tables
 from tljax.analysis.benefits import Ratio
-from tljax.analysis.statistics import Interval, mean_interval, paired_difference
+from tljax.analysis.report.formatting import about_intervals
+from tljax.analysis.report.measures import ACCURACY
+from tljax.analysis.statistics import Interval, interval_name, mean_interval, paired_difference
 
 # Images seen at each evaluation, as `eval_dense` places them.
 EXAMPLES = [0, 32, 64, 128, 256, *range(320, 3201, 320)]
@@ -45,6 +48,25 @@ def test_from_twenty_values_on_the_interval_follows_their_skew():
     assert interval.high - interval.mean > 1.1 * (interval.mean - interval.low)
     assert interval == mean_interval(values)
     assert mean_interval([0.5] * 20) == Interval(0.5, 0.5, 0.5)
+
+
+def test_intervals_are_called_what_they_are_and_uneven_ends_are_both_shown():
+    few, many = [0.90, 0.92, 0.94], 1 - np.linspace(0.01, 0.2, 20) ** 2
+    assert interval_name(19) == "t interval"
+    assert interval_name(20) == "BCa bootstrap interval"
+    t, bootstrap = mean_interval(few), mean_interval(many)
+    half = f"{t.half_width:.3f}"
+    assert tables.score(t) == f"0.920 ±{half}"
+    assert tables.signed(t) == f"+0.920 ±{half}"
+    assert ACCURACY.interval(t).endswith(f"&#160;&#177;&#160;{100 * t.half_width:.1f}")
+    ends = f"({bootstrap.low:.3f} to {bootstrap.high:.3f})"
+    assert tables.score(bootstrap) == f"{bootstrap.mean:.3f} {ends}"
+    assert tables.signed(bootstrap).endswith(f" (+{bootstrap.low:.3f} to +{bootstrap.high:.3f})")
+    percent = [f"{100 * value:.1f}" for value in (bootstrap.mean, bootstrap.low, bootstrap.high)]
+    assert ACCURACY.interval(bootstrap) == "{} ({} to {})".format(*percent)
+    assert tables.score(mean_interval([0.5] * 25)) == "0.500 ±0.000"
+    assert "bootstrap" not in about_intervals([3, 19])
+    assert "from 20 seeds on BCa bootstrap intervals" in about_intervals([3, 20])
 
 
 def test_one_value_has_a_mean_and_no_interval():

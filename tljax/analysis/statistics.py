@@ -42,6 +42,13 @@ class Interval:
         return (self.high - self.low) / 2
 
     @property
+    def is_symmetric(self) -> bool:
+        """Whether both ends are as far from the mean; a bootstrap interval's may not be."""
+        return math.isclose(
+            self.high - self.mean, self.mean - self.low, rel_tol=1e-6, abs_tol=1e-12
+        )
+
+    @property
     def excludes_zero(self) -> bool:
         """Whether the whole interval lies on one side of 0; False if there was only one value."""
         return self.low > 0 or self.high < 0
@@ -74,6 +81,11 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     quantile = float(special.stdtrit(count - 1, (1 + confidence) / 2))
     half_width = quantile * float(np.std(values, ddof=1)) / math.sqrt(count)
     return Interval(mean, mean - half_width, mean + half_width)
+
+
+def interval_name(count: int) -> str:
+    """Returns what the `mean_interval` of so many values is: `t interval`, or of the bootstrap."""
+    return "BCa bootstrap interval" if count >= BOOTSTRAP_FROM else "t interval"
 
 
 def _bootstrap(values: Sequence[float], confidence: float) -> tuple[float, float]:

@@ -41,18 +41,25 @@ def score(interval: Interval, metric: str = "accuracy") -> str:
     """Formats a mean with half of its interval's width, e.g. `0.912 ±0.013`.
 
     Args:
-      interval: of the mean; without ends the mean stands alone.
+      interval: of the mean; without ends the mean stands alone. If the ends are not as far from the
+        mean, both are written: `0.912 (0.895 to 0.921)`.
       metric: its name in `tljax.runs.scores`. Of what is in units of its own, e.g. of errors, three
         digits are written, else three decimals.
     """
     half = 0.0 if math.isnan(interval.half_width) else interval.half_width
     size = max(abs(interval.mean), half) if metric in LOWER_IS_BETTER else 0.1
     mean = three_digits(interval.mean, size)
-    return mean if math.isnan(interval.half_width) else f"{mean} ±{three_digits(half, size)}"
+    if math.isnan(interval.half_width):
+        return mean
+    if interval.is_symmetric:
+        return f"{mean} ±{three_digits(half, size)}"
+    return f"{mean} ({three_digits(interval.low, size)} to {three_digits(interval.high, size)})"
 
 
 def signed(interval: Interval) -> str:
-    """Formats a difference, e.g. `+0.021 ±0.013`."""
+    """Formats a difference, e.g. `+0.021 ±0.013`; of uneven ends `+0.021 (+0.004 to +0.030)`."""
+    if not (interval.is_symmetric or math.isnan(interval.half_width)):
+        return f"{interval.mean:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
     return f"{interval.mean:+.3f} ±{interval.half_width:.3f}"
 
 

@@ -22,6 +22,7 @@ from tljax.analysis.report.demo_grid import (
 )
 from tljax.analysis.report.figures import REFERENCE, Gallery
 from tljax.analysis.report.formatting import (
+    about_intervals,
     join_names,
     lead_over,
     percent,
@@ -200,6 +201,7 @@ def _cell_name(row: CellRow) -> str:
 def _method_section(runs: Sequence[DemoRun], command: str) -> str:
     summary = runs[0].summary
     devices = join_names(dict.fromkeys(summary["devices"]))
+    intervals = about_intervals([len({run.seed for run in runs})])
     return f"""<section>
 <h2>How it was measured, and how to read it</h2>
 <ul>
@@ -208,9 +210,8 @@ Intervals are over seeds of the runs on the target; they leave out how the sourc
 varies.</li>
 <li>The weights to keep are chosen on validation images. Test images are used once, after training,
 with those weights.</li>
-<li>Intervals are 95&#160;% Student t intervals, mean &#177; t s / &#8730;n over n seeds; with one
-seed there is none. Differences are paired by seed. They are not corrected for having picked the
-best of several scenarios, which flatters the winner, nor for the choice of the test images, which
+<li>{intervals} Differences are paired by seed. They are not corrected for having picked the best of
+several scenarios, which flatters the winner, nor for the choice of the test images, which
 are the same for every run.</li>
 <li>Start: difference in validation accuracy at the first evaluation after step 0, where a new head
 of zeros is still at chance (one that was solved is not). {END_OF_CURVE} Slope: images until an

@@ -6,7 +6,7 @@ from html import escape
 
 from tljax.analysis.comparison import Comparison
 from tljax.analysis.report.measures import ACCURACY, Measure
-from tljax.analysis.statistics import Interval
+from tljax.analysis.statistics import BOOTSTRAP_FROM, Interval, interval_name
 
 
 def scenario_name(scenario: str) -> str:
@@ -55,6 +55,22 @@ def two_digits(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
+def about_intervals(counts: Iterable[int]) -> str:
+    """Which intervals over seeds a report gives, as a sentence in HTML.
+
+    Args:
+      counts: the numbers of seeds that they are over.
+    """
+    bootstrap = ""
+    if max(counts, default=0) >= BOOTSTRAP_FROM:
+        name = interval_name(BOOTSTRAP_FROM)
+        bootstrap = f", from {BOOTSTRAP_FROM} seeds on {name}s, whose ends are in brackets"
+    return (
+        "Intervals are 95&#160;% Student t intervals over seeds, mean &#177; t s / &#8730;n"
+        f"{bootstrap}; with one seed there is none."
+    )
+
+
 def verdict(difference: Comparison) -> str:
     """Whether a difference is clear: its intervals exclude 0.
 
@@ -74,7 +90,7 @@ def with_images(difference: Comparison) -> str:
     both = difference.over_both
     if both is None or math.isnan(both.half_width):
         return ""
-    return f",{ACCURACY.half_width(both)} with images"
+    return f",{ACCURACY.ends(both)} with images"
 
 
 def lead_over(margin: Comparison, scenario: str, measure: Measure = ACCURACY) -> str:

@@ -50,7 +50,7 @@ class Measure:
 
     def interval(self, interval: Interval) -> str:
         """Without a unit, e.g. `91.2 ± 1.3`; of one value the mean alone."""
-        return f"{self._number(interval.mean, interval)}{self.half_width(interval)}"
+        return f"{self._number(interval.mean, interval)}{self.ends(interval)}"
 
     def interval_with_unit(self, interval: Interval) -> str:
         """E.g. `91.2 ± 1.3 %`."""
@@ -58,16 +58,19 @@ class Measure:
 
     def signed(self, interval: Interval) -> str:
         """The same for a difference, e.g. `+2.1 ± 1.3`."""
-        return f"{self._number(interval.mean, interval, '+')}{self.half_width(interval)}"
+        return f"{self._number(interval.mean, interval, '+')}{self.ends(interval, '+')}"
 
     def difference(self, interval: Interval) -> str:
         """A difference with its unit, e.g. `+2.1 ± 1.3 points`."""
         return f"{self.signed(interval)}{' points' if self.is_share else ''}"
 
-    def half_width(self, interval: Interval) -> str:
-        """E.g. ` ± 1.3`; "" of one value."""
+    def ends(self, interval: Interval, sign: str = "") -> str:
+        """E.g. ` ± 1.3`, or ` (89.5 to 92.1)` if one end is farther off; "" of one value."""
         if math.isnan(interval.half_width):
             return ""
+        if not interval.is_symmetric:
+            low, high = (self._number(end, interval, sign) for end in (interval.low, interval.high))
+            return f" ({low} to {high})"
         return f"&#160;&#177;&#160;{self._number(interval.half_width, interval)}"
 
     def between(self, low: float, high: float) -> str:

@@ -17,7 +17,7 @@ from tljax.analysis.report.finished_runs import (
     Goal,
     collect_runs,
 )
-from tljax.analysis.report.formatting import join_names, plural, scenario_name
+from tljax.analysis.report.formatting import about_intervals, join_names, plural, scenario_name
 from tljax.analysis.report.joint_tasks import tasks_section
 from tljax.analysis.report.labels import TargetNames, differing_fields, html_text
 from tljax.analysis.report.learning_curves import learning_section
@@ -173,6 +173,7 @@ def _method_section(collection: Collection, folders: Sequence[Path], output: Pat
     kinds = {goal.kind for goal in collection.goals}
     only_accuracy = all(goal.measure == ACCURACY for goal in collection.goals)
     score = "accuracy" if only_accuracy else "score"
+    intervals = about_intervals(len(setting.runs) for setting in collection.settings)
     about = "".join(_ABOUT_SCORES[kind] for kind in KINDS if kind in kinds)
     return f"""<section>
 <h2>How to read it</h2>
@@ -181,8 +182,7 @@ def _method_section(collection: Collection, folders: Sequence[Path], output: Pat
 decides, averaged over seeds; the test {score} is only reported. Each run predicted its test images
 once, with the weights that were best on its validation images.{_OTHER_SCORES * (not only_accuracy)}
 </li>
-<li>Intervals are 95&#160;% Student t intervals over seeds, mean &#177; t s / &#8730;n; with one
-seed there is none. Differences are paired by seed. They are not corrected for the number of
+<li>{intervals} Differences are paired by seed. They are not corrected for the number of
 comparisons. Those with images also take the test images as a sample, by crossed random effects: the
 interval says what other seeds and other images of the same kind would give. Intervals over seeds
 only leave that out, and are narrower the fewer test images there are.</li>

@@ -233,8 +233,12 @@ def _paint_scenarios(axes: Any, measure: Measure, row: Mapping[str, Choice]) -> 
 
 def _ends(tests: Iterable[Interval]) -> list[float]:
     """Both ends of each interval."""
-    halves = ((test.mean, np.nan_to_num(test.half_width)) for test in tests)
-    return [end for mean, half in halves for end in (mean - half, mean + half)]
+    return [float(end) for test in tests for end in test.mean + _distances_of_ends(test) * (-1, 1)]
+
+
+def _distances_of_ends(test: Interval) -> np.ndarray:
+    """How far the interval reaches below and above the mean; 0 of one seed."""
+    return np.nan_to_num(np.array([test.mean - test.low, test.high - test.mean]))
 
 
 def _draw_intervals(
@@ -243,7 +247,7 @@ def _draw_intervals(
     axes.errorbar(
         xs,
         [test.mean for test in tests],
-        yerr=[np.nan_to_num(test.half_width) for test in tests],
+        yerr=np.transpose([_distances_of_ends(test) for test in tests]),
         color=COLOURS[scenario],
         marker=MARKS[scenario],
         linestyle=linestyle,

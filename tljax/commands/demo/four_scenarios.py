@@ -27,6 +27,7 @@ from tljax import experiment
 from tljax.advice.advisor import FEATURES_ALONE, advise
 from tljax.analysis.report.demo_grid import CellRow, DemoRun, cell_table, finding
 from tljax.analysis.report.demo_report import write_report
+from tljax.analysis.tables import score
 from tljax.config import load as load_config
 from tljax.console import console as stderr
 from tljax.console import progress_bar
@@ -215,10 +216,7 @@ def _print_table(rows: list[CellRow], advised: dict[tuple[str, str], str], out: 
         lost = row.scores[row.winner].mean - row.scores[advice or row.winner].mean
         cells = []
         for scenario in TEXTBOOK:
-            score = row.scores[scenario]
-            text = f"{score.mean:.3f}"
-            if score.half_width == score.half_width:  # NaN with one seed
-                text += f" ±{score.half_width:.3f}"
+            text = score(row.scores[scenario])
             cells.append(f"[bold]{text}[/]" if scenario in row.best else text)
         table.add_row(
             f"{row.target} ({SIMILARITY[row.target]}, {row.size})",

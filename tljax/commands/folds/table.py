@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
 
-from tljax.analysis.statistics import mean_interval
+from tljax.analysis.statistics import BOOTSTRAP_FROM, interval_name, mean_interval
 from tljax.analysis.tables import score
 from tljax.commands.folds.out_of_fold import DoneFold
 from tljax.errors import printable
@@ -127,7 +127,8 @@ def print_folds(
     table.add_row("mean", "", *means)
     console = Console(highlight=False, soft_wrap=True)
     (console if console.is_terminal else Console(highlight=False, width=10_000)).print(table)
-    console.print("mean: over folds, with half of its 95 % t interval")
+    what = "half of its" if len(done) < BOOTSTRAP_FROM else "its"
+    console.print(f"mean: over folds, with {what} 95 % {interval_name(len(done))}")
     found = summary["out_of_fold"]
     console.print(_pooled_line(found))
     if folds.grouped:
