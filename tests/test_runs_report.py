@@ -12,6 +12,7 @@ from tests.test_cli import run
 from tests.test_report import Elements
 from tljax import experiment
 from tljax.analysis.calibration import reliability
+from tljax.analysis.repetitions import comparable_config
 from tljax.analysis.report.figures import Gallery
 from tljax.analysis.report.finished_runs import (
     Choice,
@@ -21,7 +22,7 @@ from tljax.analysis.report.finished_runs import (
     collect_runs,
     read_run,
 )
-from tljax.analysis.report.labels import TargetNames
+from tljax.analysis.report.labels import TargetNames, differing_fields
 from tljax.analysis.report.predictions import task_part
 from tljax.analysis.report.run_report import write_report
 from tljax.analysis.report.task_answers import TaskAnswers
@@ -120,8 +121,37 @@ def test_a_lead_is_clear_over_images_too_where_predictions_are_kept(world, tmp_p
     assert re.search(r"over (fine tune|from scratch): (within noise|clear over seeds only)", text)
 
 
+def test_seeds_whose_trials_settled_other_values_are_one_setting(world, tmp_path):
+    for seed, fields in ((0, {"lr": 0.1}), (1, {"lr": 0.1, "steps": 1, "warmup": 0})):
+        shutil.copytree(world / "runs" / f"tune{seed}", tmp_path / f"tune{seed}")
+        file = tmp_path / f"tune{seed}" / "config.json"
+        config = json.loads(file.read_text())
+        asked = [f"{name}={json.dumps(config[name])}" for name in fields]
+        tried = {"tried": [f"lr=0.1: accuracy 0.{seed}"], "asked": asked}
+        file.write_text(json.dumps(config | fields | tried))
+    (setting,) = collect_runs([tmp_path]).settings
+    assert sorted(setting.runs) == [0, 1]
+    (tmp_path / "fast").symlink_to(world / "runs" / "tune_fast")
+    settings = collect_runs([tmp_path, tmp_path / "fast"]).settings
+    assert sorted(differing_fields(one, settings) for one in settings) == [
+        "<bdi>lr=0.01</bdi>",
+        "<bdi>lr=0.02</bdi>",
+    ]
+
+
+def test_repetitions_are_compared_by_what_was_asked_for():
+    settled = {"lr": 0.1, "wise_ft_alpha": 0.0, "augment": "none", "keep": 2, "seed": 3}
+    asked = ["lr=0.02", "wise_ft_alpha=null", 'augment="crop"']
+    found = comparable_config({**settled, "tried": ["lr=0.1: ..."], "asked": asked})
+    assert found == {"lr": 0.02, "wise_ft_alpha": None, "augment": "crop"}
+    assert comparable_config({"lr": 0.02, "seed": 0, "asked": None}) == {"lr": 0.02}
+
+
 def test_runs_without_validation_images_have_a_page(world, tmp_path, capsys):
-    """By default few images all train: there is no curve then, and no choice on validation."""
+    """By default few images all train: there is no curve then, and no choice on validation.
+
+    One of these runs has the whole network, and so a table of plans of its own.
+    """
     config = base()
     config.update({"data": f"folder:{world / 'photos'}", "model": "vit_micro_patch4_32"})
     config.update({"batch_size": 8, "steps": 2, "last_group": "block0", "val_fraction": 0.0})
@@ -129,12 +159,18 @@ def test_runs_without_validation_images_have_a_page(world, tmp_path, capsys):
     for scenario in ("from_scratch", "fine_tune"):
         config.scenario = scenario
         config.init_from = str(world / "runs" / "scratch0") if scenario == "fine_tune" else None
+        config.last_group = "block0" if scenario == "fine_tune" else None
         experiment.run(config, tmp_path / scenario, progress=False)
     output = tmp_path / "r.html"
     code, _, _ = run(capsys, "report", tmp_path, "--output", output)
     assert code == 0
-    text = Elements(output.read_text()).text
-    assert "of 2 settings, of which some have no validation images" in " ".join(text.split())
+    text = " ".join(Elements(output.read_text()).text.split())
+    assert "of 2 settings, of which some have no validation images" in text
+    plans = text.partition("The plans")[2].partition("Cost")[0]
+    whole, cut = sorted(plans.split("vit_micro_patch4_32")[1:], key=len, reverse=True)
+    assert cut.startswith(", up to block0")
+    assert "block1" in whole
+    assert "block1" not in cut
 
 
 def test_the_same_workdir_given_twice_counts_once(world, tmp_path):

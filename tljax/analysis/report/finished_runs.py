@@ -13,6 +13,7 @@ import numpy as np
 
 from tljax import experiment
 from tljax.analysis import statistics
+from tljax.analysis.repetitions import comparable_config
 from tljax.analysis.report.cells import validation_curve
 from tljax.analysis.report.measures import Measure
 from tljax.analysis.statistics import Interval
@@ -23,7 +24,6 @@ from tljax.files import parse_json
 from tljax.runs.answers import Answers, Outputs, read_answers
 from tljax.runs.record import all_rows
 from tljax.runs.scores import WORDS, rank, score, score_of
-from tljax.training.options import HARMLESS
 from tljax.transfer.scenarios import SCENARIOS
 
 _NEEDED_FIELDS = {  # of result.json
@@ -330,9 +330,9 @@ def _group_settings(runs: Sequence[FinishedRun]) -> tuple[Setting, ...]:
     seed occurs twice.
     """
     settings = []
-    for group in _group_by_config(runs, {"seed", "init_from", *HARMLESS}):
+    for group in _group_by_config(runs, {"seed", "init_from"}):
         has_unique_seeds = len({run.seed for run in group}) == len(group)
-        parts = [group] if has_unique_seeds else _group_by_config(group, {"seed", *HARMLESS})
+        parts = [group] if has_unique_seeds else _group_by_config(group, {"seed"})
         for part in parts:
             by_seed: dict[int, FinishedRun] = {}
             for run in sorted(part, key=lambda run: run.seed):
@@ -342,10 +342,10 @@ def _group_settings(runs: Sequence[FinishedRun]) -> tuple[Setting, ...]:
 
 
 def _group_by_config(runs: Sequence[FinishedRun], ignored: set[str]) -> list[list[FinishedRun]]:
-    """Groups runs with one goal whose configs are equal but for the ignored fields."""
+    """Groups runs with one goal that repeat each other; see `comparable_config`."""
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
-        compared = {name: value for name, value in run.config.items() if name not in ignored}
+        compared = comparable_config(run.config, ignored)
         key = json.dumps([compared, run.goal.kind, run.goal.score], sort_keys=True)
         groups.setdefault(key, []).append(run)
     return list(groups.values())

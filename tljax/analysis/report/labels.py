@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from html import escape
 
+from tljax.analysis.repetitions import comparable_config
 from tljax.analysis.report.finished_runs import Choice, Goal, Setting, Target
 from tljax.analysis.report.formatting import plural, scenario_name
 from tljax.data.datasets import split_spec
@@ -13,6 +14,7 @@ _LONGEST = 60  # characters of a text from the data
 # Fields of the config that a report names in other places.
 _NAMED_ELSEWHERE = (
     *("data", "folds", "fold", "model", "scenario", "train_size", "train_per_class", "seed"),
+    "hyperrule_chose",  # reasons for the values of other fields
 )
 
 
@@ -80,8 +82,8 @@ class TargetNames:
 
 def differing_fields(setting: Setting, others: Iterable[Setting]) -> str:
     """The setting's config fields that differ in some other one, e.g. `lr=0.1, k=2`, in HTML."""
-    configs = [other.first.config for other in others]
-    own = setting.first.config
+    configs = [comparable_config(other.first.config) for other in others]
+    own = comparable_config(setting.first.config)
     found = [
         f"{name}={own[name]}"
         for name in sorted(own)

@@ -3,6 +3,8 @@
 import functools
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from tljax import experiment
 from tljax.analysis import cost
 from tljax.analysis.report.cells import mean_seconds
@@ -19,9 +21,14 @@ _COLUMNS = 8  # plans side by side
 
 
 def plan_section(collection: Collection) -> str:
-    """A table for each model: its groups, and what each plan does with them."""
-    models = sorted({setting.target.model for setting in collection.settings})
-    tables = "\n".join(_plan_table(model, collection) for model in models)
+    """A table for each model and its groups: what each plan does with them."""
+    plans: dict[tuple[str, tuple[str, ...]], dict[str, Setting]] = {}  # the first of each plan
+    for target in sorted(collection.targets, key=lambda target: target.model):
+        for choice in collection.best_by_scenario(target).values():
+            groups = _experiment(choice.setting).model.groups.names  # fewer with `last_group`
+            own = plans.setdefault((target.model, groups), {})
+            own.setdefault(repr(choice.setting.first.summary["plan"]), choice.setting)
+    tables = "\n".join(_plan_table(list(settings.values())) for settings in plans.values())
     return f"""<section>
 <h2>The plans</h2>
 <p>For each group of layers, input first: where its weights start, and at which multiple of the
@@ -30,15 +37,12 @@ learning rate they move. MFLOP: forward pass of one image.</p>
 </section>"""
 
 
-def _plan_table(model: str, collection: Collection) -> str:
-    plans: dict[str, Setting] = {}  # the first setting of each plan
-    for target in collection.targets:
-        if target.model == model:
-            for choice in collection.best_by_scenario(target).values():
-                plans.setdefault(repr(choice.setting.first.summary["plan"]), choice.setting)
-    every = list(plans.values())
+def _plan_table(every: Sequence[Setting]) -> str:
+    """The table of settings of one model with the same groups."""
     settings = every[:_COLUMNS]
     groups = _experiment(settings[0]).model.groups
+    last_group = settings[0].first.config["last_group"]
+    until = "" if last_group is None else f", up to {html_text(last_group)}"
     (counts, _), params = _forward_flops(settings[0]), _parameters(settings[0])
     rows = []
     for depth, group in enumerate(groups.names):
@@ -48,7 +52,7 @@ def _plan_table(model: str, collection: Collection) -> str:
         rows.append([*row, *plan_entries])
     entries = table(["group", "parameters", "MFLOP", *map(_plan_heading, settings)], rows)
     more = f"<p>The first {len(settings)} of {len(every)} plans.</p>" if every[_COLUMNS:] else ""
-    return f"<h3>{html_text(model)}</h3>\n{more}{entries}"
+    return f"<h3>{html_text(settings[0].target.model)}{until}</h3>\n{more}{entries}"
 
 
 def _is_in_group(groups: Groups, depth: int, path: str) -> bool:
@@ -101,12 +105,12 @@ def _costs(setting: Setting) -> list[str]:
     forward, products = _forward_flops(setting)
     trains = _experiment(setting).plan.trained_groups(_parameters(setting))
     step = sum(map(sum, cost.law_terms(forward, products, trains)))
-    seen = summary["examples_seen"]
+    seen = float(np.mean(setting.values("examples_seen")))  # a trial may have settled the steps
     return [
         f"{trained:,}<small>{percent(trained / total)} of {total:,}</small>",
         f"{sum(forward) / 1e6:,.1f}",
         f"{step / 1e6:,.1f}<small>{step / sum(forward):.2f} F</small>",
-        f"{seen:,}",
+        f"{seen:,.0f}",
         f"{seen * step / 1e9:,.1f}",
         mean_seconds(setting.runs),
     ]
