@@ -9,18 +9,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from tljax import experiment
-from tljax.data import Dataset
+from tljax.data import Dataset, Source
+from tljax.data.kept import without_missing
 from tljax.errors import InputError
 from tljax.experiment import Evaluated, Trained
-from tljax.runs.resume import validation_rank
-from tljax.training.evaluation import Evaluation, evaluate
+from tljax.runs.answers import Answers
+from tljax.training.evaluation import evaluate
 from tljax.training.fit import fit
 from tljax.transfer import feature_extraction
+from tljax.transfer.partition import Tree
 
-# Training of the new head. Its learning rate is chosen on validation images of the shifted data.
-LEARNING_RATES = (0.01, 0.1, 1.0)
-_STEPS, _EVAL_EVERY = 300, 50
+_LEAST = 2  # images of a class, so that cross-validation can hold one out
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,20 @@ class Refit:
     """A new head on a frozen backbone.
 
     Attributes:
-      evaluation: on the shifted test images.
-      lr: the learning rate among `LEARNING_RATES` with the best validation accuracy.
+      right: bool (images,), which of the shifted images it classifies correctly.
+      right_before: bool (images,), which of the same images the run itself does.
+      l2: strength of its penalty, which cross-validation chose.
       train_size: number of shifted images that it was fitted on.
     """
 
-    evaluation: Evaluation
-    lr: float
+    right: np.ndarray
+    right_before: np.ndarray
+    l2: float
     train_size: int
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean())
 
 
 @dataclass(frozen=True)
@@ -92,59 +100,88 @@ def measure(
                 f" the kind {trained.problem.kind}; leave it out"
             )
         shifted = experiment.evaluate_trained(trained, data, split, data_dir)
-        dataset = experiment.same_classes(trained, data, data_dir)
-        drifts.append(Drift(trained, shifted, refit_head(trained, dataset) if refit else None))
+        refitted = None
+        if refit:
+            dataset = experiment.same_classes(trained, data, data_dir)
+            refitted = refit_head(trained, dataset, split)
+        drifts.append(Drift(trained, shifted, refitted))
     return drifts
 
 
-def refit_head(trained: Trained, dataset: Dataset) -> Refit:
-    """Fits a new head on a data set's training images, and tests it once.
+def refit_head(trained: Trained, dataset: Dataset, split: str = "test") -> Refit:
+    """Solves a new head on a data set's training images, and asks it once for others.
 
-    All other groups are frozen, as in feature extraction, so the features of an image are computed
-    once for each learning rate.
+    All other groups are frozen, as in feature extraction. The penalty of the head is chosen by
+    cross-validation, so that no validation images are needed.
 
     Args:
       trained: the run.
-      dataset: the shifted data.
+      dataset: the shifted data. Every training image has to be readable, even if the run skipped
+        some.
+      split: which of its images to ask for, `test` or `val`.
 
     Raises:
-      InputError: if the data has no test images.
+      InputError: if the data has no such images, or no training images that a head can be fitted
+        to.
     """
-    model, preprocessing = trained.experiment.model, trained.experiment.preprocessing
-    config = trained.config
-    if dataset.test is None:
-        raise InputError(f"'{dataset.name}' has no test images; give data that has some")
-    results = {
-        lr: fit(
-            model,
-            trained.variables,
-            feature_extraction(model.groups),
-            dataset.train,
-            dataset.val,
-            preprocessing=preprocessing,
-            progress=False,
-            batch_size=config.batch_size,
-            steps=_STEPS,
-            eval_every=_EVAL_EVERY,
-            lr=lr,
-            on_error=config.on_error,
-            num_workers=config.num_workers,
-            seed=config.seed,
+    asked = {"test": dataset.test, "val": dataset.val}.get(split)
+    asked = asked and without_missing(asked)
+    if not asked:
+        raise InputError(
+            f"--refit_head needs test or validation images to compare two heads on, and --split is"
+            f" {split}; choose another --split"
         )
-        for lr in LEARNING_RATES
-    }
-
-    def rank(lr: float) -> tuple[float, float]:
-        rows = [row for row in results[lr].history if row["event"] == "val"]
-        return max(validation_rank(row) for row in rows)
-
-    best = max(results, key=rank)
-    evaluation = evaluate(
+    train = without_missing(dataset.train)
+    _check_train(train, dataset)
+    model = trained.experiment.model
+    result = fit(
         model,
-        results[best].variables,
-        dataset.test,
-        preprocessing,
-        config.batch_size,
-        on_error=config.on_error,
+        trained.variables,
+        feature_extraction(model.groups),
+        train,
+        None,
+        preprocessing=trained.experiment.preprocessing,
+        progress=False,
+        optimizer="lbfgs",
+        num_workers=trained.config.num_workers,
+        seed=trained.config.seed,
     )
-    return Refit(evaluation, best, len(dataset.train))
+    (solved,) = (row for row in result.history if row["event"] == "solve")
+    right, before = (
+        _right(trained, variables, asked) for variables in (result.variables, trained.variables)
+    )
+    return Refit(right, before, solved["l2"], len(train))
+
+
+def _check_train(train: Source, dataset: Dataset) -> None:
+    """Raises InputError if no head can be fitted to these training images."""
+    if not len(train):
+        raise InputError(
+            f"'{dataset.name}' has no training images to fit a new head to; add some, or leave"
+            " --refit_head out"
+        )
+    present, counts = np.unique(train.labels, return_counts=True)
+    single = present[counts < _LEAST]
+    if len(single):
+        raise InputError(
+            f"{len(single)} of {len(present)} classes of '{dataset.name}' have a single training"
+            f" image (the first is '{dataset.class_names[int(single[0])]}'), which the"
+            " cross-validation of a new head cannot hold out; add images of them, or leave"
+            " --refit_head out"
+        )
+
+
+def _right(trained: Trained, variables: Tree, images: Source) -> np.ndarray:
+    """bool (images,): which the run's network classifies correctly with these variables."""
+    evaluation = evaluate(
+        trained.experiment.model,
+        variables,
+        images,
+        trained.experiment.preprocessing,
+        trained.config.batch_size,
+        on_error=trained.config.on_error,
+        with_answers=True,
+    )
+    answers = evaluation.answers
+    assert isinstance(answers, Answers)  # of classes, as `measure` has checked
+    return answers.predicted == answers.labels

@@ -1,5 +1,6 @@
 """What `tljax evaluate --data` prints: the drop in accuracy, and how much a new head recovers."""
 
+import json
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -7,13 +8,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from tljax.analysis import statistics
-from tljax.commands.evaluate.drift import LEARNING_RATES, Drift
+from tljax.analysis.repetitions import comparable_config
+from tljax.analysis.statistics import Interval
+from tljax.commands.evaluate.drift import Drift
 from tljax.errors import printable
-from tljax.runs.proportions import Bounds, newcombe, wilson
-from tljax.training.options import HARMLESS
-
-# Config fields in which repetitions of one run may differ.
-_FREE = {"seed", "init_from", *HARMLESS}
+from tljax.runs.proportions import Bounds, newcombe, newcombe_paired, wilson
 
 
 def print_drift(drifts: Sequence[Drift]) -> None:
@@ -25,13 +24,12 @@ def print_drift(drifts: Sequence[Drift]) -> None:
         _print_several(drifts, console)
     if drifts[0].refit is not None:
         refits = [drift.refit for drift in drifts if drift.refit is not None]
-        rates = ", ".join(sorted({f"{refit.lr:g}" for refit in refits}))
+        strengths = ", ".join(f"{l2:.3g}" for l2 in sorted({refit.l2 for refit in refits}))
         before = drifts[0].run.result.get("train_size")
         console.print(
             f"new heads: fitted on {refits[0].train_size:,} training images"
             + (f" (the run: {before:,} of its own)" if before else "")
-            + f", trunk frozen, learning rate {rates} chosen among {len(LEARNING_RATES)} on"
-            " validation images"
+            + f", trunk frozen, L2 strength {strengths} chosen by cross-validation"
         )
 
 
@@ -49,11 +47,11 @@ def _print_one(drift: Drift, console: Console) -> None:
             f" {_range(bounds, 100)}"
         )
     if drift.refit is not None:
-        new = drift.refit.evaluation
-        bounds = newcombe(new.accuracy, new.count, accuracy, count)
+        new = drift.refit
+        bounds = newcombe_paired(new.right, new.right_before)
         console.print(
             f"[bold]a new head recovers {_points(new.accuracy - accuracy)}[/]: accuracy"
-            f" {new.accuracy:.4f}; 95 % Newcombe interval over images: {_range(bounds, 100)}"
+            f" {new.accuracy:.4f}; 95 % Newcombe interval, paired by image: {_range(bounds, 100)}"
         )
 
 
@@ -68,7 +66,7 @@ def _print_several(drifts: Sequence[Drift], console: Console) -> None:
         columns["drop"] = _minus(columns["own test"], columns["shifted"])
     refits = [drift.refit for drift in drifts if drift.refit is not None]
     if refits:
-        columns["new head"] = [refit.evaluation.accuracy for refit in refits]
+        columns["new head"] = [refit.accuracy for refit in refits]
         columns["recovered"] = _minus(columns["new head"], columns["shifted"])
     table = Table(
         title=f"accuracy on {first.evaluation.count:,} images of"
@@ -86,9 +84,9 @@ def _print_several(drifts: Sequence[Drift], console: Console) -> None:
     why = _no_interval(drifts)
     if why is None:
         intervals = [statistics.mean_interval(values) for values in columns.values()]
-        cells = [f"{i.mean:.4f} ±{i.half_width:.4f}" for i in intervals]
+        name = statistics.interval_name(len(drifts))
         table.add_section()
-        table.add_row("[bold]mean ± 95 % t interval over seeds only[/]", "", *cells)
+        table.add_row(f"[bold]mean, 95 % {name} over seeds only[/]", "", *map(_mean, intervals))
     width = None if console.is_terminal else 200
     Console(highlight=False, width=width).print(table)
     if why is not None:
@@ -97,12 +95,19 @@ def _print_several(drifts: Sequence[Drift], console: Console) -> None:
 
 def _no_interval(drifts: Sequence[Drift]) -> str | None:
     """Returns why the runs are not repetitions of one another; None if they are."""
-    configs = [dict(drift.run.config.items()) for drift in drifts]
+    free = {"seed", "init_from"}  # each seed may have a source of its own
+    configs = [comparable_config(json.loads(drift.run.config.to_json()), free) for drift in drifts]
     for name, value in configs[0].items():
-        if name not in _FREE and any(config[name] != value for config in configs):
+        if any(config[name] != value for config in configs):
             return f"the runs differ in {name}"
-    seeds = [config["seed"] for config in configs]
+    seeds = [drift.run.config.seed for drift in drifts]
     return "runs share a seed" if len(set(seeds)) < len(seeds) else None
+
+
+def _mean(interval: Interval) -> str:
+    if interval.is_symmetric:
+        return f"{interval.mean:.4f} ±{interval.half_width:.4f}"
+    return f"{interval.mean:.4f} ({interval.low:.4f} to {interval.high:.4f})"
 
 
 def _minus(a: Sequence[float], b: Sequence[float]) -> list[float]:
