@@ -1,6 +1,7 @@
 """`tljax rank`: which source models are meant, their scores on a target, and the choice."""
 
 import json
+import shlex
 from dataclasses import replace
 
 import jax
@@ -155,7 +156,7 @@ def test_targets_that_cannot_be_cross_validated(counts, most, message):
 
 def test_several_targets_are_refused():
     both = replace(dataset([4, 4]), parts=(dataset([4]), dataset([4])))
-    with pytest.raises(InputError, match="one target is ranked for at a time"):
+    with pytest.raises(InputError, match=r"several data sets, .*; give one data set"):
         choose_images(both, "a,b", 10, 0)
 
 
@@ -208,6 +209,32 @@ def test_of_probes_that_tie_the_other_scores_choose_and_then_the_size():
     assert "preferred is ahead of them in the mean of the other scores' ranks" in said
     clearly_better = scored("clearly", 850, parameters=400)
     assert names_to_try(large, small, clearly_better)[0] == ["clearly"]
+
+
+def test_the_reason_is_that_of_the_models_that_are_level():
+    first, second = (scored(name, right, knn=0.5) for name, right in (("a", 801), ("b", 800)))
+    tiny = scored("tiny", 800, parameters=10, knn=0.3)
+    tried, said = names_to_try(first, second, tiny)
+    assert tried == ["a"]
+    assert "that lead in the mean of the other scores' ranks, a has the best probe among" in said
+    assert "fewest parameters" not in said
+    smaller = scored("c", 800, parameters=50, knn=0.5)
+    tried, said = names_to_try(first, second, tiny, smaller)
+    assert tried == ["c"]
+    assert "that lead in the mean of the other scores' ranks, c has the fewest parameters." in said
+
+
+def test_the_printed_commands_train_what_was_ranked(capsys):
+    whole, cut = scored("whole", 900), scored("cut", 500, top1=80.0)
+    own = replace(cut.candidate, init_from="runs/my letters", last_group="layer1_0")
+    ranking = Ranking("tfds:cats", 1000, 1000, 3, (whole, replace(cut, candidate=own)))
+    print_ranking(ranking, choose(ranking), {"image_size": 64, "data_dir": "/data sets"})
+    lines = capsys.readouterr().out.splitlines()
+    found = [shlex.split(line) for line in lines if line.startswith("    tljax train")]
+    shared = ["--config.data=tfds:cats", f"--config.model={RESNET}"]
+    size = ["--config.image_size=64", "--config.data_dir=/data sets"]
+    source = ["--config.init_from=runs/my letters", "--config.last_group=layer1_0"]
+    assert [words[6:] for words in found] == [[*shared, *source, *size], [*shared, *size]]
 
 
 def four_models():

@@ -15,19 +15,19 @@ class SourceChoice:
     Attributes:
       by_prior: the model with the best published accuracy; None if none is known.
       by_probe: of `tied` the one that the other scores rank highest in the mean; of equals the
-        smallest.
+        smallest, and of these the one with the best probe.
       best_probe: the model with the best cross-validated probe.
       tied: the models whose probes are as accurate as the best, within one standard error.
+      level: those of `tied` that the other scores rank as high as `by_probe`, itself included.
       unknown: number of models without a published accuracy.
-      others_decide: whether it was the other scores that told the tied models apart.
     """
 
     by_prior: Scored | None
     by_probe: Scored
     best_probe: Scored
     tied: tuple[Scored, ...]
+    level: tuple[Scored, ...]
     unknown: int
-    others_decide: bool = False
 
     @property
     def to_try(self) -> tuple[Scored, ...]:
@@ -74,8 +74,8 @@ def choose(ranking: Ranking) -> SourceChoice:
         models[best],
         max(models, key=lambda model: model.scores["probe"]),
         tuple(models[at] for at in places),
+        tuple(models[at] for at in places if ranks[at] == ranks[best]),
         len(models) - len(published),
-        sum(ranks[at] == ranks[best] for at in places) == 1,
     )
 
 
@@ -111,14 +111,22 @@ def _describe_tie(choice: SourceChoice) -> list[str]:
         return []
     names = [model.candidate.name for model in choice.tied]
     best = choice.best_probe
-    why = "has the fewest parameters of them"
-    if choice.others_decide:
-        why = "is ahead of them in the mean of the other scores' ranks"
     return [
         f"{', '.join(names[:-1])} and {names[-1]} tie: their probes are at most one standard error"
         f" of the difference below the best, {best.candidate.name} ({_percent(best)})."
-        f" {choice.by_probe.candidate.name} {why}."
+        f" {_why_of_the_tied(choice)}"
     ]
+
+
+def _why_of_the_tied(choice: SourceChoice) -> str:
+    name, size = choice.by_probe.candidate.name, choice.by_probe.parameters
+    if len(choice.level) == 1:
+        return f"{name} is ahead of them in the mean of the other scores' ranks."
+    ahead = len(choice.level) < len(choice.tied)
+    them = "those that lead in the mean of the other scores' ranks" if ahead else "them"
+    smallest = sum(model.parameters == size for model in choice.level)
+    what = "the fewest parameters" if smallest == 1 else "the best probe among the smallest"
+    return f"Of {them}, {name} has {what}."
 
 
 def _published(model: Scored) -> float:

@@ -24,7 +24,8 @@ def choose_images(dataset: Dataset, data: str, most: int, seed: int) -> Source:
         )
     if len(dataset.parts) > 1:
         raise InputError(
-            f"data is {data}, but one target is ranked for at a time; name one of them"
+            f"data is {data}, several data sets, but sources and scenarios are compared on one;"
+            " give one data set"
         )
     train, names = dataset.train, dataset.class_names
     present, counts = np.unique(train.labels, return_counts=True)

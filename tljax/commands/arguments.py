@@ -47,6 +47,12 @@ def load_config(path: str, overrides: list[str]) -> ml_collections.ConfigDict:
     return config.load(path, overrides)
 
 
+def check_image_size(pixels: int | None) -> None:
+    """Raises InputError if `--image_size` is given and is below 1."""
+    if pixels is not None and pixels < 1:
+        raise InputError(f"--image_size is {pixels}; set it to 1 or more")
+
+
 def refuse_overrides(overrides: list[str]) -> None:
     """Raises InputError if arguments are left over, in a command that takes no config."""
     if overrides:

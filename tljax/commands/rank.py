@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tljax.commands.arguments import refuse_overrides
-from tljax.errors import InputError, printable, redacted
+from tljax.commands.arguments import check_image_size, refuse_overrides
+from tljax.errors import printable, redacted
 from tljax.files import replacing, writable_file
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Rank source models for a target by their frozen features, and say which to try."""
     refuse_overrides(overrides)
-    if args.image_size is not None and args.image_size < 1:
-        raise InputError(f"--image_size is {args.image_size}; set it to 1 or more")
+    check_image_size(args.image_size)
     output = None if args.output is None else writable_file(Path(args.output), ".json")
     from tljax.advice import ranking as ranking_lib
     from tljax.advice.source_choice import choose
@@ -92,11 +91,18 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         content = {**ranking_lib.to_json(ranking), "choice": choice.to_json()}
         with replacing(output) as temporary:
             temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    print_ranking(ranking, choice)
+    print_ranking(ranking, choice, {"image_size": args.image_size, "data_dir": args.data_dir})
 
 
-def print_ranking(ranking: Ranking, choice: SourceChoice) -> None:
-    """Prints scores, prior, agreement, cost, the models to try and how to train them."""
+def print_ranking(
+    ranking: Ranking, choice: SourceChoice, fields: Mapping[str, Any] | None = None
+) -> None:
+    """Prints scores, prior, agreement, cost, the models to try and how to train them.
+
+    Args:
+      ranking, choice: the scores, and what follows from them.
+      fields: config fields for training; those that are None are left out.
+    """
     from tljax.advice.source_choice import describe
 
     plain = Console(highlight=False, soft_wrap=True)
@@ -117,7 +123,7 @@ def print_ranking(ranking: Ranking, choice: SourceChoice) -> None:
     for sentence in describe(choice):
         plain.print(printable(sentence), markup=False)
     for model in choice.to_try:
-        plain.print(f"    {_train_command(ranking, model.candidate)}", markup=False)
+        plain.print(f"    {_train_command(ranking, model.candidate, fields or {})}", markup=False)
 
 
 def _score_table(ranking: Ranking) -> Table:
@@ -194,11 +200,17 @@ def _describe_cost(ranking: Ranking) -> str:
     )
 
 
-def _train_command(ranking: Ranking, candidate: Candidate) -> str:
+def _train_command(ranking: Ranking, candidate: Candidate, fields: Mapping[str, Any]) -> str:
     """The command that fine-tunes a model on the target."""
     config = "from_scratch" if candidate.init_from is None else "fine_tune"
     words = ["tljax", "train", "--config", config, "--workdir", "W"]
-    words += [f"--config.data={ranking.data}", f"--config.model={candidate.model}"]
-    if candidate.init_from is not None:
-        words.append(f"--config.init_from={redacted(candidate.init_from)}")
+    source = None if candidate.init_from is None else redacted(candidate.init_from)
+    settings = {
+        "data": ranking.data,
+        "model": candidate.model,
+        "init_from": source,
+        "last_group": candidate.last_group,
+        **fields,
+    }
+    words += [f"--config.{name}={value}" for name, value in settings.items() if value is not None]
     return printable(shlex.join(words))
