@@ -1,7 +1,9 @@
 """Advice: beliefs, races within a budget, and files that run; no label of a test image is read."""
 
 import json
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from tljax.advice import advisor, config_page, decision, distances, prior, races
 from tljax.advice.decision import Measured
 from tljax.advice.prior import Covariates, Normal, Recorded
 from tljax.advice.strategies import FINE_TUNE, NAMES, PROBE
+from tljax.advice.words import train_command
 from tljax.cli import main
 from tljax.commands.advise.source_model import source_fields
 from tljax.experiment import Experiment
@@ -237,6 +240,7 @@ def test_the_better_half_of_a_round_goes_on():
     ("argv", "message"),
     [
         (["--budget", "0"], "the budget is 0"),
+        (["--image_size", "0"], "--image_size is 0; set it to 1 or more"),
         (["--init_from", "nowhere.safetensors"], "name it with --model"),
         (["--config.nothing=1"], "no config field"),
         (["--fast"], "unknown argument"),
@@ -265,6 +269,26 @@ def test_a_target_that_cannot_be_cross_validated_is_refused(world, tmp_path, cap
     assert main([*argv, "--workdir", str(tmp_path / "w")]) == 2
     assert "single training image" in capsys.readouterr().err
     assert not (tmp_path / "w").exists()
+
+
+def test_a_class_of_two_images_runs_no_race(world, tmp_path):
+    """A race would leave one of them to fit the probe on, which cannot choose its penalty."""
+    shutil.copytree(world / "data", tmp_path / "data")
+    for number in range(2, 20):
+        (tmp_path / "data" / "train" / "dark" / f"{number}.png").unlink()
+    for number in range(20):
+        image = Image.new("RGB", (32, 32), (10 * number, 250, 0))
+        image.save(tmp_path / "data" / "train" / "light" / f"green{number}.png")
+    moved = [f"--config.data=folder:{tmp_path / 'data'}", *words(world)[1:]]
+    content = advisor.advise(moved, tmp_path / "w", budget=1.0)
+    assert content["evidence"]["fewest"] == 2
+    assert content["evidence"]["images"] >= races.LEAST_IMAGES
+    assert content["races"] == []
+
+
+def test_printed_commands_are_quoted_for_a_shell():
+    words = shlex.split(train_command(Path("my runs/it's")))
+    assert words[3:] == ["my runs/it's/advised.py", "--workdir", "my runs/it's/run"]
 
 
 def test_a_workdir_of_other_advice_is_left_alone(world, tmp_path):

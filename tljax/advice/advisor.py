@@ -21,6 +21,7 @@ from tljax.data import Dataset, Source
 from tljax.errors import InputError, redacted
 from tljax.files import parse_json
 from tljax.runs.workdir import locked, make_workdir, write_atomically
+from tljax.training import trial
 
 _KEPT = "advice_state.json"
 FEATURES_ALONE = 1e-6  # a budget for which no race is run
@@ -196,9 +197,8 @@ def _race(
     def cost_of(name: str, length: float) -> float:
         return races.race_cost(strategies[name], length)
 
-    if found.images < races.LEAST_IMAGES:
-        ranked = []
-    rows = races.left_out(dataset)
+    if found.images < races.LEAST_IMAGES or found.fewest < trial.LEAST_OF_A_CLASS:
+        ranked = []  # too few to leave a third out, of all or of the rarest class
     held: dict[str, Any] = {}  # what races need, read before the first one
     total = len(ranked) + len(ranked) // 2  # of two rounds, if the budget allows them
     with progress_bar() as bar:
@@ -209,9 +209,10 @@ def _race(
             if key not in kept["races"]:
                 if not held:
                     pretrained = strategies[PROBE].experiment.read_pretrained()
+                    rows = races.left_out(dataset)
                     right = _probe_right(strategies[PROBE], dataset, pretrained, rows)
-                    held.update(pretrained=pretrained, probe_right=right)
-                measured = races.run(strategies[name], length, dataset, rows=rows, **held)
+                    held.update(pretrained=pretrained, rows=rows, probe_right=right)
+                measured = races.run(strategies[name], length, dataset, **held)
                 kept["races"][key] = measured._asdict()
                 _write(workdir, kept)
             bar.advance(task)

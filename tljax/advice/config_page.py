@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tljax.advice.strategies import PROBE, Strategy, field_of
+from tljax.advice.words import train_command
 from tljax.config import base
 from tljax.errors import printable, redacted
 from tljax.experiment.default_rule import OF_STEPS
@@ -15,7 +16,7 @@ _log = logging.getLogger("tljax")
 
 _PAGE = '''r"""{what}
 
-    tljax train --config {file} --workdir {run}
+    {command}
 
 Advice of `tljax advise` for {data}. Expected: test accuracy {predicted:.3f} [{low:.3f}-{high:.3f}].
 What is not set here follows from the default rule; `tljax plan` shows it.
@@ -59,8 +60,7 @@ def write_config(
     fields = "\n".join(f"    config.{name} = {value!r}" for name, value in values.items())
     text = _PAGE.format(
         what=f"{strategy.name}: {row['in_words']}.",
-        file=_quoted(path),
-        run=_quoted(path.parent / "run"),
+        command=_quoted(train_command(path.parent)),
         data=_quoted(config.data),
         predicted=row["predicted"],
         low=row["low"],

@@ -5,7 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from tljax.advice.words import sentences
+from tljax.advice.words import sentences, train_command
 from tljax.analysis.report.figures import COLOURS, INK, Gallery, percent_axis
 from tljax.analysis.report.formatting import percent, scenario_name
 from tljax.analysis.report.page import table, write_page
@@ -25,7 +25,7 @@ def write_advice_page(path: Path, content: Mapping[str, Any]) -> None:
     first, *others = sentences(content)
     advice = next(sentence for sentence in others if sentence.startswith("Advice"))
     rest = [first, *(sentence for sentence in others if sentence != advice)]
-    command = f"tljax train --config {path.parent}/advised.py --workdir {path.parent}/run"
+    command = train_command(path.parent)
     body = f"""<h1>Advice: {escape(scenario_name(chosen["name"]))}</h1>
 <p>For <code>{escape(content["settings"]["data"])}</code></p>
 <p class="finding">{escape(advice)}</p>

@@ -1,5 +1,6 @@
 """Advice in plain words, as `tljax advise` prints it."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,20 @@ def print_advice(content: Mapping[str, Any], workdir: Path) -> None:
             "" if raced is None else f"{raced['gain']:+.3f} on {raced['images']}",
         )
     Console(highlight=False, width=None if console.is_terminal else 100).print(table)
-    where = printable(workdir)
     console.print(
-        f"{where}/advice.html shows this; to follow: tljax train --config {where}/advised.py"
-        f" --workdir {where}/run",
+        f"{printable(workdir / 'advice.html')} shows this; to follow: {train_command(workdir)}",
         markup=False,
     )
+
+
+def train_command(workdir: Path) -> str:
+    """Returns the command that trains what was advised, on one line.
+
+    Args:
+      workdir: of the advice.
+    """
+    words = ["tljax", "train", "--config", workdir / "advised.py", "--workdir", workdir / "run"]
+    return printable(shlex.join(map(str, words)))
 
 
 def sentences(content: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from tljax.commands.arguments import check_image_size
 from tljax.errors import InputError
 
 
@@ -10,7 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example: tljax advise --data folder:PETS --init_from dinov2.safetensors --model"
         " vit_small_patch14_dinov2 --image_size 98 --workdir runs/advice; then: tljax train"
-        " --config runs/advice/advised.py --workdir runs/pets. Test images are never looked at."
+        " --config runs/advice/advised.py --workdir runs/pets. No label of a test image is read;"
+        " test images are only compared with training images, to find near-duplicates."
         " --config.FIELD=VALUE sets a field of every scenario, e.g. --config.train_size=400"
     )
     parser.add_argument(
@@ -54,12 +56,13 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     from tljax.advice.words import print_advice
     from tljax.commands.advise.source_model import source_fields
 
+    check_image_size(args.image_size)
     refused = [word for word in overrides if not word.startswith("--config.")]
     if refused:
         raise InputError(f"unknown argument '{refused[0]}'; see tljax advise --help")
     named = {"model": args.model} if args.model else source_fields(args.init_from)
     fields = {"data": args.data, "init_from": args.init_from, **named}
-    if args.image_size:
+    if args.image_size is not None:
         fields["image_size"] = args.image_size
     words = [*(f"--config.{name}={value}" for name, value in fields.items()), *overrides]
     content = advise(words, args.workdir, args.budget, progress=True)
