@@ -12,7 +12,7 @@ import pytest
 
 from tests.soak.campaign import ROOT, compare
 from tljax import cli
-from tljax.analysis.results import SweepRun, best_value, read_runs, select, write_results
+from tljax.analysis.results import RecordedRun, best_value, read_runs, select, write_results
 from tljax.commands.sweep import parse_shard
 from tljax.commands.sweep import runs as sweep_runs
 from tljax.commands.sweep.listing import list_runs, run_name
@@ -210,7 +210,9 @@ def of_score(name, validation, test=None, **overrides):
     """A run that is decided by a metric other than accuracy; None: it failed."""
     summary = {"score": name, f"val_{name}": validation, f"test_{name}": test, "val_accuracy": None}
     failed = validation is None
-    return SweepRun(run_name(overrides), overrides, {} if failed else summary, "x" * failed or None)
+    return RecordedRun(
+        run_name(overrides), overrides, {} if failed else summary, "x" * failed or None
+    )
 
 
 @pytest.mark.parametrize(
@@ -342,7 +344,7 @@ def test_the_pages_of_configs_plan_their_runs(name):
 def pilot(scores):
     """Runs at several rates, with the scores of each rate."""
     return [
-        SweepRun(f"{lr}-{seed}", {"lr": lr, "seed": seed}, {} if score is None else {"s": score})
+        RecordedRun(f"{lr}-{seed}", {"lr": lr, "seed": seed}, {} if score is None else {"s": score})
         for lr, of_seeds in scores.items()
         for seed, score in enumerate(of_seeds)
     ]

@@ -31,7 +31,7 @@ _SCALAR = (str, int, float, bool)
 
 
 @dataclass(frozen=True)
-class SweepRun:
+class RecordedRun:
     """A run that is done or has failed.
 
     Attributes:
@@ -79,7 +79,7 @@ class Selection:
     incomplete: int
 
 
-def read_runs(folder: Path) -> list[SweepRun]:
+def read_runs(folder: Path) -> list[RecordedRun]:
     """Reads the runs in `W/runs` that are done or have failed, sorted by the fields they set.
 
         read_runs(Path("runs/sweep/runs"))
@@ -92,9 +92,11 @@ def read_runs(folder: Path) -> list[SweepRun]:
         overrides, failed = _read(path), path.with_name(FAILED)
         summary = read_result(path.parent)
         if summary is not None:
-            runs.append(SweepRun(path.parent.name, overrides, summary))
+            runs.append(RecordedRun(path.parent.name, overrides, summary))
         elif failed.exists():
-            runs.append(SweepRun(path.parent.name, overrides, {}, str(_read(failed).get("error"))))
+            runs.append(
+                RecordedRun(path.parent.name, overrides, {}, str(_read(failed).get("error")))
+            )
     fields = [name for name in base() if any(name in run.overrides for run in runs)]
     return sorted(runs, key=lambda run: [_sort_key(run.overrides.get(name)) for name in fields])
 
@@ -115,7 +117,7 @@ def _sort_key(value: Any) -> tuple[bool, bool, float, str]:
     return value is not None, not is_number, value if is_number else 0.0, json.dumps(value)
 
 
-def select(runs: Sequence[SweepRun], by: Sequence[str] = ()) -> list[Selection]:
+def select(runs: Sequence[RecordedRun], by: Sequence[str] = ()) -> list[Selection]:
     """Chooses on validation images alone, for each task and each value of the fields `by`.
 
     A configuration is left out if it lacks a seed or a fold that another one of its place has, or
@@ -124,7 +126,7 @@ def select(runs: Sequence[SweepRun], by: Sequence[str] = ()) -> list[Selection]:
     own = (*TASK, *by)
     if any(score_of(run.summary) == "loss" for run in runs):
         own += ("regression_loss",)  # each is a measure of its own
-    places: dict[str, dict[str, list[SweepRun]]] = {}  # runs by place, then by configuration
+    places: dict[str, dict[str, list[RecordedRun]]] = {}  # runs by place, then by configuration
     for run in runs:
         place = {name: run.overrides[name] for name in run.overrides if name in own}
         rest = {name: v for name, v in run.overrides.items() if name not in (*place, *_REPEATED)}
@@ -141,8 +143,8 @@ def select(runs: Sequence[SweepRun], by: Sequence[str] = ()) -> list[Selection]:
 
 
 def _by_score(
-    configurations: Mapping[str, list[SweepRun]],
-) -> dict[str, dict[str, list[SweepRun]]]:
+    configurations: Mapping[str, list[RecordedRun]],
+) -> dict[str, dict[str, list[RecordedRun]]]:
     """The configurations of a place by the score of their runs.
 
     One whose runs have all failed may be of any score: it is listed, and left out, in each.
@@ -157,7 +159,7 @@ def _by_score(
     }
 
 
-def _complete(configurations: Mapping[str, list[SweepRun]]) -> dict[str, list[SweepRun]]:
+def _complete(configurations: Mapping[str, list[RecordedRun]]) -> dict[str, list[RecordedRun]]:
     """The configurations that have every seed and fold of their place, and no failed run."""
     repetitions = {
         text: {tuple(run.overrides.get(field) for field in _REPEATED) for run in runs}
@@ -174,8 +176,8 @@ def _complete(configurations: Mapping[str, list[SweepRun]]) -> dict[str, list[Sw
 def _select_one(
     place: dict[str, Any],
     name: str,
-    configurations: Mapping[str, list[SweepRun]],
-    complete: Mapping[str, list[SweepRun]],
+    configurations: Mapping[str, list[RecordedRun]],
+    complete: Mapping[str, list[RecordedRun]],
 ) -> Selection:
     """Chooses among the complete configurations of a place by the score `name`."""
     validation = {
@@ -209,7 +211,7 @@ def _varying_fields(configurations: Sequence[Mapping[str, Any]]) -> tuple[str, .
     )
 
 
-def best_value(runs: Sequence[SweepRun], field: str, score: str | None = None) -> Any:
+def best_value(runs: Sequence[RecordedRun], field: str, score: str | None = None) -> Any:
     """Finds the value of a config field whose runs have the best mean score.
 
     Args:
@@ -234,7 +236,7 @@ def best_value(runs: Sequence[SweepRun], field: str, score: str | None = None) -
     return max(ranks, key=lambda value: comparable(sum(ranks[value]) / len(ranks[value])))
 
 
-def write_results(path: Path, runs: Sequence[SweepRun], chosen: Sequence[Selection]) -> None:
+def write_results(path: Path, runs: Sequence[RecordedRun], chosen: Sequence[Selection]) -> None:
     """Writes a CSV table atomically, with one row for each run.
 
     Its columns: `name`, `status` (done or failed), the fields that runs set, `score` (the metric

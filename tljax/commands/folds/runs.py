@@ -12,7 +12,7 @@ import ml_collections
 from tljax import experiment
 from tljax.commands.folds.out_of_fold import collect, write_answers
 from tljax.commands.folds.table import print_folds, summarise
-from tljax.commands.sweep.listing import SweepRun
+from tljax.commands.sweep.listing import PlannedRun
 from tljax.commands.sweep.runs import check_configs, refuse_failed, run_all
 from tljax.commands.sweep.table import Outcomes
 from tljax.config import kept_by_rule
@@ -72,7 +72,7 @@ def run_folds(
     refuse_failed(outcomes, len(mine))
 
 
-def _list_runs(config: ml_collections.ConfigDict, count: int) -> list[SweepRun]:
+def _list_runs(config: ml_collections.ConfigDict, count: int) -> list[PlannedRun]:
     """The run of each fold; InputError for a number of folds that there cannot be."""
     if not 2 <= count <= _MOST:
         raise InputError(f"folds is {count}; set it from 2 to {_MOST:,}")
@@ -86,11 +86,11 @@ def _list_runs(config: ml_collections.ConfigDict, count: int) -> list[SweepRun]:
         values = {"folds": count, "fold": number}
         own = config.copy_and_resolve_references()
         own.update(values)
-        runs.append(SweepRun(f"fold_{number}", values, kept_by_rule(own, values)))
+        runs.append(PlannedRun(f"fold_{number}", values, kept_by_rule(own, values)))
     return runs
 
 
-def _settle_folds(runs: Sequence[SweepRun], workdir: Path) -> Folds:
+def _settle_folds(runs: Sequence[PlannedRun], workdir: Path) -> Folds:
     """Which images are in which fold; checks everything that can be before the first run.
 
     As long as a fold has not begun, the images must be those that the others began with: otherwise

@@ -18,8 +18,8 @@ _PLAIN = re.compile(r"[a-z0-9._-]*")  # what may stand in a folder's name unchan
 
 
 @dataclass(frozen=True)
-class SweepRun:
-    """A run of a sweep.
+class PlannedRun:
+    """A run that a sweep is to do.
 
     Attributes:
       name: of its folder.
@@ -32,7 +32,7 @@ class SweepRun:
     config: ml_collections.ConfigDict
 
 
-def list_runs(path: str, overrides: Sequence[str]) -> list[SweepRun]:
+def list_runs(path: str, overrides: Sequence[str]) -> list[PlannedRun]:
     """Returns the runs of a config file.
 
     Args:
@@ -48,7 +48,7 @@ def list_runs(path: str, overrides: Sequence[str]) -> list[SweepRun]:
         own = config.copy_and_resolve_references()
         for name, value in values.items():
             own[name] = value
-        runs.append(SweepRun(run_name(values), values, kept_by_rule(own, values)))
+        runs.append(PlannedRun(run_name(values), values, kept_by_rule(own, values)))
     return runs
 
 

@@ -27,7 +27,7 @@ from tljax.analysis.results import (
 )
 from tljax.analysis.statistics import mean_interval
 from tljax.analysis.tables import score as format_score
-from tljax.commands.sweep.listing import SweepRun, list_runs
+from tljax.commands.sweep.listing import PlannedRun, list_runs
 from tljax.commands.sweep.table import Outcomes, print_outcomes, print_selections
 from tljax.config import base
 from tljax.console import console as stderr
@@ -119,7 +119,7 @@ def run_tuned(
     return rate
 
 
-def check_configs(runs: Sequence[SweepRun], folder: Path) -> list[ml_collections.ConfigDict]:
+def check_configs(runs: Sequence[PlannedRun], folder: Path) -> list[ml_collections.ConfigDict]:
     """Checks every config before the first run; reads neither images nor weights.
 
     Args:
@@ -152,7 +152,7 @@ def check_configs(runs: Sequence[SweepRun], folder: Path) -> list[ml_collections
 
 
 def run_all(
-    runs: Sequence[SweepRun],
+    runs: Sequence[PlannedRun],
     total: int,
     folder: Path,
     outcomes: Outcomes,
@@ -190,7 +190,7 @@ def refuse_failed(outcomes: Outcomes, count: int) -> None:
 
 
 def _run_in_order(
-    runs: Sequence[SweepRun],
+    runs: Sequence[PlannedRun],
     folder: Path,
     outcomes: Outcomes,
     compilations: Compilations,
@@ -222,7 +222,7 @@ def _run_in_order(
 
 
 def _run_one(
-    run: SweepRun, folder: Path, outcomes: Outcomes, accept_changes: bool, stop_at_errors: bool
+    run: PlannedRun, folder: Path, outcomes: Outcomes, accept_changes: bool, stop_at_errors: bool
 ) -> str:
     """Does one run and returns a line about its end; returns "" if it was done before."""
     if record.read_result(folder) is not None:
