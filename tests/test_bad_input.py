@@ -377,7 +377,7 @@ ROWS = {
     "denseness that is neither true nor false": (field("eval_dense=2"), "config.eval_dense"),
     "no TPU slice": ([*PLAN, "--target", "v5e-8"], "there is no TPU slice 'v5e-8'"),
     "a TPU of tomorrow": ([*PLAN, "--target", "v9:2x2"], "v4, v5e, v5p, v6e"),
-    "the largest batch of nothing": ([*PLAN, "--max-batch"], "--target"),
+    "the largest batch of nothing": ([*PLAN, "--max_batch"], "--target"),
     "no mesh": (field("mesh=eight"), "mesh is 'eight'"),
     "a mesh of other devices": (field("mesh=data:3"), "number of devices, 1"),
     "two axes for what is left": (field("mesh=data:-1,fsdp:-1"), "one of them -1"),

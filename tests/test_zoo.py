@@ -20,6 +20,15 @@ def test_the_tables_parameters_and_flops_are_those_of_the_network(model):
         assert row == row | figures(row)
 
 
+def test_a_part_of_a_name_and_a_pattern_find_weights_whatever_the_case():
+    names = [name for name in zoo.entries() if name.startswith("convnext_tiny")]
+    assert names
+    assert [entry.name for entry in zoo.find("ConvNext_Tiny*")] == names
+    assert {entry.name for entry in zoo.find("NEXT_tiny")} >= set(names)
+    with pytest.raises(InputError, match=r"no pretrained weights have a name like 'next_tiny\*'"):
+        zoo.find("next_tiny*")
+
+
 def test_weights_are_filtered_and_sorted(capsys):
     entries = list(zoo.entries().values())
     small = select(entries, licence="Apache", max_parameters=30, max_gflops=9)

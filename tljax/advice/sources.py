@@ -1,6 +1,5 @@
 """Source models to choose among: from what a user types to networks with weights."""
 
-import fnmatch
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -195,7 +194,7 @@ def _candidates(word: str) -> list[Candidate]:
     if equals:
         return [_with_model(model, source)]
     if any(mark in word for mark in "*?["):
-        return _matching(word)
+        return [_of_entry(entry) for entry in zoo.find(word)]
     known = zoo.entries()
     if word in registry.MODELS:
         own = [entry.name for entry in known.values() if entry.model == word]
@@ -217,22 +216,6 @@ def _is_there(word: str) -> bool:
 
 def _of_entry(entry: zoo.ZooEntry) -> Candidate:
     return Candidate(entry.name, entry.model, entry.name, top1=entry.top1)
-
-
-def _matching(pattern: str) -> list[Candidate]:
-    """The models whose names in the zoo match a pattern, whatever the case."""
-    known = zoo.entries()
-    found = [
-        _of_entry(entry)
-        for name, entry in known.items()
-        if fnmatch.fnmatchcase(name.lower(), pattern.lower())
-    ]
-    if not found:
-        raise InputError(
-            f"no pretrained weights have a name like '{pattern}'{did_you_mean(pattern, known)};"
-            " `tljax models` lists all names"
-        )
-    return found
 
 
 def _with_model(model: str, source: str) -> Candidate:

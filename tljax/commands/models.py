@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
-import fnmatch
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tljax.commands.arguments import refuse_overrides
-from tljax.errors import InputError, did_you_mean
+from tljax.errors import InputError
 
 if TYPE_CHECKING:
     from tljax.weights.zoo import ZooEntry
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     from tljax.weights import zoo
 
     found = select(
-        find_entries(zoo.entries(), args.pattern),
+        list(zoo.entries().values()) if args.pattern is None else zoo.find(args.pattern),
         licence=args.licence,
         max_parameters=args.max_parameters,
         max_gflops=args.max_gflops,
@@ -78,31 +77,6 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
         _print_csv(found)
     else:
         _print_table(found)
-
-
-def find_entries(entries: Mapping[str, ZooEntry], pattern: str | None) -> list[ZooEntry]:
-    """Returns the entries whose name contains `pattern` or matches it as a shell pattern.
-
-    Args:
-      entries: by name.
-      pattern: e.g. `dinov2` or `vit_*dinov2*`; None: all entries.
-
-    Raises:
-      InputError: if nothing matches.
-    """
-    if pattern is None:
-        return list(entries.values())
-    found = [
-        entry
-        for name, entry in entries.items()
-        if pattern.lower() in name.lower() or fnmatch.fnmatch(name.lower(), pattern.lower())
-    ]
-    if not found:
-        raise InputError(
-            f"no pretrained weights have a name like '{pattern}'{did_you_mean(pattern, entries)};"
-            " `tljax models` lists all names"
-        )
-    return found
 
 
 def select(

@@ -1,10 +1,12 @@
 """The weights known by name: a table (`zoo.csv`) with a source for every figure in it."""
 
 import csv
+import fnmatch
 import functools
 from dataclasses import dataclass
 from importlib import resources
 
+from tljax.errors import InputError, did_you_mean
 from tljax.models import Preprocessing
 
 
@@ -48,6 +50,29 @@ def entries() -> dict[str, ZooEntry]:
     """Returns the whole table, by name."""
     text = resources.files(__package__).joinpath("zoo.csv").read_text(encoding="utf-8")
     return {row["name"]: _entry(row) for row in csv.DictReader(text.splitlines())}
+
+
+def find(pattern: str) -> list[ZooEntry]:
+    """Returns the entries whose name contains `pattern` or matches it as a shell pattern.
+
+        find("dinov2")
+        find("vit_*dinov2*")  # the whole name, whatever the case
+
+    Raises:
+      InputError: if nothing matches.
+    """
+    known, wanted = entries(), pattern.lower()
+    found = [
+        entry
+        for name, entry in known.items()
+        if wanted in name.lower() or fnmatch.fnmatchcase(name.lower(), wanted)
+    ]
+    if not found:
+        raise InputError(
+            f"no pretrained weights have a name like '{pattern}'{did_you_mean(pattern, known)};"
+            " `tljax models` lists all names"
+        )
+    return found
 
 
 def _entry(row: dict[str, str]) -> ZooEntry:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tljax.commands.find_lr.range_test import Curve
 
 
+LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 100
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "example: tljax find_lr --config configs/fine_tune.py --config.init_from=runs/source"
@@ -24,13 +27,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_config(parser)
     parser.add_argument(
-        "--lowest", type=float, default=1e-6, metavar="LR", help="the first rate; default: 1e-6"
+        "--lowest",
+        type=float,
+        default=LOWEST,
+        metavar="LR",
+        help=f"the first rate; default: {LOWEST:g}",
     )
     parser.add_argument(
-        "--highest", type=float, default=10.0, metavar="LR", help="the last rate; default: 10"
+        "--highest",
+        type=float,
+        default=HIGHEST,
+        metavar="LR",
+        help=f"the last rate; default: {HIGHEST:g}",
     )
     parser.add_argument(
-        "--steps", type=int, default=100, metavar="N", help="number of steps; default: 100"
+        "--steps",
+        type=int,
+        default=STEPS,
+        metavar="N",
+        help=f"number of steps; default: {STEPS}",
     )
     parser.add_argument(
         "--output", metavar="FILE.png", help="also draw the loss against the learning rate"

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tljax import experiment
+from tljax.commands.find_lr import HIGHEST, LOWEST, STEPS
 from tljax.data import train_batches
 from tljax.data.pipeline import Batch
 from tljax.devices import sharding
@@ -31,7 +32,6 @@ from tljax.training.run import prepared
 from tljax.training.setup import Setup
 from tljax.training.step import step_of_run
 
-LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 100
 _DECAY = 0.9  # of the smoothed loss, per step: it lags about ten steps behind
 _DIVERGED = 4.0  # the loss has diverged at this multiple of its lowest smoothed value
 

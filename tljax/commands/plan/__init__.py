@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " about a minute",
     )
     parser.add_argument(
-        "--max-batch",
+        "--max_batch",
         action="store_true",
         help="also search for the largest batch that fits --target",
     )
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     """Print what a config trains, freezes and costs; trains nothing and needs no weights."""
     config = load_config(args.config, overrides)
     if args.max_batch and args.target is None:
-        raise InputError("--max-batch is for a TPU slice; name one with --target")
+        raise InputError("--max_batch is for a TPU slice; name one with --target")
     if args.target is not None:
         import jax
 
