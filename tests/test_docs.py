@@ -62,6 +62,15 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("index", ["README.md", "docs/README.md"])
+def test_both_indexes_list_every_page(index):
+    page = REPOSITORY / index
+    rows = re.findall(r"^\| \[[^]]+\]\(([^)]+\.md)\) \|", page.read_text(), re.MULTILINE)
+    found = [(page.parent / row).resolve() for row in rows]
+    docs = [path for path in PAGES if path.parent.name == "docs" and path.name != "README.md"]
+    assert sorted(path for path in found if path.parent.name == "docs") == sorted(docs)
+
+
 def test_files_that_contributing_names_exist():
     named = re.findall(r"`((?:tljax|tests|configs|experiments)/[\w/.]+)`", PAGES[1].read_text())
     assert len(named) > 20
