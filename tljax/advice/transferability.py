@@ -148,12 +148,13 @@ def sfda(features: np.ndarray, labels: np.ndarray) -> float:
     The discriminant's covariance within classes W is regularised, (1 - r) W + r (trace W / d) I,
     with r = exp(-5 * largest eigenvalue of W), at least 1e-10. It is fitted twice, the second time
     to features of which each is mixed with the mean of the other classes, the more the less sure
-    the first one was of it. Between 0 and 1. Where there are hardly more images than features, any
-    features separate the classes and the score is near 1 for all models.
+    the first one was of it; how sure is a softmax of its probabilities. Between 0 and 1. Where
+    there are hardly more images than features, any features separate the classes and the score is
+    near 1 for all models.
 
     Shao et al. 2022, "Not All Models Are Equal: Predicting Model Transferability in a
-    Self-challenging Fisher Space", section 4; the mean of probabilities, not of their logarithms,
-    as in the authors' code.
+    Self-challenging Fisher Space", section 4; that second softmax, and the mean of probabilities,
+    not of their logarithms, are those of the authors' code.
 
         score = sfda(features, labels)  # (n, d) and (n,)
         better = sfda(other_features, labels) > score
