@@ -74,7 +74,7 @@ def test_an_impossible_range_is_refused(arguments, words):
 
 def test_a_loss_that_is_not_finite_at_once_is_no_curve():
     with pytest.raises(InputError, match="not finite"):
-        range_test(lambda rate: math.nan)
+        range_test(lambda rate: math.nan, 1e-6, 10.0, 100)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_run_after_it_is_the_run_without_it_and_its_rate_trains(tmp_path):
         }
     )
     before = experiment.run(config, tmp_path / "before", progress=False)
-    curve = run_range_test(config, steps=60)
+    curve = run_range_test(config, 1e-6, 10.0, steps=60)
     after = experiment.run(config, tmp_path / "after", progress=False)
     assert same(before.variables, after.variables)
     assert before.history == after.history

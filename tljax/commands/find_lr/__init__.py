@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tljax.commands.find_lr.range_test import Curve
 
 
-LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 100
+_LOWEST, _HIGHEST, _STEPS = 1e-6, 10.0, 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,23 +29,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lowest",
         type=float,
-        default=LOWEST,
+        default=_LOWEST,
         metavar="LR",
-        help=f"the first rate; default: {LOWEST:g}",
+        help=f"the first rate; default: {_LOWEST:g}",
     )
     parser.add_argument(
         "--highest",
         type=float,
-        default=HIGHEST,
+        default=_HIGHEST,
         metavar="LR",
-        help=f"the last rate; default: {HIGHEST:g}",
+        help=f"the last rate; default: {_HIGHEST:g}",
     )
     parser.add_argument(
         "--steps",
         type=int,
-        default=STEPS,
+        default=_STEPS,
         metavar="N",
-        help=f"number of steps; default: {STEPS}",
+        help=f"number of steps; default: {_STEPS}",
     )
     parser.add_argument(
         "--output", metavar="FILE.png", help="also draw the loss against the learning rate"

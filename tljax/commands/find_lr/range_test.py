@@ -19,7 +19,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from tljax import experiment
-from tljax.commands.find_lr import HIGHEST, LOWEST, STEPS
 from tljax.data import train_batches
 from tljax.data.pipeline import Batch
 from tljax.devices import sharding
@@ -80,9 +79,9 @@ class Curve:
 
 def range_test(
     step: Callable[[float], float],
-    lowest: float = LOWEST,
-    highest: float = HIGHEST,
-    steps: int = STEPS,
+    lowest: float,
+    highest: float,
+    steps: int,
 ) -> Curve:
     """Takes steps at exponentially growing learning rates until the loss diverges.
 
@@ -123,9 +122,9 @@ def range_test(
 
 def run_range_test(
     config: ml_collections.ConfigDict,
-    lowest: float = LOWEST,
-    highest: float = HIGHEST,
-    steps: int = STEPS,
+    lowest: float,
+    highest: float,
+    steps: int,
     *,
     progress: bool = False,
 ) -> Curve:
