@@ -328,9 +328,9 @@ def test_trials_with_two_groups_have_two_folds(photos, monkeypatch):
     train = data.load(write(photos, rows), val_fraction=0).train
     asked = []
 
-    def try_once(setup, pretrained, lr, left_out):
+    def try_once(setup, pretrained, lr, left_out, alphas):
         asked.append(int(left_out.sum()))
-        return {1.0: trial.Tried(1, 0.5, np.ones(left_out.sum()))}
+        return [trial.Tried(1, 0.5, np.ones(left_out.sum()))] * 2
 
     monkeypatch.setattr(trial, "try_once", try_once)
     setup = Setup(None, None, TrainingOptions(), None, train)

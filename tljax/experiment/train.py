@@ -79,7 +79,8 @@ def fit_config(
         pretrained: Any = experiment.read_pretrained
     else:  # a slip is found before anything is written
         held = [experiment.read_pretrained()]
-        if experiment.config.trial_lr and not experiment.config.tried:
+        asks = experiment.config.trial_lr or experiment.config.trial_whole_images
+        if asks and not experiment.config.tried:
             experiment = trial.settle(experiment, setups[0], held[0], progress=progress)
             setups = experiment.setups(dataset)
 

@@ -1,8 +1,11 @@
-"""`trial_lr`: learning rates, and places on the line of WiSE-FT, that are tried before a run."""
+"""`trial_lr`: learning rates, and places on the line of WiSE-FT, that are tried before a run.
+
+`trial_whole_images` tries them without augmentation, too, if training with it is no better.
+"""
 
 import json
+import math
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +23,7 @@ from tljax.transfer.partition import Tree
 def settle(
     experiment: Experiment, setup: Setup, pretrained: Tree | None, *, progress: bool
 ) -> Experiment:
-    """The experiment with the rate and the place that trials choose.
+    """The experiment with the rate, the augmentation and the place that trials choose.
 
     Args:
       experiment: of a run that has not begun, with `trial_lr`.
@@ -29,7 +32,7 @@ def settle(
       progress: whether to show progress, and what was chosen, on stderr.
 
     Raises:
-      InputError: if nothing could be compared.
+      InputError: if there is no line, or if nothing can be left out.
     """
     config = experiment.config
     _check(experiment, setup)
@@ -37,10 +40,11 @@ def settle(
         setup,
         lambda: jax.tree.map(np.array, pretrained),  # runs may change what they are given
         config.trial_lr,
+        whole_images=config.trial_whole_images,
         progress=progress,
     )
     config = config.copy_and_resolve_references()
-    settled: dict[str, Any] = trial.settled(*chosen.candidate)
+    settled = trial.settled(chosen.candidate)
     config.asked = tuple(f"{name}={json.dumps(config[name])}" for name in settled)
     config.update(settled)
     config.tried = _sentences(chosen, setup.decides)
@@ -51,6 +55,10 @@ def settle(
 
 def _check(experiment: Experiment, setup: Setup) -> None:
     """Raises InputError if there is no line to compare places on, or nothing to leave out."""
+    if not experiment.config.trial_lr:
+        raise InputError(
+            "trial_whole_images is True, but trial_lr names no rate to try; set it, e.g. to (0.1,)"
+        )
     which = f"trial_lr is {tuple(experiment.config.trial_lr)}"
     if not setup.options.wise_ft or experiment.stages:
         raise InputError(
@@ -76,19 +84,20 @@ def _check(experiment: Experiment, setup: Setup) -> None:
 
 
 def _sentences(chosen: trial.Chosen, decides: str) -> tuple[str, ...]:
-    def written(ranked: float) -> str:
+    def named(one: trial.Candidate) -> str:
+        return f"lr={one.lr:g}, augment={one.augment}, wise_ft_alpha={one.alpha:g}"
+
+    def written(one: trial.Candidate) -> str:
+        ranked = chosen.scores[one]
+        if not math.isfinite(ranked):
+            return "it diverged"
         return figure(rank(decides, ranked), decides, digits=3)
 
-    lr, alpha = chosen.candidate
-    best = chosen.accuracies[chosen.candidate]
+    best = chosen.candidate
     first = (
-        f"lr={lr:g}, wise_ft_alpha={alpha:g}: {WORDS[decides]} {written(best)} on"
-        f" {chosen.images:,} training images out of fold, the best of {len(chosen.accuracies)}"
-        f"{'; the start is kept, so the run takes one step' if alpha == 0 else ''}"
+        f"{named(best)}: {WORDS[decides]} {written(best)} on {chosen.images:,} training images out"
+        f" of fold, the best of {len(chosen.scores)}"
+        f"{'; the start is kept, so the run takes one step' if best.alpha == 0 else ''}"
     )
-    others = (
-        f"lr={one.lr:g}, wise_ft_alpha={one.alpha:g}: {written(accuracy)}"
-        for one, accuracy in chosen.accuracies.items()
-        if one != chosen.candidate
-    )
+    others = (f"{named(one)}: {written(one)}" for one in chosen.scores if one != best)
     return (first, *others)
