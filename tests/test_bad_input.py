@@ -487,7 +487,6 @@ ROWS = {
     "a place off the line": (tuned("wise_ft_alpha=1.5"), "wise_ft_alpha is 1.5"),
     "a place on no line": (tuned("wise_ft=False", "wise_ft_alpha=0.5"), "wise_ft is False"),
     "trials of what validation decides": (tuned("trial_lr=(0.1,)"), "leave trial_lr out"),
-    "trials without a rate": (tuned("trial_whole_images=True"), "trial_lr names no rate"),
     "an unknown way with a loss that is not finite": (tuned("on_nan=ignore"), "on_nan"),
     "a pull in stages": (
         tuned("l2_sp_alpha=0.1", "weight_decay=0", "stages=lp_ft"),

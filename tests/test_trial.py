@@ -33,7 +33,7 @@ def test_a_run_after_trials_is_the_run_with_what_they_chose(tuned, tmp_path, mon
     result = experiment.run(tuned(), workdir, progress=False)
     config = read_workdir(workdir).config
     assert config.tried
-    by_hand = [f"--config.{name}={config[name]}" for name in ("lr", "augment", "wise_ft_alpha")]
+    by_hand = [f"--config.{name}={config[name]}" for name in ("lr", "wise_ft_alpha")]
     alone = experiment.fit_config(tuned(*by_hand, lrs="()"))
     assert same(result.variables, alone.variables)
 
@@ -81,7 +81,7 @@ def test_every_image_is_judged_once_by_a_network_that_has_not_seen_it(tuned, mon
 def test_a_start_is_not_blamed_for_a_rate_that_diverges(decides):
     """And of what did not diverge the best is taken, whatever the order of the rates."""
     start, wild, calm = (
-        trial.Candidate(lr, "crop", alpha) for lr, alpha in ((10.0, 0.0), (10.0, 1.0), (0.1, 1.0))
+        trial.Candidate(lr, alpha) for lr, alpha in ((10.0, 0.0), (10.0, 1.0), (0.1, 1.0))
     )
     right = np.arange(60) < 50
     nothing = trial.Tried(-np.inf, np.inf, np.full(60, -np.inf))
@@ -92,32 +92,6 @@ def test_a_start_is_not_blamed_for_a_rate_that_diverges(decides):
             wild: [nothing],
         }
         assert trial._best(tried, decides) == better
-
-
-def test_a_trial_that_keeps_its_start_is_repeated_on_whole_images(tuned, monkeypatch):
-    """What crops cut away is then seen; a trial that helps is not repeated."""
-    once = trial.try_once
-    for better in ("crop", "none", None):
-        augmentations = []
-
-        def judged(setup, pretrained, lr, rows, alphas, better=better, asked=augmentations):
-            asked.append(setup.options.augment)
-            found = once(setup, pretrained, lr, rows, alphas)
-            good, images = setup.options.augment == better, rows.sum()
-            found[1] = trial.Tried(
-                images * good, 1e-3 if good else 1e3, np.full(images, good * 1.0)
-            )
-            found[0] = trial.Tried(0.0, 1.0, np.zeros(images))
-            return found
-
-        monkeypatch.setattr(trial, "try_once", judged)
-        built = experiment.build(tuned("--config.augment=crop"))
-        (setup,) = built.setups(experiment.load_data(built.config))
-        chosen = trial.choose(setup, built.read_pretrained(), [0.05], whole_images=True)
-        assert augmentations == ["crop"] * 3 + ["none"] * 3 * (better != "crop")
-        wanted = ("crop", 0.0) if better is None else (better, 1.0)
-        assert chosen.candidate[1:] == wanted
-        assert len(chosen.scores) == (2 if better == "crop" else 3)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +114,7 @@ def test_what_cannot_be_tried_is_refused(tuned, word, message, tmp_path):
 
 def test_few_images_do_not_decide_by_chance():
     """A candidate needs clearly more right answers, or a lower loss."""
-    start, end = trial.Candidate(0.1, "none", 0.0), trial.Candidate(0.1, "none", 1.0)
+    start, end = trial.Candidate(0.1, 0.0), trial.Candidate(0.1, 1.0)
 
     def chosen(right_at_start, right_at_end, loss_at_end):
         right = {start: np.arange(90) < right_at_start, end: np.arange(90) >= 90 - right_at_end}

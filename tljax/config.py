@@ -176,8 +176,6 @@ class ExperimentFields:
     With `wise_ft` and without validation images. The best of them, and of the places 0 and 1
     on the line, become `lr` and `wise_ft_alpha`; see `tljax.training.trial`. (): no trial.
     """
-    trial_whole_images: bool = False
-    """Whether a trial whose training is no better than its start is repeated without `augment`."""
     tried: tuple[str, ...] = ()
     """What the trial chose and why; it is written there."""
     asked: tuple[str, ...] = ()

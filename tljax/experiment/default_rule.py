@@ -241,9 +241,6 @@ def _fine_tuning(
     if tries:
         why = "three folds choose between this rate and the solved head"
         chosen["trial_lr"] = ((set_by_hand.get("lr", chosen["lr"][0]),), f"{why}: {STUDY}")
-        if not {"augment", "crop_area", "views", "trial_lr"} & set_by_hand.keys():
-            why = "crops may cut away what an image is judged by"
-            chosen["trial_whole_images"] = (True, f"{why}: {STUDY}")
     normalises_batches = isinstance(network.model, ResNet | EfficientNet)
     if normalises_batches and target.images < 500 and not tries:
         chosen["statistics"] = ("stored", "few images: Keras guide to fine-tuning")

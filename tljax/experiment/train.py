@@ -79,8 +79,7 @@ def fit_config(
         pretrained: Any = experiment.read_pretrained
     else:  # a slip is found before anything is written
         held = [experiment.read_pretrained()]
-        asks = experiment.config.trial_lr or experiment.config.trial_whole_images
-        if asks and not experiment.config.tried:
+        if experiment.config.trial_lr and not experiment.config.tried:
             experiment = trial.settle(experiment, setups[0], held[0], progress=progress)
             setups = experiment.setups(dataset)
 

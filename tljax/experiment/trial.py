@@ -1,7 +1,4 @@
-"""`trial_lr`: learning rates, and places on the line of WiSE-FT, that are tried before a run.
-
-`trial_whole_images` tries them without augmentation, too, if training with it is no better.
-"""
+"""`trial_lr`: learning rates, and places on the line of WiSE-FT, that are tried before a run."""
 
 import json
 import math
@@ -23,7 +20,7 @@ from tljax.transfer.partition import Tree
 def settle(
     experiment: Experiment, setup: Setup, pretrained: Tree | None, *, progress: bool
 ) -> Experiment:
-    """The experiment with the rate, the augmentation and the place that trials choose.
+    """The experiment with the rate and the place that trials choose.
 
     Args:
       experiment: of a run that has not begun, with `trial_lr`.
@@ -40,7 +37,6 @@ def settle(
         setup,
         lambda: jax.tree.map(np.array, pretrained),  # runs may change what they are given
         config.trial_lr,
-        whole_images=config.trial_whole_images,
         progress=progress,
     )
     config = config.copy_and_resolve_references()
@@ -55,10 +51,6 @@ def settle(
 
 def _check(experiment: Experiment, setup: Setup) -> None:
     """Raises InputError if there is no line to compare places on, or nothing to leave out."""
-    if not experiment.config.trial_lr:
-        raise InputError(
-            "trial_whole_images is True, but trial_lr names no rate to try; set it, e.g. to (0.1,)"
-        )
     which = f"trial_lr is {tuple(experiment.config.trial_lr)}"
     if not setup.options.wise_ft or experiment.stages:
         raise InputError(
@@ -85,7 +77,7 @@ def _check(experiment: Experiment, setup: Setup) -> None:
 
 def _sentences(chosen: trial.Chosen, decides: str) -> tuple[str, ...]:
     def named(one: trial.Candidate) -> str:
-        return f"lr={one.lr:g}, augment={one.augment}, wise_ft_alpha={one.alpha:g}"
+        return f"lr={one.lr:g}, wise_ft_alpha={one.alpha:g}"
 
     def written(one: trial.Candidate) -> str:
         ranked = chosen.scores[one]

@@ -35,7 +35,6 @@ _NEW_FIELDS = {
     "regression_loss": "l2",
     "select_by": None,
     "trial_lr": (),
-    "trial_whole_images": False,
     "tried": (),
     "wise_ft": False,
     "wise_ft_alpha": None,

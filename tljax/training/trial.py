@@ -9,9 +9,6 @@ as much as the run, which a small network can afford.
 With 100 images, a difference of six right answers is noise. The loss, which also says how sure a
 network is of its answers, separates candidates better. So a candidate must be right on clearly more
 images than the others, or have a lower loss, to be taken.
-
-Crops may cut away what an image is judged by. So if training is no better than the start, it is
-tried once more on whole images, without augmentation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,14 +38,12 @@ SHARE = 0.5  # of the run's steps
 # At high rates the weights between start and end are mostly worse than both.
 _START, _END = 0.0, 1.0
 _ERRORS = 1.645  # standard errors, 5 % on one side: what a candidate of higher loss must be ahead
-_WHOLE_IMAGES = "none"  # an augmentation
 
 
 class Candidate(NamedTuple):
-    """A learning rate, an augmentation, and a place on the line of `tljax.training.wise_ft`."""
+    """A learning rate, and a place on the line of `tljax.training.wise_ft`."""
 
     lr: float
-    augment: str
     alpha: float
 
 
@@ -87,7 +82,6 @@ def choose(
     pretrained: Pretrained,
     rates: Sequence[float],
     *,
-    whole_images: bool = False,
     progress: bool = False,
 ) -> Chosen:
     """Trains with each rate on the images of all folds but one, and compares on the one left out.
@@ -97,44 +91,29 @@ def choose(
       pretrained: see `make_run`.
       rates: peak learning rates to compare, each at the places 0 and 1 of the line; 0 is the start
         of the run, and counts once.
-      whole_images: whether to try the rates again without augmentation if the start is chosen.
       progress: whether to show progress on stderr.
     """
-    shorter = replace(setup, options=_shortened(setup))
-    tried = _try_all(shorter, pretrained, rates, progress)
-    best = _best(tried, setup.decides)
-    if whole_images and best.alpha == _START and setup.options.augment != _WHOLE_IMAGES:
-        shorter = replace(shorter, options=replace(shorter.options, augment=_WHOLE_IMAGES))
-        again = _try_all(shorter, pretrained, rates, progress)
-        tried |= {one: parts for one, parts in again.items() if one.alpha != _START}
-        best = _best(tried, setup.decides)
-    scores = {one: _sum(parts).score / len(setup.train) for one, parts in tried.items()}
-    return Chosen(best, scores, len(setup.train))
-
-
-def _try_all(
-    setup: Setup, pretrained: Pretrained, rates: Sequence[float], progress: bool
-) -> dict[Candidate, list[Tried]]:
-    """What each candidate made of each fold."""
-    labels, augment = strata(setup.train.labels), setup.options.augment
+    labels = strata(setup.train.labels)
     (folds, *_) = assign_folds(labels, setup.options.seed, FOLDS, groups_of(setup.train))
+    shorter = replace(setup, options=_shortened(setup))
     tried: dict[Candidate, list[Tried]] = {}
     with progress_bar() as bar:
         used = np.unique(folds)  # fewer than FOLDS if there are fewer groups
         task = bar.add_task("trials", total=len(rates) * len(used), visible=progress)
         for lr in rates:
             for fold in used:
-                start, end = try_once(setup, pretrained, lr, folds == fold, (_START, _END))
+                start, end = try_once(shorter, pretrained, lr, folds == fold, (_START, _END))
                 if lr == rates[0]:
-                    tried.setdefault(Candidate(lr, augment, _START), []).append(start)
-                tried.setdefault(Candidate(lr, augment, _END), []).append(end)
+                    tried.setdefault(Candidate(lr, _START), []).append(start)
+                tried.setdefault(Candidate(lr, _END), []).append(end)
                 bar.advance(task)
-    return tried
+    scores = {one: _sum(parts).score / len(setup.train) for one, parts in tried.items()}
+    return Chosen(_best(tried, setup.decides), scores, len(setup.train))
 
 
 def settled(candidate: Candidate) -> dict[str, Any]:
     """The config fields of the run that a candidate settles."""
-    fields = {"lr": candidate.lr, "augment": candidate.augment, "wise_ft_alpha": candidate.alpha}
+    fields = {"lr": candidate.lr, "wise_ft_alpha": candidate.alpha}
     if candidate.alpha != _START:
         return fields
     # The weights that the run starts from are kept: more than one step would be for nothing.
