@@ -456,6 +456,79 @@ def test_lists_of_0_and_1_and_of_numbers(photos):
     assert (two.train.labels[:, 1] == -2 * two.train.labels[:, 0]).all()
 
 
+def write_splits(photos, place, names, noted="file"):
+    """A Parquet file, or the Arrow file of a saved data set, for each split.
+
+    Args:
+      names: By split, the classes in their order; None: the file does not note them.
+      noted: Where they are noted, in the `file` or in its `folder`.
+    """
+    place.mkdir()
+    (place / "dataset_dict.json").write_text(json.dumps({"splits": list(names)}))
+    for split, classes in names.items():
+        table = table_of(photos, rows=SPLIT_ROWS[split], names=classes or ())
+        info = json.loads(table.schema.metadata[b"huggingface"])["info"]
+        if classes is None or noted == "folder":
+            table = table.replace_schema_metadata(None)
+        (place / split).mkdir()
+        if noted == "file":
+            pq.write_table(table, place / f"{split}.parquet")
+            continue
+        with pa.ipc.new_file(str(place / split / "data.arrow"), table.schema) as writer:
+            writer.write_table(table)
+        state = {"_data_files": [{"filename": "data.arrow"}]}
+        (place / split / "state.json").write_text(json.dumps(state))
+        (place / split / "dataset_info.json").write_text(json.dumps(info))
+    return f"{'parquet' if noted == 'file' else 'hf'}:{place}"
+
+
+@pytest.mark.parametrize("noted", ["file", "folder"])
+def test_files_that_number_the_classes_differently_are_refused(noted, photos):
+    names = {"train": ("zebra", "ant"), "test": ("ant", "zebra")}
+    spec = write_splits(photos, photos / "p", names, noted)
+    with pytest.raises(InputError, match=r"test.* and .*number the classes of 'label' different"):
+        data.load(spec)
+    assert data.load(f"{spec}?numbers=score").kind == "regression", "then labels do not matter"
+
+
+def test_files_may_note_further_classes_or_none(photos, caplog):
+    names = {"train": ("zebra", "ant", "bee"), "validation": None, "test": ("zebra", "ant")}
+    dataset = data.load(write_splits(photos, photos / "p", names))
+    assert dataset.class_names == ("zebra", "ant", "bee")
+    for split, rows in SPLIT_ROWS.items():
+        source = getattr(dataset, split[:3] if split == "validation" else split)
+        assert source.labels.tolist() == [number // 4 % 2 for number in rows]
+    assert "1 of the 3 files, e.g. " in caplog.text
+    assert "validation.parquet, do not name the classes of 'label'" in caplog.text
+
+
+PATTERNS = ["{train,test}/*", "*/*", "*/part-0", "**/*", "{train/part,test/part}-0"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_folders_that_a_pattern_chooses_tell_the_splits(pattern, photos, monkeypatch):
+    for split in ("train", "test"):
+        (photos / "p" / split).mkdir(parents=True)
+        table = table_of(photos, rows=SPLIT_ROWS[split])
+        pq.write_table(table, photos / "p" / split / "part-0.parquet")
+    monkeypatch.chdir(photos / "p")
+    for place in (f"{photos}/p/", ""):
+        dataset = data.load(f"parquet:{place}{pattern}.parquet", val_fraction=0)
+        assert [len(dataset.train), len(dataset.test)] == [28, 8]
+    (photos / "p" / "test" / "part-0.parquet").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"cannot read .*test/part-0.parquet"):
+        data.load(f"parquet:{photos}/p/{pattern}.parquet")
+
+
+def test_a_folder_that_a_pattern_does_not_choose_tells_no_split(photos):
+    (photos / "train").mkdir()
+    for part in (0, 1):
+        rows = range(20 * part, 20 * part + 20)
+        pq.write_table(table_of(photos, rows=rows), photos / "train" / f"part-{part}.parquet")
+    dataset = data.load(f"parquet:{photos}/train/*.parquet", val_fraction=0)
+    assert len(dataset.test) == 8, "a fifth was split off"
+
+
 def test_files_of_other_tables_and_names_are_refused(photos):
     (photos / "p").mkdir()
     with pytest.raises(InputError, match=r"holds no .parquet files; check the path"):
@@ -464,7 +537,7 @@ def test_files_of_other_tables_and_names_are_refused(photos):
         data.load(f"hf:{photos / 'p'}")
     pq.write_table(table_of(photos), photos / "p" / "train.parquet")
     pq.write_table(table_of(photos), photos / "p" / "more.parquet")
-    with pytest.raises(InputError, match=r"'more.parquet' after none; rename it"):
+    with pytest.raises(InputError, match=r"'more.parquet' has no split in its name; r"):
         data.load(f"parquet:{photos / 'p'}")
     with pytest.raises(InputError, match=r"no file is called .*x-.*; check the path"):
         data.load(f"parquet:{photos / 'p'}/x-*.parquet")
