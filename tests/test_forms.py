@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tests.test_cli import config, run
 from tests.test_docs import commands
@@ -705,6 +706,47 @@ def test_tables_in_python_that_cannot_be_used(photos):
         data.from_table(columns, label="breed", folder=photos)
     with pytest.raises(InputError, match="row 40 is missing in the column 'label'"):
         data.from_table({**columns, "label": columns["label"][:39]}, folder=photos)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label": "label", "labels": "tags"}, "from_table chooses label and labels; keep label"),
+        ({"labels": "tags", "numbers": "x"}, "from_table chooses labels and numbers; keep label"),
+        ({"labels": []}, "labels is empty; name a column, or leave it out"),
+        ({"numbers": ""}, "numbers is empty; name a column, or leave it out"),
+        ({"labels": ["y", "z"]}, "the table has no column 'y'"),
+        ({"separator": ";"}, "from_table chooses a separator, but no labels=COLUMN"),
+        ({"labels": "tags", "separator": "semi"}, "the separator 'semi' in from_table is not one"),
+        ({"channels": 0}, "channels is 0; set it to 1 or more, or leave it out for RGB"),
+        ({"deep_images": "own"}, "there is no deep_images 'own'"),
+        ({"val_fraction": 1}, "val_fraction is 1; set it to 0 or more, and below 1"),
+        ({"seed": -1}, "seed is -1; set it to 0 or more"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(arguments, message, photos):
+    with pytest.raises(InputError, match=message):
+        data.from_table({**TABLE, "y+z": [0] * 40}, folder=photos, **arguments)
+
+
+TABLE = {
+    "path": [f"images/{n}.png" for n in range(40)],
+    "label": ["a", "b"] * 20,
+    "tags": ["a;b", "b"] * 20,
+    "x": [n / 7 for n in range(40)],
+}
+
+
+def test_separators_and_channels_of_a_table_in_python(photos):
+    for separator in (";", "semicolon"):
+        tags = data.from_table(TABLE, labels="tags", separator=separator, folder=photos)
+        assert tags.class_names == ("a", "b")
+        assert tags.train.labels.mean(0).tolist() == [0.5, 1]
+    grey = [Image.open(photos / path).convert("L") for path in TABLE["path"]]
+    for path, image in zip(TABLE["path"], grey, strict=True):
+        image.save(photos / path)
+    dataset = data.from_table(TABLE, label="label", folder=photos, channels=1)
+    assert dataset.train[0]["image"].shape == (*np.asarray(grey[0]).shape, 1)
 
 
 # --- the commands of the documentation -----------------------------------------------------------

@@ -199,7 +199,7 @@ def test_damaged_tables_are_refused(content, message, tmp_path):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ("?path", "is no choice"),
+        ("?path", "is not of the form KEY=VALUE"),
         ("?photo=x", "there is no choice"),
         ("?label=breed", "has no column 'breed'"),
         ("?columns=path", "lacks path or label"),
@@ -489,7 +489,7 @@ def test_without_a_header_the_columns_are_named_first(photos):
 def test_weights_come_with_the_images(photos, caplog):
     rows = [{**r, "weight": 0.5 + n} for n, r in enumerate(rows_of())]
     dataset = data.load(write(photos, rows), val_fraction=0)
-    assert "count in the loss as its column 'weight' says, from 0.5 to 39.5" in caplog.text
+    assert "is weighted by its column 'weight' (0.5 to 39.5)" in caplog.text
     for i, name in enumerate(names_of(dataset.train)):
         assert dataset.train[i]["weight"] == 0.5 + int(name[7:-4])
     joined = data.load(f"{dataset.name},embedded:digits", val_fraction=0.25).train

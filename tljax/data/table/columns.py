@@ -17,7 +17,7 @@ class Chosen:
 
     Attributes:
       path: Of the images.
-      targets: Of what is learned: several only of labels of 0 and 1, or of numbers.
+      targets: Of what is learned; more than one only for 0/1 columns or numbers.
       form: How they are read: one class, several labels, or numbers.
       split, group, weight: None: the table has none.
     """
@@ -90,7 +90,7 @@ def choose(
     form: Form = "label"
     if (given := spec.labels or spec.numbers) is not None:
         form = "labels" if spec.labels else "numbers"
-        names = [given] if given in found else given.split("+")
+        names = _columns(given, found)
         targets = tuple(_check(spec, name, found) for name in names)
         if len(set(targets)) < len(targets):
             raise InputError(f"{spec} names a column of its {form} twice; keep one of them")
@@ -106,6 +106,13 @@ def choose(
         for column in ("split", "group", "weight")
     )
     return Chosen(path, targets, form, split, group, weight)
+
+
+def _columns(given: str | tuple[str, ...], header: Sequence[str]) -> Sequence[str]:
+    """The columns of labels or numbers; the name of a single one may hold a `+`."""
+    if isinstance(given, tuple):
+        return given
+    return [given] if given in header else given.split("+")
 
 
 def _named(spec: Spec, column: str, header: Sequence[str]) -> str | None:
@@ -146,6 +153,6 @@ def _only_place(spec: Spec, name: str, header: Sequence[str]) -> int:
     if header.count(name) > 1:
         raise InputError(
             f"the header of {spec.place} has '{printable(name)}' {header.count(name)} times;"
-            " rename the columns that are not meant"
+            " rename all but one"
         )
     return header.index(name)
