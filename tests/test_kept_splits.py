@@ -145,7 +145,7 @@ def test_test_images_that_are_training_images_are_counted(tmp_path, caplog):
     spec = f"folder:{copied(tmp_path / 'photos', 3)}"
     (said,) = copies_said(spec, caplog, val_fraction=0)
     assert f"6 of the 16 test images of {spec} are byte-identical to training images" in said
-    assert "e.g. 'cat/00.png' and 'cat/00.png'" in said
+    assert "e.g. the test image 'cat/00.png' to the training image 'cat/00.png'" in said
     assert not copies_said(f"folder:{tmp_path / 'photos' / 'train'}", caplog)
 
 

@@ -35,8 +35,8 @@ from tljax.data.tfds.spec import is_path
 from tljax.errors import InputError, check_known, did_you_mean, printable
 
 # The module of each scheme. It offers load(rest) -> Dataset and read_class_names(rest), where
-# `rest` is what follows the colon; those of tfds take a data_dir too. In place of the latter, `table`
-# offers read_names(rest) -> (names, kind), as its labels may be of any kind; both take a scheme.
+# `rest` is what follows the colon; those of tfds take a data_dir too, those of tables a scheme.
+# A table's labels may be of any kind: it has read_names(rest) -> (names, kind) in its place.
 _MODULES: dict[str, ModuleType] = {
     "embedded": embedded,
     "folder": folder,

@@ -201,10 +201,11 @@ def _warn_of_shared(
     copies = [(image, first[digest]) for image, digest, _ in images if digest and digest in first]
     if copies:
         image, original = map(printable, copies[0])
+        early, late = _CALLED[before], _CALLED[split]
         warn_once(
-            f"{len(copies):,} of the {len(images):,} {_CALLED[split]} images of {printable(name)}"
-            f" are byte-identical to {_CALLED[before]} images, e.g. '{image}' and '{original}';"
-            f" remove one of each, as they make the {_CALLED[split]} figures too good"
+            f"{len(copies):,} of the {len(images):,} {late} images of {printable(name)} are"
+            f" byte-identical to {early} images, e.g. the {late} image '{image}' to the {early}"
+            f" image '{original}'; remove one of each, as they make the {late} figures too good"
         )
 
 
