@@ -697,6 +697,10 @@ def test_tables_in_python_that_cannot_be_used(photos):
     columns = {"path": [f"images/{n}.png" for n in range(40)], "label": ["a", "b"] * 20}
     with pytest.raises(InputError, match="a list is no table; pass a DataFrame, or a dict of"):
         data.from_table([1, 2])
+    with pytest.raises(
+        InputError, match=r"no column of the table is the label: .*; pass label=COL"
+    ):
+        data.from_table({"path": columns["path"]})
     with pytest.raises(InputError, match="the 40 images in the table do not exist"):
         data.from_table(columns, folder=photos / "images")
     columns["label"][3] = float("nan")  # as pandas has a missing text
