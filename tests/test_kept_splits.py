@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from tests.test_cli import config, run
+from tljax import config as config_lib
 from tljax import data
 from tljax.data import kept
 from tljax.errors import InputError
+from tljax.experiment.workdir import keep_config
 
 SHORT = [
     *config("from_scratch"),
@@ -147,6 +149,17 @@ def test_test_images_that_are_training_images_are_counted(tmp_path, caplog):
     assert f"6 of the 16 test images of {spec} are byte-identical to training images" in said
     assert "e.g. the test image 'cat/00.png' to the training image 'cat/00.png'" in said
     assert not copies_said(f"folder:{tmp_path / 'photos' / 'train'}", caplog)
+
+
+def test_a_run_that_begins_says_so_and_one_that_resumes_does_not(tmp_path, caplog):
+    dataset = data.load(f"folder:{copied(tmp_path / 'photos', 2)}", val_fraction=0)
+    (tmp_path / "run").mkdir()
+    task = data.Task(dataset.name, dataset.class_names)
+    for begun, said in ((dataset, 1), (None, 0)):
+        caplog.clear()
+        keep_config(tmp_path / "run", (task,), config_lib.base(), begun)
+        assert caplog.text.count("4 of the 14 test images") == said
+    assert (tmp_path / "run" / "splits.json").is_file()
 
 
 def test_copies_across_splits_that_are_made_are_counted(tmp_path, caplog):
