@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tljax.console import warn_once
 from tljax.data.digests import content_digests
 from tljax.data.folder import FolderSource
 from tljax.data.layout import find_root
-from tljax.data.listing import find_files, warn_once
+from tljax.data.listing import find_files
 from tljax.data.packed import ImageFile, is_there
 from tljax.data.sources import Dataset, Source, Subset, fingerprint, unwrap_subset
 from tljax.data.table import SCHEMES, check_place, listed, number_groups
