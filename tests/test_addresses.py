@@ -160,11 +160,11 @@ def python(script: str, **environment: str) -> subprocess.Popen:
     )
 
 
-def test_what_is_an_address():
+def test_what_is_fetchable():
     for address in ("hf://a/b/c", "https://a/b", "http://a/b", "gs://a/b"):
-        assert addresses.is_address(address)
+        assert addresses.is_fetchable(address)
     for path in ("weights.npz", "/hf/https", "~/a", "s3://a/b", ""):
-        assert not addresses.is_address(path)
+        assert not addresses.is_fetchable(path)
 
 
 def test_paths_are_returned_as_they_are(tmp_path, monkeypatch):

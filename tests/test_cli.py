@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from tljax import cli
+from tljax import cli, console
 from tljax import config as config_lib
-from tljax import console
 from tljax.commands.demo.four_scenarios import Settings, run_demo
 from tljax.console import print_any_character
 from tljax.errors import InputError

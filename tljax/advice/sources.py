@@ -187,7 +187,7 @@ def _candidates(word: str) -> list[Candidate]:
         return [_of_entry(entry)]
     if _is_there(word):
         return [_on_the_disk(word)]
-    if addresses.is_address(word):
+    if addresses.is_fetchable(word):
         raise InputError(
             f"the address '{redacted(word)}' does not say which model it holds; write MODEL=ADDRESS"
         )
@@ -212,7 +212,7 @@ def _candidates(word: str) -> list[Candidate]:
 
 
 def _is_there(word: str) -> bool:
-    return not addresses.is_address(word) and os.path.lexists(os.path.expanduser(word))
+    return not addresses.is_fetchable(word) and os.path.lexists(os.path.expanduser(word))
 
 
 def _of_entry(entry: zoo.ZooEntry) -> Candidate:
@@ -248,7 +248,7 @@ def _with_model(model: str, source: str) -> Candidate:
     if entry is not None:
         weights.check_model(source, entry.model, model)
         return _of_entry(entry)
-    if not addresses.is_address(source) and not _is_there(source):
+    if not addresses.is_fetchable(source) and not _is_there(source):
         raise InputError(
             f"there are no weights '{source}' for {model}{did_you_mean(source, zoo.entries())};"
             f" give a file, a folder, a name that `tljax models` lists, or {RANDOM}"

@@ -33,7 +33,7 @@ class NoSuchFile(InputError):
     """The repository has no file of this name."""
 
 
-def is_address(text: str) -> bool:
+def is_fetchable(text: str) -> bool:
     """Returns whether `text` has one of the schemes that `fetch_file` fetches."""
     return re.match(r"(hf|gs|https?)://", text) is not None
 
@@ -56,7 +56,7 @@ def fetch_file(address: str, *, sha256: str | None = None, md5: str | None = Non
     """
     if address.startswith("hf://"):
         return _fetch_from_hub(address, sha256, md5)
-    if is_address(address):
+    if is_fetchable(address):
         return download(address, sha256, md5)
     path = Path(os.path.expanduser(address))
     if not os.path.exists(path):
@@ -72,7 +72,7 @@ def find_cached(address: str) -> Path | None:
     if address.startswith("hf://"):
         found = _look_up_in_hub_cache(_parse_hub_address(address))
         return Path(found) if isinstance(found, str) else None
-    if is_address(address):
+    if is_fetchable(address):
         path = cache_path(web_url(address))
     else:
         path = Path(os.path.expanduser(address))
@@ -100,7 +100,7 @@ def fetch_sidecar(address: str, filename: str) -> Path | None:
         except InputError as error:
             _log.info("%s", error)
             return None
-    if is_address(address):
+    if is_fetchable(address):
         return None
     path = Path(os.path.expanduser(address))
     found = (path if path.is_dir() else path.parent) / filename
@@ -115,7 +115,7 @@ def address_beside(address: str, file: Path, filename: str) -> str:
       file: where it lies on this disk.
       filename: of the other file, without a folder.
     """
-    if not is_address(address):
+    if not is_fetchable(address):
         return str(file.with_name(filename))
     place, mark, query = address.partition("?")
     beside = f"{place.rpartition('/')[0]}/{filename}{mark}{query}"
