@@ -163,7 +163,7 @@ def _preprocessing(candidate: Candidate, image_size: ImageSize | None) -> Prepro
     if found is None:
         found = registry.spec(candidate.model).preprocessing
         _log.warning(
-            "'%s' does not say how its images were normalised; taking %s, as %s does",
+            "it is not known how the images of '%s' were normalised; taking %s, as %s does",
             candidate.name,
             found.normalisation,
             candidate.model,

@@ -5,13 +5,13 @@
 """
 
 import errno
-import logging
 import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from tljax.console import warn_once
 from tljax.errors import InputError
 from tljax.weights.download import (
     OTHER_WAY,
@@ -25,8 +25,6 @@ from tljax.weights.download import (
     web_url,
 )
 from tljax.weights.read import is_weights_name
-
-_log = logging.getLogger("tljax")
 
 
 class NoSuchFile(InputError):
@@ -88,8 +86,9 @@ def fetch_sidecar(address: str, filename: str) -> Path | None:
 
     Returns:
       For `hf://`, the file in the same folder of the repository (or in that repository); None if
-      there is none or it cannot be fetched. For a path, the file in the same folder (or in the
-      directory at that path) or None. For other addresses None: web servers do not list folders.
+      there is none or, with a warning, if it cannot be fetched. For a path, the file in the same
+      folder (or in the directory at that path) or None. For other addresses None: web servers do
+      not list folders.
     """
     if address.startswith("hf://"):
         folder = address if is_repository(address) else address.rpartition("/")[0]
@@ -97,8 +96,14 @@ def fetch_sidecar(address: str, filename: str) -> Path | None:
         try:
             missing = _is_known_missing(_parse_hub_address(neighbour))
             return None if missing else fetch_file(neighbour)
+        except NoSuchFile:
+            return None
         except InputError as error:
-            _log.info("%s", error)
+            warn_once(
+                f"cannot read {filename} of the weights, which says how images are prepared"
+                f" ({error})",
+                key=f"{folder}: sidecar",
+            )
             return None
     if is_fetchable(address):
         return None
