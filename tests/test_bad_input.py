@@ -559,8 +559,8 @@ ROWS = {
     "tfds: another version": (records("shapes:2.0.0"), "there is 1.0.0"),
     "tfds: a version that is none": (records("shapes:1"), "there is 1.0.0"),
     "tfds: spaces": (records("my shapes"), "names no data set"),
-    "tfds: a choice of nothing": (records("shapes?train="), "is no choice"),
-    "tfds: no choice": (records("shapes?"), "is no choice"),
+    "tfds: a choice of nothing": (records("shapes?train="), "is not of the form KEY=VALUE"),
+    "tfds: no choice": (records("shapes?"), "is not of the form KEY=VALUE"),
     "tfds: an unknown choice": (records("shapes?tests=test"), "did you mean 'test'?"),
     "tfds: two choices": (records("shapes?train=train,train=test"), "chooses train twice"),
     "tfds: a split that is not there": (

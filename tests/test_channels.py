@@ -572,6 +572,21 @@ def test_images_come_back_with_their_channels_where_files_were_renamed(tmp_path)
     np.testing.assert_array_equal(again.train[0]["image"], first)
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_folds_keep_the_channels(channels, tmp_path):
+    spec = f"folder:{make_folder(tmp_path / 'photos', channels)}"
+    whole = data_lib.load(spec, channels=channels)
+    for fold in range(3):
+        dataset = data_lib.load(spec, channels=channels, folds=3, fold=fold)
+        for source in (dataset.train, dataset.val, dataset.test):
+            base, rows = data_lib.unwrap_subset(source)
+            assert {source[i]["image"].shape for i in range(len(rows))} == {(20, 20, channels)}
+            name = base.names[rows[0]]
+            if name in whole.train.names:
+                same = whole.train[whole.train.names.index(name)]["image"]
+                np.testing.assert_array_equal(source[0]["image"], same)
+
+
 def test_worker_processes_read_the_same(tmp_path):
     source = data_lib.load(f"folder:{make_folder(tmp_path / 'photos', 4)}", channels=4).train
     copy = pickle.loads(pickle.dumps(source))

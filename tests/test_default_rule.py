@@ -13,6 +13,7 @@ import tljax
 from tljax import config as config_lib
 from tljax import experiment
 from tljax.errors import InputError
+from tljax.experiment import hyperrules
 from tljax.experiment.default_rule import Network, Target, choose
 
 VIT = tljax.create("vit_small_patch14_dinov2", num_classes=3)
@@ -70,6 +71,10 @@ def test_a_head_is_solved_unless_its_training_is_asked_for():
     for asked in ({"lr": 0.1}, {"steps": 9}, {"augment": "crop"}, {"lora_rank": 4}):
         assert numbers("feature_extraction", **asked)["optimizer"] == "adamw"
     assert numbers("feature_extraction", of=target(tasks=2))["optimizer"] == "adamw"
+    for no_more in ({"augment": "none"}, {"on_error": "fail"}, {"cache": "memory"}):
+        assert numbers("feature_extraction", **no_more)["optimizer"] == "lbfgs"
+    by_hand = numbers("feature_extraction", optimizer="lbfgs")
+    assert by_hand.keys() == {"val_fraction"}, "nothing that a solved head does not use"
 
 
 def test_updates_of_low_rank_share_one_higher_rate():
@@ -105,8 +110,10 @@ def test_few_images_all_train_and_decide_nothing_by_chance():
     assert "wise_ft_alpha" not in numbers("fine_tune", of=target(has_val=True))
 
 
-@pytest.mark.parametrize(("names", "augment"), [("0123456789", "crop"), (["ab", "c"], "crop_flip")])
-def test_digits_and_letters_are_not_mirrored(names, augment):
+@pytest.mark.parametrize(
+    ("names", "augment"), [("0123456789", "crop"), (["ab", "c"], "crop_flip"), ("01", "crop_flip")]
+)
+def test_digits_and_letters_are_not_mirrored_but_two_codes_are(names, augment):
     assert numbers("fine_tune", of=target(names=tuple(names)))["augment"] == augment
 
 
@@ -117,6 +124,35 @@ def test_rates_follow_the_family_the_size_and_the_batch():
     assert numbers("fine_tune", "large")["lr"] == pytest.approx(base["lr"] * 2 / 3, rel=1e-2)
     assert numbers("fine_tune", batch_size=128)["lr"] == pytest.approx(2 * base["lr"], rel=1e-2)
     assert numbers("fine_tune", "resnet")["optimizer"] == "sgd"
+
+
+@pytest.mark.parametrize(
+    ("init_from", "like"),
+    [
+        ("/data/dinov2_small/model.safetensors", "dino"),
+        ("hf://facebook/dinov2-small", "dino"),
+        ("/home/ismael/w.safetensors", "supervised"),
+        ("/home/eclipse-workspace/dinosaurs/w.safetensors", "supervised"),
+        ("/openai/checkpoints/pets/w.safetensors", "supervised"),
+    ],
+)
+def test_a_folder_of_the_machine_does_not_say_how_weights_were_pretrained(
+    init_from, like, photo_folder
+):
+    words = ["--config.model=vit_small_patch16_224", f"--config.data=folder:{photo_folder}"]
+    config = config_lib.load("fine_tune", [*words, f"--config.init_from={init_from}"])
+    chosen = hyperrules.apply(config, tljax.data.load(f"folder:{photo_folder}"))
+    assert chosen.lr == pytest.approx(numbers("fine_tune", like)["lr"])
+
+
+def test_the_depth_to_freeze_is_that_of_a_network_that_is_cut(photo_folder):
+    words = ["--config.model=resnet10_32", f"--config.data=folder:{photo_folder}"]
+    words += ["--config.init_from=FILE", "--config.last_group=layer1_0"]
+    whole = tljax.create("resnet10_32", num_classes=3).groups.names
+    groups = whole.index("layer1_0") + 2  # and the head
+    config = config_lib.load("freeze_first", words)
+    chosen = hyperrules.apply(config, tljax.data.load(f"folder:{photo_folder}"))
+    assert chosen.k == round(0.4 * groups)
 
 
 def test_a_family_that_is_not_known_falls_back_and_says_so():

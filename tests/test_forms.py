@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from tests.test_cli import config, run
 from tests.test_docs import commands
@@ -456,6 +457,79 @@ def test_lists_of_0_and_1_and_of_numbers(photos):
     assert (two.train.labels[:, 1] == -2 * two.train.labels[:, 0]).all()
 
 
+def write_splits(photos, place, names, noted="file"):
+    """A Parquet file, or the Arrow file of a saved data set, for each split.
+
+    Args:
+      names: By split, the classes in their order; None: the file does not note them.
+      noted: Where they are noted, in the `file` or in its `folder`.
+    """
+    place.mkdir()
+    (place / "dataset_dict.json").write_text(json.dumps({"splits": list(names)}))
+    for split, classes in names.items():
+        table = table_of(photos, rows=SPLIT_ROWS[split], names=classes or ())
+        info = json.loads(table.schema.metadata[b"huggingface"])["info"]
+        if classes is None or noted == "folder":
+            table = table.replace_schema_metadata(None)
+        (place / split).mkdir()
+        if noted == "file":
+            pq.write_table(table, place / f"{split}.parquet")
+            continue
+        with pa.ipc.new_file(str(place / split / "data.arrow"), table.schema) as writer:
+            writer.write_table(table)
+        state = {"_data_files": [{"filename": "data.arrow"}]}
+        (place / split / "state.json").write_text(json.dumps(state))
+        (place / split / "dataset_info.json").write_text(json.dumps(info))
+    return f"{'parquet' if noted == 'file' else 'hf'}:{place}"
+
+
+@pytest.mark.parametrize("noted", ["file", "folder"])
+def test_files_that_number_the_classes_differently_are_refused(noted, photos):
+    names = {"train": ("zebra", "ant"), "test": ("ant", "zebra")}
+    spec = write_splits(photos, photos / "p", names, noted)
+    with pytest.raises(InputError, match=r"test.* and .*number the classes of 'label' different"):
+        data.load(spec)
+    assert data.load(f"{spec}?numbers=score").kind == "regression", "then labels do not matter"
+
+
+def test_files_may_note_further_classes_or_none(photos, caplog):
+    names = {"train": ("zebra", "ant", "bee"), "validation": None, "test": ("zebra", "ant")}
+    dataset = data.load(write_splits(photos, photos / "p", names))
+    assert dataset.class_names == ("zebra", "ant", "bee")
+    for split, rows in SPLIT_ROWS.items():
+        source = getattr(dataset, split[:3] if split == "validation" else split)
+        assert source.labels.tolist() == [number // 4 % 2 for number in rows]
+    assert "1 of the 3 files, e.g. " in caplog.text
+    assert "validation.parquet, do not name the classes of 'label'" in caplog.text
+
+
+PATTERNS = ["{train,test}/*", "*/*", "*/part-0", "**/*", "{train/part,test/part}-0"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_folders_that_a_pattern_chooses_tell_the_splits(pattern, photos, monkeypatch):
+    for split in ("train", "test"):
+        (photos / "p" / split).mkdir(parents=True)
+        table = table_of(photos, rows=SPLIT_ROWS[split])
+        pq.write_table(table, photos / "p" / split / "part-0.parquet")
+    monkeypatch.chdir(photos / "p")
+    for place in (f"{photos}/p/", ""):
+        dataset = data.load(f"parquet:{place}{pattern}.parquet", val_fraction=0)
+        assert [len(dataset.train), len(dataset.test)] == [28, 8]
+    (photos / "p" / "test" / "part-0.parquet").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"cannot read .*test/part-0.parquet"):
+        data.load(f"parquet:{photos}/p/{pattern}.parquet")
+
+
+def test_a_folder_that_a_pattern_does_not_choose_tells_no_split(photos):
+    (photos / "train").mkdir()
+    for part in (0, 1):
+        rows = range(20 * part, 20 * part + 20)
+        pq.write_table(table_of(photos, rows=rows), photos / "train" / f"part-{part}.parquet")
+    dataset = data.load(f"parquet:{photos}/train/*.parquet", val_fraction=0)
+    assert len(dataset.test) == 8, "a fifth was split off"
+
+
 def test_files_of_other_tables_and_names_are_refused(photos):
     (photos / "p").mkdir()
     with pytest.raises(InputError, match=r"holds no .parquet files; check the path"):
@@ -464,7 +538,7 @@ def test_files_of_other_tables_and_names_are_refused(photos):
         data.load(f"hf:{photos / 'p'}")
     pq.write_table(table_of(photos), photos / "p" / "train.parquet")
     pq.write_table(table_of(photos), photos / "p" / "more.parquet")
-    with pytest.raises(InputError, match=r"'more.parquet' after none; rename it"):
+    with pytest.raises(InputError, match=r"'more.parquet' has no split in its name; r"):
         data.load(f"parquet:{photos / 'p'}")
     with pytest.raises(InputError, match=r"no file is called .*x-.*; check the path"):
         data.load(f"parquet:{photos / 'p'}/x-*.parquet")
@@ -623,6 +697,10 @@ def test_tables_in_python_that_cannot_be_used(photos):
     columns = {"path": [f"images/{n}.png" for n in range(40)], "label": ["a", "b"] * 20}
     with pytest.raises(InputError, match="a list is no table; pass a DataFrame, or a dict of"):
         data.from_table([1, 2])
+    with pytest.raises(
+        InputError, match=r"no column of the table is the label: .*; pass label=COL"
+    ):
+        data.from_table({"path": columns["path"]})
     with pytest.raises(InputError, match="the 40 images in the table do not exist"):
         data.from_table(columns, folder=photos / "images")
     columns["label"][3] = float("nan")  # as pandas has a missing text
@@ -632,6 +710,47 @@ def test_tables_in_python_that_cannot_be_used(photos):
         data.from_table(columns, label="breed", folder=photos)
     with pytest.raises(InputError, match="row 40 is missing in the column 'label'"):
         data.from_table({**columns, "label": columns["label"][:39]}, folder=photos)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label": "label", "labels": "tags"}, "from_table chooses label and labels; keep label"),
+        ({"labels": "tags", "numbers": "x"}, "from_table chooses labels and numbers; keep label"),
+        ({"labels": []}, "labels is empty; name a column, or leave it out"),
+        ({"numbers": ""}, "numbers is empty; name a column, or leave it out"),
+        ({"labels": ["y", "z"]}, "the table has no column 'y'"),
+        ({"separator": ";"}, "from_table chooses a separator, but no labels=COLUMN"),
+        ({"labels": "tags", "separator": "semi"}, "the separator 'semi' in from_table is not one"),
+        ({"channels": 0}, "channels is 0; set it to 1 or more, or leave it out for RGB"),
+        ({"deep_images": "own"}, "there is no deep_images 'own'"),
+        ({"val_fraction": 1}, "val_fraction is 1; set it to 0 or more, and below 1"),
+        ({"seed": -1}, "seed is -1; set it to 0 or more"),
+    ],
+)
+def test_arguments_that_contradict_each_other_are_refused(arguments, message, photos):
+    with pytest.raises(InputError, match=message):
+        data.from_table({**TABLE, "y+z": [0] * 40}, folder=photos, **arguments)
+
+
+TABLE = {
+    "path": [f"images/{n}.png" for n in range(40)],
+    "label": ["a", "b"] * 20,
+    "tags": ["a;b", "b"] * 20,
+    "x": [n / 7 for n in range(40)],
+}
+
+
+def test_separators_and_channels_of_a_table_in_python(photos):
+    for separator in (";", "semicolon"):
+        tags = data.from_table(TABLE, labels="tags", separator=separator, folder=photos)
+        assert tags.class_names == ("a", "b")
+        assert tags.train.labels.mean(0).tolist() == [0.5, 1]
+    grey = [Image.open(photos / path).convert("L") for path in TABLE["path"]]
+    for path, image in zip(TABLE["path"], grey, strict=True):
+        image.save(photos / path)
+    dataset = data.from_table(TABLE, label="label", folder=photos, channels=1)
+    assert dataset.train[0]["image"].shape == (*np.asarray(grey[0]).shape, 1)
 
 
 # --- the commands of the documentation -----------------------------------------------------------

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from tests.test_cli import config, run
+from tljax import config as config_lib
 from tljax import data
 from tljax.data import kept
 from tljax.errors import InputError
+from tljax.experiment.workdir import keep_config
 
 SHORT = [
     *config("from_scratch"),
@@ -120,6 +122,90 @@ def test_the_same_images_have_the_same_fingerprint(change, tmp_path):
     after = data.load(f"folder:{tmp_path}", kept=record)
     assert [data.fingerprint(getattr(after, split)) for split in kept.SPLITS] == fingerprints
     assert kept.same_images(after, record)
+
+
+def copied(folder, count):
+    """Training images of ten each of two classes, and the first of them again as test images."""
+    draw(folder / "train", range(10))
+    for name in ("cat", "dog"):
+        (folder / "test" / name).mkdir(parents=True)
+        for i in range(count):
+            shutil.copy(folder / "train" / name / f"{i:02}.png", folder / "test" / name)
+    draw(folder / "test", range(90, 95))
+    return folder
+
+
+def copies_said(spec, caplog, **options):
+    """What is said of the copies in a data set."""
+    caplog.clear()
+    dataset = data.load(spec, **options)
+    kept.warn_of_copies(dataset, kept.describe(dataset))
+    return [message for message in caplog.messages if "figures" in message or "labels" in message]
+
+
+def test_test_images_that_are_training_images_are_counted(tmp_path, caplog):
+    spec = f"folder:{copied(tmp_path / 'photos', 3)}"
+    (said,) = copies_said(spec, caplog, val_fraction=0)
+    assert f"6 of the 16 test images of {spec} are byte-identical to training images" in said
+    assert "e.g. the test image 'cat/00.png' to the training image 'cat/00.png'" in said
+    assert not copies_said(f"folder:{tmp_path / 'photos' / 'train'}", caplog)
+
+
+def test_a_run_that_begins_says_so_and_one_that_resumes_does_not(tmp_path, caplog):
+    dataset = data.load(f"folder:{copied(tmp_path / 'photos', 2)}", val_fraction=0)
+    (tmp_path / "run").mkdir()
+    task = data.Task(dataset.name, dataset.class_names)
+    for begun, said in ((dataset, 1), (None, 0)):
+        caplog.clear()
+        keep_config(tmp_path / "run", (task,), config_lib.base(), begun)
+        assert caplog.text.count("4 of the 14 test images") == said
+    assert (tmp_path / "run" / "splits.json").is_file()
+
+
+def test_copies_across_splits_that_are_made_are_counted(tmp_path, caplog):
+    draw(tmp_path / "photos", range(10))
+    for name in ("cat", "dog"):
+        for i in range(10):
+            folder = tmp_path / "photos" / name
+            shutil.copy(folder / f"{i:02}.png", folder / f"{i:02} (copy).png")
+    said = copies_said(f"folder:{tmp_path / 'photos'}", caplog, val_fraction=0.25)
+    dataset = data.load(f"folder:{tmp_path / 'photos'}", val_fraction=0.25)
+    train, val, test = map(contents, (dataset.train, dataset.val, dataset.test))
+    for shared, split, other in (
+        (train & val, "validation", "training"),
+        (train & test, "test", "training"),
+        (val & test, "test", "validation"),
+    ):
+        found = [message for message in said if f"{split} images of" in message]
+        assert any(f"byte-identical to {other} images" in message for message in found) == bool(
+            shared
+        )
+    assert train & test, "else nothing is tried"
+
+
+def test_an_image_with_two_labels_is_warned_of(tmp_path, caplog):
+    draw(tmp_path / "photos", range(10))
+    shutil.copy(tmp_path / "photos/cat/03.png", tmp_path / "photos/dog/also.png")
+    said = copies_said(f"folder:{tmp_path / 'photos'}", caplog)
+    twice = [message for message in said if "different labels" in message]
+    assert len(twice) == 1
+    assert twice[0].startswith(f"1 images of folder:{tmp_path / 'photos'} are there more than once")
+    assert {"'cat/03.png' (cat)", "'dog/also.png' (dog)"} <= set(
+        re.findall(r"'[^']+' \(\w+\)", twice[0])
+    )
+
+
+def test_a_thing_may_be_measured_twice_and_broken_links_are_no_copies(tmp_path, caplog):
+    draw(tmp_path / "photos", range(20))
+    files = sorted((tmp_path / "photos").rglob("*.png"))
+    rows = [f"{file},{number / 7}" for number, file in enumerate(files)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,x", *rows]))
+    shutil.copy(files[0], files[1])
+    assert copies_said(f"csv:{tmp_path / 'table.csv'}?numbers=x", caplog, train_size=9) == []
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name / "gone.png").symlink_to(tmp_path / "gone")
+    shutil.copy(files[2], files[1])
+    assert "labels" not in "".join(copies_said(f"folder:{tmp_path / 'photos'}", caplog))
 
 
 def test_joined_data_keep_the_splits_of_each(tmp_path):

@@ -77,6 +77,62 @@ def test_columns_may_be_named_or_have_no_header(photos):
     assert whole == f"{spec}?path=photo,label=breed"
 
 
+@pytest.mark.parametrize(
+    ("header", "choices", "said"),
+    [
+        (("path", "label"), "", []),
+        (
+            ("path", "class", "target"),
+            "",
+            [
+                "the label in TABLE is the column 'class'; 'target' is not used;"
+                " ?label=target takes 'target'"
+            ],
+        ),
+        (("path", "class", "target"), "?label=target", []),
+        (("path", "class", "label"), "?numbers=class", []),
+        (
+            ("Image_Path", "target", "category", "class", "Filename"),
+            "",
+            [
+                "the path in TABLE is the column 'Filename'; 'Image_Path' is not used;"
+                " ?path=Image_Path takes 'Image_Path'",
+                "the label in TABLE is the column 'class'; 'target', 'category' are not used;"
+                " ?label=target takes 'target'",
+            ],
+        ),
+        (
+            ("path", "label", "subset", "group"),
+            "",
+            [
+                "in TABLE the column 'subset' gives the splits and 'group' says which images stay"
+                " together; rename a column that means something else"
+            ],
+        ),
+        (
+            ("path", "label", "subset", "group", "partition"),
+            "?split=partition,group=group",
+            [],
+        ),
+        (("path", "label", "subset"), "?columns=path+label+split", []),
+    ],
+)
+def test_what_columns_were_guessed_is_said_once(header, choices, said, photos, caplog):
+    def value(column, number):
+        if column.lower() in ("path", "image_path", "filename"):
+            return f"images/{number}.png"
+        if column in ("subset", "partition"):
+            return ("train", "test")[number // 4 % 4 == 0]
+        return f"animal {number // 4}" if column == "group" else number // 8 % 2
+
+    rows = [{column: value(column, number) for column in header} for number in range(40)]
+    spec = write(photos, rows, header="columns" not in choices)
+    for _ in range(2):
+        data.load(spec + choices)
+    place = str(photos / "labels.csv")
+    assert [m.replace(place, "TABLE") for m in caplog.messages if place in m] == said
+
+
 def test_whole_numbers_are_classes_in_their_order(photos):
     rows = [{**row, "label": str(2 + 8 * (n % 2))} for n, row in enumerate(rows_of())]
     assert data.load(write(photos, rows)).class_names == ("2", "10")
@@ -199,7 +255,7 @@ def test_damaged_tables_are_refused(content, message, tmp_path):
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ("?path", "is no choice"),
+        ("?path", "is not of the form KEY=VALUE"),
         ("?photo=x", "there is no choice"),
         ("?label=breed", "has no column 'breed'"),
         ("?columns=path", "lacks path or label"),
@@ -328,9 +384,9 @@ def test_trials_with_two_groups_have_two_folds(photos, monkeypatch):
     train = data.load(write(photos, rows), val_fraction=0).train
     asked = []
 
-    def try_once(setup, pretrained, lr, left_out):
+    def try_once(setup, pretrained, lr, left_out, alphas):
         asked.append(int(left_out.sum()))
-        return {1.0: trial.Tried(1, 0.5, np.ones(left_out.sum()))}
+        return [trial.Tried(1, 0.5, np.ones(left_out.sum()))] * 2
 
     monkeypatch.setattr(trial, "try_once", try_once)
     setup = Setup(None, None, TrainingOptions(), None, train)
@@ -489,7 +545,7 @@ def test_without_a_header_the_columns_are_named_first(photos):
 def test_weights_come_with_the_images(photos, caplog):
     rows = [{**r, "weight": 0.5 + n} for n, r in enumerate(rows_of())]
     dataset = data.load(write(photos, rows), val_fraction=0)
-    assert "count in the loss as its column 'weight' says, from 0.5 to 39.5" in caplog.text
+    assert "is weighted by its column 'weight' (0.5 to 39.5)" in caplog.text
     for i, name in enumerate(names_of(dataset.train)):
         assert dataset.train[i]["weight"] == 0.5 + int(name[7:-4])
     joined = data.load(f"{dataset.name},embedded:digits", val_fraction=0.25).train

@@ -33,7 +33,7 @@ def test_a_run_after_trials_is_the_run_with_what_they_chose(tuned, tmp_path, mon
     result = experiment.run(tuned(), workdir, progress=False)
     config = read_workdir(workdir).config
     assert config.tried
-    by_hand = [f"--config.lr={config.lr}", f"--config.wise_ft_alpha={config.wise_ft_alpha}"]
+    by_hand = [f"--config.{name}={config[name]}" for name in ("lr", "wise_ft_alpha")]
     alone = experiment.fit_config(tuned(*by_hand, lrs="()"))
     assert same(result.variables, alone.variables)
 
@@ -66,15 +66,32 @@ def test_every_image_is_judged_once_by_a_network_that_has_not_seen_it(tuned, mon
     (setup,) = built.setups(experiment.load_data(built.config))
     left_out, once = [], trial.try_once
 
-    def watched(setup, pretrained, lr, rows):
+    def watched(setup, pretrained, lr, rows, alphas):
         left_out.append(rows)
-        return once(setup, pretrained, lr, rows)
+        return once(setup, pretrained, lr, rows, alphas)
 
     monkeypatch.setattr(trial, "try_once", watched)
     chosen = trial.choose(setup, built.read_pretrained(), [1e9])
     assert chosen.candidate.alpha == 0
     assert chosen.images == 60
     assert (np.sum(left_out, axis=0) == 1).all()
+
+
+@pytest.mark.parametrize("decides", ["accuracy", "loss"])
+def test_a_start_is_not_blamed_for_a_rate_that_diverges(decides):
+    """And of what did not diverge the best is taken, whatever the order of the rates."""
+    start, wild, calm = (
+        trial.Candidate(lr, alpha) for lr, alpha in ((10.0, 0.0), (10.0, 1.0), (0.1, 1.0))
+    )
+    right = np.arange(60) < 50
+    nothing = trial.Tried(-np.inf, np.inf, np.full(60, -np.inf))
+    for better, worse in ((start, calm), (calm, start)):
+        tried = {
+            better: [trial.Tried(50.0 if decides == "accuracy" else -9.0, 9.0, right * 1.0)],
+            worse: [trial.Tried(10.0 if decides == "accuracy" else -99.0, 99.0, ~right * 1.0)],
+            wild: [nothing],
+        }
+        assert trial._best(tried, decides) == better
 
 
 @pytest.mark.parametrize(
@@ -106,8 +123,7 @@ def test_few_images_do_not_decide_by_chance():
             one: [trial.Tried(right[one].sum(), loss[one], right[one].astype(float))]
             for one in (start, end)
         }
-        scores = {one: right[one].mean() for one in tried}
-        return trial._best(tried, scores, "accuracy")
+        return trial._best(tried, "accuracy")
 
     assert chosen(50, 58, 100.0) == start, "eight more of 108 that differ are chance"
     assert chosen(50, 58, 80.0) == end

@@ -105,10 +105,11 @@ def run(
     )
     setup = replace(built.setups(replace(dataset, val=None, test=None))[0], options=options)
     weights = pretrained if built.starts_from_weights else None
-    found = trial.try_once(setup, lambda: weights, options.lr, rows)
-    # a network of which half the way is taken is judged there; see `default_rule`
-    given = built.options.wise_ft_alpha if not built.config.trial_lr else None
-    right = found[given if given in found else 1.0][0]
+    # a run of which half the way is taken is judged there, see `default_rule`; trials choose later
+    given = None if built.config.trial_lr else built.options.wise_ft_alpha
+    place = 1.0 if given is None else given
+    (found,) = trial.try_once(setup, lambda: weights, options.lr, rows, (place,))
+    right = max(0.0, float(found.goodness.sum()))  # below, if it diverged
     count = int(rows.sum())
     return Measured((right - probe_right) / count, count, right / count, length)
 

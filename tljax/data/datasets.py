@@ -36,8 +36,8 @@ from tljax.data.tfds.spec import is_path
 from tljax.errors import InputError, check_known, did_you_mean, printable
 
 # The module of each scheme. It offers load(rest) -> Dataset and read_class_names(rest), where
-# `rest` is what follows the colon; those of tfds take a data_dir too, and those of tables a scheme.
-# A table's read_names(rest) tells the kind of labels too; those of the others are classes.
+# `rest` is what follows the colon; those of tfds take a data_dir too, those of tables a scheme.
+# A table's labels may be of any kind: it has read_names(rest) -> (names, kind) in its place.
 _MODULES: dict[str, ModuleType] = {
     "embedded": embedded,
     "folder": folder,
@@ -117,7 +117,7 @@ def load(
       result = tljax.fit(model, variables, plan, digits.train, digits.val)
     """
     _check_sizes(train_size, train_per_class, val_fraction, seed)
-    check_known("deep_images", deep_images, DEEP)
+    _check_how(deep_images, channels)
     names = split_spec(spec)
     _check_data_dir(names, data_dir)
     _check_channels(names, channels)
@@ -185,6 +185,7 @@ def from_table(
     val_fraction: float | None = None,
     seed: int = 0,
     deep_images: str = "full_range",
+    channels: int | None = None,
 ) -> Dataset:
     """Returns the data set of a table in Python, with splits as `load` makes them.
 
@@ -199,20 +200,23 @@ def from_table(
       split: The column with `train`, `val` or `test`.
       group: The column of what belongs together.
       weight: The column of what each image counts in the loss of training.
-      separator: Between the labels in a text; None: it is guessed, and said.
+      separator: Between the labels in a text: a sign, or `comma`, `semicolon`, `bar`, `space` or
+        `tab`; None: it is guessed, and said.
       folder: Which the paths are relative to.
       val_fraction, seed: As of `load`.
-      deep_images: As `deep` of `images.decode`.
+      deep_images, channels: As `deep` and `channels` of `images.decode`.
 
     Raises:
-      InputError: The table cannot be used.
+      InputError: The table cannot be used, or an argument is invalid or contradicts another one.
 
     Example:
       pets = from_table(pandas.read_csv("pets.csv"), path="photo", label="breed")
       result = tljax.fit(model, variables, plan, pets.train, pets.val)
     """
+    _check_sizes(None, None, val_fraction, seed)
+    _check_how(deep_images, channels)
     names = {"path": path, "label": label, "split": split, "group": group, "weight": weight}
-    dataset = read_frame(frame, names, labels, numbers, separator, folder, deep_images)
+    dataset = read_frame(frame, names, labels, numbers, separator, folder, deep_images, channels)
     if len(dataset.train):
         rng = np.random.default_rng((seed, 0))
         dataset = _split_off_val(dataset, dataset.name, val_fraction, rng)
@@ -302,9 +306,13 @@ def _check_data_dir(names: list[str], data_dir: str | None) -> None:
         raise InputError(f"data_dir is '{data_dir}', but {spec} is no tfds: data; unset data_dir")
 
 
-def _check_channels(names: list[str], channels: int | None) -> None:
+def _check_how(deep_images: str, channels: int | None) -> None:
+    check_known("deep_images", deep_images, DEEP)
     if channels is not None and channels < 1:
         raise InputError(f"channels is {channels}; set it to 1 or more, or leave it out for RGB")
+
+
+def _check_channels(names: list[str], channels: int | None) -> None:
     for name in names:
         module, *_ = _resolve(name, None)
         if channels is not None and module not in _KEEP_CHANNELS:

@@ -101,6 +101,11 @@ class FolderSource(Source):
         """As `deep` of `images.decode`."""
         return self._deep_images
 
+    @property
+    def channels(self) -> int | None:
+        """As `channels` of `images.decode`."""
+        return self._channels
+
     def digests(self, rows: np.ndarray) -> list[str]:
         """Returns the digest of the content of each file at `rows`.
 

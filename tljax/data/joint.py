@@ -164,6 +164,7 @@ def concatenate(sources: Sequence[Source]) -> tuple[Source, list[np.ndarray]]:
 def _join_folders(sources: Sequence[FolderSource]) -> FolderSource:
     """The files of several sources, one source after the other, as those of one.
 
+    All are decoded as those of the first source are.
     A file that is called as one before it gets the folder of its split before its name, e.g.
     `val/cat/1.png`.
     """
@@ -181,4 +182,5 @@ def _join_folders(sources: Sequence[FolderSource]) -> FolderSource:
         sources[0].deep_images,
         _join_groups(sources),
         _join_weights(sources),
+        sources[0].channels,
     )

@@ -1,11 +1,11 @@
 """Which image belongs to which split, kept with a run, so that the split stays what it was.
 
-The split of a folder without test images follows from the number and order of its images. Adding,
+The split of data without test images follows from the number and order of its images. Adding,
 removing or renaming images would move others from one split to another, e.g. from training to
 test. A run therefore keeps, for every image it uses, its name, the digest of its content and its
 split. Whatever reads the data of the run later finds the images again by their content. Images
-that were added since are in no split. Other data than folders do not change image by image: of
-them one fingerprint for each split is kept, and other images are refused.
+that were added since are in no split. This holds for folders and for tables of any form. Of other
+data one fingerprint for each split is kept, and other images are refused.
 """
 
 import itertools
@@ -26,13 +26,14 @@ from tljax.data.listing import find_files
 from tljax.data.packed import ImageFile, is_there
 from tljax.data.sources import Dataset, Source, Subset, fingerprint, unwrap_subset
 from tljax.data.table import SCHEMES, check_place, listed, number_groups
-from tljax.data.table.labels import label_from
+from tljax.data.table.labels import label_from, shown
 from tljax.data.table.rows import Row
 from tljax.errors import InputError, printable
 
 _log = logging.getLogger("tljax")
 
 SPLITS = ("train", "val", "test")
+_CALLED = {"train": "training", "val": "validation", "test": "test"}
 _DIGITS = 32  # hex digits that are kept of a SHA-256
 
 Kept = Mapping[str, Any]  # JSON: what `describe` returns for one data set
@@ -43,9 +44,9 @@ def describe(dataset: Dataset) -> list[Kept]:
 
     Returns:
       For each data set JSON with `classes`, names in the order of the labels; `train_counts`,
-      training images of each class (none of numbers); `unused`, images of a folder that are in no
-      split; and `splits`. A split of a folder is a list of [name, digest, label]; of other data,
-      the fingerprint of its images. A split that the data lacks is None.
+      training images of each class (none of numbers); `unused`, images of a folder or table that
+      are in no split; and `splits`. A split of these is a list of [name, digest, label]; of other
+      data, the fingerprint of its images. A split that the data lacks is None.
     """
     return [_describe_one(part) for part in dataset.parts or (dataset,)]
 
@@ -71,7 +72,7 @@ def restore(
       images that are in no split.
 
     Raises:
-      InputError: The folder is gone; or the data is no folder, and has other images by now.
+      InputError: The folder or table is gone; or the data is neither, and has other images by now.
     """
     if any(isinstance(split, str) for split in kept["splits"].values()):
         dataset = load()
@@ -139,7 +140,8 @@ def leave_out_seen(dataset: Dataset, kept: Sequence[Kept]) -> Dataset:
     """Returns a data set without the images that a run was fitted on; a warning counts them.
 
     Of the test images those are left out that were among the run's training or validation images,
-    of the validation images those among its training images. Only folders can be compared.
+    of the validation images those among its training images. Only folders and tables can be
+    compared.
 
     Raises:
       InputError: No image of a split would be left.
@@ -171,6 +173,61 @@ def seen_images(dataset: Dataset, kept: Sequence[Kept]) -> dict[str, np.ndarray]
             if seen.any():
                 found[split] = seen
     return found
+
+
+def warn_of_copies(dataset: Dataset, described: Sequence[Kept]) -> None:
+    """Warns of images with the same content in two splits, and of those with two labels.
+
+    Equal numbers are asked of no copies: a thing may be measured twice. Reads no file.
+
+    Args:
+      dataset: The data.
+      described: What `describe` returned for it.
+    """
+    for part, kept in zip(dataset.parts or (dataset,), described, strict=True):
+        splits = {name: kept["splits"][name] for name in SPLITS}
+        lists = {name: images for name, images in splits.items() if isinstance(images, list)}
+        for pair in (("train", "val"), ("train", "test"), ("val", "test")):
+            if pair[0] in lists and pair[1] in lists:
+                _warn_of_shared(part.name, *pair, *(lists[split] for split in pair))
+        if part.kind != "regression":
+            _warn_of_two_labels(part, [image for images in lists.values() for image in images])
+
+
+def _warn_of_shared(
+    name: str, before: str, split: str, earlier: Sequence[Any], images: Sequence[Any]
+) -> None:
+    """Warns of images of a split that are among those of one before it."""
+    first = {digest: image for image, digest, _ in reversed(earlier)}
+    copies = [(image, first[digest]) for image, digest, _ in images if digest and digest in first]
+    if copies:
+        image, original = map(printable, copies[0])
+        early, late = _CALLED[before], _CALLED[split]
+        warn_once(
+            f"{len(copies):,} of the {len(images):,} {late} images of {printable(name)} are"
+            f" byte-identical to {early} images, e.g. the {late} image '{image}' to the {early}"
+            f" image '{original}'; remove one of each, as they make the {late} figures too good"
+        )
+
+
+def _warn_of_two_labels(dataset: Dataset, images: Sequence[Any]) -> None:
+    """Warns of contents that have two labels."""
+    first: dict[str, tuple[str, Any]] = {}
+    contradicted: dict[str, tuple[str, Any]] = {}
+    for image, digest, label in images:
+        if digest and first.setdefault(digest, (image, label))[1] != label:
+            contradicted.setdefault(digest, (image, label))
+    if contradicted:
+        digest, other = next(iter(contradicted.items()))
+        names = dataset.class_names
+        one, two = (
+            f"'{printable(image)}' ({printable(shown(label_from(label, names)))})"
+            for image, label in (first[digest], other)
+        )
+        warn_once(
+            f"{len(contradicted):,} images of {printable(dataset.name)} are there more than once,"
+            f" with different labels, e.g. {one} and {two}; keep the right one"
+        )
 
 
 def without_missing(source: Source) -> Source:
@@ -306,7 +363,7 @@ def _refuse_other_images(name: str, kept: Kept, dataset: Dataset) -> None:
 
 
 def _digests(kept: Sequence[Kept], split: str) -> set[str]:
-    """The digests of the images of a split; none of data that is no folder."""
+    """The digests of the images of a split; none of data that is no folder and no table."""
     lists = [one["splits"][split] for one in kept]
     return {digest for images in lists if isinstance(images, list) for _, digest, _ in images}
 
@@ -338,7 +395,7 @@ def _describe_split(source: Source | None) -> list[list[Any]] | str | None:
 
 
 def _count_unused(dataset: Dataset) -> int:
-    """Number of images of a folder that are in no split, e.g. beyond `train_size`."""
+    """Number of images of the data that are in no split, e.g. beyond `train_size`."""
     bases: dict[int, int] = {}
     used = 0
     for split in SPLITS:

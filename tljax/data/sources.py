@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 from tljax.data.images import Unreadable, as_pixels
-from tljax.data.labels import Kind, as_labels, kind_of, label_at
+from tljax.data.labels import Kind, as_given_labels, kind_of, label_at
 from tljax.data.parallel import map_in_threads
-from tljax.errors import InputError
+from tljax.errors import InputError, printable
 
 _SAMPLE_SIZE = 64  # images that are hashed of a source that draws its images
 
@@ -75,7 +75,7 @@ class ArraySource(Source):
     Args:
       images: uint8 (n, h, w, 3), or grey (n, h, w, 1) or (n, h, w); with `channels`
         (n, h, w, channels), or (n, h, w) of one channel.
-      labels: see `tljax.data.labels.as_labels`.
+      labels: see `tljax.data.labels.as_given_labels`.
       channels: Of the images; None: they become RGB.
 
     Raises:
@@ -94,7 +94,7 @@ class ArraySource(Source):
                 f"the images have shape {self._images.shape}, but (n, h, w, {channels or 3}),"
                 " (n, h, w, 1) or (n, h, w) is expected; stack images of one size, channels last"
             )
-        self.labels = as_labels(labels, len(self._images))
+        self.labels = as_given_labels(labels, len(self._images))
         as_pixels(self._images[0], channels)  # raises now, not in the first epoch, if it is wrong
 
     def __len__(self) -> int:
@@ -206,28 +206,65 @@ def relabel(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
 
 
 class _UserSource(Source):
-    """A user's sequence of images; each example is converted when it is read."""
+    """A user's sequence of images; each example is converted when it is read.
 
-    def __init__(self, data: Any, channels: int | None):
+    Args:
+      data: Of images and labels.
+      channels: Of the images.
+      labels: Of all images; None: those of the attribute `labels` or `targets`, or of the elements.
+    """
+
+    def __init__(self, data: Any, channels: int | None, labels: np.ndarray | None = None):
         self._data, self._channels = data, channels
-        labels = getattr(data, "labels", None)
-        if labels is None:
-            labels = getattr(data, "targets", None)
-        if labels is None:
-            labels = [_image_and_label(data[i])[1] for i in range(len(data))]
-        self.labels = as_labels(labels, len(data))
+        self._attribute: str | None = None  # that tells the labels
+        if labels is not None:
+            self.labels = labels
+            return
+        found = (name for name in ("labels", "targets") if getattr(data, name, None) is not None)
+        self._attribute = next(found, None)
+        if self._attribute is None:
+            given: Any = [_image_and_label(data[i])[1] for i in range(len(data))]
+        else:
+            given = getattr(data, self._attribute)
+        self.labels = as_given_labels(given, len(data))
 
     def __len__(self) -> int:
         return len(self._data)
 
     def __getitem__(self, index: int, /) -> Example:
-        image, _ = _image_and_label(self._data[index])
+        image, label = _image_and_label(self._data[index])
+        if self._attribute is not None and _contradicts(label, self.labels[index]):
+            raise InputError(
+                f"element {index} of the data has the label {printable(label)}, but its attribute"
+                f" '{self._attribute}' says {printable(label_at(self.labels, index))}; drop"
+                " target_transform or what else changes the labels, or delete the attribute"
+            )
         pixels = as_pixels(image, self._channels, None if self._channels is None else str(index))
         return {"image": pixels, "label": label_at(self.labels, index)}
 
     def fingerprint(self) -> str:
         method = getattr(self._data, "fingerprint", None)
         return method() if callable(method) else _content_digest(self)
+
+
+def _contradicts(label: Any, known: np.ndarray) -> bool:
+    """Whether the label of an element is another one than `known`, that of the attribute.
+
+    A one-hot row of the class is the same label. What cannot be compared is no contradiction: e.g.
+    a row of probabilities, or fields that the element tells beside the label.
+    """
+    try:
+        own = np.asarray(label, np.float64).reshape(-1)
+    except (TypeError, ValueError, RuntimeError):  # of PyTorch: a tensor that needs a gradient
+        return False
+    if known.ndim == 0 and own.size > 1:
+        is_one_hot = own.sum() == own.max() == 1
+        return bool(is_one_hot and own.argmax() != known)
+    if own.size != known.size:
+        return False
+    exact = known.astype(np.float64).reshape(-1)
+    tolerance = 1e-5 * abs(exact) if known.dtype.kind == "f" else 0  # of rounding to 32 bits
+    return bool((abs(own - exact) > tolerance).any())
 
 
 def as_source(data: Any, channels: int | None = None) -> Source:
@@ -240,7 +277,8 @@ def as_source(data: Any, channels: int | None = None) -> Source:
           list of images, which may differ in size;
         - an object with `__len__` and `__getitem__` whose elements are dicts with "image" and
           "label", or pairs (image, label), which may be lists. Labels are read from the object's
-          attribute `labels` or `targets`; if it has neither, every element is read once.
+          attribute `labels` or `targets`, and an element with another label is an error when it is
+          read; if the object has neither, every element is read once.
 
         An image is a uint8 array (h, w, 3), (h, w, 1) or (h, w), or a Pillow image of any mode,
         which is turned as its EXIF orientation says.
@@ -350,8 +388,8 @@ def _source_of_pair(images: Any, labels: Any, channels: int | None) -> Source:
         any(isinstance(image, Image.Image) for image in images)
         or len({np.shape(image) for image in images}) > 1
     ):
-        labels = as_labels(labels, len(images))
-        return _UserSource(list(zip(images, labels, strict=True)), channels)
+        labels = as_given_labels(labels, len(images))
+        return _UserSource(list(zip(images, labels, strict=True)), channels, labels)
     return ArraySource(images, labels, channels)
 
 

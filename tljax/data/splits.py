@@ -172,8 +172,9 @@ def split_off(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits off `fraction` of every class; where images belong together, of whole groups.
 
-    Then the fraction is rounded to 1/2, 1/3, 1/4, ..., or to 1 less that, at least to one group of
-    images of equal size, and where groups are of uneven size the part nearest to it is taken.
+    Groups are dealt into n folds, n = round(1 / fraction), but no more folds than groups. One fold
+    is split off, whose size is nearest to 1/n of the images. Of a fraction above a half,
+    n = round(1 / (1 - fraction)), and one fold is kept.
 
     Args:
       source: n images.

@@ -6,6 +6,7 @@ with its reason, which `config.json` and `tljax plan` show.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -98,11 +99,11 @@ _VIT = {
         "adamw", 0.05, 2e-4, 0.75, 5e-5, 5e-4, "supervised ViT: between AutoGluon and BEiT"
     ),
 }
-_KINDS = (  # of pretraining, by words in the names of model and weights
-    ("dino", ("dino", "lvd")),
-    ("masked", ("mae", "beit", "ijepa")),
-    ("contrastive", ("clip", "siglip", "laion", "openai")),
-)
+_KINDS = {  # of pretraining, by whole words in the names of model and weights, e.g. dinov2
+    "dino": "dino|lvd",
+    "masked": "mae|beit|ijepa",
+    "contrastive": "clip|siglip|laion|openai",
+}
 _RESNET = _Rates("sgd", 1e-4, 0.01, 1.0, 0.01, 0.05, f"ResNet: task_adaptation; {STUDY}")
 _SMALL = replace(
     _RESNET,
@@ -156,8 +157,11 @@ def choose(
 def _feature_extraction(target: Target, set_by_hand: Mapping[str, Any]) -> Choices:
     """Solves the head if nothing asks for steps or for images that change; else trains it."""
     steps = sorted(name for name in set_by_hand if name in OF_STEPS)
-    unsettled = ("augment", "mixup", "cutmix", "cache", "on_error", "train", "lora_rank", "stages")
-    changing = [name for name in unsettled if name in set_by_hand]
+    if set_by_hand.get("optimizer") == "lbfgs":
+        steps = []
+    # what a solved head cannot do, and the values that ask for nothing
+    changing = [name for name, off in _UNSETTLING.items() if set_by_hand.get(name, off) != off]
+    changing += ["cache"] if set_by_hand.get("cache") == "off" else []
     why = ""
     if target.tasks > 1:
         why = f"{target.tasks} data sets are trained on together"
@@ -179,6 +183,12 @@ def _feature_extraction(target: Target, set_by_hand: Mapping[str, Any]) -> Choic
         "weight_decay": (0.0, "DINOv2, linear evaluation"),
         "clip_norm": (1.0, "big_vision, transfer.py"),
     }
+
+
+_UNSETTLING = {
+    **{"augment": "none", "mixup": 0.0, "cutmix": 0.0, "on_error": "fail", "train": ".*"},
+    **{"lora_rank": None, "stages": None},
+}
 
 
 def _fine_tuning(
@@ -221,7 +231,7 @@ def _fine_tuning(
     if target.tasks > 1 or (target.rarest < 2 and "l2" not in set_by_hand):
         why = "two data sets" if target.tasks > 1 else "a class has one image"
         chosen["head_init"] = ("zero", f"no head is solved for it: {why}")
-    elif "on_error" not in set_by_hand and "stages" not in set_by_hand:
+    elif set_by_hand.get("on_error", "fail") == "fail" and set_by_hand.get("stages") is None:
         chosen["head_init"] = ("solved", "Kumar et al. 2022, LP-FT")
     chosen |= validation
     chosen["wise_ft"] = (True, "Wortsman et al. 2022; it may end at the linear probe")
@@ -321,7 +331,8 @@ def _augmentation(target: Target) -> Choices:
     if target.kind == "regression":
         why = "a number may depend on the whole image: mild crops; augment=crop leaves flips out"
         return {"augment": ("crop_flip", why), "crop_area": ((0.8, 1.0), why)}
-    if all(len(name) == 1 for name in target.class_names):
+    # of two classes the names are mostly codes, such as 0 and 1
+    if len(target.class_names) > 2 and all(len(name) == 1 for name in target.class_names):
         return {
             "augment": ("crop", "classes are digits or letters: no flips"),
             "crop_area": ((0.6, 1.0), "a part of a letter may be another letter"),
@@ -346,8 +357,12 @@ def _rates_of(network: Network) -> tuple[_Rates, list[str]]:
 
 
 def _rates_of_vit(network: Network) -> _Rates:
-    name = network.source.lower()
-    kind = next((kind for kind, words in _KINDS if any(w in name for w in words)), "supervised")
+    words = re.split(r"[^a-z0-9]+", network.source.lower())
+    kind = "supervised"
+    for one, known in _KINDS.items():
+        if any(re.fullmatch(rf"({known})(v?\d\w*)?", word) for word in words):
+            kind = one
+            break
     rates = _VIT[kind]
     if network.parameters < 200e6:
         return rates

@@ -1,8 +1,8 @@
 """Rules of thumb that choose config fields from the data, so that nothing has to be tuned.
 
 A rule is applied before anything else: the run's `config.json` holds its numbers as if they had
-been given. A field that the config file or the command line sets keeps its value. (Of a config file
-that is seen by a value other than the default; `hyperrule_keeps` names fields to keep besides.)
+been given. A field that the config file or the command line sets keeps its value. A field of a
+config file counts as set if it differs from its default; `hyperrule_keeps` lists further fields.
 """
 
 import json
@@ -167,15 +167,22 @@ def _by_default(
         kind=kind,
     )
     model = registry.create(config.model, num_classes=dataset.num_classes)
+    if config.last_group is not None:
+        model = registry.truncate(config.model, model, config.last_group)
     size = config.image_size or registry.spec(config.model).preprocessing.image_size
     shape = (*height_width(size), channels_of(config))
     parameters = parameter_count(tracing.abstract_variables(model, shape)["params"])
-    source = f"{config.model} {config.init_from or ''}"
+    source = f"{config.model} {_name_of_weights(config.init_from or '')}"
     network = default_rule.Network(model, parameters, source)
     chosen, warnings = default_rule.choose(config.scenario, target, network, set_by_hand)
     for warning in warnings:
         warn_once(warning)
     return chosen
+
+
+def _name_of_weights(init_from: str) -> str:
+    """An address, or a file's name with its folder's: those above it belong to the machine."""
+    return init_from if "://" in init_from else "/".join(init_from.split("/")[-2:])
 
 
 def _area(source: Source) -> float:

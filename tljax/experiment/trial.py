@@ -1,8 +1,8 @@
 """`trial_lr`: learning rates, and places on the line of WiSE-FT, that are tried before a run."""
 
 import json
+import math
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
@@ -29,7 +29,7 @@ def settle(
       progress: whether to show progress, and what was chosen, on stderr.
 
     Raises:
-      InputError: if nothing could be compared.
+      InputError: if there is no line, or if nothing can be left out.
     """
     config = experiment.config
     _check(experiment, setup)
@@ -40,7 +40,7 @@ def settle(
         progress=progress,
     )
     config = config.copy_and_resolve_references()
-    settled: dict[str, Any] = trial.settled(*chosen.candidate)
+    settled = trial.settled(chosen.candidate)
     config.asked = tuple(f"{name}={json.dumps(config[name])}" for name in settled)
     config.update(settled)
     config.tried = _sentences(chosen, setup.decides)
@@ -76,19 +76,20 @@ def _check(experiment: Experiment, setup: Setup) -> None:
 
 
 def _sentences(chosen: trial.Chosen, decides: str) -> tuple[str, ...]:
-    def written(ranked: float) -> str:
+    def named(one: trial.Candidate) -> str:
+        return f"lr={one.lr:g}, wise_ft_alpha={one.alpha:g}"
+
+    def written(one: trial.Candidate) -> str:
+        ranked = chosen.scores[one]
+        if not math.isfinite(ranked):
+            return "it diverged"
         return figure(rank(decides, ranked), decides, digits=3)
 
-    lr, alpha = chosen.candidate
-    best = chosen.accuracies[chosen.candidate]
+    best = chosen.candidate
     first = (
-        f"lr={lr:g}, wise_ft_alpha={alpha:g}: {WORDS[decides]} {written(best)} on"
-        f" {chosen.images:,} training images out of fold, the best of {len(chosen.accuracies)}"
-        f"{'; the start is kept, so the run takes one step' if alpha == 0 else ''}"
+        f"{named(best)}: {WORDS[decides]} {written(best)} on {chosen.images:,} training images out"
+        f" of fold, the best of {len(chosen.scores)}"
+        f"{'; the start is kept, so the run takes one step' if best.alpha == 0 else ''}"
     )
-    others = (
-        f"lr={one.lr:g}, wise_ft_alpha={one.alpha:g}: {written(accuracy)}"
-        for one, accuracy in chosen.accuracies.items()
-        if one != chosen.candidate
-    )
+    others = (f"{named(one)}: {written(one)}" for one in chosen.scores if one != best)
     return (first, *others)

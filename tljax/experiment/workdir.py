@@ -123,6 +123,8 @@ def keep_config(
 ) -> None:
     """Writes the resolved config without secrets, the class of each logit, and the splits.
 
+    Warns of images that are in two splits; see `tljax.data.kept.warn_of_copies`.
+
     Args:
       workdir: of the run.
       tasks: of the run.
@@ -134,7 +136,9 @@ def keep_config(
     """
     write_tasks(workdir, tasks)
     if dataset is not None:
-        write_atomically(workdir / _SPLITS, json.dumps(kept.describe(dataset)) + "\n")
+        described = kept.describe(dataset)
+        kept.warn_of_copies(dataset, described)
+        write_atomically(workdir / _SPLITS, json.dumps(described) + "\n")
     write_atomically(workdir / _FILE, _without_secrets(config).to_json(indent=2) + "\n")
 
 

@@ -6,15 +6,15 @@ statistical predictions"). Each takes half of the run's steps, which chose the s
 in 15 of 17 recorded trials (experiments/defaults). With three folds they cost one and a half times
 as much as the run, which a small network can afford.
 
-Of few images a hundred answers cannot tell candidates apart that are right on six more or less, but
-the loss, which also says how sure a candidate is, mostly can. So a candidate has to be right on
-clearly more images, or to have a lower loss, to be taken.
+With 100 images, a difference of six right answers is noise. The loss, which also says how sure a
+network is of its answers, separates candidates better. So a candidate must be right on clearly more
+images than the others, or have a lower loss, to be taken.
 """
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,13 +28,15 @@ from tljax.training import train_state, wise_ft
 from tljax.training.loop import train
 from tljax.training.make_run import Pretrained, make_run
 from tljax.training.options import TrainingOptions
+from tljax.training.run import Run
 from tljax.training.setup import Setup
 from tljax.training.step_metrics import Diverged
 
 FOLDS = 3
 LEAST_OF_A_CLASS = FOLDS  # images, so that two are left to solve a head in each fold
 SHARE = 0.5  # of the run's steps
-_ALPHAS = (0.0, 1.0)  # at high rates what lies between is in no valley: worse than both, mostly
+# At high rates the weights between start and end are mostly worse than both.
+_START, _END = 0.0, 1.0
 _ERRORS = 1.645  # standard errors, 5 % on one side: what a candidate of higher loss must be ahead
 
 
@@ -50,7 +52,7 @@ class Tried(NamedTuple):
 
     Attributes:
       score: the metric that decides, times the number of images.
-      loss: the sum over the images.
+      loss: the sum over the images; infinite if the trial diverged.
       goodness: (images,), see `Problem.goodness`.
     """
 
@@ -63,28 +65,32 @@ class Chosen(NamedTuple):
     """What trials chose.
 
     Attributes:
-      candidate: of those whose answers are no worse than the best one's, by 1.645 standard errors
-        (see `wise_ft.no_worse`), the one of least loss. A metric that no image has by itself, such
-        as macro F1, decides alone; of equals the one of least loss.
-      accuracies: of each candidate the score out of fold, see `select_by`.
+      candidate: of those whose answers are no worse than the best one's by 1.645 standard errors,
+        the one of least loss; see `wise_ft.best_of`.
+      scores: of each candidate the metric that decides, out of fold, so that the highest is the
+        best (see `tljax.runs.scores.rank`); -inf if it diverged.
       images: number of images that decided.
     """
 
     candidate: Candidate
-    accuracies: dict[Candidate, float]
+    scores: dict[Candidate, float]
     images: int
 
 
 def choose(
-    setup: Setup, pretrained: Pretrained, rates: Sequence[float], *, progress: bool = False
+    setup: Setup,
+    pretrained: Pretrained,
+    rates: Sequence[float],
+    *,
+    progress: bool = False,
 ) -> Chosen:
     """Trains with each rate on the images of all folds but one, and compares on the one left out.
 
     Args:
       setup: of the run, without validation images.
       pretrained: see `make_run`.
-      rates: peak learning rates to compare, at the places 0 and 1 of the line each; 0 is the
-        start of the run, and counts once.
+      rates: peak learning rates to compare, each at the places 0 and 1 of the line; 0 is the start
+        of the run, and counts once.
       progress: whether to show progress on stderr.
     """
     labels = strata(setup.train.labels)
@@ -96,40 +102,44 @@ def choose(
         task = bar.add_task("trials", total=len(rates) * len(used), visible=progress)
         for lr in rates:
             for fold in used:
-                found = try_once(shorter, pretrained, lr, folds == fold)
-                for alpha, one in found.items():
-                    if alpha or lr == rates[0]:
-                        candidate = Candidate(lr if alpha else rates[0], alpha)
-                        tried.setdefault(candidate, []).append(one)
+                start, end = try_once(shorter, pretrained, lr, folds == fold, (_START, _END))
+                if lr == rates[0]:
+                    tried.setdefault(Candidate(lr, _START), []).append(start)
+                tried.setdefault(Candidate(lr, _END), []).append(end)
                 bar.advance(task)
-    images = len(setup.train)
-    scores = {one: sum(part.score for part in parts) / images for one, parts in tried.items()}
-    return Chosen(_best(tried, scores, setup.decides), scores, images)
+    scores = {one: _sum(parts).score / len(setup.train) for one, parts in tried.items()}
+    return Chosen(_best(tried, setup.decides), scores, len(setup.train))
 
 
-def settled(lr: float, alpha: float) -> dict[str, float]:
+def settled(candidate: Candidate) -> dict[str, Any]:
     """The config fields of the run that a candidate settles."""
-    fields = {"lr": lr, "wise_ft_alpha": alpha}
-    if alpha:
+    fields = {"lr": candidate.lr, "wise_ft_alpha": candidate.alpha}
+    if candidate.alpha != _START:
         return fields
     # The weights that the run starts from are kept: more than one step would be for nothing.
     return fields | {"steps": 1, "warmup": 0, "eval_every": 1}
 
 
-def _best(
-    tried: Mapping[Candidate, Sequence["Tried"]],
-    scores: Mapping[Candidate, float],
-    decides: str,
-) -> Candidate:
-    """The candidate to take; see `Chosen`."""
-    loss = {one: sum(part.loss for part in parts) for one, parts in tried.items()}
-    best = max(scores, key=lambda one: (scores[one], -loss[one]))
-    if decides not in wise_ft.OF_EACH_IMAGE:
-        return best
-    goodness = np.array([np.concatenate([p.goodness for p in parts]) for parts in tried.values()])
-    equal = wise_ft.no_worse(goodness, than=list(tried).index(best), errors=_ERRORS)
-    level = [one for one, is_equal in zip(tried, equal, strict=True) if is_equal]
-    return min(level, key=lambda one: loss[one])
+def _best(tried: Mapping[Candidate, Sequence[Tried]], decides: str) -> Candidate:
+    """The candidate to take, of those that did not diverge; see `Chosen`."""
+    sums = {one: _sum(parts) for one, parts in tried.items()}
+    finished = [one for one, total in sums.items() if np.isfinite(total.loss)]
+    if not finished:
+        return next(one for one in tried if one.alpha == _START)
+    best = wise_ft.best_of(
+        [sums[one].score for one in finished],
+        [sums[one].loss for one in finished],
+        np.stack([sums[one].goodness for one in finished]),
+        decides,
+        _ERRORS,
+    )
+    return finished[best]
+
+
+def _sum(parts: Sequence[Tried]) -> Tried:
+    """What became of the images of all folds."""
+    goodness = np.concatenate([part.goodness for part in parts])
+    return Tried(sum(part.score for part in parts), sum(part.loss for part in parts), goodness)
 
 
 def _shortened(setup: Setup) -> TrainingOptions:
@@ -140,17 +150,23 @@ def _shortened(setup: Setup) -> TrainingOptions:
 
 
 def try_once(
-    setup: Setup, pretrained: Pretrained, lr: float, left_out: np.ndarray
-) -> dict[float, Tried]:
+    setup: Setup,
+    pretrained: Pretrained,
+    lr: float,
+    left_out: np.ndarray,
+    alphas: Sequence[float],
+) -> list[Tried]:
     """Trains without some of the images, and evaluates on those.
 
     Args:
       setup, pretrained: of the run.
       lr: peak learning rate.
       left_out: bool (images,).
+      alphas: places on the line.
 
     Returns:
-      What each place on the line made of them; of a run that diverges the worst.
+      What each place on the line made of them. If the run diverges, only the start has made
+      anything of them; the others' loss is infinite, and their score minus infinity.
     """
     options = replace(setup.options, lr=lr, wise_ft=False, wise_ft_alpha=None)
     options = replace(options, eval_every=max(1, options.total_steps(int((~left_out).sum()))))
@@ -168,17 +184,17 @@ def try_once(
         try:
             train(run)
         except Diverged:
-            worst = 0.0 if setup.problem.kind == "classes" else -np.inf
-            nothing = Tried(worst, np.inf, np.full(len(val), worst))
-            return dict.fromkeys(_ALPHAS, nothing)
+            nothing = Tried(-np.inf, np.inf, np.full(len(val), -np.inf))
+            return [_evaluate(run, start) if alpha == _START else nothing for alpha in alphas]
         end = train_state.evaluated_part(run.state)
-        found = {}
-        for alpha in _ALPHAS:
-            moving = wise_ft.interpolate(start, end, alpha)
-            variables = train_state.merge_variables(moving, run.frozen)
-            assert run.inputs.val is not None
-            one = run.evaluate(variables, run.inputs.val, with_answers=True)
-            score = validation_rank({**one.to_json(), "score": setup.decides})[0]
-            goodness = setup.problem.goodness(one.answers)
-            found[alpha] = Tried(round(score * one.count, 6), one.loss * one.count, goodness)
-        return found
+        return [_evaluate(run, wise_ft.interpolate(start, end, alpha)) for alpha in alphas]
+
+
+def _evaluate(run: Run, weights: Any) -> Tried:
+    """What weights make of the images that a trial left out."""
+    variables = train_state.merge_variables(weights, run.frozen)
+    assert run.inputs.val is not None
+    one = run.evaluate(variables, run.inputs.val, with_answers=True)
+    score = validation_rank({**one.to_json(), "score": run.setup.decides})[0]
+    goodness = run.setup.problem.goodness(one.answers)
+    return Tried(round(score * one.count, 6), one.loss * one.count, goodness)

@@ -55,9 +55,7 @@ def choose(
 ) -> dict[str, Any]:
     """Chooses a place on the line.
 
-    On validation images: few of them cannot tell candidates apart by their accuracy. So of those
-    that are no worse than the best one (see `no_worse`), the one with the lowest loss is taken; of
-    equals the first. A metric that no image has by itself, such as macro F1, chooses alone.
+    On validation images see `best_of`.
 
     If alpha is given: the largest candidate whose answers to the training images are as good as
     those of the start on images that it was not fitted to, less one standard error. A network that
@@ -84,11 +82,9 @@ def choose(
         enough = good.mean(1) >= least - np.sqrt(variance / good.shape[1])
         enough[0] = True
         chosen = int(np.flatnonzero(enough).max())
-    elif decides in OF_EACH_IMAGE:
-        equal = no_worse(good, than=int(good.mean(1).argmax()))
-        chosen = int(np.where(equal, [one.loss for one in evaluations], np.inf).argmin())
     else:
-        chosen = max(range(len(rows)), key=lambda number: validation_rank(rows[number]))
+        losses = [one.loss for one in evaluations]
+        chosen = best_of([validation_rank(row)[0] for row in rows], losses, good, decides)
     return {
         "alpha": alphas[chosen],
         "images": evaluations[chosen].count,
@@ -98,6 +94,33 @@ def choose(
             for alpha, row in zip(alphas, rows, strict=True)
         ],
     }
+
+
+def best_of(
+    ranks: Sequence[float],
+    losses: Sequence[float],
+    goodness: np.ndarray,
+    decides: str,
+    errors: float = 1.0,
+) -> int:
+    """Returns the candidate to take.
+
+    Few images cannot tell candidates apart by their accuracy. So of those that are no worse than
+    the best one (see `no_worse`), the one with the lowest loss is taken; of equals the first. A
+    metric that no image has by itself, such as macro F1, chooses alone.
+
+    Args:
+      ranks: of each candidate, by the metric that decides; the highest is the best.
+      losses: of each.
+      goodness: (candidates, images), see `Problem.goodness`.
+      decides: the metric.
+      errors: number of standard errors.
+    """
+    best = max(range(len(ranks)), key=lambda number: (ranks[number], -losses[number]))
+    if decides not in OF_EACH_IMAGE:
+        return best
+    equal = no_worse(goodness, than=best, errors=errors)
+    return int(np.where(equal, losses, np.inf).argmin())
 
 
 def no_worse(correct: np.ndarray, than: int, errors: float = 1.0) -> np.ndarray:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tljax.data.forms.shards import Shard
+from tljax.data.listing import warn_once
 from tljax.data.packed import ImageFile, Member
 from tljax.data.packed.pack import Stored, pack
 from tljax.data.table.columns import Chosen, Table, choose
 from tljax.data.table.csv_file import image_at
 from tljax.data.table.spec import USUAL, Spec
-from tljax.errors import InputError
+from tljax.errors import InputError, printable
 from tljax.files import parse_json
 
 if TYPE_CHECKING:
@@ -78,32 +79,35 @@ class _File:
 
 
 def read_table(
-    spec: Spec, shards: Sequence[Shard], features: Mapping[str, Any] | None = None
+    spec: Spec, shards: Sequence[Shard], features: Mapping[Path, Mapping[str, Any]] | None = None
 ) -> Table:
     """Returns the used columns of all files as one table.
 
     Args:
       spec: Of the data.
       shards: Its files.
-      features: What Hugging Face notes of the columns, if it stands elsewhere than in the files.
+      features: By folder, what Hugging Face notes of the columns of files that do not note it.
 
     Raises:
-      InputError: A file cannot be read, or lacks a column; or the images are of another type.
+      InputError: A file cannot be read, or lacks a column; the images are of another type; or two
+        files number the classes differently.
     """
     files = [_open(shard) for shard in shards]
     schema = files[0].schema
-    features = _features(schema) or features or {}
-    class_names = {
-        name: classes for name in schema.names if (classes := _names(features.get(name)))
-    }
+    noted = [_class_names(file, features or {}) for file in files]
     chosen = choose(
         spec,
         schema.names,
         [name for name in schema.names if _holds_images(schema.field(name).type)],
-        class_names,
+        {name for names in noted for name in names},
         _LABELS,
     )
     _check_types(spec, files, chosen)
+    class_names = {
+        name: classes
+        for name in chosen.targets
+        if (classes := _same_numbering(name, files, [names.get(name) for names in noted]))
+    }
     cells: dict[str, list[Any]] = {name: [] for name in chosen.cells}
     images: list[ImageFile] = []
     names: list[str] = []
@@ -229,6 +233,60 @@ def _features(schema: "pyarrow.Schema") -> Mapping[str, Any]:
     except (ValueError, KeyError, TypeError):
         return {}
     return features if isinstance(features, dict) else {}
+
+
+def _class_names(
+    file: _File, features: Mapping[Path, Mapping[str, Any]]
+) -> dict[str, tuple[str, ...]]:
+    """The names of the classes of each column of labels that are numbers, where they are noted."""
+    found = _features(file.schema) or features.get(file.shard.file.parent, {})
+    return {name: names for name in file.schema.names if (names := _names(found.get(name)))}
+
+
+def _same_numbering(
+    column: str, files: Sequence[_File], noted: Sequence[tuple[str, ...] | None]
+) -> tuple[str, ...] | None:
+    """The names of the classes of a column, which all files that note them number alike.
+
+    Args:
+      column: Of the labels.
+      files: Of the table.
+      noted: Of each file, the names of the classes in their order; None: it does not note them.
+
+    Raises:
+      InputError: A number stands for one class in one file, and for another in another one.
+    """
+    longest: tuple[str, ...] | None = None
+    source = files[0]
+    for file, names in zip(files, noted, strict=True):
+        if longest is not None and names is not None and not _agree(longest, names):
+            raise InputError(
+                f"{file.shard.file} and {source.shard.file} number the classes of"
+                f" '{printable(column)}' differently; write both with the same class names"
+            )
+        if names is not None and len(names) > len(longest or ()):
+            longest, source = names, file
+    without = [file for file, names in zip(files, noted, strict=True) if names is None]
+    unnamed = [file for file in without if _holds_integers(file.schema.field(column).type)]
+    if longest is not None and unnamed:
+        warn_once(
+            f"{len(unnamed):,} of the {len(files):,} files, e.g. {unnamed[0].shard.file}, do not"
+            f" name the classes of '{printable(column)}': their numbers are taken for classes of"
+            f" {source.shard.file}"
+        )
+    return longest
+
+
+def _holds_integers(kind: Any) -> bool:
+    """Whether a column's type is integers, or lists of them."""
+    import pyarrow.types as types
+
+    return types.is_integer(getattr(kind, "value_type", kind))
+
+
+def _agree(names: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    """Whether a number of both stands for the same class; one of them may have further classes."""
+    return all(name == other for name, other in zip(names, others, strict=False))
 
 
 def _names(feature: Any) -> tuple[str, ...] | None:

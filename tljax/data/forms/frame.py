@@ -14,7 +14,7 @@ from tljax.data.table.columns import Table, choose
 from tljax.data.table.csv_file import image_at
 from tljax.data.table.labels import text_of
 from tljax.data.table.rows import list_rows
-from tljax.data.table.spec import Spec
+from tljax.data.table.spec import Spec, check_targets, parse_separator
 from tljax.errors import InputError
 
 _NAME = "the table"
@@ -22,23 +22,17 @@ _NAME = "the table"
 
 def read_frame(
     table: Any,
-    names: Mapping[str, str | None],
+    names: dict[str, str | None],
     labels: str | Sequence[str] | None,
     numbers: str | Sequence[str] | None,
     separator: str | None,
     folder: str | os.PathLike,
     deep_images: str,
+    channels: int | None,
 ) -> Dataset:
     """Returns the data set with the splits that the table gives; see `data.from_table`."""
     header = _header(table)
-    spec = Spec(
-        "table",
-        _NAME,
-        {column: name for column, name in names.items() if name is not None},
-        labels=_joined(labels),
-        numbers=_joined(numbers),
-        separator=separator,
-    )
+    spec = _parse(names, labels, numbers, separator)
     chosen = choose(spec, list(map(str, header)))
     column_of = {str(name).strip(): name for name in header}
     cells = {name: _values(table, column_of[name]) for name in chosen.cells}
@@ -59,12 +53,35 @@ def read_frame(
         image.name if isinstance(image, Content) else str(value)
         for image, value in zip(images, values, strict=True)
     ]
-    found = Table(_NAME, chosen, cells, images, named, places, separator=separator)
-    return dataset_of(list_rows(found), _NAME, deep_images)
+    found = Table(_NAME, chosen, cells, images, named, places, separator=spec.separator)
+    return dataset_of(list_rows(found), _NAME, deep_images, channels)
 
 
-def _joined(names: str | Sequence[str] | None) -> str | None:
-    return names if names is None or isinstance(names, str) else "+".join(names)
+def _parse(
+    names: dict[str, str | None],
+    labels: str | Sequence[str] | None,
+    numbers: str | Sequence[str] | None,
+    separator: str | None,
+) -> Spec:
+    """The arguments of `data.from_table`, held to what is asked of a spec."""
+    given = {"labels": labels, "numbers": numbers, "separator": separator}
+    chosen = {name: value for name, value in (names | given).items() if value is not None}
+    for name, value in chosen.items():
+        if len(value) == 0:
+            raise InputError(f"{name} is empty; name a column, or leave it out")
+    check_targets("from_table", chosen)
+    return Spec(
+        "table",
+        _NAME,
+        {name: value for name, value in names.items() if value is not None},
+        labels=_as_columns(labels),
+        numbers=_as_columns(numbers),
+        separator=parse_separator("from_table", chosen),
+    )
+
+
+def _as_columns(names: str | Sequence[str] | None) -> str | tuple[str, ...] | None:
+    return names if names is None or isinstance(names, str) else tuple(names)
 
 
 def _header(table: Any) -> list[Any]:

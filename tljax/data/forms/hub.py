@@ -69,7 +69,7 @@ def find_files(repository: Repository) -> tuple[Repository, list[str]]:
 
 
 def fetch(repository: Repository, names: Sequence[str]) -> dict[str, Path]:
-    """Returns where copies of the files are, in the hub's own cache; fetches those that lack.
+    """Returns where copies of the files are, in the hub's own cache; downloads missing ones.
 
     Raises:
       InputError: One cannot be fetched.

@@ -40,10 +40,10 @@ def read(spec: Spec) -> Table:
     folder = spec.file
     if not folder.is_dir():
         raise InputError(f"the folder {folder} does not exist; check the path")
-    features = None
+    features: dict[Path, Mapping[str, Any]] = {}
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         named = _saved_splits(folder)
-        features = _noted_features(folder / next(iter(named), ""))
+        features = {place: _noted_features(place) for place in {(folder / n).parent for n in named}}
     else:
         found = list_below(folder, _SUFFIXES)
         if not found:
@@ -89,10 +89,10 @@ def _is_name(name: Any) -> TypeGuard[str]:
     return isinstance(name, str) and bool(name) and "/" not in name and name not in (".", "..")
 
 
-def _noted_features(file: Path) -> Mapping[str, Any] | None:
-    info = file.parent / "dataset_info.json"
+def _noted_features(folder: Path) -> Mapping[str, Any]:
+    info = folder / "dataset_info.json"
     features = _read_json(info).get("features") if info.is_file() else None
-    return features if isinstance(features, dict) else None
+    return features if isinstance(features, dict) else {}
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

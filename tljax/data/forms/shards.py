@@ -62,7 +62,11 @@ def find_shards(spec: Spec, suffixes: Sequence[str]) -> list[Shard]:
         files = list(map(Path, _expand(str(spec.file))))
         if missing := [file for file in files if not os.path.isfile(file)]:
             raise InputError(f"{missing[0]} does not exist or is no file; check the path")
-        shards = [Shard(file, file.name, split_of_name(file.name)) for file in files]
+        fixed = _fixed_folder(spec.file)
+        names = [Path(os.path.relpath(file, fixed)).as_posix() for file in files]
+        shards = [
+            Shard(file, name, split_of_name(name)) for file, name in zip(files, names, strict=True)
+        ]
     return with_splits(shards, str(spec))
 
 
@@ -72,9 +76,8 @@ def with_splits(shards: list[Shard], whole: str) -> list[Shard]:
     named = next((shard for shard in shards if shard.split is not None), None)
     if without is not None and named is not None:
         raise InputError(
-            f"of the files of {whole} '{printable(named.name)}' is named after the split"
-            f" {named.split}, but '{printable(without.name)}' after none; rename it, or name the"
-            " files that are meant"
+            f"of the files of {whole} '{printable(named.name)}' has {named.split} in its name, but"
+            f" '{printable(without.name)}' has no split in its name; rename it, or name fewer files"
         )
     return shards
 
@@ -101,6 +104,17 @@ def split_of_name(path: str) -> str | None:
             if (split := split_of(word)) is not None:
                 return split
     return None
+
+
+def _fixed_folder(pattern: Path) -> str:
+    """The folder that all files of a pattern are in, so that folders which it chooses tell splits.
+
+    Example:
+      _fixed_folder(Path("data/{train,test}/*.tar"))  # "data"
+    """
+    if pattern.exists():
+        return str(pattern.parent)
+    return os.path.dirname(re.split(r"[*\[{]", str(pattern))[0]) or "."
 
 
 def _expand(pattern: str) -> list[str]:

@@ -26,7 +26,7 @@ def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def balanced_label_weights(labels: np.ndarray) -> np.ndarray:
-    """Returns weights of not having a label and of having it, which count as much in sum.
+    """Returns weights such that images with and without a label have equal total weight.
 
     As `balanced_weights` of each label by itself: n / (2 * count), of which the mean over the
     images is 1. Where all images have a label, or none, the side that exists has the weight 1.

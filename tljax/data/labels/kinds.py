@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tljax.data.listing import warn_once
 from tljax.errors import InputError
 
 Kind = Literal["classes", "multi_label", "regression"]
@@ -36,7 +37,7 @@ def kind_of(labels: np.ndarray) -> Kind:
 
 
 def as_labels(labels: Any, count: int) -> np.ndarray:
-    """Returns a user's labels as one of the three kinds of arrays.
+    """Returns labels as one of the three kinds of arrays.
 
     Args:
       labels: integers (n,) from 0; 0 and 1, or booleans, (n, classes); or floats (n,) or
@@ -80,6 +81,47 @@ def as_labels(labels: Any, count: int) -> np.ndarray:
             "are expected; number the classes from 0"
         )
     return array.astype(np.int64)
+
+
+def as_given_labels(labels: Any, count: int) -> np.ndarray:
+    """Returns the labels of arrays in Python as `as_labels` does.
+
+    The kind follows from dtype and shape, so arrays that look like another kind are refused, or
+    warned of where they may be meant as they are.
+
+    Raises:
+      InputError: See `as_labels`; or they are classes in a column, or in one-hot rows of floats.
+    """
+    array = np.asarray(labels)
+    if array.dtype.kind in "iu" and array.ndim == 2 and array.shape[1] == 1 and len(array) == count:
+        raise InputError(
+            f"the labels have shape {array.shape} and dtype {array.dtype}; flatten them, with"
+            " labels.reshape(-1), if they are classes, or pass booleans for one label that an image"
+            " has or not"
+        )
+    found = as_labels(array, count)
+    kind = kind_of(found)
+    one_hot = kind != "classes" and found.shape[1] > 1 and _are_one_hot(found)
+    if kind == "regression" and one_hot:
+        raise InputError(
+            f"the labels have shape {array.shape} and dtype {array.dtype}, and each row has a"
+            " single 1, the rest 0; pass labels.argmax(axis=1) for classes"
+        )
+    if kind == "regression" and (found == np.round(found)).all():
+        warn_once(
+            f"the labels of shape {array.shape} are floats, so they are numbers to predict, though"
+            " all of them are whole; pass integers for classes, or for several labels an image"
+        )
+    if kind == "multi_label" and one_hot:
+        warn_once(
+            f"the labels have shape {array.shape}, so each image may have several, though each has"
+            " exactly one; pass labels.argmax(axis=1) for classes"
+        )
+    return found
+
+
+def _are_one_hot(rows: np.ndarray) -> bool:
+    return bool(np.isin(rows, (0, 1)).all() and (rows.sum(axis=1) == 1).all())
 
 
 def are_too_close(values: np.ndarray) -> bool:

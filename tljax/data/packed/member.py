@@ -68,6 +68,6 @@ def place_of(image: ImageFile) -> Path | None:
 
 
 def is_there(image: ImageFile) -> bool:
-    """Whether the file that holds the image is still there; also a link that leads nowhere is."""
+    """Whether the file that holds the image is still there; a broken link counts as there."""
     place = place_of(image)
     return place is None or os.path.lexists(place)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tljax.data.listing import warn_once
 from tljax.data.packed import ImageFile
 from tljax.data.table.spec import USUAL, Spec
 from tljax.errors import InputError, did_you_mean, printable
@@ -17,7 +18,7 @@ class Chosen:
 
     Attributes:
       path: Of the images.
-      targets: Of what is learned: several only of labels of 0 and 1, or of numbers.
+      targets: Of what is learned; more than one only for 0/1 columns or numbers.
       form: How they are read: one class, several labels, or numbers.
       split, group, weight: None: the table has none.
     """
@@ -72,6 +73,9 @@ def choose(
 ) -> Chosen:
     """Returns which columns of a table are used: those that the spec names, or the usual ones.
 
+    Warnings say where a name was a guess: which column else has a usual name for the same, and
+    which columns give splits and groups that the spec does not name.
+
     Args:
       spec: Of the table.
       header: The names of its columns.
@@ -83,17 +87,17 @@ def choose(
       InputError: A column is missing, or is in the header twice.
     """
     found = [name.strip() for name in header]
-    usual = {**USUAL, "label": label_names}
+    usual: dict[str, Sequence[str]] = {**USUAL, "label": label_names}
     path = _named(spec, "path", found) or _only(images) or _usual(spec, usual["path"], found)
     if path is None:
         raise _missing(spec, "path", found)
     form: Form = "label"
     if (given := spec.labels or spec.numbers) is not None:
         form = "labels" if spec.labels else "numbers"
-        names = [given] if given in found else given.split("+")
+        names = _columns(given, found)
         targets = tuple(_check(spec, name, found) for name in names)
         if len(set(targets)) < len(targets):
-            raise InputError(f"{spec} names a column of its {form} twice; keep one of them")
+            raise InputError(f"{spec.place} names a column of its {form} twice; keep one of them")
     else:
         label = _named(spec, "label", found) or _usual(spec, usual["label"], found)
         label = label or _only(classes)
@@ -105,7 +109,64 @@ def choose(
         _named(spec, column, found) or _usual(spec, usual[column], rest)
         for column in ("split", "group", "weight")
     )
-    return Chosen(path, targets, form, split, group, weight)
+    chosen = Chosen(path, targets, form, split, group, weight)
+    if not spec.columns:
+        _warn_of_guesses(spec, chosen, usual, found, is_typed=_only(images) is not None)
+    return chosen
+
+
+def _warn_of_guesses(
+    spec: Spec,
+    chosen: Chosen,
+    usual: dict[str, Sequence[str]],
+    header: Sequence[str],
+    *,
+    is_typed: bool,
+) -> None:
+    """Warns of columns that were taken because of their names.
+
+    Args:
+      spec: Of the table.
+      chosen: What was chosen.
+      usual: The usual names of each column.
+      header: Of the table.
+      is_typed: Whether the column of images is known by its type.
+    """
+    columns = {"path": chosen.path, "label": chosen.targets[0]}
+    columns |= {c: name for c in ("split", "group", "weight") if (name := getattr(chosen, c))}
+    no_guess = {*spec.names, "path" if is_typed else "", "" if chosen.form == "label" else "label"}
+    guessed = {column: name for column, name in columns.items() if column not in no_guess}
+    used = {chosen.path, *chosen.cells}
+    for column, name in guessed.items():
+        others = [one for one in header if one.lower() in usual[column] and one not in used]
+        if others and name.lower() in usual[column]:
+            listed = ", ".join(f"'{printable(one)}'" for one in others)
+            warn_once(
+                f"the {column} in {printable(spec.place)} is the column '{printable(name)}';"
+                f" {listed} {'is' if len(others) == 1 else 'are'} not used;"
+                f" {_choice(spec, column)}={printable(others[0])} takes '{printable(others[0])}'"
+            )
+    uses = {"split": "gives the splits", "group": "says which images stay together"}
+    said = [f"'{printable(guessed[c])}' {does}" for c, does in uses.items() if c in guessed]
+    if said:
+        warn_once(
+            f"in {printable(spec.place)} the column {' and '.join(said)}; rename a column that"
+            " means something else"
+        )
+
+
+def _choice(spec: Spec, column: str) -> str:
+    """What a user writes to name a column."""
+    if spec.scheme == "table":
+        return column
+    return f"?{'image' if column == 'path' and spec.scheme != 'csv' else column}"
+
+
+def _columns(given: str | tuple[str, ...], header: Sequence[str]) -> Sequence[str]:
+    """The columns of labels or numbers; the name of a single one may hold a `+`."""
+    if isinstance(given, tuple):
+        return given
+    return [given] if given in header else given.split("+")
 
 
 def _named(spec: Spec, column: str, header: Sequence[str]) -> str | None:
@@ -133,12 +194,13 @@ def _only(names: Collection[str]) -> str | None:
 
 
 def _missing(spec: Spec, column: str, header: Sequence[str]) -> InputError:
-    choice = "image" if column == "path" and spec.scheme != "csv" else column
+    choice = _choice(spec, column)
+    how = f"pass {choice}" if spec.scheme == "table" else f"write {spec}{choice}"
     others = "" if column == "path" else " (or labels= for several labels, numbers= for numbers)"
     without = ", or ?columns=path+label if it has no header" if spec.scheme == "csv" else ""
     return InputError(
-        f"no column of {spec.place} is the {choice}: its header is"
-        f" {printable(', '.join(header))}; write {spec}?{choice}=COLUMN{others}{without}"
+        f"no column of {spec.place} is the {choice.lstrip('?')}: its header is"
+        f" {printable(', '.join(header))}; {how}=COLUMN{others}{without}"
     )
 
 
@@ -146,6 +208,6 @@ def _only_place(spec: Spec, name: str, header: Sequence[str]) -> int:
     if header.count(name) > 1:
         raise InputError(
             f"the header of {spec.place} has '{printable(name)}' {header.count(name)} times;"
-            " rename the columns that are not meant"
+            " rename all but one"
         )
     return header.index(name)

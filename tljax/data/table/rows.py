@@ -129,8 +129,8 @@ def _weights(table: Table) -> list[float] | None:
             )
         found.append(weight)
     warn_once(
-        f"the images of {printable(table.place)} count in the loss as its column"
-        f" '{printable(column)}' says, from {min(found):g} to {max(found):g}"
+        f"the loss on the images of {printable(table.place)} is weighted by its column"
+        f" '{printable(column)}' ({min(found):g} to {max(found):g})"
     )
     return found
 

@@ -11,8 +11,10 @@ Choices are separated by commas, as for `tfds:`.
 """
 
 import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tljax.errors import InputError, check_known
 
@@ -47,7 +49,8 @@ class Spec:
       target: The text before the `?`.
       names: Of `COLUMNS`, what the header calls them, where it was said.
       columns: Of a table without a header what its columns are; else empty.
-      labels: The columns of several labels, as they were given; None: not said.
+      labels: The columns of several labels, as they were given: `tags`, `x+y` or, from Python, a
+        tuple; None: not said.
       numbers: Those of numbers, likewise.
       separator: Between the labels in a cell; None: not said.
       splits: Of `hf`, the name of each split that was chosen.
@@ -58,8 +61,8 @@ class Spec:
     target: str
     names: dict[str, str] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
-    labels: str | None = None
-    numbers: str | None = None
+    labels: str | tuple[str, ...] | None = None
+    numbers: str | tuple[str, ...] | None = None
     separator: str | None = None
     splits: dict[str, str] = field(default_factory=dict)
     config: str | None = None
@@ -95,15 +98,15 @@ def parse_spec(text: str, scheme: str = "csv") -> Spec:
         key, equals, value = choice.partition("=")
         if not equals or not value:
             raise InputError(
-                f"'{choice}' in {whole} is no choice; {syntax}; a file's name may hold no '?', a"
-                " column's no ',', and a separator ',' is written separator=comma"
+                f"'{choice}' in {whole} is not of the form KEY=VALUE; {syntax}; a file's name may"
+                " hold no '?', a column's no ',', and a separator ',' is written separator=comma"
             )
         check_known(f"choice in {scheme}:{target}?", key, CHOICES[scheme])
         key = "path" if key == "image" else key
         if key in chosen:
             raise InputError(f"{whole} chooses {key} twice; keep one of them")
         chosen[key] = value
-    _check_targets(whole, chosen)
+    check_targets(whole, chosen)
     return Spec(
         scheme,
         target,
@@ -111,13 +114,14 @@ def parse_spec(text: str, scheme: str = "csv") -> Spec:
         columns=_parse_columns(whole, target, chosen),
         labels=chosen.get("labels"),
         numbers=chosen.get("numbers"),
-        separator=_parse_separator(whole, chosen),
+        separator=parse_separator(whole, chosen),
         splits={name: chosen[name] for name in SPLITS if name in chosen},
         config=chosen.get("config"),
     )
 
 
-def _check_targets(whole: str, chosen: dict[str, str]) -> None:
+def check_targets(whole: str, chosen: Collection[str]) -> None:
+    """Raises InputError if `whole`, which chooses these, chooses labels of more than one kind."""
     targets = [name for name in _TARGETS if name in chosen]
     if len(targets) > 1:
         raise InputError(
@@ -126,7 +130,12 @@ def _check_targets(whole: str, chosen: dict[str, str]) -> None:
         )
 
 
-def _parse_separator(whole: str, chosen: dict[str, str]) -> str | None:
+def parse_separator(whole: str, chosen: Mapping[str, Any]) -> str | None:
+    """Returns the sign between the labels in a cell that `chosen` names; None: it names none.
+
+    Raises:
+      InputError: It is not one sign, or there are no labels that it could stand between.
+    """
     given = chosen.get("separator")
     if given is None:
         return None

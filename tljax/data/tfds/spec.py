@@ -64,7 +64,7 @@ def parse_spec(text: str) -> Spec:
     for choice in query.split(",") if question else ():
         key, equals, value = choice.partition("=")
         if not equals or not value:
-            raise InputError(f"'{choice}' in tfds:{text} is no choice; {_SYNTAX}")
+            raise InputError(f"'{choice}' in tfds:{text} is not of the form KEY=VALUE; {_SYNTAX}")
         check_known(f"choice in tfds:{target}?", key, CHOICES)
         if key in choices:
             raise InputError(f"tfds:{text} chooses {key} twice; keep one of them")
