@@ -1,6 +1,7 @@
 """Random weights that are a function of a parameter's path: the same with and without PyTorch."""
 
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,15 @@ from tljax.weights import from_variables, rules
 from tljax.weights.export import save_converted
 
 KEPT = 24  # numbers kept of each image and group
+
+
+def count_known(
+    family: rules.Family, model: Model, paths: Sequence[str], names: Sequence[str]
+) -> int:
+    """How many of a file's names, without wrappers, a family knows in a model."""
+    planned = rules.spelled_assignments(family, model, paths)
+    expected = {source for assignment in planned for source in assignment.sources}
+    return len(expected & {rules.spelled(family, name) for name in names})
 
 
 def draw_all(model: Model, size: ImageSize) -> dict[str, np.ndarray]:

@@ -160,11 +160,11 @@ def python(script: str, **environment: str) -> subprocess.Popen:
     )
 
 
-def test_what_is_an_address():
+def test_what_is_fetchable():
     for address in ("hf://a/b/c", "https://a/b", "http://a/b", "gs://a/b"):
-        assert addresses.is_address(address)
+        assert addresses.is_fetchable(address)
     for path in ("weights.npz", "/hf/https", "~/a", "s3://a/b", ""):
-        assert not addresses.is_address(path)
+        assert not addresses.is_fetchable(path)
 
 
 def test_paths_are_returned_as_they_are(tmp_path, monkeypatch):
@@ -536,7 +536,10 @@ class HubHandler(BaseHTTPRequestHandler):
 
 
 def hub_outcomes(*calls: tuple, **environment: str) -> list[str]:
-    """Runs `fetch_file` (one argument) or `fetch_sidecar` (two) in a process with `environment`."""
+    """Runs `fetch_file` (one argument) or `fetch_sidecar` (two) in a process with `environment`.
+
+    Returns what each returned or raised, and what the process wrote to stderr.
+    """
     named = [
         ("fetch_sidecar" if len(args) == 2 else "fetch_file", args, digests)
         for args, digests in calls
@@ -548,7 +551,7 @@ def hub_outcomes(*calls: tuple, **environment: str) -> list[str]:
     )
     out, err = process.communicate(json.dumps(named))
     assert process.returncode == 0, err
-    return json.loads(out)
+    return [*json.loads(out), err]
 
 
 def test_files_of_the_hub_and_its_refusals(tmp_path):
@@ -560,7 +563,7 @@ def test_files_of_the_hub_and_its_refusals(tmp_path):
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
     weights = ("hf://timm/vit/weights.npz",)
-    mismatch, found, tagged, config, no_sidecar, *refused = hub_outcomes(
+    mismatch, found, tagged, config, no_sidecar, *refused, said = hub_outcomes(
         (weights, {"sha256": "0000"}),
         (weights, {"sha256": DIGEST[:8]}),
         (("hf://timm/vit@v2/deep/weights.npz",), {}),
@@ -581,6 +584,7 @@ def test_files_of_the_hub_and_its_refusals(tmp_path):
     assert Path(tagged).read_bytes() == BODY[:10]
     assert Path(config).read_bytes() == b"{}"
     assert no_sidecar == "None"
+    assert "cannot read" not in said, "the repository has no such file, and says so"
     parts = [
         "has no file 'other.npz' at revision 'main'",
         "has no revision 'v3'",
@@ -594,17 +598,20 @@ def test_files_of_the_hub_and_its_refusals(tmp_path):
 
     # The hub is gone: cached files are found, others are refused, offline or not.
     for variable in (None, "HF_HUB_OFFLINE", "TLJAX_OFFLINE"):
-        again, config, no_sidecar, missing = hub_outcomes(
+        again, config, no_sidecar, no_other, missing, said = hub_outcomes(
             (weights, {"sha256": "0000"}),
             ((*weights, "config.json"), {}),
             (("hf://timm/deit/weights.npz", "config.json"), {}),
+            (("hf://timm/deit/weights.npz", "preprocessor_config.json"), {}),
             (("hf://timm/deit/weights.npz",), {}),
             **online,
             **({variable: "1"} if variable else {}),
         )
         assert again == found
         assert Path(config).name == "config.json"
-        assert no_sidecar == "None"
+        assert no_sidecar == no_other == "None"
+        why = "cannot read config.json of the weights, which says how images are prepared"
+        assert said.count("cannot read") == said.count(why) == 1, said
         assert (f"{variable} forbids" if variable else "Connection refused") in missing
         assert "init_from" in missing
 

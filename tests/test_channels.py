@@ -23,10 +23,9 @@ from tests.test_docs import commands
 from tests.test_images import encoded, tiff
 from tests.test_tpu_vm import REPOSITORY
 from tljax import config as config_lib
+from tljax import console, experiment
 from tljax import data as data_lib
-from tljax import experiment
 from tljax.data import Preprocessing, as_source, decode, eval_batches, fingerprint, train_batches
-from tljax.data.pixels import reporting
 from tljax.data.transforms import (
     AUGMENTATIONS,
     augmentation,
@@ -42,7 +41,7 @@ from tljax.weights.fitting import adapt_channels
 @pytest.fixture(autouse=True)
 def _nothing_said(monkeypatch):
     """As in a new process: what is said once has not been said."""
-    monkeypatch.setattr(reporting, "_said", set())
+    monkeypatch.setattr(console, "_said", set())
 
 
 def says(beginning, error=InputError):

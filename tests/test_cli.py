@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from tljax import cli
+from tljax import cli, console
 from tljax import config as config_lib
 from tljax.commands.demo.four_scenarios import Settings, run_demo
 from tljax.console import print_any_character
@@ -218,6 +218,25 @@ def test_without_a_stdout_nothing_is_printed(monkeypatch):
     monkeypatch.setattr(sys, "stdout", None)  # as Python has it after `>&-`
     assert cli.main(["models", "--csv"]) == 0
     assert cli.main(["models"]) == 0
+
+
+def test_a_warning_is_shown_once_and_that_of_a_reader_is_left_to_the_main_process(
+    caplog, monkeypatch
+):
+    monkeypatch.setattr(console, "_said", set())
+    for message, key in (("a", None), ("a", None), ("b 1", "b"), ("b 2", "b"), ("b 1", None)):
+        console.warn_once(message, key)
+    assert caplog.messages == ["a", "b 1", "b 1"]
+    assert console.was_said("b")
+    assert console.take_deferred_warnings() == ()
+
+    monkeypatch.setattr(console, "_deferred", None)  # restored after the test
+    console.defer_warnings()
+    for message, key in (("b 3", "b"), ("c 1", "c"), ("c 2", "c")):
+        console.warn_once(message, key)
+    assert console.take_deferred_warnings() == (("c", "c 1"),)
+    assert console.take_deferred_warnings() == ()
+    assert len(caplog.messages) == 3
 
 
 # --- configs by name, and fields without a value -------------------------------------------------

@@ -875,6 +875,8 @@ def test_resuming_another_sequence_is_refused(changed, sentence):
 def test_worker_processes_give_the_same_sequence_and_the_same_errors(tmp_path):
     """Runs in its own process, because workers import the main module."""
     fill(tmp_path, {"a": 3, "b": 3})
+    for file in (tmp_path / "b").iterdir():
+        Image.new("RGBA", (8, 8), (255, 0, 0, 100)).save(file)
     script = tmp_path / "script.py"
     script.write_text(
         textwrap.dedent(
@@ -909,12 +911,14 @@ def test_worker_processes_give_the_same_sequence_and_the_same_errors(tmp_path):
                     np.testing.assert_array_equal(a["image"], b["image"])
                     np.testing.assert_array_equal(a["label"], b["label"])
                 folder = data.load("folder:" + sys.argv[1])
+                batches = data.train_batches(folder.train, size, num_workers=1, **options)
+                next(batches)
                 open(sys.argv[1] + "/a/000.png", "w").close()
                 open(sys.argv[1] + "/a/001.png", "w").close()
                 open(sys.argv[1] + "/a/002.png", "w").close()
-                batches = data.train_batches(folder.train, size, num_workers=1, **options)
                 try:
-                    next(batches)
+                    while True:
+                        next(batches)
                 except InputError as error:
                     print(error)
                 batches.close()
@@ -933,6 +937,7 @@ def test_worker_processes_give_the_same_sequence_and_the_same_errors(tmp_path):
         done.stdout,
     ), done.stderr
     assert done.returncode == 0
+    assert done.stderr.count("of images with transparent pixels, e.g. ") == 1, done.stderr
 
 
 @pytest.mark.parametrize(

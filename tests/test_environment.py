@@ -5,6 +5,7 @@ import os
 import jax
 import pytest
 
+from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.runs.environment import _JAX_SETTINGS, environment, settings
 
 
@@ -74,3 +75,18 @@ def test_settings_that_change_no_number_do_not_count(monkeypatch, tmp_path):
     monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", "") + " --xla_dump_to=x")
     with jax.debug_nans(True), jax.log_compiles(True):
         assert environment() == before
+
+
+@pytest.mark.parametrize(("caches", "folder"), [("", "home/.cache"), ("other", "other")])
+def test_programs_are_kept_in_the_caches_of_tljax(caches, folder, monkeypatch, tmp_path):
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", caches and str(tmp_path / caches))
+    try:
+        jax.config.update(names[0], None)
+        use_compilation_cache()
+        assert jax.config.values[names[0]] == str(tmp_path / folder / "tljax" / "xla")
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from tljax import console
 from tljax import data as data_lib
 from tljax.data import Unreadable, decode
 from tljax.data.images import as_pixels, find_format
-from tljax.data.pixels import reporting
 from tljax.data.pixels.depth import DEEP as WAYS
 from tljax.errors import InputError
 
@@ -27,7 +27,7 @@ from tljax.errors import InputError
 @pytest.fixture(autouse=True)
 def _nothing_said(monkeypatch):
     """As in a new process: what is said once has not been said."""
-    monkeypatch.setattr(reporting, "_said", set())
+    monkeypatch.setattr(console, "_said", set())
 
 
 @pytest.fixture

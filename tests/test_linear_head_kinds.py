@@ -12,9 +12,9 @@ from threadpoolctl import threadpool_limits
 import tljax
 from tests.scaled_features import scaled, scales
 from tests.tiny_networks import NETWORKS, PREPROCESSING
+from tljax import console
 from tljax.commands.probe.linear_probe import check_kind
 from tljax.data import ArraySource, balanced_label_weights, strata
-from tljax.data.listing import warn_once
 from tljax.errors import InputError
 from tljax.frozen.cache import CachedSource
 from tljax.frozen.cross_validation import assign_folds, choose_by_loss
@@ -148,8 +148,8 @@ def test_cross_validation_of_classes_is_scikit_learns():
     )
 
 
-def test_a_class_that_all_images_have_or_none_has_a_constant_logit(caplog):
-    warn_once.cache_clear()
+def test_a_class_that_all_images_have_or_none_has_a_constant_logit(caplog, monkeypatch):
+    monkeypatch.setattr(console, "_said", set())
     x, has = draw("multi_label")
     has[:, 1], has[:, 3] = 0, 1
     for head in (solve_head(x, has, OUTPUTS), solve_head(x, has, OUTPUTS, l2=0.1)):

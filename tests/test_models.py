@@ -259,6 +259,30 @@ def test_unknown_names_are_answered_with_the_closest():
         create("resnet50", 10, drop_pth=0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "fields", "sentence"),
+    [
+        ("vit_micro_patch4_32", 2, {"pooling": "men"}, "no pooling 'men' .did you mean 'mean'"),
+        (
+            "vit_micro_patch4_32",
+            2,
+            {"activation": "relu"},
+            "no activation 'relu' .*known: gelu, ",
+        ),
+        ("vit_micro_patch4_32", 2, {"qkv_bias": True}, "no qkv_bias 'True'; known: all, "),
+        ("mobilenetv3_micro_32", 2, {"activation": "gelu"}, "no activation 'gelu' .*known: relu"),
+        ("mobilenetv3_micro_32", 2, {"head": "dense"}, "no head 'dense'; known: conv, "),
+        ("keras_resnet50v2", 2, {"normalisation": "layer"}, "no normalisation 'layer'; known: gro"),
+        ("vit_micro_patch4_32", 2, {"class_token": False}, "has no class token; set pooling to m"),
+        ("vit_base_patch16_siglip_224", 0, {"pooling": "token"}, "has no class token; set pooling"),
+        ("vit_micro_patch4_32", 2, {"pooling": "none"}, "num_classes is 2, .* set num_classes to"),
+    ],
+)
+def test_fields_that_no_model_can_have(name, classes, fields, sentence):
+    with pytest.raises(InputError, match=sentence):
+        create(name, classes, **fields)
+
+
 @pytest.mark.parametrize(("stride", "padding"), [(1, (3, 3)), (2, (3, 3)), (2, (2, 3))])
 def test_a_depthwise_convolution_is_that_of_xla_and_so_are_its_gradients(stride, padding):
     x = jax.random.normal(jax.random.key(0), (2, 9, 6, 5))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.reference_weights import draw
+from tests.reference_weights import count_known, draw
 from tljax.errors import InputError
 from tljax.models import create, tracing
 from tljax.models.resnet_v2 import standardise
@@ -267,6 +267,6 @@ def test_the_family_of_a_file_is_told_by_its_names(name):
     assert TORCH_RESNET not in accepting
     for family in accepting:
         names = list(rules.unconvert(family, model, flat))
-        known = [rules.count_known(other, model, list(flat), names) for other in accepting]
+        known = [count_known(other, model, list(flat), names) for other in accepting]
         assert accepting[known.index(max(known))] is family
         assert sum(known) == max(known)

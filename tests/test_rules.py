@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.reference_weights import draw_all
+from tests.reference_weights import count_known, draw_all
 from tljax.errors import InputError
 from tljax.models import MODELS, create, registry, tracing
 from tljax.weights import rules
@@ -145,7 +145,7 @@ def test_every_familys_table_covers_every_model_it_accepts(name):
         assert sorted(made) == sorted(paths)
         used = [source for a in planned for source in a.sources]
         assert len(set(used)) == len(used)
-        known = [rules.count_known(other, model, paths, used) for other in accepting]
+        known = [count_known(other, model, paths, used) for other in accepting]
         assert accepting[known.index(max(known))] is family
 
 

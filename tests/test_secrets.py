@@ -33,6 +33,10 @@ SECRETS = ("u5er", "pa55", "K3Y", "sig=")
         ("HTTPS://u5er@host", "HTTPS://***@host"),
         ("s3://u5er:pa55@bucket/x", "s3://***@bucket/x"),
         ("gs://bucket/x?sig=K3Y", "gs://bucket/x?***"),
+        ("s3://bucket/x?a=b&X-Amz-Security-Token=K3Y", "s3://bucket/x?***"),
+        ("hf://datasets/o/n?label=COLUMN&train=a", "hf://datasets/o/n?label=COLUMN&train=a"),
+        ("s3://u5er:pa55@bucket/t/*.parquet?label=y", "s3://***@bucket/t/*.parquet?label=y"),
+        ("gs://bucket/shard-?.tar", "gs://bucket/shard-?.tar"),
         ("hf://owner/repo@main/x", "hf://owner/repo@main/x"),
         ("runs/a?b@c", "runs/a?b@c"),
         ("tfds:cifar10?train=train[:80%]", "tfds:cifar10?train=train[:80%]"),
@@ -51,6 +55,8 @@ def test_addresses_in_sentences():
     expected = "cannot get 'http://***@h/x?***' (https://h/x?***); see hf://o/r@v/p, or hf://"
     assert hide_secrets(sentence) == expected
     assert str(InputError(sentence)) == expected
+    remedy = "choose the label; write hf://datasets/o/n?label=COLUMN, e.g. ?label=class"
+    assert str(InputError(remedy)) == remedy
 
 
 @pytest.fixture
@@ -94,7 +100,7 @@ def test_a_run_keeps_and_says_none_and_resumes_with_another_key(
     workdir = tmp_path / "run"
     with caplog.at_level(logging.DEBUG, "tljax"):
         experiment.run(config, workdir)
-    assert any("does not say how its images" in message for message in caplog.messages)
+    assert any("not known how the images of" in message for message in caplog.messages)
     assert any(message.startswith("downloading http://***@") for message in caplog.messages)
     assert_hidden(caplog.text)
     assert_hidden_in(workdir)

@@ -1,5 +1,6 @@
 """`tfds:` data: prepared folders of small builders, read without TensorFlow."""
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ import fsspec
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
 from tests.tfds_builders import CLASSES, SIZES, Damaged, Failing, Plain, Shapes, label, pixels
@@ -347,6 +349,47 @@ def test_of_data_behind_an_address_the_shards_that_are_needed_are_copied(
     system.pipe(where, system.cat(where))
     data.load(f"tfds:{bucket}/shapes/1.0.0?train=train[:5],val=train[6:8],test=test[:3]")
     assert {name for name, when in shards().items() if when != first[name]} == {changed}
+
+
+class Dated(LocalFileSystem):
+    """A file system whose entries have the keys of S3's: a file's version is its date and ETag."""
+
+    protocol = "dated"
+    cachable = False
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("dated://"))
+
+    def ls(self, path, detail=False, **kwargs):
+        entries = [
+            {
+                **{key: entry[key] for key in ("name", "size", "type")},
+                "LastModified": entry["mtime"],
+                "ETag": hashlib.sha256(Path(entry["name"]).read_bytes()).hexdigest(),
+            }
+            for entry in super().ls(path, detail=True, **kwargs)
+        ]
+        return entries if detail else [entry["name"] for entry in entries]
+
+
+def test_a_file_that_changes_and_keeps_its_size_is_copied_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    fsspec.register_implementation("dated", Dated, clobber=True)
+    (tmp_path / "data").mkdir()
+    shard = tmp_path / "data" / "shard"
+
+    def fetched():
+        copy = remote.LocalCopy(f"dated://{tmp_path}/data")
+        copy.fetch(["shard"])
+        return (copy.folder / "shard").read_text(), (copy.folder / "shard").stat().st_mtime_ns
+
+    shard.write_text("one")
+    first = fetched()
+    assert first[0] == "one"
+    assert fetched() == first, "it is not copied again"
+    shard.write_text("two")
+    assert fetched()[0] == "two"
 
 
 def test_what_is_not_behind_an_address_is_said(bucket, monkeypatch):

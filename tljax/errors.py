@@ -35,10 +35,16 @@ def hide_secrets(text: object) -> str:
     return _ADDRESS.sub(hidden, str(text))
 
 
+# Schemes other than the web's have no keys in queries, where tljax's own options are instead, as in
+# `hf://datasets/OWNER/NAME?label=COLUMN`; a query with one of these names is hidden nevertheless.
+_SECRET = re.compile(r"(sig|token|key|secret|passw|credential)[^=&]*=", re.I)
+
+
 def redacted(address: str) -> str:
     """Returns a web address with *** for its user name and password, and for its query.
 
-    `https://ann:pw@host/x?sig=KEY` becomes `https://***@host/x?***`. Other texts are unchanged.
+    `https://ann:pw@host/x?sig=KEY` becomes `https://***@host/x?***`. Of other schemes, e.g. `hf`, a
+    query is hidden only if its names say that it holds a key. Other texts are unchanged.
     """
     scheme, separator, rest = address.partition("://")
     if not separator or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme, re.I):
@@ -49,9 +55,10 @@ def redacted(address: str) -> str:
         user, rest = "***@", rest[host.rindex("@") + 1 :]
     elif "@" in rest and re.search(r":(?!\d*$)", host):  # a password with an unescaped / ? or #
         user, rest = "***@", rest[rest.rindex("@") + 1 :]
-    query = re.search(r"[?#]", rest)
-    shown = rest if query is None else f"{rest[: query.end()]}***"
-    return f"{scheme}://{user}{shown}"
+    query = re.search(r"(?<=[?#]).*", rest, re.S)
+    if query and (scheme.lower() in ("http", "https") or _SECRET.search(query[0])):
+        rest = f"{rest[: query.start()]}***"
+    return f"{scheme}://{user}{rest}"
 
 
 def printable(text: object) -> str:

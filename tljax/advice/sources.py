@@ -162,7 +162,7 @@ def _preprocessing(candidate: Candidate, image_size: ImageSize | None) -> Prepro
     if found is None:
         found = registry.spec(candidate.model).preprocessing
         _log.warning(
-            "'%s' does not say how its images were normalised; taking %s, as %s does",
+            "it is not known how the images of '%s' were normalised; taking %s, as %s does",
             candidate.name,
             found.normalisation,
             candidate.model,
@@ -186,7 +186,7 @@ def _candidates(word: str) -> list[Candidate]:
         return [_of_entry(entry)]
     if _is_there(word):
         return [_on_the_disk(word)]
-    if addresses.is_address(word):
+    if addresses.is_fetchable(word):
         raise InputError(
             f"the address '{redacted(word)}' does not say which model it holds; write MODEL=ADDRESS"
         )
@@ -211,7 +211,7 @@ def _candidates(word: str) -> list[Candidate]:
 
 
 def _is_there(word: str) -> bool:
-    return not addresses.is_address(word) and os.path.lexists(os.path.expanduser(word))
+    return not addresses.is_fetchable(word) and os.path.lexists(os.path.expanduser(word))
 
 
 def _of_entry(entry: zoo.ZooEntry) -> Candidate:
@@ -231,7 +231,7 @@ def _with_model(model: str, source: str) -> Candidate:
     if entry is not None:
         weights.check_model(source, entry.model, model)
         return _of_entry(entry)
-    if not addresses.is_address(source) and not _is_there(source):
+    if not addresses.is_fetchable(source) and not _is_there(source):
         raise InputError(
             f"there are no weights '{source}' for {model}{did_you_mean(source, zoo.entries())};"
             f" give a file, a folder, a name that `tljax models` lists, or {RANDOM}"

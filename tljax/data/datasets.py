@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from tljax.console import warn_once
 from tljax.data import embedded, folder, remote, table
 from tljax.data.forms.frame import read_frame
 from tljax.data.joint import Task, concatenate, join, joint_class_names
 from tljax.data.kept import Kept, restore
 from tljax.data.labels import constant_labels, strata
-from tljax.data.listing import shortened, warn_once
+from tljax.data.listing import shortened
 from tljax.data.pixels.depth import DEEP
 from tljax.data.sources import Dataset, Subset
 from tljax.data.splits import (

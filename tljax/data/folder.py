@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from tljax.console import warn_once
 from tljax.data.digests import FileState, content_digests, file_states, is_settled
 from tljax.data.images import FORMATS, decode
 from tljax.data.labels import as_labels, label_at
 from tljax.data.layout import Layout, find_layout, list_class_folders, split_of
-from tljax.data.listing import find_files, holds_images, shortened, warn_of_left_out, warn_once
+from tljax.data.listing import find_files, holds_images, shortened, warn_of_left_out
 from tljax.data.packed import ImageFile, content_of
 from tljax.data.sources import Dataset, Example, Source
 from tljax.data.splits import split_off_test

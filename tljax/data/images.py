@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tljax.console import warn_once, was_said
 from tljax.data.pixels import channels as own_channels
 from tljax.data.pixels import tiff
 from tljax.data.pixels.pillow import DAMAGE, refuse_bomb, refuse_thumbnail, rgb
-from tljax.data.pixels.reporting import Unreadable, warn_once, was_said
+from tljax.data.pixels.reporting import Unreadable
 from tljax.errors import InputError, printable
 
 FORMATS = "JPEG, PNG, WebP, BMP, TIFF, GIF, PPM, JPEG 2000 or AVIF"
@@ -231,6 +232,6 @@ def _warn_of_frames(image: Image.Image, name: str) -> None:
         return
     if has_more:
         warn_once(
-            "frames",
             f"of images with several frames or pages, e.g. {printable(name)}, the first is used",
+            key="frames",
         )

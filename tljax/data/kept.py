@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tljax.console import warn_once
 from tljax.data.digests import content_digests
 from tljax.data.folder import FolderSource
 from tljax.data.layout import find_root
-from tljax.data.listing import find_files, warn_once
+from tljax.data.listing import find_files
 from tljax.data.packed import ImageFile, is_there
 from tljax.data.sources import Dataset, Source, Subset, fingerprint, unwrap_subset
 from tljax.data.table import SCHEMES, check_place, listed, number_groups
@@ -242,56 +243,70 @@ def _find_again(
     name: str, kept: Kept, today: _Today, deep_images: str, channels: int | None
 ) -> Dataset:
     """The kept images, wherever they are in the folder by now, and whatever they are called."""
-    root, files, rows, group_of = today
-    alone = itertools.count(len(files))  # groups of images that are gone
-    weighted = any(row.weight is not None for row in rows.values())
+    matched = _match(kept, today)
+    _report(name, kept, matched, len(today.files))
+    alone = itertools.count(len(today.files))  # groups of images that are gone
+    sources: dict[str, Source | None] = dict.fromkeys(SPLITS)
+    for split, paths in matched.paths.items():
+        together = weights = None
+        if today.groups:
+            together = np.array([today.groups.get(path, next(alone)) for path in paths])
+        if any(row.weight is not None for row in today.rows.values()):
+            weights = np.array([_weight(today.rows.get(path)) for path in paths], np.float32)
+        names, _, labels = zip(*kept["splits"][split], strict=True)
+        how = (deep_images, together, weights, channels)
+        sources[split] = FolderSource(paths, labels, names, *how)
+    train, val, test = (sources[split] for split in SPLITS)
+    assert train is not None
+    return Dataset(name, tuple(kept["classes"]), train, val, test)
+
+
+class _Matched(NamedTuple):
+    """Where the kept images are today.
+
+    Attributes:
+      paths: of the images of each split, in their order; of one that is gone, one that does not
+        exist.
+      missing: names of the images that are gone, of each split that lacks any.
+      elsewhere: number of images in another class folder, or in one with another name.
+      relabelled: number of images of a table that have another label there.
+    """
+
+    paths: dict[str, list[ImageFile]]
+    missing: dict[str, list[str]]
+    elsewhere: int
+    relabelled: int
+
+
+def _match(kept: Kept, today: _Today) -> _Matched:
+    """Finds the kept images among those of today, by their content."""
     by_content: dict[str, list[ImageFile]] = defaultdict(list)
-    for file, digest in zip(files, content_digests(files), strict=True):
+    for file, digest in zip(today.files, content_digests(today.files), strict=True):
         by_content[digest[:_DIGITS]].append(file)
+    found: dict[str, list[ImageFile]] = {}
     missing: dict[str, list[str]] = {}
-    elsewhere = 0  # images in another class folder, or in one with another name
-    relabelled = 0  # images of a table with another label
-    sources: dict[str, Source | None] = {}
-    found = 0
+    elsewhere = relabelled = 0
     for split, images in kept["splits"].items():
         if images is None:
-            sources[split] = None
             continue
-        paths: list[ImageFile] = []
+        found[split] = []
         for image, digest, label in images:
             same = by_content.get(digest, [])
             # Of several copies the one with the kept name is taken; their contents are the same.
-            path = next((p for p in same if _is_called(p, image, rows)), None)
+            path = next((p for p in same if _is_called(p, image, today.rows)), None)
             path = path or next(iter(same), None)
             if path is None:
                 missing.setdefault(split, []).append(image)
             else:
                 same.remove(path)
-                if path in rows:
-                    relabelled += rows[path].label != label_from(label, kept["classes"])
+                if path in today.rows:
+                    there = today.rows[path].label
+                    relabelled += there != label_from(label, kept["classes"])
                 elif isinstance(path, Path):
-                    elsewhere += kept["classes"][label] not in path.relative_to(root).parts
+                    elsewhere += kept["classes"][label] not in path.relative_to(today.root).parts
             # Never the kept path itself: another image may be there by now.
-            paths.append(path or root / f"{image} (as it was when the run began)")
-        found += len(images) - len(missing.get(split, ()))
-        names, _, labels = zip(*images, strict=True)
-        together = weights = None
-        if group_of:
-            together = np.array([group_of.get(path, next(alone)) for path in paths])
-        if weighted:
-            weights = np.array([_weight(rows.get(path)) for path in paths], np.float32)
-        how = (deep_images, together, weights, channels)
-        sources[split] = FolderSource(paths, labels, names, *how)
-    if relabelled:
-        _log.warning(
-            "%d images of '%s' have other labels than when the run began; they keep the label that"
-            " they had",
-            *(relabelled, name),
-        )
-    _report(name, kept, missing, elsewhere, len(files) - found)
-    train, val, test = (sources[split] for split in SPLITS)
-    assert train is not None
-    return Dataset(name, tuple(kept["classes"]), train, val, test)
+            found[split].append(path or today.root / f"{image} (as it was when the run began)")
+    return _Matched(found, missing, elsewhere, relabelled)
 
 
 def _weight(row: Row | None) -> float:
@@ -304,20 +319,31 @@ def _is_called(path: ImageFile, image: str, rows: Mapping[ImageFile, Row]) -> bo
     return isinstance(path, Path) and path.as_posix().endswith(f"/{image}")
 
 
-def _report(
-    name: str, kept: Kept, missing: dict[str, list[str]], elsewhere: int, unused: int
-) -> None:
-    """Warns of images that are gone, in another class folder, or in no split."""
-    if elsewhere:
+def _report(name: str, kept: Kept, matched: _Matched, count: int) -> None:
+    """Warns of images that are gone, relabelled, in another class folder, or in no split.
+
+    Args:
+      name, kept, matched: of the data set.
+      count: number of its images today.
+    """
+    if matched.relabelled:
+        _log.warning(
+            "%d images of '%s' have other labels than when the run began; they keep the label that"
+            " they had",
+            *(matched.relabelled, name),
+        )
+    if matched.elsewhere:
         _log.warning(
             "%d images of '%s' are in other class folders than when the run began; they keep the"
             " class that they had",
-            *(elsewhere, name),
+            *(matched.elsewhere, name),
         )
-    if missing:
-        counts = ", ".join(f"{len(images)} {split}" for split, images in missing.items())
-        first = printable(next(iter(missing.values()))[0])
+    gone = {split: len(images) for split, images in matched.missing.items()}
+    if gone:
+        counts = ", ".join(f"{number} {split}" for split, number in gone.items())
+        first = printable(next(iter(matched.missing.values()))[0])
         _log.warning("'%s' lacks images of the run: %s, e.g. %s", name, counts, first)
+    unused = count + sum(gone.values()) - sum(map(len, matched.paths.values()))
     if unused != kept["unused"]:
         _log.warning(
             "%d images of '%s' are in no split of the run (%d when it began); they are not used",

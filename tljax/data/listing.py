@@ -5,17 +5,14 @@ with an image's suffix are images. Other files are images if their content is, s
 opened. Links are followed, and each folder is visited once.
 """
 
-import functools
-import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tljax.console import warn_once
 from tljax.data.images import EXTENSIONS, FORMATS, is_image_file
 from tljax.errors import InputError, printable
-
-_log = logging.getLogger("tljax")
 
 _LEFT_BEHIND = frozenset(  # by Windows, macOS, file servers and file systems; in lower case
     {"thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found"}
@@ -131,12 +128,6 @@ def warn_of_left_out(files: Sequence[Path], root: Path) -> None:
 def shortened(names: Sequence[str]) -> str:
     """The first five names, on one line."""
     return ", ".join(printable(name) for name in names[:5]) + ", ..." * (len(names) > 5)
-
-
-@functools.cache
-def warn_once(message: str) -> None:
-    """Warns, once in a process: a command may list its data several times."""
-    _log.warning(message)
 
 
 def _walk(root: Path) -> Iterator[tuple[os.DirEntry[str], str]]:

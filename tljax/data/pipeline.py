@@ -9,15 +9,22 @@ import contextlib
 import os
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tljax.console import take_deferred_warnings, warn_once
 from tljax.data.images import Unreadable
 from tljax.data.labels import BalancedOrder, batch_of, kind_of
 from tljax.data.sources import Example, Source
-from tljax.data.transforms import Preprocessing, augmentation, resize_and_centre_crop
-from tljax.devices.workers import check_main_guard, explain_dead_workers, ignore_ctrl_c
+from tljax.data.transforms import (
+    Augmentation,
+    Preprocessing,
+    augmentation,
+    resize_and_centre_crop,
+)
+from tljax.devices.workers import check_main_guard, explain_dead_workers, start_worker
 from tljax.errors import InputError, check_known
 
 if TYPE_CHECKING:
@@ -29,9 +36,9 @@ ON_ERROR = ("fail", "skip")  # what to do if an image cannot be read
 
 SAMPLINGS = ("shuffled", "balanced")  # every image once per epoch, or every class equally often
 
-# A key of batches inside the pipeline: the names of images that could not be read. It is removed
-# before a batch is returned to the caller.
-SKIPPED = "skipped"
+# Keys of batches inside the pipeline, which are removed before a batch is returned to the caller:
+SKIPPED = "skipped"  # the names of images that could not be read
+_WARNINGS = "warnings"  # what a worker process has to say, as of `take_deferred_warnings`
 
 
 def train_batches(
@@ -96,27 +103,7 @@ def train_batches(
             "<= 1"
         )
     transform = augmentation(augment, preprocessing.channels)
-
-    def read(indices: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
-        skipped: list[str] = []
-        # Each image has its own seed: how many random numbers an augmentation draws depends on the
-        # size of its image, which is unknown in processes that do not read that row.
-        seeds = rng.integers(2**63, size=len(indices))
-        if rows is not None:
-            indices, seeds = indices[rows], seeds[rows]
-        if on_error == "fail":
-            examples = [source[int(i)] for i in indices]
-        else:
-            examples = [_first_readable(source, int(i), skipped) for i in indices]
-        images = [
-            transform(e["image"], preprocessing, np.random.default_rng(seed), crop_area)
-            for e, seed in zip(examples, seeds, strict=True)
-        ]
-        batch = {"image": np.stack(images), "label": batch_of([e["label"] for e in examples])}
-        if "weight" in examples[0]:
-            batch["weight"] = np.array([e["weight"] for e in examples], np.float32)
-        return {**batch, SKIPPED: tuple(skipped)}
-
+    read = _TrainReader(source, preprocessing, transform, crop_area, on_error, rows)
     fingerprint = {
         "images": len(source),
         "labels": zlib.crc32(_bytes_of(source.labels)),
@@ -131,6 +118,40 @@ def train_batches(
     return sampled_batches(
         labels, read, batch_size, seed, num_workers, fingerprint, views, sampling
     )
+
+
+@dataclass(frozen=True)
+class _TrainReader:
+    """Reads and augments the images of a training batch; the fields are as in `train_batches`."""
+
+    source: Source
+    preprocessing: Preprocessing
+    transform: Augmentation
+    crop_area: tuple[float, float]
+    on_error: str
+    rows: np.ndarray | None
+
+    def __call__(self, indices: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+        skipped: list[str] = []
+        # Each image has its own seed: how many random numbers an augmentation draws depends on the
+        # size of its image, which is unknown in processes that do not read that row.
+        seeds = rng.integers(2**63, size=len(indices))
+        if self.rows is not None:
+            indices, seeds = indices[self.rows], seeds[self.rows]
+        if self.on_error == "fail":
+            examples = [self.source[int(i)] for i in indices]
+        else:
+            examples = [_first_readable(self.source, int(i), skipped) for i in indices]
+        images = [
+            self.transform(
+                e["image"], self.preprocessing, np.random.default_rng(seed), self.crop_area
+            )
+            for e, seed in zip(examples, seeds, strict=True)
+        ]
+        batch = {"image": np.stack(images), "label": batch_of([e["label"] for e in examples])}
+        if "weight" in examples[0]:
+            batch["weight"] = np.array([e["weight"] for e in examples], np.float32)
+        return {**batch, SKIPPED: tuple(skipped)}
 
 
 def sampled_batches(
@@ -351,6 +372,8 @@ def _read_ahead(batches: "grain.MapDataset[Any]", num_workers: int = 0) -> "grai
     """Reads batches in the background, a few ahead, and keeps their order."""
     import grain
 
+    if num_workers:
+        batches = batches.map(_add_warnings)
     threads = min(8, os.cpu_count() or 1)  # decoding releases the GIL; each thread holds a batch
     reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     dataset = batches.to_iter_dataset(reading)
@@ -361,12 +384,22 @@ def _read_ahead(batches: "grain.MapDataset[Any]", num_workers: int = 0) -> "grai
     if not flags.FLAGS.is_parsed():  # Grain passes its absl flags to the workers
         flags.FLAGS.mark_as_parsed()
     options = grain.MultiprocessingOptions(num_workers=num_workers)
-    workers = dataset.mp_prefetch(options, worker_init_fn=ignore_ctrl_c)
-    return workers.map(_copy_from_shared_memory)
+    workers = dataset.mp_prefetch(options, worker_init_fn=start_worker)
+    return workers.map(_receive)
 
 
-def _copy_from_shared_memory(batch: dict[str, Any]) -> dict[str, Any]:
-    """Copies the arrays: JAX may alias them on CPU, but Grain unmaps its workers' shared memory."""
+def _add_warnings(batch: dict[str, Any]) -> dict[str, Any]:
+    """In a worker process: adds what is to be said about the images read so far."""
+    return {**batch, _WARNINGS: take_deferred_warnings()}
+
+
+def _receive(batch: dict[str, Any]) -> dict[str, Any]:
+    """In the main process: warns for the worker, and copies the arrays out of shared memory.
+
+    JAX may alias arrays on a CPU, but Grain unmaps its workers' shared memory.
+    """
+    for key, message in batch.pop(_WARNINGS):
+        warn_once(message, key)
     return {
         key: np.array(value) if isinstance(value, np.ndarray) else value
         for key, value in batch.items()

@@ -1,9 +1,9 @@
 """Copies files from an address such as `gs://BUCKET/FOLDER` to this machine, on demand.
 
 fsspec reads any address that it has a driver for. Google Cloud Storage needs the extra `gcs`, and
-uses the credentials of Google's tools (on a TPU VM: the VM's own). Copies are in
-`~/.cache/tljax/tfds`. A file appears there only when complete, and is copied again if the original
-changes. Every machine of a job makes its own copies.
+uses the credentials of Google's tools (on a TPU VM: the VM's own). Copies, of TFDS data and of the
+shards of tables, are in `~/.cache/tljax/tfds`. A file appears there only when complete, and is
+copied again if the original changes. Every machine of a job makes its own copies.
 """
 
 import errno
@@ -28,6 +28,11 @@ _FILES_AT_ONCE = 8
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)
 
 _VERSIONS = "copied.json"  # in the local folder: the version of each copied file
+
+# Keys of fsspec's entries that change with a file. Dates count only where there are some, so that
+# copies whose version was recorded without them remain valid.
+_ALWAYS = ("size", "generation", "etag", "mtime", "created")
+_DATES = ("lastmodified", "last_modified")
 
 
 def is_address(text: str) -> bool:
@@ -179,6 +184,7 @@ def _base_name(location: str) -> str:
 
 def _version(entry: dict[str, Any]) -> str:
     """A digest that changes if the file does: of its size and of the storage's metadata."""
-    keys = ("size", "generation", "etag", "mtime", "created")
-    metadata = {key: str(entry.get(key)) for key in keys}
+    found = {key.lower(): value for key, value in entry.items()}  # S3 has ETag and LastModified
+    metadata = {key: str(found.get(key)) for key in _ALWAYS}
+    metadata |= {key: str(found[key]) for key in _DATES if key in found}
     return hashlib.sha256(json.dumps(metadata).encode()).hexdigest()[:32]

@@ -1,7 +1,6 @@
 """The folder in which JAX keeps compiled programs between processes."""
 
-import os
-from pathlib import Path
+from tljax.files import cache_folder
 
 
 def use_compilation_cache() -> None:
@@ -12,7 +11,6 @@ def use_compilation_cache() -> None:
     import jax  # here, so that the command line can import this module without JAX
 
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        caches = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(caches / "tljax" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
         # JAX skips programs that compile in less than a second; many of them add up.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

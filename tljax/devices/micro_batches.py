@@ -22,7 +22,9 @@ from tljax.transfer.partition import Tree
 _WHOLE = 8 * 2**20  # of a batch that is not split, at most
 _PART = 8 * 2**20  # of a part, at most
 _TRAINED_PART = 4 * 2**20  # of a part in training, at most
-_FEWEST = 2  # images in a part: matrix products of fewer rows are slower
+# Images in a part, where a batch can be divided so: matrix products of fewer rows are slower. A
+# batch that can only stay whole or go one by one, e.g. of 31 images, is faster one by one.
+_FEWEST = 2
 
 
 def map_in_parts(

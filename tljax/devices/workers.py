@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tljax.console import defer_warnings
 from tljax.errors import InputError
 
 _DIED = "Worker process was terminated"  # how Grain's error for a dead worker begins
@@ -69,13 +70,14 @@ def _names_process(test: ast.expr) -> bool:
     )
 
 
-def ignore_ctrl_c(worker: int, count: int) -> None:
-    """Called in each new worker: the main process alone decides what Ctrl-C in a terminal does.
+def start_worker(worker: int, count: int) -> None:
+    """Called in each new worker: leaves Ctrl-C in a terminal, and warnings, to the main process.
 
     Args:
       worker, count: the number of the worker, and of how many.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    defer_warnings()
 
 
 @contextlib.contextmanager

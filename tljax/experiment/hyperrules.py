@@ -13,8 +13,8 @@ import ml_collections
 import numpy as np
 
 from tljax.config import base
+from tljax.console import warn_once
 from tljax.data import Dataset, Source
-from tljax.data.listing import warn_once
 from tljax.data.sources import evenly_spaced
 from tljax.errors import check_known
 from tljax.experiment import default_rule

@@ -201,7 +201,7 @@ def preprocessing_warnings(config: ml_collections.ConfigDict) -> tuple[str, ...]
             return ()
         usual = registry.spec(config.model).preprocessing.normalisation
         return (
-            f"'{name}' does not say how its images were normalised; taking {usual}, as"
+            f"it is not known how the images of '{name}' were normalised; taking {usual}, as"
             f" {config.model} does",
         )
     source = source.for_channels(channels_of(config))

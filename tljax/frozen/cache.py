@@ -25,10 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tljax import locks
-from tljax.console import console, progress_bar
+from tljax.console import console, progress_bar, warn_once
 from tljax.data import Preprocessing, Source, Subset, eval_batches, fingerprint, normalise
 from tljax.data.labels import batch_of, label_at
-from tljax.data.listing import warn_once
 from tljax.data.pipeline import SKIPPED, EvalBatches, TrainBatches, ordered_batches, sampled_batches
 from tljax.data.sources import unwrap_subset, weights_of
 from tljax.devices import micro_batches, processes

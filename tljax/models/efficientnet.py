@@ -21,6 +21,7 @@ from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 Kind = Literal["conv", "fused", "separable", "inverted", "universal"]
 Head = Literal["conv", "pooled_conv", "pooled_conv_norm"]
 
+Activation = Literal["relu", "relu6", "silu", "hard_swish", "sigmoid", "hard_sigmoid"]
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "relu": nn.relu,
     "relu6": nn.relu6,
@@ -274,7 +275,7 @@ class EfficientNet(nn.Module):
     head_width: int
     num_classes: int
     stem_stride: int = 2
-    activation: str = "silu"
+    activation: Activation = "silu"
     head: Head = "conv"
     squeeze: tuple[str, str] = ("silu", "sigmoid")
     batch_norm_eps: float = 1e-3

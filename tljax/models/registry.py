@@ -1,7 +1,8 @@
 """Models by the names that the field uses: `create("resnet50", num_classes=10)`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from flax import traverse_util
 
@@ -25,7 +26,7 @@ from tljax.models.preprocessing import (
 from tljax.models.resnet import ResNet
 from tljax.models.resnet_v2 import ResNetV2
 from tljax.models.tracing import abstract_variables
-from tljax.models.vit import POOLINGS, ViT
+from tljax.models.vit import ViT
 
 
 @dataclass(frozen=True)
@@ -385,20 +386,43 @@ def create(name: str, num_classes: int, **fields: Any) -> Model:
       A Linen module with `groups`; `tljax.models.init` draws its variables.
 
     Raises:
-      InputError: for an unknown name or field.
+      InputError: for an unknown name or field, or for fields that do not go together.
     """
     entry = spec(name)
-    known = {f for f in entry.family.__dataclass_fields__ if f not in ("parent", "name")}
-    for field in fields:
-        if field not in known:
-            raise InputError(f"model '{name}' has no field '{field}'{did_you_mean(field, known)}")
+    _check_fields(name, entry.family, fields)
     if num_classes < 0:
         raise InputError(f"num_classes is {num_classes}; set it to 0 (no head) or more")
-    if "pooling" in fields:
-        check_known("pooling", fields["pooling"], POOLINGS)
+    model: Model = entry.family(num_classes=num_classes, **{**entry.arguments, **fields})
+    if isinstance(model, ViT):
+        _check_pooling(name, model)
+    return model
+
+
+def _check_fields(name: str, family: type[Model], fields: Mapping[str, Any]) -> None:
+    """Raises InputError if a module lacks a field, or if its value is none that it knows."""
+    types = {f: field.type for f, field in family.__dataclass_fields__.items()}
+    known = types.keys() - {"parent", "name"}
+    for field, value in fields.items():
+        if field not in known:
+            raise InputError(f"model '{name}' has no field '{field}'{did_you_mean(field, known)}")
+        if get_origin(types[field]) is Literal:
+            check_known(field, str(value), get_args(types[field]))
     if not 0 <= fields.get("drop_path", 0.0) < 1:
         raise InputError(f"drop_path is {fields['drop_path']}; set it to at least 0 and below 1")
-    return entry.family(num_classes=num_classes, **{**entry.arguments, **fields})
+
+
+def _check_pooling(name: str, model: ViT) -> None:
+    """Raises InputError if the head would get another token than the class token, or several."""
+    if model.pooling == "token" and not model.class_token:
+        raise InputError(
+            f"pooling is token, but this '{name}' has no class token; set pooling to mean or"
+            " attention"
+        )
+    if model.pooling == "none" and model.num_classes:
+        raise InputError(
+            f"pooling is none, but num_classes is {model.num_classes}, and a head takes pooled"
+            " tokens; set num_classes to 0, or another pooling"
+        )
 
 
 def truncate(name: str, model: Model, last_group: str) -> Model:

@@ -7,7 +7,7 @@ GELU (CLIP; Radford et al. 2021), pooling by attention (SigLIP; Zhai et al. 2023
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -20,7 +20,6 @@ from tljax.models.lora import Dense, LoRA
 from tljax.models.stochastic_depth import StochasticDepth, linear_rates
 
 Pooling = Literal["token", "mean", "attention", "none"]
-POOLINGS: tuple[str, ...] = get_args(Pooling)
 QkvBias = Literal["all", "query_value", "none"]
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu"]
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {

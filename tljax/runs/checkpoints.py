@@ -23,8 +23,9 @@ import jax
 from tljax.devices import processes, sharding
 from tljax.devices.background import Background
 from tljax.errors import InputError
+from tljax.models.groups import path_of
 from tljax.runs import orbax_io
-from tljax.runs.orbax_io import by_name, path_name
+from tljax.runs.orbax_io import by_name
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
@@ -201,7 +202,7 @@ class Checkpoints:
         folder = self.folder(step)
         try:
             arrays, described = orbax_io.read(folder)
-        except orbax_io.Unreadable as error:
+        except orbax_io.UnreadableFolder as error:
             raise DamagedCheckpoint(folder, str(error)) from None
         names = {field.name for field in fields(Bookkeeping)}
         if described and described.keys() != names:
@@ -283,7 +284,7 @@ def restore_like(template: Any, saved: Tree) -> Any:
         # Committed to devices only if the template is, or JAX would compile programs again for
         # these arrays. may_alias=False: a step donates them, so they must not share this memory.
         sharding = leaf.sharding if getattr(leaf, "committed", False) else None
-        return jax.device_put(arrays[path_name(path)], sharding, may_alias=False)
+        return jax.device_put(arrays[path_of(path)], sharding, may_alias=False)
 
     return jax.tree_util.tree_map_with_path(put, template)
 

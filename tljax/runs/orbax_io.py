@@ -23,6 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from tljax.devices import processes
+from tljax.models.groups import path_of
 from tljax.transfer.partition import Tree
 
 _log = logging.getLogger("tljax")
@@ -31,7 +32,7 @@ UNFINISHED = "*.orbax-checkpoint-tmp*"  # temporary folders, also those of remov
 _DIGEST = "sha256"
 
 
-class Unreadable(Exception):
+class UnreadableFolder(Exception):
     """A checkpoint folder does not hold what was saved; the message says why in a few words."""
 
 
@@ -72,7 +73,7 @@ def read(folder: Path) -> tuple[Tree, dict[str, Any]]:
     """Reads a checkpoint folder: returns (tree of NumPy arrays, the JSON values stored with them).
 
     Raises:
-      Unreadable: if the content is not what was saved, byte for byte.
+      UnreadableFolder: if the content is not what was saved, byte for byte.
     """
     ocp, why = _orbax(), None
     with _quiet(), _no_warnings(), _this_process_alone():
@@ -88,7 +89,7 @@ def read(folder: Path) -> tuple[Tree, dict[str, Any]]:
         if why is not None:
             gc.collect()  # coroutines that Orbax never awaited would warn later
     if why is not None:
-        raise Unreadable(why)
+        raise UnreadableFolder(why)
     return content, described
 
 
@@ -113,12 +114,7 @@ def by_name(tree: Any) -> dict[str, Any]:
 
     A named tuple has the same paths as the dict that Orbax returns for it.
     """
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """Formats a key path of JAX as `by_name` does."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    return {path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _digest(arrays: Tree, described: Mapping[str, Any]) -> str:

@@ -28,8 +28,8 @@ def validation_rank(metrics: Mapping[str, Any]) -> tuple[float, float]:
     """The rank by which validations are compared: the best score, then the lowest loss.
 
     Args:
-      metrics: like a `val` row of `metrics.jsonl`: `loss`, and the metric that `score` names; None
-        does: `accuracy`.
+      metrics: like a `val` row of `metrics.jsonl`: `loss`, and the metric named by `score`
+        (`accuracy` if absent).
     """
     name = score_of(metrics)
     return rank(name, metrics[name]), -metrics["loss"]

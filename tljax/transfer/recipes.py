@@ -40,7 +40,7 @@ class Stage:
     carries: str = "last"
 
     def __post_init__(self) -> None:
-        check_known("way to carry weights on", self.carries, CARRIES)
+        check_known("value of carries", self.carries, CARRIES)
 
 
 def lp_ft(

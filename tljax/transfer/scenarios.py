@@ -64,8 +64,12 @@ def freeze_first(
 def from_scratch(groups: Groups, **plan: Any) -> TransferPlan:
     """Trains every group from random weights: only the architecture is reused.
 
-    plan = tljax.from_scratch(model.groups)
-    plan.init  # ("random", ..., "random")
+        plan = tljax.from_scratch(model.groups)
+        plan.init  # ("random", ..., "random")
+
+    Args:
+      groups: of the model.
+      **plan: other fields of `TransferPlan`, e.g. `statistics`.
     """
     return TransferPlan(("random",) * len(groups), (1,) * len(groups), groups=groups, **plan)
 

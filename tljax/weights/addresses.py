@@ -5,13 +5,13 @@
 """
 
 import errno
-import logging
 import os
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from tljax.console import warn_once
 from tljax.errors import InputError
 from tljax.weights.download import (
     OTHER_WAY,
@@ -26,14 +26,12 @@ from tljax.weights.download import (
 )
 from tljax.weights.read import is_weights_name
 
-_log = logging.getLogger("tljax")
-
 
 class NoSuchFile(InputError):
     """The repository has no file of this name."""
 
 
-def is_address(text: str) -> bool:
+def is_fetchable(text: str) -> bool:
     """Returns whether `text` has one of the schemes that `fetch_file` fetches."""
     return re.match(r"(hf|gs|https?)://", text) is not None
 
@@ -56,7 +54,7 @@ def fetch_file(address: str, *, sha256: str | None = None, md5: str | None = Non
     """
     if address.startswith("hf://"):
         return _fetch_from_hub(address, sha256, md5)
-    if is_address(address):
+    if is_fetchable(address):
         return download(address, sha256, md5)
     path = Path(os.path.expanduser(address))
     if not os.path.exists(path):
@@ -72,7 +70,7 @@ def find_cached(address: str) -> Path | None:
     if address.startswith("hf://"):
         found = _look_up_in_hub_cache(_parse_hub_address(address))
         return Path(found) if isinstance(found, str) else None
-    if is_address(address):
+    if is_fetchable(address):
         path = cache_path(web_url(address))
     else:
         path = Path(os.path.expanduser(address))
@@ -88,8 +86,9 @@ def fetch_sidecar(address: str, filename: str) -> Path | None:
 
     Returns:
       For `hf://`, the file in the same folder of the repository (or in that repository); None if
-      there is none or it cannot be fetched. For a path, the file in the same folder (or in the
-      directory at that path) or None. For other addresses None: web servers do not list folders.
+      there is none or, with a warning, if it cannot be fetched. For a path, the file in the same
+      folder (or in the directory at that path) or None. For other addresses None: web servers do
+      not list folders.
     """
     if address.startswith("hf://"):
         folder = address if is_repository(address) else address.rpartition("/")[0]
@@ -97,10 +96,16 @@ def fetch_sidecar(address: str, filename: str) -> Path | None:
         try:
             missing = _is_known_missing(_parse_hub_address(neighbour))
             return None if missing else fetch_file(neighbour)
-        except InputError as error:
-            _log.info("%s", error)
+        except NoSuchFile:
             return None
-    if is_address(address):
+        except InputError as error:
+            warn_once(
+                f"cannot read {filename} of the weights, which says how images are prepared"
+                f" ({error})",
+                key=f"{folder}: sidecar",
+            )
+            return None
+    if is_fetchable(address):
         return None
     path = Path(os.path.expanduser(address))
     found = (path if path.is_dir() else path.parent) / filename
@@ -115,7 +120,7 @@ def address_beside(address: str, file: Path, filename: str) -> str:
       file: where it lies on this disk.
       filename: of the other file, without a folder.
     """
-    if not is_address(address):
+    if not is_fetchable(address):
         return str(file.with_name(filename))
     place, mark, query = address.partition("?")
     beside = f"{place.rpartition('/')[0]}/{filename}{mark}{query}"

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -29,6 +28,7 @@ from rich.progress import (
 )
 
 from tljax import locks
+from tljax.console import console
 from tljax.errors import InputError, hide_secrets, redacted
 from tljax.files import cache_folder
 from tljax.weights.read import INDEX_SUFFIX, read, read_json
@@ -357,7 +357,6 @@ def _strong_date(modified: str, now: str) -> str:
 
 
 def _progress_bar(address: str) -> Progress:
-    console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),

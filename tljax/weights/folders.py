@@ -51,7 +51,7 @@ def fetch_weights(
     folder = Path(os.path.expanduser(address))
     if addresses.is_repository(address):
         address = _choose_in_repository(address)
-    elif not addresses.is_address(address) and folder.is_dir():
+    elif not addresses.is_fetchable(address) and folder.is_dir():
         address = str(_choose_in_folder(folder))
     check_readable(address)
     file = addresses.fetch_file(address, sha256=sha256, md5=md5)
@@ -74,7 +74,7 @@ def find_cached(address: str) -> Path | None:
       InputError: for a folder that holds no weights.
     """
     path = Path(os.path.expanduser(address))
-    if not addresses.is_address(address) and path.is_dir():
+    if not addresses.is_fetchable(address) and path.is_dir():
         return _choose_in_folder(path)
     if addresses.is_repository(address):
         cached = (addresses.find_cached(f"{address}/{name}") for name in _USUAL)

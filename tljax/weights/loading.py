@@ -50,7 +50,7 @@ class PretrainedWeights:
 
 def as_path(init_from: str) -> Path | None:
     """Returns `init_from` as a path; None if it is a zoo name or an address."""
-    if init_from in zoo.entries() or addresses.is_address(init_from):
+    if init_from in zoo.entries() or addresses.is_fetchable(init_from):
         return None
     return Path(os.path.expanduser(init_from))
 

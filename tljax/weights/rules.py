@@ -154,12 +154,6 @@ def spelled_assignments(family: Family, model: Any, paths: Sequence[str]) -> lis
     ]
 
 
-def count_known(family: Family, model: Any, paths: Sequence[str], names: Sequence[str]) -> int:
-    """Returns how many of the source names, without wrappers, the family knows in this model."""
-    expected = {s for a in spelled_assignments(family, model, paths) for s in a.sources}
-    return len(expected & {spelled(family, name) for name in names})
-
-
 def convert(
     family: Family,
     model: Any,

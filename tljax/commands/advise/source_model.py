@@ -19,7 +19,7 @@ def source_fields(init_from: str) -> dict[str, str]:
     """
     if init_from in entries():
         return {"model": entries()[init_from].model}
-    found = None if addresses.is_address(init_from) else model_on_disk(init_from)
+    found = None if addresses.is_fetchable(init_from) else model_on_disk(init_from)
     if found is None:
         raise InputError(
             f"'{init_from}' does not say which network its weights are of; name it with --model"

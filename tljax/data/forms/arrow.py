@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tljax.console import warn_once
 from tljax.data.forms.shards import Shard
-from tljax.data.listing import warn_once
 from tljax.data.packed import ImageFile, Member
 from tljax.data.packed.pack import Stored, pack
 from tljax.data.table.columns import Chosen, Table, choose

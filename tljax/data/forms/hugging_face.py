@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from tljax.console import warn_once
 from tljax.data.forms import hub
 from tljax.data.forms.arrow import read_table
 from tljax.data.forms.shards import Shard, list_below
 from tljax.data.layout import split_of
-from tljax.data.listing import shortened, warn_once
+from tljax.data.listing import shortened
 from tljax.data.table.columns import Table
 from tljax.data.table.spec import Spec
 from tljax.errors import InputError, check_known, did_you_mean, printable

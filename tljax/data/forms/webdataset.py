@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from tljax.console import warn_once
 from tljax.data.forms.shards import Shard, find_shards
 from tljax.data.images import EXTENSIONS
-from tljax.data.listing import shortened, warn_once
+from tljax.data.listing import shortened
 from tljax.data.packed import ImageFile, Member
 from tljax.data.table.columns import Table, choose
 from tljax.data.table.spec import USUAL, Spec

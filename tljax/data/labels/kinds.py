@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tljax.data.listing import warn_once
+from tljax.console import warn_once
 from tljax.errors import InputError
 
 Kind = Literal["classes", "multi_label", "regression"]

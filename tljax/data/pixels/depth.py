@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from tljax.data.pixels.reporting import Unreadable, warn_once
+from tljax.console import warn_once
+from tljax.data.pixels.reporting import Unreadable
 from tljax.errors import printable
 
 DEEP = ("full_range", "own_range")  # how more than 8 bits a channel become 8
@@ -59,8 +60,8 @@ def _warn_of_range(name: str, deep: str | None, most: float, alone: bool) -> Non
     pixel = "pixel" if alone else "number"
     way = "set deep_images to own_range" if deep else "convert them to 8 bits beforehand"
     warn_once(
-        f"deep {kind}",
         f"of {kind} with more than 8 bits{'' if alone else ' a channel'}, e.g. {printable(name)},"
         f" the range from 0 to {most:,.0f} is scaled to 8 bits; {way} to scale each {each} by its"
         f" own smallest and largest {pixel}",
+        key=f"deep {kind}",
     )

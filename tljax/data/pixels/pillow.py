@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
+from tljax.console import warn_once
 from tljax.data.pixels.depth import to_8_bits
-from tljax.data.pixels.reporting import Unreadable, warn_once
+from tljax.data.pixels.reporting import Unreadable
 from tljax.errors import printable
 
 # What Pillow raises for damaged files: OSError if truncated or of an unknown format, SyntaxError
@@ -43,15 +44,15 @@ def _over_white(image: Image.Image, name: str) -> Image.Image:
     opacity = np.asarray(image.getchannel("A"))
     if (opacity < 255).any():
         warn_once(
-            "transparent pixels",
             f"of images with transparent pixels, e.g. {printable(name)}, these are blended over"
             " white",
+            key="transparent pixels",
         )
         if opacity.any() and (np.asarray(blended) == 255).all():
             warn_once(
-                "white on white",
                 f"nothing is left of images that are white on transparent, e.g. {printable(name)};"
                 " blend such images over a dark colour first",
+                key="white on white",
             )
     return blended
 
@@ -67,9 +68,9 @@ def load_upright(
     """
     if drops_bits(image):
         warn_once(
-            "deep colours",
             f"of colour images with 16 bits a channel, e.g. {printable(name)}, the upper 8 bits"
             " are used",
+            key="deep colours",
         )
     image.load()
     how = orientation(image)

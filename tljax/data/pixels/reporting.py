@@ -1,11 +1,8 @@
-"""What is said about images: those that cannot be read, and what is changed of the others."""
+"""The error for images that cannot be read, in place of what the libraries print."""
 
 import logging
-import multiprocessing
 
 from tljax.errors import InputError
-
-_log = logging.getLogger("tljax")
 
 # Without a handler, Python prints their messages about unreadable files to stderr. The error that
 # tljax raises says the same.
@@ -22,18 +19,3 @@ class Unreadable(InputError):
 
     def __str__(self) -> str:
         return "cannot read image {}: {}".format(*self.args)
-
-
-def warn_once(what: str, message: str) -> None:
-    """Warns at the first image of its kind; processes that read ahead leave it to the main one."""
-    if not was_said(what) and multiprocessing.parent_process() is None:
-        _said.add(what)
-        _log.warning(message)
-
-
-def was_said(what: str) -> bool:
-    """Whether there has been a warning of this kind."""
-    return what in _said
-
-
-_said: set[str] = set()

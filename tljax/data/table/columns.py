@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tljax.data.listing import warn_once
+from tljax.console import warn_once
 from tljax.data.packed import ImageFile
 from tljax.data.table.spec import USUAL, Spec
 from tljax.errors import InputError, did_you_mean, printable

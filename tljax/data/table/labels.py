@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tljax.console import warn_once
 from tljax.data.labels import TOO_CLOSE, Kind, are_too_close
-from tljax.data.listing import shortened, warn_once
+from tljax.data.listing import shortened
 from tljax.data.table.columns import Table
 from tljax.errors import InputError, printable
 

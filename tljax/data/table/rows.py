@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tljax.console import warn_once
 from tljax.data.labels import Kind
 from tljax.data.layout import split_of
-from tljax.data.listing import shortened, warn_once
+from tljax.data.listing import shortened
 from tljax.data.packed import ImageFile
 from tljax.data.table.columns import Table
 from tljax.data.table.labels import Label, in_order, number_of, read_labels, shown, text_of

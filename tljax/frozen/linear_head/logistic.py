@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tljax.data.listing import warn_once
+from tljax.console import warn_once
 from tljax.frozen.cross_validation import choose_by_loss
 from tljax.frozen.linear_head.problem import (
     CHEAP,
