@@ -244,10 +244,10 @@ class Run:
     # --- when things are due: by the step, the options and the logged rows alone
 
     def is_over(self) -> bool:
-        """Whether all steps are taken, or patience has ended the run."""
+        """Whether all steps are taken, patience has ended the run, or `wise_ft` has chosen."""
         patience = self.setup.options.patience
         out_of_patience = patience is not None and self._validations_since_best >= patience
-        return self.step >= self.setup.total_steps or out_of_patience
+        return self.step >= self.setup.total_steps or out_of_patience or self.is_on_line()
 
     def needs_its_start(self) -> bool:
         """Whether the weights of this step, the first, are needed after the last one."""
