@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import logging
 import os
+import shutil
 import subprocess
 import sys
 
@@ -332,6 +334,27 @@ def test_a_run_that_is_done_is_not_run_again(tiny_config, tmp_path):
     assert again.history == first.history
     assert same(again.variables, first.variables)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_that_another_one_has_overtaken_leaves_its_files_alone(tiny_config, tmp_path):
+    """The other begins and ends in the same workdir while this one reads data and weights."""
+    other, workdir = tmp_path / "other", tmp_path / "run"
+    experiment.run(tiny_config(steps=2), other, progress=False)
+
+    class Overtakes(logging.Handler):
+        def emit(self, record):
+            shutil.copytree(other, workdir, dirs_exist_ok=True)
+
+    config = tiny_config(scenario="fine_tune", init_from=str(other), steps=2, data_seed=1)
+    logger, overtakes = logging.getLogger("tljax"), Overtakes(logging.WARNING)
+    logger.addHandler(overtakes)
+    try:
+        with pytest.raises(InputError, match="another run began in .* meanwhile"):
+            experiment.run(config, workdir, progress=False)
+    finally:
+        logger.removeHandler(overtakes)
+    for name in ("config.json", "splits.json", "metrics.jsonl", "result.json"):
+        assert (workdir / name).read_bytes() == (other / name).read_bytes()
 
 
 def test_reading_a_workdir_leaves_a_save_in_progress_alone(tiny_config, tmp_path):
