@@ -109,6 +109,7 @@ def test_killed_after_the_choice_on_the_line_of_wise_ft_it_is_over(splits, tmp_p
 
     summary = fit("straight", test).summary
     assert summary["steps"] < 40, "or this tests nothing"
+    assert summary["examples_seen"] == 16 * summary["steps"], "the line takes no images"
     with pytest.raises(KeyboardInterrupt):
         fit("killed", Watched(test, fail_on=0))
     fit("killed", test)

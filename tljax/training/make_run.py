@@ -264,7 +264,7 @@ def _open_inputs(
     train = features(train_images)
     val = None if setup.val is None else features(_Images(setup.val, setup.preprocessing))
     batches = opened.enter_context(closing(_stream(train, train_images.preprocessing, setup, mesh)))
-    return Inputs(batches, train, val, make_test)
+    return Inputs(batches, train, train_images.preprocessing, val, make_test)
 
 
 def _weights_of_batch(setup: Setup) -> dict[str, tuple[int, ...]]:
