@@ -210,7 +210,7 @@ def test_a_solved_heads_penalty_is_of_the_first_stage(resnet, digits):
     given = (model, variables, stages, digits.train, None)
     options = {**OPTIONS, "steps": 2, "head_init": "solved", "l2": 0.5}
     assert tljax.fit_stages(*given, **options).history[0]["l2"] == 0.5
-    with pytest.raises(InputError, match="stage 1 of 2: l2 is 0.5, but no head is solved"):
+    with pytest.raises(InputError, match=r"stage 1 of 2: l2 is 0\.5, but no head is solved"):
         tljax.fit_stages(*given, **options | {"head_init": "zero"})
 
 
@@ -263,8 +263,8 @@ def test_stages_that_make_no_sense_are_refused(resnet, digits):
     stages = gradual_unfreezing(plan)
     with pytest.raises(InputError, match="set it to 3 or more"):
         tljax.fit_stages(model, variables, stages, digits.train, None, **OPTIONS | {"steps": 2})
+    options = OPTIONS | {"optimizer": "lbfgs", "augment": "none"}
     with pytest.raises(InputError, match="optimizer is lbfgs, which is one step, but there are"):
-        options = OPTIONS | {"optimizer": "lbfgs", "augment": "none"}
         tljax.fit_stages(model, variables, stages, digits.train, None, **options)
     with pytest.raises(InputError, match="stage 1 of 2: warmup is 3 steps"):
         tljax.fit_stages(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from tljax.data import Preprocessing, Source, fixed_views, train_batches
@@ -103,7 +102,7 @@ def make_run(
         open_inputs=functools.partial(
             _open_inputs, setup, train_images, cache, mesh, workdir, stop_signal, opened
         ),
-        class_weights=_class_weights(setup),
+        class_weights=setup.class_weights,
         checkpoints=checkpoints,
         mesh=mesh,
         observer=_observer(setup, workdir, startup, step or 0, progress, profile),
@@ -273,12 +272,6 @@ def _weights_of_batch(setup: Setup) -> dict[str, tuple[int, ...]]:
         return {"weight": (setup.model.num_classes,)}
     weighted = setup.options.class_weights is not None or weights_of(setup.train) is not None
     return {"weight": ()} if weighted else {}
-
-
-def _class_weights(setup: Setup) -> np.ndarray | None:
-    if setup.options.class_weights is None:
-        return None
-    return setup.problem.balanced_weights(setup.train.labels, setup.model.num_classes)
 
 
 def _observer(
