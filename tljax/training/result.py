@@ -106,7 +106,7 @@ def _with_thresholds(run: Run, best: Best) -> tuple[Problem, dict[str, Any]]:
     thresholds = chosen or (THRESHOLD,) * run.setup.model.num_classes
     about: dict[str, Any] = {"thresholds": list(thresholds), "thresholds_chosen_on": which}
     problem = replace(problem, thresholds=thresholds)
-    if answers is not None:
+    if isinstance(answers, Outputs):
         scores = problem.scores(answers.labels, answers.outputs)
         about |= {f"val_{name}": scores[name] for name in ("micro_f1", "macro_f1")}
     return problem, about

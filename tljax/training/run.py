@@ -5,9 +5,9 @@ Two rules make exact resuming easy to see. Where a step is both saved and valida
 first: whatever follows a checkpoint is done again from it, and a validation only if its row is not
 in `metrics.jsonl`. And nothing that a run computes or logs depends on when checkpoints are written.
 
-A run whose loss is not finite goes back to an earlier step, see `Run.restarting_once`, and drops
-the rows and checkpoints after it. The row of the restart says so to whoever resumes after it; who
-resumes before it diverges and restarts again, at the same steps.
+A run whose loss is not finite goes back to an earlier step, see `Run.restarting_once`, drops the
+rows and checkpoints after it, and writes a `restart` row. A run resumed after the restart reads it
+from this row. A run resumed from before it diverges and restarts again, at the same steps.
 """
 
 import functools

@@ -11,6 +11,7 @@ from tljax.data.labels.kinds import (
     constant_labels,
     kind_of,
     label_at,
+    mean_and_deviation,
     strata,
 )
 
@@ -27,5 +28,6 @@ __all__ = [
     "constant_labels",
     "kind_of",
     "label_at",
+    "mean_and_deviation",
     "strata",
 ]
