@@ -97,6 +97,25 @@ def test_killed_before_the_result_was_written_it_writes_it(straight, train, tmp_
     assert (workdir / "metrics.jsonl").read_bytes() == rows
 
 
+def test_killed_after_the_choice_on_the_line_of_wise_ft_it_is_over(splits, tmp_path):
+    """The line is drawn to the step at which patience has ended the run."""
+    model, _ = network("resnet")
+    wrong, val, test = splits
+    options = {**OPTIONS, "patience": PATIENCE, "wise_ft": True}
+
+    def fit(name, tested):
+        plan = from_scratch(model.groups)
+        return tljax.fit(model, None, plan, wrong, val, tested, workdir=tmp_path / name, **options)
+
+    summary = fit("straight", test).summary
+    assert summary["steps"] < 40, "or this tests nothing"
+    assert summary["examples_seen"] == 16 * summary["steps"], "the line takes no images"
+    with pytest.raises(KeyboardInterrupt):
+        fit("killed", Watched(test, fail_on=0))
+    fit("killed", test)
+    assert compare(tmp_path / "straight", tmp_path / "killed") == []
+
+
 def test_who_improves_to_the_end_is_not_stopped(train):
     summary = train(steps=4, patience=1, lr=0.0).summary  # the first of equal ones is the best
     assert (summary["steps"], summary["stopped_early"]) == (2, True)

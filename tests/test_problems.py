@@ -109,6 +109,10 @@ def test_a_run_learns_resumes_to_the_bit_and_keeps_what_is_frozen(kind, splits, 
     problem = MultiLabel(tuple(summary["thresholds"])) if of_several else Regression()
     for name, bounds in bootstrap(problem, answers, train.labels).of.items():
         assert summary["test_intervals"][name] == list(bounds), "with the thresholds of F1"
+    if of_several:
+        validated = evaluate(model, whole.variables, val, PREPROCESSING, 16, problem=problem)
+        for name, value in validated.metrics.items():
+            assert summary[f"val_{name}"] == pytest.approx(value), "with the thresholds too"
     assert summary["beats_naive"]["naive"] == summary[f"naive_{first}"]
     best = best_variables(tmp_path / "a")
     assert same(best, whole.variables)

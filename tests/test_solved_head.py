@@ -212,6 +212,44 @@ def test_without_validation_images_the_place_on_the_line_is_given(network, digit
     assert same(best_variables(tmp_path / "run"), result.variables), "what a workdir gives"
 
 
+def test_weights_of_images_do_not_hide_that_it_went_wrong(network, digits):
+    """The start is judged by weighted answers out of fold, and the end by all alike.
+
+    Ten images are there twice, with either label and a large weight: out of fold they are wrong. So
+    even a network that has collapsed is right on more of all images than the start is of those.
+    """
+    rows = np.flatnonzero(digits.test.labels < 4)[:40]
+    images = np.stack([digits.test[row]["image"] for row in rows])
+    labels = (digits.test.labels[rows] > 1).astype(int)
+    train = data_lib.ArraySource(
+        np.concatenate([images, images[:10]]), np.concatenate([labels, 1 - labels[:10]])
+    )
+    train.weights = np.where(np.isin(np.arange(50), np.arange(10, 40)), 1, 10).astype(np.float32)
+    few = dataclasses.replace(digits, train=train, val=None, test=None)
+    summary = fine_tuned(network, few, None, wise_ft_alpha=0.5, lr=30.0, clip_norm=1.0).summary
+    found = summary["solved_head"]["cross_validation"]["accuracy"]
+    start, *moved = (one["accuracy"] for one in summary["wise_ft"]["candidates"])
+    assert all(found < accuracy < start - 0.1 for accuracy in moved), "or this tests nothing"
+    assert summary["wise_ft"]["alpha"] == 0.0
+
+
+def test_views_that_judge_the_line_are_not_cropped_twice(network, digits):
+    """Cached features are of views as they are; without a cache they give the same numbers."""
+    model, variables = network
+    plan = tljax.freeze_first(model.groups, k=1)
+    options = {**OPTIONS, "steps": 4, "lr": 0.5, "augment": "crop", "views": 2}
+    options["preprocessing"] = dataclasses.replace(PREPROCESSING, crop_ratio=0.5)
+    options |= {"wise_ft": True, "wise_ft_alpha": 0.5}
+    cached, computed = (
+        tljax.fit(model, variables, plan, digits.train, None, cache=cache, **options)
+        for cache in ("memory", "off")
+    )
+    losses = [
+        [one["loss"] for one in run.summary["wise_ft"]["candidates"]] for run in (cached, computed)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_few_images_do_not_tell_candidates_apart():
     """One of four answers is noise; three of four are not."""
     correct = np.array([[1, 1, 0, 1], [1, 0, 0, 1], [0, 0, 0, 0]])

@@ -178,6 +178,42 @@ def test_the_probes_features_are_computed_once(resnet, digits):
     assert train.reads.total() < len(train) + second + 8 * 20, "plus images read ahead"
 
 
+def test_the_line_of_wise_ft_is_drawn_in_the_last_stage_alone(resnet, digits, tmp_path):
+    """A probe on the line to its start would be pulled back to a head of zeros."""
+    model, variables = resnet
+    stages = lp_ft(fine_tune(model.groups))
+
+    def fit(workdir, test, **options):
+        given = (model, variables, stages, digits.train, None, test)
+        return tljax.fit_stages(*given, workdir=workdir, **OPTIONS | options)
+
+    line = {"wise_ft": True, "wise_ft_alpha": 0.5}
+    result = fit(tmp_path / "line", digits.test, **line)
+    fit(tmp_path / "plain", None)
+    probes = [tmp_path / name / "stages" / "1" for name in ("line", "plain")]
+    assert same(saved(probes[0], 3).variables, saved(probes[1], 3).variables)
+    assert [row["step"] for row in result.history if row["event"] == "wise_ft"] == [4]
+    assert result.summary["examples_seen"] == 6 * 8
+
+    def times():
+        return {p: p.stat().st_mtime_ns for p in probes[0].rglob("*") if p.name != ".lock"}
+
+    before = times()
+    (tmp_path / "line" / "result.json").unlink()
+    assert same(fit(tmp_path / "line", digits.test, **line).variables, result.variables)
+    assert times() == before, "the first stage is done"
+
+
+def test_a_solved_heads_penalty_is_of_the_first_stage(resnet, digits):
+    model, variables = resnet
+    stages = lp_ft(fine_tune(model.groups))
+    given = (model, variables, stages, digits.train, None)
+    options = {**OPTIONS, "steps": 2, "head_init": "solved", "l2": 0.5}
+    assert tljax.fit_stages(*given, **options).history[0]["l2"] == 0.5
+    with pytest.raises(InputError, match=r"stage 1 of 2: l2 is 0\.5, but no head is solved"):
+        tljax.fit_stages(*given, **options | {"head_init": "zero"})
+
+
 # --- gradual unfreezing ---------------------------------------------------------------------------
 
 
@@ -227,6 +263,9 @@ def test_stages_that_make_no_sense_are_refused(resnet, digits):
     stages = gradual_unfreezing(plan)
     with pytest.raises(InputError, match="set it to 3 or more"):
         tljax.fit_stages(model, variables, stages, digits.train, None, **OPTIONS | {"steps": 2})
+    options = OPTIONS | {"optimizer": "lbfgs", "augment": "none"}
+    with pytest.raises(InputError, match="optimizer is lbfgs, which is one step, but there are"):
+        tljax.fit_stages(model, variables, stages, digits.train, None, **options)
     with pytest.raises(InputError, match="stage 1 of 2: warmup is 3 steps"):
         tljax.fit_stages(
             model, variables, lp_ft(plan), digits.train, None, **OPTIONS | {"warmup": 3}

@@ -8,7 +8,9 @@ import optax
 import pytest
 from PIL import Image
 
+import tljax
 from tests.test_cli import run
+from tests.tiny_networks import NETWORKS
 from tljax import data as data_lib
 from tljax import experiment
 from tljax.config import base
@@ -87,6 +89,27 @@ def test_commas_in_a_path_split_nothing():
     assert split_spec("folder:a,b,embedded:digits") == ["folder:a,b", "embedded:digits"]
     with pytest.raises(InputError, match="twice"):
         split_spec("folder:a,folder:a")
+
+
+def test_tasks_that_do_not_fit_the_model_or_a_split_are_refused():
+    model = NETWORKS["resnet"]
+    labels = np.arange(20) % 10
+    train, first, second = (
+        data_lib.ArraySource(np.zeros((len(some), 16, 16), np.uint8), some)
+        for some in (labels, labels[labels < 4], labels[labels >= 4])
+    )
+
+    def fit(sizes, *splits):
+        options = {"tasks": dict(zip("ab", sizes, strict=True)), "steps": 1, "progress": False}
+        return tljax.fit(model, None, tljax.from_scratch(model.groups), *splits, **options)
+
+    with pytest.raises(InputError, match="the tasks have 7 classes in all, but the model has 10"):
+        fit((3, 4), train, None)
+    with pytest.raises(InputError, match="none of the 12 validation images is of task 'a'"):
+        fit((4, 6), train, second)
+    with pytest.raises(InputError, match="none of the 8 training images is of task 'b'"):
+        fit((4, 6), first, None)
+    assert fit((4, 6), train, None).summary["tasks"]["b"]["train_size"] == 12
 
 
 def test_results_are_told_by_task(joint):

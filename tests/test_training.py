@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import logging
 import os
+import shutil
 import subprocess
 import sys
 
@@ -27,6 +29,7 @@ from tljax.runs.checkpoints import has_checkpoint
 from tljax.runs.metrics import read_rows
 from tljax.runs.resume import best_variables
 from tljax.training.evaluation import evaluate
+from tljax.training.options import TrainingOptions
 from tljax.training.problems import CLASSES
 from tljax.training.problems.classification import naive_correct, naive_scores
 from tljax.training.step import predict_step
@@ -334,6 +337,27 @@ def test_a_run_that_is_done_is_not_run_again(tiny_config, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
+def test_a_run_that_another_one_has_overtaken_leaves_its_files_alone(tiny_config, tmp_path):
+    """The other begins and ends in the same workdir while this one reads data and weights."""
+    other, workdir = tmp_path / "other", tmp_path / "run"
+    experiment.run(tiny_config(steps=2), other, progress=False)
+
+    class Overtakes(logging.Handler):
+        def emit(self, record):
+            shutil.copytree(other, workdir, dirs_exist_ok=True)
+
+    config = tiny_config(scenario="fine_tune", init_from=str(other), steps=2, data_seed=1)
+    logger, overtakes = logging.getLogger("tljax"), Overtakes(logging.WARNING)
+    logger.addHandler(overtakes)
+    try:
+        with pytest.raises(InputError, match=r"another run began in .* meanwhile"):
+            experiment.run(config, workdir, progress=False)
+    finally:
+        logger.removeHandler(overtakes)
+    for name in ("config.json", "splits.json", "metrics.jsonl", "result.json"):
+        assert (workdir / name).read_bytes() == (other / name).read_bytes()
+
+
 def test_reading_a_workdir_leaves_a_save_in_progress_alone(tiny_config, tmp_path):
     experiment.run(tiny_config(), tmp_path)
     in_progress = tmp_path / "checkpoints" / "99.orbax-checkpoint-tmp"
@@ -354,6 +378,28 @@ def test_fit_says_what_does_not_fit(digits):
     empty = data_lib.Subset(digits.val, [])
     with pytest.raises(InputError, match="no images"):
         tljax.fit(vit, None, from_scratch(vit.groups), digits.train, empty, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"lr": "0.1"}, "lr is '0.1'; set it to a number"),
+        ({"lr": None}, "lr is None; set it to a number"),
+        ({"lr": True}, "lr is True; set it to a number"),
+        ({"seed": 1.5}, "seed is 1.5; set it to a whole number"),
+        ({"batch_size": 32.0}, "batch_size is 32.0; set it to a whole number"),
+        ({"steps": "7"}, "steps is '7'; set it to a whole number or None"),
+        ({"crop_area": 0.5}, "crop_area is 0.5; set it to a tuple of numbers"),
+        ({"milestones": 0.5}, "milestones is 0.5; set it to a tuple of numbers"),
+        ({"milestones": ("a",)}, "set it to shares of the steps"),
+        ({"wise_ft": "yes"}, "wise_ft is 'yes'; set it to True or False"),
+        ({"decayed": None}, "decayed is None; set it to a text"),
+    ],
+)
+def test_an_option_of_another_type_is_named(options, said):
+    with pytest.raises(InputError, match=said):
+        TrainingOptions(**options)
+    TrainingOptions(lr=1, epochs=2, steps=None, crop_area=[0.5, 1])
 
 
 def test_options_may_be_numpy_scalars(digits):

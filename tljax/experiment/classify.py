@@ -9,12 +9,11 @@ import numpy as np
 
 from tljax.data import Preprocessing, Source, eval_batches
 from tljax.experiment.trained import Trained
+from tljax.frozen.over_images import BATCH
 from tljax.models import Model
 from tljax.training.problems import CLASSES, Problem
 from tljax.training.step import predict_step
 from tljax.transfer.partition import Tree
-
-_BATCH = 32  # images at once; the last batch is padded
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def source_probabilities(trained: Trained, source: Source) -> np.ndarray:
     """
     exp = trained.experiment
     found = np.empty((len(source), len(exp.class_names)), np.float32)
-    predictions = classify(exp.model, trained.variables, source, exp.preprocessing, _BATCH)
+    predictions = classify(exp.model, trained.variables, source, exp.preprocessing, BATCH)
     for row, prediction in enumerate(predictions):
         assert prediction is not None  # `classify` has skipped none
         found[row] = prediction.probabilities

@@ -51,7 +51,7 @@ class Ensemble:
 
     @property
     def experiment(self) -> Experiment:
-        """Of the first member: of the others it differs in the fold at most."""
+        """The first member's experiment. The members differ only in `fold`."""
         return self.members[0].experiment
 
     @property

@@ -22,6 +22,7 @@ from tljax.errors import InputError
 from tljax.experiment.build import load_data
 from tljax.experiment.trained import Trained, read_all_tasks
 from tljax.frozen.cache import digest_of_prefix
+from tljax.frozen.over_images import BATCH
 from tljax.models import features
 from tljax.runs.record import check_classes
 from tljax.runs.workdir import write_atomically
@@ -32,7 +33,6 @@ _log = logging.getLogger("tljax")
 STATISTICS_FILE = "source_statistics.safetensors"
 MOST_IMAGES = 5_000
 MOST_KEPT = 500  # images whose features themselves are kept
-_BATCH = 32  # images at once; the last batch is padded
 
 
 class SourceStatistics(NamedTuple):
@@ -138,7 +138,7 @@ def _compute(trained: Trained) -> SourceStatistics:
     check_classes(dataset.class_names, exp.class_names, config.data, trained.workdir)
     images = _choose(without_missing(dataset.train))
     variables = jax.device_put(trained.variables)  # once, and not with every batch
-    batches = eval_batches(images, exp.preprocessing, batch_size=_BATCH, on_error=config.on_error)
+    batches = eval_batches(images, exp.preprocessing, batch_size=BATCH, on_error=config.on_error)
     moments: Moments | None = None
     found: list[np.ndarray] = []
     with closing(iter(batches)) as reader, progress_bar() as bar:
@@ -149,7 +149,7 @@ def _compute(trained: Trained) -> SourceStatistics:
             moments = moments or Moments(len(exp.class_names), rows.shape[1])
             moments.add(rows[real], batch["label"][real])
             found.append(rows[real])
-            bar.update(task, advance=_BATCH)
+            bar.update(task, advance=BATCH)
     if batches.skipped:
         _log.warning(skipped_message(batches.skipped))
     if moments is None or not moments.counts.any():

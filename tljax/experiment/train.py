@@ -9,6 +9,7 @@ import ml_collections
 from tljax.data import Dataset
 from tljax.data.kept import seen_images
 from tljax.devices import processes
+from tljax.errors import InputError
 from tljax.experiment import trial
 from tljax.experiment.build import (
     Experiment,
@@ -93,6 +94,11 @@ def fit_config(
         "profile": profile,
     }
     with locked(workdir):
+        if processes.call_in_first(lambda: has_begun(workdir)) != begun:
+            raise InputError(
+                f"another run began in '{workdir}' meanwhile; run the same command again, or choose"
+                " another --workdir"
+            )
         if workdir is not None:
             kept = (workdir, experiment.tasks, experiment.config, None if begun else dataset)
             processes.call_in_first(lambda: keep_config(*kept))

@@ -34,6 +34,7 @@ from tljax.devices import micro_batches, processes
 from tljax.devices.compiler import compiled
 from tljax.errors import InputError
 from tljax.files import cache_folder
+from tljax.frozen.over_images import BATCH
 from tljax.models import Model, tracing
 from tljax.models.flops import flops
 from tljax.models.groups import leaf_paths
@@ -42,7 +43,6 @@ from tljax.runs.stored_rows import StoredRows
 from tljax.transfer import TransferPlan
 from tljax.transfer.partition import Tree
 
-_BATCH = 32  # images at once; the last batch is padded, so that one program serves all
 _DISK_SHARE = 0.5  # of the free disk space that an entry may take
 _MEMORY_SHARE = 0.25  # of the machine's memory
 
@@ -278,7 +278,7 @@ def cached(
     prefix = _prefix(model, preprocessing, groups)
 
     def compute(source: Source, store: Callable[[int, np.ndarray], None]) -> None:
-        batches = eval_batches(source, preprocessing, batch_size=_BATCH)
+        batches = eval_batches(source, preprocessing, batch_size=BATCH)
         with closing(iter(batches)) as reader, progress_bar() as bar:
             done = 0
             task = bar.add_task("caching frozen groups", total=len(source))

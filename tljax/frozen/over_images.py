@@ -10,7 +10,7 @@ import numpy as np
 from tljax.console import progress_bar
 from tljax.data import Preprocessing, Source, eval_batches
 
-_BATCH = 32  # images at once; the last batch is padded
+BATCH = 32  # images at once; the last batch is padded, so that one program serves all
 
 
 def over_images(
@@ -36,11 +36,11 @@ def over_images(
     """
     parts = []
     with (
-        closing(iter(eval_batches(source, preprocessing, batch_size=_BATCH))) as batches,
+        closing(iter(eval_batches(source, preprocessing, batch_size=BATCH))) as batches,
         progress_bar() as bar,
     ):
         task = bar.add_task(description, total=len(source), visible=progress)
         for batch in batches:
             parts.append(jax.device_get(run(batch)))
-            bar.update(task, completed=min(len(parts) * _BATCH, len(source)))
+            bar.update(task, completed=min(len(parts) * BATCH, len(source)))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays)[: len(source)], *parts)

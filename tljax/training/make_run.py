@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from tljax.data import Preprocessing, Source, fixed_views, train_batches
@@ -20,7 +19,7 @@ from tljax.devices.startup import Startup
 from tljax.errors import InputError
 from tljax.frozen import cache as feature_cache
 from tljax.frozen.cache import Cache, CachedSource
-from tljax.runs.checkpoints import Checkpoints
+from tljax.runs.checkpoints import Bookkeeping, Checkpoints
 from tljax.runs.resume import Resumable, newest_usable, read_in_all
 from tljax.training import solved_head, train_state
 from tljax.training.evaluation import evaluate, evaluation_program
@@ -63,34 +62,13 @@ def make_run(
     mesh = sharding.build(setup.options.mesh)
     checkpoints, resumable = _find_checkpoint(workdir, startup, opened)
     saved = resumable[0].bookkeeping if resumable else None
-    train_images = _images_of_an_epoch(setup)
-    sources = [train_images.source, setup.val, setup.test]
-    cache = feature_cache.choose(
-        setup.options.cache,
-        setup.model,
-        setup.plan,
-        setup.preprocessing,
-        [source for source in sources if source is not None],
-        images_change=setup.options.images_change,
-        on_disk=workdir is not None,
-        cached_before=saved.cached_groups if saved else None,
-        log=progress and processes.is_first(),
+    images = _images_of_an_epoch(setup)
+    cache = _choose_cache(
+        setup, images.source, workdir, saved, log=progress and processes.is_first()
     )
     if jax.default_backend() == "cpu" and not (cache.groups or setup.options.num_workers):
         startup.use_small_pages()  # not where workers would inherit them
-    if setup.options.solves and not cache.groups:
-        raise InputError(
-            "optimizer is lbfgs, but the features of the images do not fit in memory or on the"
-            " disk; make room, or set optimizer to adamw"
-        )
-    made_by: dict[str, Any] = {}
-    changes: list[str] = []
-    if workdir is not None:
-        made_by = what_made(setup, cache.groups)
-        check_same(made_by)
-        if saved is not None:
-            changes = accepted_changes(saved, made_by, workdir, accept_changes)
-
+    made_by, changes = _compare_with_saved(setup, cache, workdir, saved, accept_changes)
     step = resumable[0].step if resumable else None
     programs = _compile_ahead(setup, cache.groups, mesh, startup, resumed_at=step)
     tools = Tools(
@@ -101,9 +79,9 @@ def make_run(
             _initial_variables, setup, pretrained, mesh, workdir is not None, stop_signal
         ),
         open_inputs=functools.partial(
-            _open_inputs, setup, train_images, cache, mesh, workdir, stop_signal, opened
+            _open_inputs, setup, images, cache, mesh, workdir, stop_signal, opened
         ),
-        class_weights=_class_weights(setup),
+        class_weights=setup.class_weights,
         checkpoints=checkpoints,
         mesh=mesh,
         observer=_observer(setup, workdir, startup, step or 0, progress, profile),
@@ -161,6 +139,54 @@ def _images_of_an_epoch(setup: Setup) -> _Images:
         setup.train, setup.preprocessing, options.augment, options.crop_area, options.views
     )
     return _Images(views, replace(setup.preprocessing, crop_ratio=1.0))
+
+
+def _choose_cache(
+    setup: Setup, train: Source, workdir: Path | None, saved: Bookkeeping | None, *, log: bool
+) -> Cache:
+    """The cache of the run's images, of which `train` are those that an epoch shows.
+
+    Raises:
+      InputError: if there is no room for features that a solution needs.
+    """
+    cache = feature_cache.choose(
+        setup.options.cache,
+        setup.model,
+        setup.plan,
+        setup.preprocessing,
+        [source for source in (train, setup.val, setup.test) if source is not None],
+        images_change=setup.options.images_change,
+        on_disk=workdir is not None,
+        cached_before=saved.cached_groups if saved else None,
+        log=log,
+    )
+    if setup.options.solves and not cache.groups:
+        raise InputError(
+            "optimizer is lbfgs, but the features of the images do not fit in memory or on the"
+            " disk; make room, or set optimizer to adamw"
+        )
+    return cache
+
+
+def _compare_with_saved(
+    setup: Setup,
+    cache: Cache,
+    workdir: Path | None,
+    saved: Bookkeeping | None,
+    accept_changes: bool,
+) -> tuple[dict[str, Any], list[str]]:
+    """`made_by` and `changes` of the run, see `Bookkeeping`; nothing of one without a workdir.
+
+    Raises:
+      InputError: if the run resumes under something else, and that is not accepted.
+    """
+    if workdir is None:
+        return {}, []
+    made_by = what_made(setup, cache.groups)
+    check_same(made_by)
+    if saved is None:
+        return made_by, []
+    return made_by, accepted_changes(saved, made_by, workdir, accept_changes)
 
 
 def _initial_variables(
@@ -264,7 +290,7 @@ def _open_inputs(
     train = features(train_images)
     val = None if setup.val is None else features(_Images(setup.val, setup.preprocessing))
     batches = opened.enter_context(closing(_stream(train, train_images.preprocessing, setup, mesh)))
-    return Inputs(batches, train, val, make_test)
+    return Inputs(batches, train, train_images.preprocessing, val, make_test)
 
 
 def _weights_of_batch(setup: Setup) -> dict[str, tuple[int, ...]]:
@@ -273,12 +299,6 @@ def _weights_of_batch(setup: Setup) -> dict[str, tuple[int, ...]]:
         return {"weight": (setup.model.num_classes,)}
     weighted = setup.options.class_weights is not None or weights_of(setup.train) is not None
     return {"weight": ()} if weighted else {}
-
-
-def _class_weights(setup: Setup) -> np.ndarray | None:
-    if setup.options.class_weights is None:
-        return None
-    return setup.problem.balanced_weights(setup.train.labels, setup.model.num_classes)
 
 
 def _observer(

@@ -4,7 +4,8 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -50,7 +51,10 @@ class TrainingOptions:
     optimizer: str = "sgd"
     """`sgd`, `adamw`, or `lbfgs`: solves a linear head on fixed features, in one step.
 
-    `lbfgs` is for plans that train the head alone; see `tljax.frozen.linear_head`.
+    `lbfgs` is for plans that train the head alone; see `tljax.frozen.linear_head`. It has no use
+    for `steps`, `epochs`, `lr`, `schedule`, `warmup`, `milestones`, `momentum` and `accumulate`,
+    which may be set all the same, since config files set them. Other options that it would ignore
+    are refused.
     """
     l2: float | None = None
     """Of a head that is solved: strength of its L2 penalty; None: cross-validation chooses."""
@@ -188,6 +192,7 @@ class TrainingOptions:
                 object.__setattr__(self, field.name, value.item())
             elif isinstance(value, list):
                 object.__setattr__(self, field.name, tuple(value))
+            self._check_type(field.name)
         check_known("optimizer", self.optimizer, (*OPTIMIZERS, SOLVER))
         check_known("schedule", self.schedule, SCHEDULES)
         check_known("augment", self.augment, AUGMENTATIONS)
@@ -243,7 +248,10 @@ class TrainingOptions:
             self._check_solver()
 
     def _check_solver(self) -> None:
-        """Raises InputError if the solution of a head would ignore an option that is set."""
+        """Raises InputError if the solution of a head would ignore an option that is set.
+
+        But for those of `optimizer`.
+        """
         defaults = {field.name: field.default for field in fields(self)}
         for name in _NOT_SOLVED:
             if (value := getattr(self, name)) != defaults[name]:
@@ -259,6 +267,17 @@ class TrainingOptions:
                 f" features of an image throughout; set it to {defaults[name]}, or optimizer to"
                 " adamw"
             )
+
+    def _check_type(self, name: str) -> None:
+        """Raises InputError unless the field is of its type; a number may be a whole one."""
+        value, kinds = getattr(self, name), _TYPES[name]
+        if isinstance(value, bool):
+            is_right = bool in kinds
+        else:
+            is_right = isinstance(value, (*kinds, int) if float in kinds else kinds)
+        if not is_right:
+            wanted = " or ".join(_IN_WORDS[kind] for kind in kinds)
+            raise InputError(f"{name} is {value!r}; set it to {wanted}")
 
     def _check(self, name: str, wanted: str, is_right: Callable[[Any], bool]) -> None:
         """Raises InputError unless the field is None, or finite and right."""
@@ -333,4 +352,19 @@ def _is_numbers(values: Any) -> bool:
     return all(isinstance(value, int | float) for value in values)
 
 
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """The types of which a value with a type hint may be."""
+    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return tuple(get_origin(part) or part for part in parts)
+
+
 OPTION_NAMES = tuple(field.name for field in fields(TrainingOptions))
+_TYPES = {name: _kinds(hint) for name, hint in get_type_hints(TrainingOptions).items()}
+_IN_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a text",
+    tuple: "a tuple of numbers",
+    NoneType: "None",
+}

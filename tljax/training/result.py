@@ -47,7 +47,7 @@ class Result:
 
     Attributes:
       summary: the fields of `result.json`.
-      variables: the model's variables at the best validation accuracy.
+      variables: the model's variables that are kept: the best on validation, or the last.
       history: the rows of `metrics.jsonl`; of a run in stages, of all of them.
       last: the model's variables after the last step; None where a finished run is read.
     """
@@ -86,12 +86,13 @@ def _with_thresholds(run: Run, best: Best) -> tuple[Problem, dict[str, Any]]:
     """The problem, of several labels an image with thresholds, and what the result says of these.
 
     Validation images choose them, or predictions out of fold if the solved head is the result.
+    Every F1 of the result is by them, also that of validation, whose rows have F1 at 0.5.
     """
     problem = run.setup.problem
     if not isinstance(problem, MultiLabel):
         return problem, {}
     chosen: tuple[float, ...] | None = None
-    which = BY_NO_IMAGES
+    which, answers = BY_NO_IMAGES, None
     if run.inputs.val is not None:
         answers = run.evaluate(best.variables, run.inputs.val, with_answers=True).answers
         assert isinstance(answers, Outputs)
@@ -103,8 +104,12 @@ def _with_thresholds(run: Run, best: Best) -> tuple[Problem, dict[str, Any]]:
             chosen = tuple(rows["solve"]["thresholds"])
             which = "training images out of fold"
     thresholds = chosen or (THRESHOLD,) * run.setup.model.num_classes
-    about = {"thresholds": list(thresholds), "thresholds_chosen_on": which}
-    return replace(problem, thresholds=thresholds), about
+    about: dict[str, Any] = {"thresholds": list(thresholds), "thresholds_chosen_on": which}
+    problem = replace(problem, thresholds=thresholds)
+    if isinstance(answers, Outputs):
+        scores = problem.scores(answers.labels, answers.outputs)
+        about |= {f"val_{name}": scores[name] for name in ("micro_f1", "macro_f1")}
+    return problem, about
 
 
 def _test(run: Run, best: Best, problem: Problem) -> Evaluation | None:

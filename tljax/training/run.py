@@ -5,9 +5,9 @@ Two rules make exact resuming easy to see. Where a step is both saved and valida
 first: whatever follows a checkpoint is done again from it, and a validation only if its row is not
 in `metrics.jsonl`. And nothing that a run computes or logs depends on when checkpoints are written.
 
-A run whose loss is not finite goes back to an earlier step, see `Run.restarting_once`, and drops
-the rows and checkpoints after it. The row of the restart says so to whoever resumes after it; who
-resumes before it diverges and restarts again, at the same steps.
+A run whose loss is not finite goes back to an earlier step, see `Run.restarting_once`, drops the
+rows and checkpoints after it, and writes a `restart` row. A run resumed after the restart reads it
+from this row. A run resumed from before it diverges and restarts again, at the same steps.
 """
 
 import functools
@@ -25,8 +25,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from tljax.data import Source
+from tljax.data import Preprocessing, Source
 from tljax.data.pipeline import TrainBatches
+from tljax.data.sources import weights_of
 from tljax.devices import processes, sharding
 from tljax.devices.preemption import Interrupted, Preempted, stopped_by
 from tljax.frozen.cache import CachedSource
@@ -97,13 +98,15 @@ class Inputs:
 
     Attributes:
       batches: the stream of training batches.
-      train: of the training images.
+      train: of the training images, or of fixed views of them.
+      preprocessing: of `train`; views are cropped already.
       val: of the validation images.
       make_test: makes those of the test images, on request.
     """
 
     batches: TrainBatches
     train: Source
+    preprocessing: Preprocessing
     val: Source | None
     make_test: Callable[[], Source]
 
@@ -244,10 +247,10 @@ class Run:
     # --- when things are due: by the step, the options and the logged rows alone
 
     def is_over(self) -> bool:
-        """Whether all steps are taken, or patience has ended the run."""
+        """Whether all steps are taken, patience has ended the run, or `wise_ft` has chosen."""
         patience = self.setup.options.patience
         out_of_patience = patience is not None and self._validations_since_best >= patience
-        return self.step >= self.setup.total_steps or out_of_patience
+        return self.step >= self.setup.total_steps or out_of_patience or self.is_on_line()
 
     def needs_its_start(self) -> bool:
         """Whether the weights of this step, the first, are needed after the last one."""
@@ -381,16 +384,18 @@ class Run:
         source: Source,
         with_answers: bool = False,
         problem: Problem | None = None,
+        preprocessing: Preprocessing | None = None,
     ) -> Evaluation:
         """Evaluates variables on images, or on what the frozen groups make of them.
 
         A `problem` may say more than the setup's, but must be equal to it: the program is shared.
+        `preprocessing` is of the source; None: the setup's.
         """
         evaluation = self.tools.evaluate(
             self.setup.model,
             variables,
             source,
-            self.setup.preprocessing,
+            preprocessing or self.setup.preprocessing,
             self.setup.options.batch_size,
             on_error=self.setup.options.on_error,
             problem=problem or self.setup.problem,
@@ -410,14 +415,18 @@ class Run:
         assert self._start_weights is not None
         end = train_state.copy(train_state.evaluated_part(self.state))
         fixed = self.setup.options.wise_ft_alpha
-        source = self.inputs.train if fixed is not None else self.inputs.val
+        source, preprocessing = self.inputs.val, self.setup.preprocessing
+        if fixed is not None:
+            source, preprocessing = self.inputs.train, self.inputs.preprocessing
         assert source is not None
         alphas = wise_ft.candidates(fixed)
         evaluations = []
         for alpha in alphas:
             moving = wise_ft.interpolate(self._start_weights, end, alpha)
             variables = train_state.merge_variables(moving, self.frozen)
-            evaluations.append(self.evaluate(variables, source, with_answers=True))
+            evaluations.append(
+                self.evaluate(variables, source, with_answers=True, preprocessing=preprocessing)
+            )
         report = wise_ft.choose(
             alphas,
             evaluations,
@@ -428,12 +437,18 @@ class Run:
         )
         moving = wise_ft.interpolate(self._start_weights, end, report["alpha"])
         self.state = train_state.with_weights(self.state, train_state.copy(moving))
+        examples = self.examples_at(self.step)
         self.step += 1
-        self.metrics.write("wise_ft", self.step, examples=self.examples_at(self.step), **report)
+        self.metrics.write("wise_ft", self.step, examples=examples, **report)
         self.tools.observer.say(wise_ft.in_words(report, self.steps_taken))
 
     def _out_of_fold(self) -> float | None:
-        """Goodness of the head that the run started from, by cross-validation, if it was solved."""
+        """Goodness of the head that the run started from, by cross-validation, if it was solved.
+
+        None if images or classes have weights: cross-validation has weighted the answers then.
+        """
+        if self.tools.class_weights is not None or weights_of(self.setup.train) is not None:
+            return None
         for row in self.metrics.rows:
             if row["event"] == "solve" and "cross_validation" in row:
                 found = row["cross_validation"]
@@ -579,7 +594,7 @@ class Run:
         """Images seen after a step, with those of earlier stages."""
         options = self.setup.options
         images = len(self.setup.train) if options.solves else options.batch_size
-        return self.tools.examples_before + min(step, self.setup.total_steps) * images
+        return self.tools.examples_before + min(step, self.steps_taken) * images
 
     def skipped_in_training(self) -> tuple[str, ...]:
         """Names of training images that any process could not read."""

@@ -24,6 +24,7 @@ from tljax.models import (
     tracing,
 )
 from tljax.models.groups import leaf_paths
+from tljax.training.loss.tasks import class_ranges
 from tljax.training.options import TrainingOptions
 from tljax.training.problems import Problem, Scale, problem_of
 from tljax.transfer import TransferPlan, learning_rate_schedule
@@ -71,6 +72,13 @@ class Setup:
         return self.options.select_by or self.problem.metrics[0]
 
     @property
+    def class_weights(self) -> np.ndarray | None:
+        """What each class counts in the loss, see `Problem.balanced_weights`; None: the same."""
+        if self.options.class_weights is None:
+            return None
+        return self.problem.balanced_weights(self.train.labels, self.model.num_classes)
+
+    @property
     def total_steps(self) -> int:
         """Steps of the whole run, unless patience ends it before."""
         return self.options.total_steps(len(self.train))
@@ -99,6 +107,7 @@ class Setup:
                 " to stop; pass some, or leave patience out"
             )
         self._check_problem()
+        self._check_tasks()
         self._check_solved_head()
         if options.wise_ft and options.wise_ft_alpha is None and self.val is None:
             raise InputError(
@@ -175,6 +184,28 @@ class Setup:
                 f"there are {len(self.tasks)} tasks, which are for classes, but the labels are of"
                 f" the kind {kind}; train on each alone"
             )
+
+    def _check_tasks(self) -> None:
+        """Raises InputError unless the tasks are the model's, and each split has images of each."""
+        sizes = tuple(self.tasks.values())
+        if not sizes:
+            return
+        if (classes := sum(sizes)) != self.model.num_classes:
+            raise InputError(
+                f"the tasks have {classes} classes in all, but the model has"
+                f" {self.model.num_classes}; create it with num_classes of all tasks together"
+            )
+        if self.problem.kind != "classes":
+            return
+        splits = {"training": self.train, "validation": self.val, "test": self.test}
+        for split, source in splits.items():
+            for task, (first, end) in zip(self.tasks, class_ranges(sizes), strict=True):
+                labels = None if source is None else source.labels
+                if labels is not None and not ((labels >= first) & (labels < end)).any():
+                    raise InputError(
+                        f"none of the {len(labels)} {split} images is of task '{task}'; add some,"
+                        " or leave the task out"
+                    )
 
     def _check_labels(self, source: Source) -> None:
         if not len(source):

@@ -33,15 +33,12 @@ def solve(features: CachedSource, setup: Setup) -> SolvedHead:
     """
     options, problem = setup.options, setup.problem
     labels = np.asarray(features.labels)
-    class_weights = None
-    if options.class_weights is not None:
-        class_weights = problem.balanced_weights(setup.train.labels, setup.model.num_classes)
     solved = solve_head(
         np.asarray(features.features[features.rows], np.float32).reshape(len(labels), -1),
         labels,
         setup.model.num_classes,
         l2=options.l2,
-        weights=problem.weights(labels, class_weights, features.weights),
+        weights=problem.weights(labels, setup.class_weights, features.weights),
         views=len(labels) // len(setup.train),
         seed=options.seed,
         groups=groups_of(setup.train),

@@ -55,7 +55,9 @@ def fit_stages(
 
     `steps` or `epochs` are those of all stages together. `lr`, `augment` and `cache` hold for the
     stages that do not set their own, or have something to cache. `patience` counts in each stage,
-    and may end it early. `test` is touched once, after the last stage.
+    and may end it early. `l2` is of the first stage's head, and `wise_ft` chooses in the last one,
+    on the line from the weights that this stage starts from. `test` is touched once, after the
+    last stage.
 
     Args:
       model, train, val, test, preprocessing, tasks, about, accept_changes, progress, **options: as
@@ -162,9 +164,16 @@ def checked_stages(whole: Setup, stages: Sequence[Stage]) -> list[Setup]:
 def _options(whole: Setup, stages: Sequence[Stage]) -> list[TrainingOptions]:
     """Each stage's options: its share of the steps, its seed, and what the stage itself sets.
 
-    A cache that is asked for is used by the stages that have something to cache.
+    A cache that is asked for is used by the stages that have something to cache. A head is solved
+    in the first stage alone, since the others carry theirs; `wise_ft` is for the last one alone: on
+    the way a stage would be pulled back to where it started.
     """
     options = whole.options
+    if options.solves and len(stages) > 1:
+        raise InputError(
+            f"optimizer is lbfgs, which is one step, but there are {len(stages)} stages; set"
+            " optimizer to adamw, or stages to None"
+        )
     shares = [stage.share for stage in stages]
     if not shares or min(shares) <= 0 or not np.isclose(sum(shares), 1):
         raise InputError(f"the stages' shares of the steps are {shares}; make them add up to 1")
@@ -179,9 +188,13 @@ def _options(whole: Setup, stages: Sequence[Stage]) -> list[TrainingOptions]:
     params = whole.abstract_variables["params"]
     each, caches = [], []
     for number, (stage, count) in enumerate(zip(stages, steps, strict=True)):
+        is_last = number == len(stages) - 1
         own = replace(
             options,
             steps=int(count),
+            l2=None if number else options.l2,
+            wise_ft=options.wise_ft and is_last,
+            wise_ft_alpha=options.wise_ft_alpha if is_last else None,
             lr=options.lr if stage.lr is None else stage.lr,
             augment=stage.augment or options.augment,
             views=None if stage.augment == "none" else options.views,

@@ -12,6 +12,7 @@ from tljax.data.labels.kinds import (
     constant_labels,
     kind_of,
     label_at,
+    mean_and_deviation,
     strata,
 )
 
@@ -29,5 +30,6 @@ __all__ = [
     "constant_labels",
     "kind_of",
     "label_at",
+    "mean_and_deviation",
     "strata",
 ]

@@ -171,6 +171,21 @@ def strata(labels: np.ndarray) -> np.ndarray:
     return np.searchsorted(edges, first, side="right").astype(np.int64)
 
 
+def mean_and_deviation(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each number over the images, by which numbers are standardised.
+
+    Args:
+      numbers: (n, outputs).
+
+    Returns:
+      Two arrays float64 (outputs,); the deviation of a number that is always the same is 1.
+    """
+    exact = numbers.astype(np.float64)
+    deviation = exact.std(axis=0)
+    deviation[deviation == 0] = 1.0
+    return exact.mean(axis=0), deviation
+
+
 def constant_labels(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Finds which of several labels tell no image from another.
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
+from tljax.data.labels import mean_and_deviation
 from tljax.errors import InputError
 from tljax.frozen.cross_validation import choose_by_loss
 from tljax.frozen.linear_head.problem import PART, HeadProblem, SolvedHead, warn_at_the_ends
@@ -110,9 +111,7 @@ def standardise(problem: HeadProblem, rows: np.ndarray) -> np.ndarray:
 
 def solve_ridge(problem: HeadProblem) -> SolvedHead:
     """Solves the head; see `tljax.frozen.linear_head.solve_head`."""
-    numbers = problem.labels[: problem.images].astype(np.float64)
-    mean, deviation = numbers.mean(axis=0), numbers.std(axis=0)
-    deviation[deviation == 0] = 1.0
+    mean, deviation = mean_and_deviation(problem.labels[: problem.images])
     n, width = problem.x.shape
     rows = np.arange(n)
     span = np.linalg.qr(standardise(problem, rows).T)[0] if width > n else None

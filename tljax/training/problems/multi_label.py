@@ -26,7 +26,7 @@ class MultiLabel(Problem):
 
     Attributes:
       thresholds: of each class: an image whose probability is at least that has it; None: 0.5.
-        Programs do not mind them.
+        Compiled programs do not depend on it.
     """
 
     thresholds: tuple[float, ...] | None = field(default=None, compare=False)

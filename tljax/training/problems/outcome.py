@@ -53,7 +53,7 @@ def name_classes(summary: dict[str, Any]) -> None:
 
 
 def _warn_of_far_numbers(train_labels: np.ndarray, predicted: np.ndarray) -> None:
-    """Warns of predictions far from all numbers of the training images: R2 and RMSE mind each."""
+    """Warns of predictions far from all training numbers: R2 and RMSE depend on each."""
     low, high = train_labels.min(axis=0), train_labels.max(axis=0)
     room = (high - low) / 2
     far = int(((predicted < low - room) | (predicted > high + room)).any(axis=1).sum())
@@ -61,6 +61,6 @@ def _warn_of_far_numbers(train_labels: np.ndarray, predicted: np.ndarray) -> Non
         _log.warning(
             "of %d of %d test images a predicted number lies outside the training numbers by more"
             " than half of their range: look at these images in the report; the mean absolute error"
-            " minds them less than R2",
+            " depends on them less than R2",
             *(far, len(predicted)),
         )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tljax.data.labels import Kind
+from tljax.data.labels import Kind, mean_and_deviation
 from tljax.runs.answers import Answers, Outputs
 from tljax.training.problems.problem import Arrays, Evaluation, Problem
 
@@ -29,10 +29,8 @@ class Scale:
     @classmethod
     def of(cls, numbers: np.ndarray) -> "Scale":
         """Of numbers (n, outputs); of a number that is always the same the deviation is 1."""
-        exact = numbers.astype(np.float64)
-        deviation = exact.std(axis=0)
-        deviation[deviation == 0] = 1.0
-        return cls(tuple(exact.mean(axis=0).tolist()), tuple(deviation.tolist()))
+        mean, deviation = mean_and_deviation(numbers)
+        return cls(tuple(mean.tolist()), tuple(deviation.tolist()))
 
     def standardise(self, numbers: np.ndarray) -> np.ndarray:
         """Float32, (n, outputs): 0 is the mean, 1 a deviation above."""
@@ -66,7 +64,7 @@ class Regression(Problem):
     Attributes:
       loss: `l2`, squared error; `l1`, absolute error; `huber`, squared up to one deviation and
         absolute beyond (Huber 1964). The mean over the outputs.
-      scale: of the training images; None: unknown, which programs do not mind.
+      scale: of the training images; None: unknown. Compiled programs do not depend on it.
     """
 
     loss: str = "l2"
