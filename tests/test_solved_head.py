@@ -256,6 +256,28 @@ def test_few_images_do_not_tell_candidates_apart():
     assert wise_ft.no_worse(correct, than=0).tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize(
+    ("right", "taken"),
+    [
+        ((70, 80, 90, 95), 0.5),  # what is given
+        (
+            (90, 85, 80, 75),
+            0.5,
+        ),  # fitted less closely than the start, but better than unseen images
+        ((70, 60, 50, 95), 1.0),  # the given place is damaged, and behind a barrier
+        ((90, 80, 70, 95), 1.0),  # a barrier, and an end that has learnt
+        ((75, 73, 66, 74), 0.0),  # a barrier, and an end that has learnt nothing
+        ((90, 70, 40, 30), 0.25),  # damaged from half of the way on
+        ((90, 50, 40, 30), 0.0),  # damaged throughout
+    ],
+)
+def test_a_given_place_that_lies_behind_a_barrier_is_not_taken(right, taken):
+    """Of 100 training images; of images it was not fitted to the start knows 70."""
+    alphas = wise_ft.candidates(0.5)
+    good = np.array([np.arange(100) < number for number in right], float)
+    assert alphas[wise_ft._checked(alphas, good, 0.5, out_of_fold=0.7)] == taken
+
+
 def test_a_workdir_is_used_like_any_other(tiny_config, tmp_path):
     """Train by the page's rule, then evaluate: what is read is what was tested."""
     source = tmp_path / "source"

@@ -431,7 +431,7 @@ class Run:
             alphas,
             evaluations,
             [self.setup.problem.goodness(one.answers) for one in evaluations],
-            is_given=fixed is not None,
+            given=fixed,
             decides=self.setup.decides,
             out_of_fold=self._out_of_fold(),
         )

@@ -24,8 +24,13 @@ OF_EACH_IMAGE = ("accuracy", "mean_average_precision", "r2", "rmse", "loss")
 
 
 def candidates(alpha: float | None) -> tuple[float, ...]:
-    """The places on the line to compare: those that validation chooses from, or around `alpha`."""
-    return _ALPHAS if alpha is None else (0.0, alpha / 2, alpha)
+    """The places on the line to compare: those that validation chooses from, or that check `alpha`.
+
+    The latter are the ends, `alpha` and half of it.
+    """
+    if alpha is None:
+        return _ALPHAS
+    return tuple(sorted({0.0, alpha / 2, alpha, 1.0}))
 
 
 @jax.jit
@@ -49,7 +54,7 @@ def choose(
     evaluations: Sequence[Evaluation],
     goodness: Sequence[np.ndarray],
     *,
-    is_given: bool,
+    given: float | None,
     decides: str = "accuracy",
     out_of_fold: float | None = None,
 ) -> dict[str, Any]:
@@ -57,15 +62,13 @@ def choose(
 
     On validation images see `best_of`.
 
-    If alpha is given: the largest candidate whose answers to the training images are as good as
-    those of the start on images that it was not fitted to, less one standard error. A network that
-    fine-tuning has damaged falls below that.
+    If alpha is given, see `_checked`.
 
     Args:
       alphas: of `candidates`.
       evaluations: of each, on the same images.
       goodness: of each answer of each, see `Problem.goodness`.
-      is_given: whether alpha is given, and the images are training images.
+      given: the alpha that is given, the images being training images; None: there is none.
       decides: the metric that decides.
       out_of_fold: mean goodness of the start by cross-validation; None: not known, and that on the
         training images stands for it.
@@ -76,24 +79,45 @@ def choose(
     """
     good = np.array(goodness)
     rows = [{**one.to_json(), "score": decides} for one in evaluations]
-    if is_given:
-        least = float(good[0].mean()) if out_of_fold is None else out_of_fold
-        variance = least * (1 - least) if good.min() >= 0 else good[0].var()
-        enough = good.mean(1) >= least - np.sqrt(variance / good.shape[1])
-        enough[0] = True
-        chosen = int(np.flatnonzero(enough).max())
+    if given is not None:
+        chosen = _checked(alphas, good, given, out_of_fold)
     else:
         losses = [one.loss for one in evaluations]
         chosen = best_of([validation_rank(row)[0] for row in rows], losses, good, decides)
     return {
         "alpha": alphas[chosen],
         "images": evaluations[chosen].count,
-        "which": "training" if is_given else "validation",
+        "which": "validation" if given is None else "training",
         "candidates": [
             {"alpha": alpha, decides: row[decides], "loss": row["loss"]}
             for alpha, row in zip(alphas, rows, strict=True)
         ],
     }
+
+
+def _checked(
+    alphas: Sequence[float], good: np.ndarray, given: float, out_of_fold: float | None
+) -> int:
+    """The candidate to take if alpha is given, which training images can only check.
+
+    If the answers of the given place are worse than those of both ends, a barrier lies between
+    these (Frankle et al. 2020, "Linear mode connectivity and the lottery ticket hypothesis"), and
+    an end is taken: the last one if it is better than the start is on images that it was not
+    fitted to, by more than one standard error; else the start.
+
+    Else it is the largest candidate, up to the given place, whose answers are as good as that,
+    less one standard error: a network that fine-tuning has damaged falls below.
+    """
+    least = float(good[0].mean()) if out_of_fold is None else out_of_fold
+    variance = least * (1 - least) if good.min() >= 0 else good[0].var()
+    error = np.sqrt(variance / good.shape[1])
+    means, last = good.mean(1), len(alphas) - 1
+    wanted = list(alphas).index(given)
+    if not any(no_worse(good, than=end)[wanted] for end in (0, last)):
+        return last if means[last] > least + error else 0
+    enough = means[: wanted + 1] >= least - error
+    enough[0] = True
+    return int(np.flatnonzero(enough).max())
 
 
 def best_of(
