@@ -116,7 +116,10 @@ class TrainingOptions:
     best evaluated weights.
     """
     wise_ft_alpha: float | None = None
-    """Where on that line, from 0 (step 0) to 1 (the last step); None: validation images decide."""
+    """Where on that line, from 0 (step 0) to 1 (the last step); None: validation images decide.
+
+    The training images check it; if the place is damaged, another one is taken, and that is said.
+    """
 
     # Memory and time.
     accumulate: int | None = None
