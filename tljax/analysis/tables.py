@@ -58,14 +58,17 @@ def score(interval: Interval, metric: str = "accuracy") -> str:
 
 def signed(interval: Interval) -> str:
     """Formats a difference, e.g. `+0.021 ±0.013`; of uneven ends `+0.021 (+0.004 to +0.030)`."""
-    if not (interval.is_symmetric or math.isnan(interval.half_width)):
+    if math.isnan(interval.half_width):
+        return f"{interval.mean:+.3f} (one value)"
+    if not interval.is_symmetric:
         return f"{interval.mean:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
     return f"{interval.mean:+.3f} ±{interval.half_width:.3f}"
 
 
 def difference(interval: Interval) -> str:
     """Formats a difference as `signed` does, and says if its interval includes 0."""
-    return signed(interval) + ("" if interval.excludes_zero else " (includes 0)")
+    clear = interval.excludes_zero or math.isnan(interval.half_width)
+    return signed(interval) + ("" if clear else " (includes 0)")
 
 
 def compared(comparison: Comparison, repetitions: str = "seeds") -> str:
