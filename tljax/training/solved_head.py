@@ -54,7 +54,7 @@ def describe(report: Mapping[str, Any]) -> str:
     l2 = f"a head was solved with L2 strength {report['l2']:.3g}"
     if (found := report.get("cross_validation")) is None:
         return l2
-    repeats = f", {found['repeats']} times" if found["repeats"] > 1 else ""
+    repeats = f"{found['repeats']} repeats of " if found["repeats"] > 1 else ""
     if "accuracy" in found:
         score = (
             f"accuracy {found['accuracy']:.3f} out of fold (commonest class:"
@@ -68,8 +68,8 @@ def describe(report: Mapping[str, Any]) -> str:
     else:
         score = f"R2 {found['r2']:.3f} out of fold (the mean of the training images: 0)"
     return (
-        f"{l2}, chosen among {len(found['grid'])} by {found['folds']}-fold cross-validation"
-        f"{repeats} of {found['images']} training images: {score}"
+        f"{l2}, chosen among {len(found['grid'])} by {repeats}{found['folds']}-fold"
+        f" cross-validation on {found['images']} training images: {score}"
     )
 
 
