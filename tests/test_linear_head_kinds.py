@@ -452,7 +452,7 @@ def test_a_run_solves_its_head_and_says_so(labels, score):
     np.testing.assert_array_equal(solved.kernel, alone.kernel)
     said = solved_head.describe(solved.report)
     assert said.startswith(f"a head was solved with L2 strength {alone.l2:.3g}, chosen among 14 by")
-    assert re.search("of 120 training images: " + score, said)
+    assert re.search("on 120 training images: " + score, said)
 
 
 def test_a_run_balances_its_labels():
