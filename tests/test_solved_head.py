@@ -212,25 +212,19 @@ def test_without_validation_images_the_place_on_the_line_is_given(network, digit
     assert same(best_variables(tmp_path / "run"), result.variables), "what a workdir gives"
 
 
-def test_weights_of_images_do_not_hide_that_it_went_wrong(network, digits):
-    """The start is judged by weighted answers out of fold, and the end by all alike.
-
-    Ten images are there twice, with either label and a large weight: out of fold they are wrong. So
-    even a network that has collapsed is right on more of all images than the start is of those.
-    """
-    rows = np.flatnonzero(digits.test.labels < 4)[:40]
+def test_images_count_for_the_end_as_they_did_for_the_start_out_of_fold(network, digits):
+    """Half of them have a wrong label and hardly any weight: nothing is damaged if they stay so."""
+    rows = np.flatnonzero(digits.test.labels < 2)[:40]
     images = np.stack([digits.test[row]["image"] for row in rows])
-    labels = (digits.test.labels[rows] > 1).astype(int)
-    train = data_lib.ArraySource(
-        np.concatenate([images, images[:10]]), np.concatenate([labels, 1 - labels[:10]])
-    )
-    train.weights = np.where(np.isin(np.arange(50), np.arange(10, 40)), 1, 10).astype(np.float32)
+    is_wrong = np.arange(len(rows)) % 4 > 1
+    train = data_lib.ArraySource(images, digits.test.labels[rows] ^ is_wrong)
+    train.weights = np.where(is_wrong, 1e-9, 1).astype(np.float32)
     few = dataclasses.replace(digits, train=train, val=None, test=None)
-    summary = fine_tuned(network, few, None, wise_ft_alpha=0.5, lr=30.0, clip_norm=1.0).summary
+    options = {"statistics": "stored", "wise_ft_alpha": 0.5, "lr": 1e-5}
+    summary = fine_tuned(network, few, None, **options).summary
     found = summary["solved_head"]["cross_validation"]["accuracy"]
-    start, *moved = (one["accuracy"] for one in summary["wise_ft"]["candidates"])
-    assert all(found < accuracy < start - 0.1 for accuracy in moved), "or this tests nothing"
-    assert summary["wise_ft"]["alpha"] == 0.0
+    assert all(one["accuracy"] < found - 0.2 for one in summary["wise_ft"]["candidates"])
+    assert summary["wise_ft"]["alpha"] == 0.5
 
 
 def test_views_that_judge_the_line_are_not_cropped_twice(network, digits):
@@ -259,23 +253,19 @@ def test_few_images_do_not_tell_candidates_apart():
 @pytest.mark.parametrize(
     ("right", "taken"),
     [
-        ((70, 80, 90, 95), 0.5),  # what is given
-        (
-            (90, 85, 80, 75),
-            0.5,
-        ),  # fitted less closely than the start, but better than unseen images
-        ((70, 60, 50, 95), 1.0),  # the given place is damaged, and behind a barrier
-        ((90, 80, 70, 95), 1.0),  # a barrier, and an end that has learnt
-        ((75, 73, 66, 74), 0.0),  # a barrier, and an end that has learnt nothing
-        ((90, 70, 40, 30), 0.25),  # damaged from half of the way on
-        ((90, 50, 40, 30), 0.0),  # damaged throughout
+        ((70, 80, 90), 0.5),
+        ((90, 85, 80), 0.5),  # fitted less closely than the start, but better than unseen images
+        ((75, 72, 69), 0.25),  # fitted, and no better than the start on unseen images
+        ((75, 68, 69), 0.0),
     ],
 )
-def test_a_given_place_that_lies_behind_a_barrier_is_not_taken(right, taken):
+def test_a_given_place_has_to_fit_what_it_was_fitted_to(right, taken):
     """Of 100 training images; of images it was not fitted to the start knows 70."""
     alphas = wise_ft.candidates(0.5)
     good = np.array([np.arange(100) < number for number in right], float)
-    assert alphas[wise_ft._checked(alphas, good, 0.5, out_of_fold=0.7)] == taken
+    assert alphas[wise_ft._checked(good, 0.7, None)] == taken
+    few_count = np.where(np.arange(100) < 90, 1.0, 1e-9)
+    assert alphas[wise_ft._checked(good, 0.7 / 0.9, few_count)] == taken
 
 
 def test_a_workdir_is_used_like_any_other(tiny_config, tmp_path):

@@ -118,7 +118,8 @@ class TrainingOptions:
     wise_ft_alpha: float | None = None
     """Where on that line, from 0 (step 0) to 1 (the last step); None: validation images decide.
 
-    The training images check it; if the place is damaged, another one is taken, and that is said.
+    The training images check it: where they are fitted badly, half of it or 0 is taken, which is
+    said.
     """
 
     # Memory and time.

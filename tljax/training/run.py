@@ -431,9 +431,9 @@ class Run:
             alphas,
             evaluations,
             [self.setup.problem.goodness(one.answers) for one in evaluations],
-            given=fixed,
+            is_given=fixed is not None,
             decides=self.setup.decides,
-            out_of_fold=self._out_of_fold(),
+            **self._start_out_of_fold(source.labels, weights_of(source)),
         )
         moving = wise_ft.interpolate(self._start_weights, end, report["alpha"])
         self.state = train_state.with_weights(self.state, train_state.copy(moving))
@@ -442,18 +442,22 @@ class Run:
         self.metrics.write("wise_ft", self.step, examples=examples, **report)
         self.tools.observer.say(wise_ft.in_words(report, self.steps_taken))
 
-    def _out_of_fold(self) -> float | None:
-        """Goodness of the head that the run started from, by cross-validation, if it was solved.
+    def _start_out_of_fold(
+        self, labels: np.ndarray, image_weights: np.ndarray | None
+    ) -> dict[str, Any]:
+        """What cross-validation says of the head that the run started from, for `wise_ft.choose`.
 
-        None if images or classes have weights: cross-validation has weighted the answers then.
+        Nothing if no head was solved, or if labels of an image have weights of their own.
         """
-        if self.tools.class_weights is not None or weights_of(self.setup.train) is not None:
-            return None
+        weights = self.setup.problem.weights(labels, self.setup.class_weights, image_weights)
+        if weights is not None and weights.ndim > 1:
+            return {}
         for row in self.metrics.rows:
             if row["event"] == "solve" and "cross_validation" in row:
                 found = row["cross_validation"]
-                return float(found["accuracy"] if "accuracy" in found else -found["loss"])
-        return None
+                goodness = found["accuracy"] if "accuracy" in found else -found["loss"]
+                return {"out_of_fold": float(goodness), "weights": weights}
+        return {}
 
     @contextmanager
     def saving_when_stopped(self) -> Iterator[None]:

@@ -24,13 +24,8 @@ OF_EACH_IMAGE = ("accuracy", "mean_average_precision", "r2", "rmse", "loss")
 
 
 def candidates(alpha: float | None) -> tuple[float, ...]:
-    """The places on the line to compare: those that validation chooses from, or that check `alpha`.
-
-    The latter are the ends, `alpha` and half of it.
-    """
-    if alpha is None:
-        return _ALPHAS
-    return tuple(sorted({0.0, alpha / 2, alpha, 1.0}))
+    """The places on the line to compare: those that validation chooses from, or around `alpha`."""
+    return _ALPHAS if alpha is None else (0.0, alpha / 2, alpha)
 
 
 @jax.jit
@@ -54,9 +49,10 @@ def choose(
     evaluations: Sequence[Evaluation],
     goodness: Sequence[np.ndarray],
     *,
-    given: float | None,
+    is_given: bool,
     decides: str = "accuracy",
     out_of_fold: float | None = None,
+    weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Chooses a place on the line.
 
@@ -68,10 +64,11 @@ def choose(
       alphas: of `candidates`.
       evaluations: of each, on the same images.
       goodness: of each answer of each, see `Problem.goodness`.
-      given: the alpha that is given, the images being training images; None: there is none.
+      is_given: whether alpha is given, and the images are training images.
       decides: the metric that decides.
       out_of_fold: mean goodness of the start by cross-validation; None: not known, and that on the
         training images stands for it.
+      weights: of the images in that mean; None: they count alike.
 
     Returns:
       What `result.json` says: `alpha`; the number of `images`, and whether they are `validation` or
@@ -79,15 +76,15 @@ def choose(
     """
     good = np.array(goodness)
     rows = [{**one.to_json(), "score": decides} for one in evaluations]
-    if given is not None:
-        chosen = _checked(alphas, good, given, out_of_fold)
+    if is_given:
+        chosen = _checked(good, out_of_fold, weights)
     else:
         losses = [one.loss for one in evaluations]
         chosen = best_of([validation_rank(row)[0] for row in rows], losses, good, decides)
     return {
         "alpha": alphas[chosen],
         "images": evaluations[chosen].count,
-        "which": "validation" if given is None else "training",
+        "which": "training" if is_given else "validation",
         "candidates": [
             {"alpha": alpha, decides: row[decides], "loss": row["loss"]}
             for alpha, row in zip(alphas, rows, strict=True)
@@ -95,27 +92,21 @@ def choose(
     }
 
 
-def _checked(
-    alphas: Sequence[float], good: np.ndarray, given: float, out_of_fold: float | None
-) -> int:
+def _checked(good: np.ndarray, out_of_fold: float | None, weights: np.ndarray | None) -> int:
     """The candidate to take if alpha is given, which training images can only check.
 
-    If the answers of the given place are worse than those of both ends, a barrier lies between
-    these (Frankle et al. 2020, "Linear mode connectivity and the lottery ticket hypothesis"), and
-    an end is taken: the last one if it is better than the start is on images that it was not
-    fitted to, by more than one standard error; else the start.
-
-    Else it is the largest candidate, up to the given place, whose answers are as good as that,
-    less one standard error: a network that fine-tuning has damaged falls below.
+    It is the largest one whose answers to them are as good as those of the start to images that it
+    was not fitted to. Weights that answer worse, although they were fitted to these images, are
+    damaged: by fine-tuning, or because they lie where start and end are not connected (Frankle et
+    al. 2020, "Linear mode connectivity and the lottery ticket hypothesis"). If only the answers of
+    the start to its own images are known, one standard error less is enough.
     """
-    least = float(good[0].mean()) if out_of_fold is None else out_of_fold
-    variance = least * (1 - least) if good.min() >= 0 else good[0].var()
-    error = np.sqrt(variance / good.shape[1])
-    means, last = good.mean(1), len(alphas) - 1
-    wanted = list(alphas).index(given)
-    if not any(no_worse(good, than=end)[wanted] for end in (0, last)):
-        return last if means[last] > least + error else 0
-    enough = means[: wanted + 1] >= least - error
+    means = np.average(good, axis=1, weights=weights)
+    least = means[0] if out_of_fold is None else out_of_fold
+    if out_of_fold is None:
+        variance = least * (1 - least) if good.min() >= 0 else good[0].var()
+        least -= np.sqrt(variance / good.shape[1])
+    enough = means >= least - 1e-6  # which is rounding
     enough[0] = True
     return int(np.flatnonzero(enough).max())
 
