@@ -35,8 +35,8 @@ class Choice(NamedTuple):
     Attributes:
       name: of the strategy; `runner_up`: of the next best.
       sureness: probability that no strategy is better by more than `CLOSE`.
-      best: the strategy with the highest expected accuracy, if the chosen one is only
-        much cheaper.
+      best: the strategy with the highest expected accuracy, if another one is chosen, which
+        is much cheaper.
     """
 
     name: str

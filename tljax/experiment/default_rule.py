@@ -23,6 +23,17 @@ OF_STEPS = (
     *("l2_sp_alpha", "l2_sp_beta", "sampling", "accumulate"),
 )
 
+# Fields of what a solved head cannot do, each with the value that does not ask for training.
+_ASK_FOR_TRAINING = {
+    "augment": "none",
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "on_error": "fail",
+    "train": ".*",
+    "lora_rank": None,
+    "stages": None,
+}
+
 Choices = dict[str, tuple[Any, str]]  # of each config field its value, and the reason
 
 
@@ -159,8 +170,9 @@ def _feature_extraction(target: Target, set_by_hand: Mapping[str, Any]) -> Choic
     steps = sorted(name for name in set_by_hand if name in OF_STEPS)
     if set_by_hand.get("optimizer") == "lbfgs":
         steps = []
-    # what a solved head cannot do, and the values that ask for nothing
-    changing = [name for name, off in _UNSETTLING.items() if set_by_hand.get(name, off) != off]
+    changing = [
+        name for name, off in _ASK_FOR_TRAINING.items() if set_by_hand.get(name, off) != off
+    ]
     changing += ["cache"] if set_by_hand.get("cache") == "off" else []
     why = ""
     if target.tasks > 1:
@@ -183,12 +195,6 @@ def _feature_extraction(target: Target, set_by_hand: Mapping[str, Any]) -> Choic
         "weight_decay": (0.0, "DINOv2, linear evaluation"),
         "clip_norm": (1.0, "big_vision, transfer.py"),
     }
-
-
-_UNSETTLING = {
-    **{"augment": "none", "mixup": 0.0, "cutmix": 0.0, "on_error": "fail", "train": ".*"},
-    **{"lora_rank": None, "stages": None},
-}
 
 
 def _fine_tuning(
@@ -358,12 +364,9 @@ def _rates_of(network: Network) -> tuple[_Rates, list[str]]:
 
 def _rates_of_vit(network: Network) -> _Rates:
     words = re.split(r"[^a-z0-9]+", network.source.lower())
-    kind = "supervised"
-    for one, known in _KINDS.items():
-        if any(re.fullmatch(rf"({known})(v?\d\w*)?", word) for word in words):
-            kind = one
-            break
-    rates = _VIT[kind]
+    patterns = {kind: rf"({known})(v?\d\w*)?" for kind, known in _KINDS.items()}
+    named = (k for k, pattern in patterns.items() if any(re.fullmatch(pattern, w) for w in words))
+    rates = _VIT[next(named, "supervised")]
     if network.parameters < 200e6:
         return rates
     return replace(

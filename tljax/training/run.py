@@ -11,6 +11,7 @@ from this row. A run resumed from before it diverges and restarts again, at the 
 """
 
 import functools
+import itertools
 import logging
 import math
 import time
@@ -262,9 +263,10 @@ class Run:
 
     def is_on_line(self) -> bool:
         """Whether the weights are those that `wise_ft` has chosen, after the last step."""
-        if not self.setup.options.wise_ft:
-            return False
-        return any(row["event"] == "wise_ft" for row in self.metrics.rows)
+        # asked at every step, so only the rows after the last one of training are looked at
+        newest_first = reversed(self.metrics.rows)
+        others = itertools.takewhile(lambda row: row["event"] != "train", newest_first)
+        return any(row["event"] == "wise_ft" for row in others)
 
     def validates_now(self) -> bool:
         due = self.setup.options.evaluates_after(self.step, len(self.setup.train))
@@ -416,8 +418,10 @@ class Run:
         end = train_state.copy(train_state.evaluated_part(self.state))
         fixed = self.setup.options.wise_ft_alpha
         source, preprocessing = self.inputs.val, self.setup.preprocessing
+        out_of_fold: dict[str, Any] = {}
         if fixed is not None:
             source, preprocessing = self.inputs.train, self.inputs.preprocessing
+            out_of_fold = self._start_out_of_fold()
         assert source is not None
         alphas = wise_ft.candidates(fixed)
         evaluations = []
@@ -433,7 +437,7 @@ class Run:
             [self.setup.problem.goodness(one.answers) for one in evaluations],
             is_given=fixed is not None,
             decides=self.setup.decides,
-            **self._start_out_of_fold(source.labels, weights_of(source)),
+            **out_of_fold,
         )
         moving = wise_ft.interpolate(self._start_weights, end, report["alpha"])
         self.state = train_state.with_weights(self.state, train_state.copy(moving))
@@ -442,14 +446,13 @@ class Run:
         self.metrics.write("wise_ft", self.step, examples=examples, **report)
         self.tools.observer.say(wise_ft.in_words(report, self.steps_taken))
 
-    def _start_out_of_fold(
-        self, labels: np.ndarray, image_weights: np.ndarray | None
-    ) -> dict[str, Any]:
+    def _start_out_of_fold(self) -> dict[str, Any]:
         """What cross-validation says of the head that the run started from, for `wise_ft.choose`.
 
         Nothing if no head was solved, or if labels of an image have weights of their own.
         """
-        weights = self.setup.problem.weights(labels, self.setup.class_weights, image_weights)
+        images, class_weights = self.inputs.train, self.tools.class_weights
+        weights = self.setup.problem.weights(images.labels, class_weights, weights_of(images))
         if weights is not None and weights.ndim > 1:
             return {}
         for row in self.metrics.rows:

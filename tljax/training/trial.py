@@ -78,11 +78,7 @@ class Chosen(NamedTuple):
 
 
 def choose(
-    setup: Setup,
-    pretrained: Pretrained,
-    rates: Sequence[float],
-    *,
-    progress: bool = False,
+    setup: Setup, pretrained: Pretrained, rates: Sequence[float], *, progress: bool = False
 ) -> Chosen:
     """Trains with each rate on the images of all folds but one, and compares on the one left out.
 

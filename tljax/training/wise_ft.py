@@ -102,11 +102,10 @@ def _checked(good: np.ndarray, out_of_fold: float | None, weights: np.ndarray | 
     the start to its own images are known, one standard error less is enough.
     """
     means = np.average(good, axis=1, weights=weights)
-    least = means[0] if out_of_fold is None else out_of_fold
     if out_of_fold is None:
-        variance = least * (1 - least) if good.min() >= 0 else good[0].var()
-        least -= np.sqrt(variance / good.shape[1])
-    enough = means >= least - 1e-6  # which is rounding
+        variance = means[0] * (1 - means[0]) if good.min() >= 0 else good[0].var()
+        out_of_fold = means[0] - np.sqrt(variance / good.shape[1])
+    enough = means >= out_of_fold - 1e-6  # which is rounding
     enough[0] = True
     return int(np.flatnonzero(enough).max())
 
