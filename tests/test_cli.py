@@ -92,6 +92,27 @@ def test_train_on_a_folder_and_evaluate_on_another(photo_folder, tmp_path, capsy
     assert "cats, dogs" in err
 
 
+def test_other_data_may_order_the_classes_differently(photo_folder, tmp_path, capsys):
+    for name, number in (("cats", "10"), ("dogs", "2")):  # a folder: 10, 2; a table: 2, 10
+        (photo_folder / name).rename(photo_folder / number)
+    workdir = tmp_path / "run"
+    argv = [*config("from_scratch"), "--workdir", workdir, "--config.image_size=16"]
+    code, _, err = run(capsys, "train", *argv, f"--config.data=folder:{photo_folder}")
+    assert code == 0, err
+    rows = []
+    for number, light in ((10, 0), (2, 255)):
+        for at in range(8):
+            Image.new("RGB", (20, 20), (light, light, at)).save(tmp_path / f"{number}_{at}.png")
+            rows.append(f"{number}_{at}.png,{number}")
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    code, out, err = run(
+        capsys, "evaluate", "--workdir", workdir, "--data", f"csv:{tmp_path}/t.csv"
+    )
+    assert code == 0, err
+    assert "accuracy 1.0000" in out
+    assert "has no test images of its own" in err
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_plan_needs_no_weights(scenario, capsys):
     code, out, _ = run(capsys, "plan", *config(scenario), "--config.model=vit_micro_patch4_32")

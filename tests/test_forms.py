@@ -825,3 +825,33 @@ def as_folder(photos, place):
 def parts_of(photos, count):
     samples = list(samples_of(photos, lambda number: number % 2).items())
     return [dict(samples[20 * part : 20 * part + 20]) for part in range(count)]
+
+
+def test_hidden_files_of_a_tar_are_no_samples(photos):
+    samples = samples_of(photos, lambda number: number % 2)
+    hidden = {f"a/._{name.removeprefix('a/')}": b"\xff" for name in samples}
+    write_tar(photos / "x.tar", samples | hidden)
+    assert len(data.load(f"wds:{photos / 'x.tar'}", val_fraction=0).train) == 32
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (lambda label: float(label), None),  # as pandas writes a column with empty cells
+        (lambda label: ("zebra", "ant")[label], None),
+        (lambda label: "bird", "has the label bird, which is none of its 2 classes"),
+        (lambda label: 0.5, "has the label 0.5, which is none of its 2 classes"),
+    ],
+)
+def test_labels_beside_noted_classes(labels, message, photos):
+    table = table_of(photos)
+    column = pa.array([labels(label) for label in table["label"].to_pylist()])
+    pq.write_table(table.set_column(1, "label", column), photos / "x.parquet")
+    spec = f"parquet:{photos / 'x.parquet'}?label=label"
+    if message:
+        with pytest.raises(InputError, match=message):
+            data.load(spec)
+    else:
+        dataset = data.load(spec, val_fraction=0)
+        assert dataset.class_names == ("zebra", "ant")
+        assert np.bincount(dataset.train.labels).tolist() == [16, 16]

@@ -154,9 +154,16 @@ def test_of_transparent_images_it_is_said_what_becomes_of_them(caplog):
         decode(encoded(image, "PNG"), name)
     assert caplog.messages == [
         "of images with transparent pixels, e.g. drawn, these are blended over white",
-        "nothing is left of images that are white on transparent, e.g. white; blend such images"
-        " over a dark colour first",
+        "nothing is left of images that are white on transparent, or transparent throughout, e.g."
+        " white; blend such images over a dark colour first, or remove their transparency",
     ]
+
+
+def test_a_picture_that_is_transparent_throughout_is_warned_of(caplog):
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 0))
+    image.putpixel((0, 0), (0, 0, 255, 0))
+    assert (decode(encoded(image, "PNG"), "unused alpha") == 255).all()
+    assert "transparent throughout, e.g. unused alpha" in caplog.messages[-1]
 
 
 def test_palette():

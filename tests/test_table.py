@@ -17,7 +17,7 @@ from tljax.advice import races
 from tljax.advice.neighbours import leave_one_out
 from tljax.analysis.report.labels import data_name
 from tljax.data.folder import FolderSource
-from tljax.data.sources import relabel
+from tljax.data.sources import fewest_of_a_class, relabel
 from tljax.data.splits import split_off
 from tljax.errors import InputError
 from tljax.frozen.cross_validation import assign_folds
@@ -658,3 +658,28 @@ def test_labels_of_another_kind_are_refused(rows, choices, message, photos, caps
 def test_the_order_of_labels_in_a_cell_does_not_count(photos):
     rows = [*numbered(a=lambda n: "x;y" if n % 2 else "x"), {"path": "images/3.png", "a": "y; x"}]
     assert len(data.load(write(photos, rows) + "?labels=a", val_fraction=0).train) == 32
+
+
+def test_lists_written_as_text_are_refused(photos):
+    spec = write(photos, numbered(a=lambda n: "['x', 'y']" if n % 2 else "['x']")) + "?labels=a"
+    with pytest.raises(InputError, match=r"lists written as text, e.g. \['x'"):
+        data.load(spec)
+
+
+def test_names_of_missing_values_are_counted(photos, caplog):
+    rows = [{**row, "label": "NA" if n < 3 else row["label"]} for n, row in enumerate(rows_of())]
+    assert "NA" in data.load(write(photos, rows)).class_names
+    assert "3 of the 40 cells in the column 'label'" in caplog.text
+
+
+def test_of_few_groups_it_is_said_that_a_larger_part_is_split_off(caplog):
+    source = grouped_source(np.arange(60) % 2, np.arange(60) // 20)
+    kept, away = split_off(source, 0.1, np.random.default_rng(0))
+    assert (len(kept), len(away)) == (40, 20)
+    assert "one of 3 is split off where one of 10 was wanted" in caplog.text
+
+
+def test_the_groups_of_a_class_are_counted_not_its_images():
+    labels = np.array([0, 0, 0, 0, 1, 1, 1])
+    assert fewest_of_a_class(grouped_source(labels, np.array([0, 1, 2, 3, 4, 4, 4]))) == 1
+    assert fewest_of_a_class(FolderSource([Path("x")] * 7, labels)) == 3

@@ -14,6 +14,8 @@ from tests.tiny_networks import NETWORKS
 from tljax import data as data_lib
 from tljax import experiment
 from tljax.config import base
+from tljax.config import load as load_config
+from tljax.data import kept
 from tljax.data.datasets import split_spec
 from tljax.errors import InputError
 from tljax.runs.answers import read_answers
@@ -159,3 +161,27 @@ def test_commands_ask_for_the_task_where_it_matters(joint, tmp_path, capsys):
     code, out, err = run(capsys, "evaluate", "--workdir", joint, "--data", "embedded:glyphs")
     assert code == 2
     assert "none of its tasks" in err
+
+
+def test_images_of_one_task_that_train_another_are_counted(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    for task, turn in (("a", 1), ("b", 7)):
+        rows = [f"{n * turn % 40}.png,{task}{n % 2}" for n in range(40)]
+        (tmp_path / f"{task}.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    joined = data_lib.load(f"csv:{tmp_path}/a.csv,csv:{tmp_path}/b.csv", val_fraction=0.2)
+    described = kept.describe(joined)
+    kept.warn_of_copies(joined, described)
+    first, second = (part["splits"] for part in described)
+    shared = {d for _, d, _ in first["test"]} & {d for _, d, _ in second["train"]}
+    assert f"{len(shared)} of the {len(first['test'])} test images of csv" in caplog.text
+
+
+def test_by_default_a_joint_run_ends_with_a_choice_on_the_line(joint, tmp_path):
+    config = load_config("fine_tune", [f"--config.init_from={joint}"])
+    config.update({"data": SPEC, "image_size": 16, "last_group": "layer1_0", "train_size": 60})
+    config.update({"steps": 4, "trial_lr": (), "batch_size": 16, "augment": "none"})
+    result = experiment.run(config, tmp_path / "run")
+    assert "wise_ft" in result.summary
+    assert set(result.summary["tasks"]) == set(SPEC.split(","))

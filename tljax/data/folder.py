@@ -191,6 +191,12 @@ def load(path: str, deep_images: str = "full_range", channels: int | None = None
         )
     if test is None:
         train, test = split_off_test(train, layout.root, "a test folder")
+        if layout.val is not None:
+            warn_once(
+                f"{printable(layout.root)} has no test folder: {len(test):,} of the images in"
+                f" {layout.train.name if layout.train else 'train'}, a fifth of each class, are"
+                " kept for testing"
+            )
     return Dataset(f"folder:{path}", classes, train, val, test)
 
 

@@ -184,7 +184,9 @@ def warn_of_copies(dataset: Dataset, described: Sequence[Kept]) -> None:
       dataset: The data.
       described: What `describe` returned for it.
     """
-    for part, kept in zip(dataset.parts or (dataset,), described, strict=True):
+    parts = dataset.parts or (dataset,)
+    _warn_of_other_tasks(parts, described)
+    for part, kept in zip(parts, described, strict=True):
         splits = {name: kept["splits"][name] for name in SPLITS}
         lists = {name: images for name, images in splits.items() if isinstance(images, list)}
         for pair in (("train", "val"), ("train", "test"), ("val", "test")):
@@ -208,6 +210,25 @@ def _warn_of_shared(
             f" byte-identical to {early} images, e.g. the {late} image '{image}' to the {early}"
             f" image '{original}'; remove one of each, as they make the {late} figures too good"
         )
+
+
+def _warn_of_other_tasks(parts: Sequence[Dataset], described: Sequence[Kept]) -> None:
+    """Warns of images of a split that are training images of another task: the network sees all."""
+    for part, kept in zip(parts, described, strict=True):
+        trained_on = _digests([one for one in described if one is not kept], "train")
+        for split in ("val", "test"):
+            images = kept["splits"][split]
+            if not isinstance(images, list):
+                continue
+            found = [image for image, digest, _ in images if digest and digest in trained_on]
+            if found:
+                late = _CALLED[split]
+                warn_once(
+                    f"{len(found):,} of the {len(images):,} {late} images of"
+                    f" {printable(part.name)} are byte-identical to training images of another"
+                    f" task, e.g. '{printable(found[0])}'; split all tasks alike, as they make the"
+                    f" {late} figures too good"
+                )
 
 
 def _warn_of_two_labels(dataset: Dataset, images: Sequence[Any]) -> None:

@@ -151,6 +151,16 @@ def groups_of(source: Source) -> np.ndarray | None:
     return _of_images(source, "groups")
 
 
+def fewest_of_a_class(source: Source) -> int:
+    """Returns how many groups the class has that has the fewest; images, where there are none.
+
+    fewest_of_a_class(load("embedded:digits", train_size=50).train)  # 5
+    """
+    labels, groups = np.asarray(source.labels), groups_of(source)
+    apart = np.arange(len(labels)) if groups is None else groups
+    return min(len(np.unique(apart[labels == label])) for label in np.unique(labels))
+
+
 def weights_of(source: Source) -> np.ndarray | None:
     """Returns float32 (n,), what each image counts in the loss of training; None: all the same."""
     return _of_images(source, "weights")

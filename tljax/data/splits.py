@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tljax.console import warn_once
 from tljax.data.labels import kind_of, strata
 from tljax.data.sources import Source, Subset, groups_of
 from tljax.errors import InputError, printable
@@ -184,7 +185,7 @@ def split_off(
       (kept, split_off): sorted indices, int (m,) and int (n - m,).
 
     Raises:
-      InputError: There are too few groups, or a class would be split off whole.
+      InputError: There is one group, or a class would be split off whole.
     """
     groups, parts = groups_of(source), strata(source.labels)
     if kind_of(source.labels) != "classes":
@@ -192,7 +193,13 @@ def split_off(
         parts = np.where(counts[parts] == 1, len(counts), parts)
     if groups is None:
         return stratified_split(parts, fraction, rng)
-    number = max(2, min(round(1 / min(fraction, 1 - fraction)), len(np.unique(groups))))
+    wanted, there = round(1 / min(fraction, 1 - fraction)), len(np.unique(groups))
+    number = max(2, min(wanted, there))
+    if number < wanted:
+        warn_once(
+            f"{len(source):,} images of {there} groups can be split into {number} parts at most, as"
+            f" a group stays whole: one of {number} is split off where one of {wanted} was wanted"
+        )
     folds = grouped_folds(parts, groups, number, int(rng.integers(1 << 31)))
     classes = np.unique(parts) if kind_of(source.labels) == "classes" else np.array([], int)
     sizes = np.bincount(folds, minlength=number)

@@ -1,6 +1,7 @@
 """A trained workdir, read back: its best weights, and what its config describes."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from tljax.console import warn_once
 from tljax.data import Dataset, Kept, absolute, load, skipped_message
 from tljax.data.datasets import folders, split_spec
 from tljax.data.kept import leave_out_seen, without_missing
 from tljax.data.labels import as_labels
 from tljax.data.sources import relabel
+from tljax.data.splits import HeldOut
 from tljax.errors import InputError, check_known
 from tljax.experiment.build import Experiment, build, data_seed, kept_splits, load_data
 from tljax.experiment.workdir import read_config, tasks_of
@@ -37,6 +40,7 @@ class Trained:
       result: the fields of `result.json`; empty while the run is not done.
       splits: which image it has in which split, one item for each data set; None if the workdir
         was made before tljax kept that.
+      others: `splits` of the run's other tasks, whose images the network was fitted to as well.
     """
 
     workdir: Path
@@ -44,6 +48,7 @@ class Trained:
     variables: Tree
     result: dict[str, Any]
     splits: list[Kept] | None = None
+    others: Sequence[Kept] = ()
 
     @property
     def config(self) -> ml_collections.ConfigDict:
@@ -158,7 +163,8 @@ def same_classes(trained: Trained, data: str | None, data_dir: str | None = None
             )
         dataset = load_data(config, trained.splits)
     else:
-        dataset = leave_out_seen(load_other(config, data, data_dir), trained.splits or ())
+        seen = (*(trained.splits or ()), *trained.others)
+        dataset = leave_out_seen(load_other(config, data, data_dir), seen)
     return match_classes(trained, dataset, data)
 
 
@@ -172,7 +178,7 @@ def load_other(
       data: the spec, with absolute paths.
       data_dir: where `tfds:` data lies; None: where the config says.
     """
-    return load(
+    dataset = load(
         data,
         val_fraction=config.val_fraction,
         seed=data_seed(config),
@@ -181,10 +187,18 @@ def load_other(
         deep_images=config.deep_images,
         channels=config.channels,
     )
+    if isinstance(dataset.test, HeldOut):
+        warn_once(
+            f"'{data}' has no test images of its own: {len(dataset.test):,} of its images, a fifth"
+            " of each class, are taken; mark all as test images to take all"
+        )
+    return dataset
 
 
 def match_classes(trained: Trained, dataset: Dataset, data: str) -> Dataset:
-    """Returns the data with the labels of the run; test images alone may be of some classes only.
+    """Returns the data with the labels of the run, whose classes may be in another order.
+
+    Test images alone may be of some classes only.
 
     Raises:
       InputError: unless it has labels of the kind and classes that the run was trained on.
@@ -196,7 +210,8 @@ def match_classes(trained: Trained, dataset: Dataset, data: str) -> Dataset:
             f" on the kind {kind}; give data of the same kind"
         )
     known = trained.experiment.class_names
-    if not len(dataset.train) and set(dataset.class_names) <= set(known):
+    own = set(dataset.class_names)
+    if own == set(known) or (not len(dataset.train) and own <= set(known)):
         dataset = relabel(dataset, known)
     check_classes(dataset.class_names, known, data, trained.workdir)
     return dataset
@@ -253,4 +268,5 @@ def _alone(whole: Trained, number: int) -> Trained:
         variables,
         result | ({"data": task.name} if result else {}),
         None if whole.splits is None else [whole.splits[number]],
+        [kept for at, kept in enumerate(whole.splits or ()) if at != number],
     )

@@ -98,6 +98,8 @@ def _samples(shard: Shard) -> list[_Sample]:
     try:
         for name, member, content in _members(shard):
             folder, base = posixpath.split(name)
+            if base.startswith("."):  # e.g. what macOS adds to a tar
+                continue
             stem, _, suffix = base.partition(".")
             key, suffix = posixpath.join(folder, stem), suffix.lower()
             place = f"the sample '{printable(key)}' of {shard.name}"

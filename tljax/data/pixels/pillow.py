@@ -48,10 +48,13 @@ def _over_white(image: Image.Image, name: str) -> Image.Image:
             " white",
             key="transparent pixels",
         )
-        if opacity.any() and (np.asarray(blended) == 255).all():
+        pixels = np.asarray(image)
+        shows = opacity.any() or (pixels != pixels[0, 0]).any()
+        if shows and (np.asarray(blended) == 255).all():
             warn_once(
-                f"nothing is left of images that are white on transparent, e.g. {printable(name)};"
-                " blend such images over a dark colour first",
+                "nothing is left of images that are white on transparent, or transparent"
+                f" throughout, e.g. {printable(name)}; blend such images over a dark colour first,"
+                " or remove their transparency",
                 key="white on white",
             )
     return blended

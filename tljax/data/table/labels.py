@@ -5,6 +5,7 @@ list, or each label has a column of 0 and 1. Numbers are finite, and become floa
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ _FLAGS = {
     **dict.fromkeys(("0", "0.0", "false", "no"), False),
 }
 _EXAMPLE = 60  # characters of a cell in a message
+_MISSING = frozenset(("NA", "N/A", "<NA>", "nan", "NaN", "null", "NULL"))
 _FEW = 20  # classes whose names may be numbers with decimals
 
 
@@ -81,6 +83,21 @@ def text_of(value: Any, place: str) -> str:
             " another column"
         )
     return "" if value is None or value != value else str(value)  # NaN: as pandas has it
+
+
+def warn_of_missing(cells: Sequence[Any], where: str) -> None:
+    """Warns of texts that R and pandas write where a cell is empty: they are taken as they are."""
+    found = Counter(cell for cell in cells if cell in _MISSING)
+    for text, count in found.items():
+        warn_once(
+            f"{count:,} of the {len(cells):,} cells in {where} hold '{text}', which is taken as a"
+            " name like any other; if it stands for a missing value, fill or remove these rows"
+        )
+
+
+def shortened_text(text: str) -> str:
+    """Returns a cell as messages show it, cut if it is long."""
+    return text if len(text) <= _EXAMPLE else f"{text[:_EXAMPLE]}..."
 
 
 def number_of(value: Any) -> float | None:
@@ -152,6 +169,7 @@ def _classes(table: Table) -> Labels:
         if not label:
             raise InputError(f"{where} has no label; fill it or remove it")
         values.append(label)
+    warn_of_missing(values, f"the column '{printable(column)}' of {printable(table.place)}")
     labels = {str(label) for label in values}
     if all(_has_decimals(label) for label in labels):
         found = (
@@ -172,14 +190,17 @@ def _classes(table: Table) -> Labels:
 
 def _known(value: Any, names: Sequence[str], where: str) -> str:
     """The name of a class that a column numbers, and whose names its type tells."""
-    if not isinstance(value, int):
-        return text_of(value, where)
-    if not 0 <= value < len(names):
+    if isinstance(value, float) and value.is_integer():  # where pandas had empty cells
+        value = int(value)
+    if isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    text = text_of(value, where)
+    if text and text not in names:
         raise InputError(
-            f"{where} has the label {value}, which is none of its {len(names)} classes; choose"
-            " splits that are labelled"
+            f"{where} has the label {printable(text)}, which is none of its {len(names)} classes;"
+            " choose splits that are labelled"
         )
-    return names[value]
+    return text
 
 
 def _has_decimals(text: str) -> bool:
@@ -197,6 +218,14 @@ def _separated(table: Table) -> Labels:
         text_of(value, f"{place} of {table.place}")
         for value, place in zip(table.cells[column], table.places, strict=True)
     ]
+    if any(cell.startswith("[") and cell.endswith("]") for cell in cells):
+        example = next(cell for cell in cells if cell.startswith("["))
+        raise InputError(
+            f"the column '{printable(column)}' of {printable(table.place)} holds lists written as"
+            f" text, e.g. {printable(shortened_text(example))}; write the labels with a | between"
+            " them, or save the table as Parquet, which keeps lists"
+        )
+    warn_of_missing(cells, f"the column '{printable(column)}' of {printable(table.place)}")
     separator = table.separator or _guess(table, column, cells)
     known: dict[str, frozenset[str]] = {}
     for cell in cells:
@@ -215,9 +244,8 @@ def _guess(table: Table, column: str, cells: Sequence[str]) -> str | None:
             f"both '{found[0]}' and '{found[1]}' occur in {where}; say which of them separates the"
             f" labels, e.g. ?labels={printable(column)},separator={found[0]}"
         )
-    example = printable(next((cell for cell in cells if not found or found[0] in cell), ""))
-    if len(example) > _EXAMPLE:
-        example = f"{example[:_EXAMPLE]}..."
+    example = next((cell for cell in cells if not found or found[0] in cell), "")
+    example = printable(shortened_text(example))
     if found:
         warn_once(f"the labels in {where} are separated by '{found[0]}', e.g. '{example}'")
         return found[0]

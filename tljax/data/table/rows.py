@@ -12,7 +12,15 @@ from tljax.data.layout import split_of
 from tljax.data.listing import shortened
 from tljax.data.packed import ImageFile
 from tljax.data.table.columns import Table
-from tljax.data.table.labels import Label, in_order, number_of, read_labels, shown, text_of
+from tljax.data.table.labels import (
+    Label,
+    in_order,
+    number_of,
+    read_labels,
+    shown,
+    text_of,
+    warn_of_missing,
+)
 from tljax.errors import InputError, printable
 
 
@@ -95,6 +103,7 @@ def _texts(table: Table, what: str, column: str | None) -> list[str] | None:
         if not text:
             raise InputError(f"{where} has no {what}; fill it or remove it")
         found.append(text)
+    warn_of_missing(found, f"the column '{printable(column)}' of {printable(table.place)}")
     return found
 
 
