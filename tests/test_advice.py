@@ -14,7 +14,7 @@ from tljax import experiment
 from tljax.advice import advisor, config_page, decision, distances, prior, races, textbook
 from tljax.advice.decision import Measured
 from tljax.advice.prior import Covariates, Normal, Recorded
-from tljax.advice.strategies import FINE_TUNE, NAMES, PROBE
+from tljax.advice.strategies import FINE_TUNE, NAMES, PROBE, build_all
 from tljax.advice.words import train_command
 from tljax.cli import main
 from tljax.commands.advise.source_model import source_fields
@@ -194,8 +194,6 @@ def test_test_images_say_nothing_but_whether_they_are_copies(world, tmp_path):
 
 
 def test_races_keep_to_the_budget(world):
-    from tljax.advice.strategies import build_all
-
     strategies = build_all(words(world))
     ranked = races.races_first(list(strategies))
 
@@ -311,3 +309,59 @@ def test_a_source_tells_which_network_it_is_of(world, tmp_path):
     file = str(tmp_path / "own.safetensors")
     assert main(["convert", str(world / "source"), "--model", "resnet10_32", "--output", file]) == 0
     assert source_fields(file) == {"model": "resnet10_32"}
+
+
+def test_a_target_with_validation_images_races(world, tmp_path):
+    shutil.copytree(world / "data", tmp_path / "data")
+    shutil.copytree(world / "data" / "test", tmp_path / "data" / "val")
+    moved = [f"--config.data=folder:{tmp_path / 'data'}", *words(world)[1:]]
+    content = advisor.advise(moved, tmp_path / "w", budget=1.0)
+    assert content["races"]
+
+
+def test_what_is_set_to_a_default_is_still_set_in_the_config(world, tmp_path):
+    asked = {"lr": 0.01, "batch_size": 64, "weight_decay": 0.0, "wise_ft": False, "augment": "none"}
+    more = [f"--config.{name}={value}" for name, value in asked.items()]
+    strategies = build_all(words(world, *more))
+    for name in (FINE_TUNE, "freeze_first"):
+        row = {"name": name, "in_words": "", "predicted": 0, "low": 0, "high": 1}
+        content = {"strategies": [row]}
+        config_page.write_config(tmp_path / "c.py", strategies[name], words(world, *more), content)
+        built = experiment.build(config_lib.load(str(tmp_path / "c.py")))
+        assert {field: built.config[field] for field in asked} == asked
+        assert built.config.scenario == name
+
+
+def test_k_is_for_freeze_first_alone_and_scenarios_are_not_chosen(world):
+    strategies = build_all(words(world, "--config.k=3"))
+    assert [strategies[name].k for name in NAMES] == [None, 3, None, None]
+    with pytest.raises(advisor.InputError, match="so scenario cannot be set"):
+        build_all(words(world, "--config.scenario=fine_tune"))
+
+
+def test_advice_about_images_that_changed_is_refused(world, tmp_path):
+    shutil.copytree(world / "data", tmp_path / "data")
+    moved = [f"--config.data=folder:{tmp_path / 'data'}", *words(world)[1:]]
+    advisor.advise(moved, tmp_path / "w", budget=0.01)
+    (tmp_path / "data" / "train" / "dark" / "7.png").unlink()
+    with pytest.raises(advisor.InputError, match="other training images"):
+        advisor.advise(moved, tmp_path / "w", budget=0.01)
+
+
+def test_a_source_no_better_than_the_naive_baseline_is_refused(world, tmp_path):
+    refused = [word for word in words(world) if "accept_source" not in word]
+    with pytest.raises(advisor.InputError, match="does not beat the naive baseline"):
+        advisor.advise(refused, tmp_path / "w", budget=0.01)
+    assert not (tmp_path / "w").exists()
+
+
+def test_no_gain_is_larger_than_the_errors_of_the_probe():
+    assert decision.within(Normal(0.05, 0.04), probe=0.98).mean == pytest.approx(0.02)
+    assert decision.within(Normal(0.05, 0.04), probe=0.6) == Normal(0.05, 0.04)
+
+
+def test_alike_strategies_are_surer_than_unlike_ones():
+    gains = {PROBE: Normal(0.0, 1e-6), "a": Normal(0.1, 0.1), "b": Normal(0.1, 0.1)}
+    sure = decision.choose(gains, dict.fromkeys(gains, 1.0)).sureness
+    # of a and b, correlated by .7, one is ahead by more than a point with a probability of .45
+    assert sure == pytest.approx(0.55 * 0.84, abs=0.06)

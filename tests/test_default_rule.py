@@ -197,3 +197,25 @@ def test_a_choice_on_the_line_can_be_switched_off():
     chosen, _ = choose("fine_tune", target(100), NETWORKS["dino"], {"wise_ft": False})
     assert "wise_ft_alpha" not in chosen
     assert choose("fine_tune", target(100), NETWORKS["dino"], {})[0]["wise_ft_alpha"][0] == 0.5
+
+
+def test_other_choices_suit_what_is_set_by_hand():
+    assert "layer_decay" not in numbers("fine_tune", lr_spread=100.0)
+    assert numbers("fine_tune", stages="gradual_unfreezing")["warmup"] == 0
+    assert numbers("feature_extraction", batch_size=512, of=target(60_000))["steps"] == 4_688
+    random_groups = numbers("freeze_first", "resnet", init_k=2)
+    assert (random_groups["wise_ft"], random_groups["head_init"]) == (False, "zero")
+    assert not {"trial_lr", "wise_ft_alpha"} & random_groups.keys()
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "said"),
+    [
+        ({"optimizer": "sgd"}, "optimizer is sgd, but the default rule's lr"),
+        ({"sampling": "balanced"}, "weighs all images alike"),
+        ({"optimizer": "sgd", "lr": 0.1}, None),
+    ],
+)
+def test_what_the_rule_cannot_suit_is_said(by_hand, said):
+    _, warnings = choose("fine_tune", target(), NETWORKS["dino"], by_hand)
+    assert [said in warning for warning in warnings] == ([True] if said else [])

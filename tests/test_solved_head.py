@@ -329,3 +329,30 @@ def test_two_tasks_have_no_solved_head(network, digits):
     options = {**OPTIONS, "optimizer": "lbfgs", "tasks": {"a": 5, "b": 5}}
     with pytest.raises(InputError, match="which is for one data set, but there are 2 tasks"):
         tljax.fit(model, variables, plan, digits.train, None, **options)
+
+
+def test_the_head_of_zeros_before_the_solution_is_no_candidate(network):
+    """It answers the first class throughout, which is the commonest one here."""
+    model, variables = network
+    rng = np.random.default_rng(0)
+    labels = np.array([0] * 36 + [1] * 12)
+    images = rng.integers(0, 256, (48, 16, 16, 3), np.uint8)
+    pair = images, labels
+    options = {**OPTIONS, "optimizer": "lbfgs", "class_weights": "balanced"}
+    plan = tljax.feature_extraction(model.groups)
+    result = tljax.fit(model, variables, plan, pair, pair, None, **options)
+    assert result.summary["best_step"] == 1
+    assert np.abs(result.variables["params"]["head"]["kernel"]).max() > 0
+
+
+def test_without_a_cache_a_solved_start_writes_no_features(network, digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model, variables = network
+    options = {**OPTIONS, "head_init": "solved", "cache": "off", "steps": 1}
+    tljax.fit(model, variables, tljax.fine_tune(model.groups), digits.train, None, None, **options)
+    assert not (tmp_path / "tljax" / "features").exists()
+
+
+def test_the_option_that_changes_images_is_named():
+    with pytest.raises(InputError, match="augment is crop, but optimizer is lbfgs"):
+        tljax.training.TrainingOptions(optimizer="lbfgs", cache="memory", augment="crop")

@@ -272,3 +272,11 @@ def test_stages_that_make_no_sense_are_refused(resnet, digits):
         )
     with pytest.raises(InputError, match="add up to 1"):
         tljax.fit_stages(model, variables, [Stage(plan, 0.5)], digits.train, None, **OPTIONS)
+
+
+def test_a_later_stage_that_would_begin_anew_is_refused(resnet, digits):
+    model, variables = resnet
+    first, second = tljax.feature_extraction(model.groups), tljax.fine_tune(model.groups)
+    stages = [Stage(first, 0.5), Stage(second, 0.5)]
+    with pytest.raises(InputError, match="stage 2 of 2 would begin anew"):
+        tljax.fit_stages(model, variables, stages, digits.train, None, **OPTIONS)

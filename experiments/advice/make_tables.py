@@ -21,7 +21,7 @@ from scipy.stats import rankdata, weightedtau
 
 import tljax.advice
 from tljax.advice import distances, prior, textbook
-from tljax.advice.decision import Measured, choose, combine, interval
+from tljax.advice.decision import Measured, choose, combine, interval, within
 from tljax.advice.prior import Normal, Prior, Recorded
 from tljax.advice.races import LENGTHS, halve, races_first
 from tljax.advice.ranking import SCORES
@@ -131,14 +131,16 @@ def advice(case: Case, fitted: Prior, budget: float = 0.0) -> str:
         raced, _ = halve(ranked, *_recorded_races(case, budget))
         for name, measured in raced.items():
             fidelity = fitted.fidelity(case.recorded.kind, name, measured.length)
-            gains[name] = combine(gains[name], measured, fidelity)
+            gain = combine(gains[name], measured, fidelity)
+            gains[name] = within(gain, case.recorded.out_of_fold)
     return choose(gains, COSTS[case.recorded.kind]).name
 
 
 def beliefs(case: Case, fitted: Prior) -> dict[str, Normal]:
     """The gain of each strategy over the probe, expected from the record of other data sets."""
     lines = fitted.gains.get(case.recorded.kind, {})
-    gains = {name: line.at(case.recorded.covariates) for name, line in lines.items()}
+    known, probe = case.recorded.covariates, case.recorded.out_of_fold
+    gains = {name: within(line.at(known), probe) for name, line in lines.items()}
     return {PROBE: Normal(0.0, 1e-6), **gains}
 
 

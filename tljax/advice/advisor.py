@@ -18,6 +18,7 @@ from tljax.advice.prior import Normal, Prior
 from tljax.advice.strategies import FINE_TUNE, IN_WORDS, PROBE, Strategy, build_all
 from tljax.console import console, progress_bar
 from tljax.data import Dataset, Source
+from tljax.data.sources import fewest_of_a_class, fingerprint
 from tljax.errors import InputError, redacted
 from tljax.files import parse_json
 from tljax.runs.workdir import locked, make_workdir, write_atomically
@@ -55,9 +56,14 @@ def advise(
     probe = strategies[PROBE].experiment
     if not probe.starts_from_weights:
         raise InputError("advice is about pretrained weights; name them with --init_from")
+    experiment.check_source(probe.config)
     dataset = _training_side(probe)
     images = evidence.choose_images(dataset)
-    settings = {"data": probe.config.data, "overrides": sorted(map(_without_secrets, overrides))}
+    settings = {
+        "data": probe.config.data,
+        "overrides": sorted(map(_without_secrets, overrides)),
+        "images": fingerprint(dataset.train),
+    }
     with locked(workdir):
         kept = _read(workdir, settings)
         make_workdir(workdir)
@@ -69,7 +75,9 @@ def advise(
         content["cost"] = {"budget": budget, "spent": spent / full, "seconds": round(seconds, 1)}
         content["settings"] = settings
         content["races"] = [
-            {"name": key.rpartition(" ")[0], **measured} for key, measured in kept["races"].items()
+            {"name": key.rpartition(" ")[0], **measured}
+            for key, measured in kept["races"].items()
+            if key.rpartition(" ")[0] in raced
         ]
         chosen = strategies[content["choice"]["name"]]
         write_config(workdir / "advised.py", chosen, overrides, content)
@@ -102,7 +110,8 @@ def conclude(
             measured = raced.get(name)
             length = measured.length if measured else 0.0
             fidelity = prior.fidelity(kind, name, length)
-            gains[name] = decision.combine(lines[name].at(known), measured, fidelity)
+            gain = decision.combine(lines[name].at(known), measured, fidelity)
+            gains[name] = decision.within(gain, found.probe)
     return gains, decision.choose(gains, costs)
 
 
@@ -197,8 +206,9 @@ def _race(
     def cost_of(name: str, length: float) -> float:
         return races.race_cost(strategies[name], length)
 
-    if found.images < races.LEAST_IMAGES or found.fewest < trial.LEAST_OF_A_CLASS:
-        ranked = []  # too few to leave a third out, of all or of the rarest class
+    too_few = fewest_of_a_class(dataset.train) < trial.LEAST_OF_A_CLASS
+    if too_few or found.images < races.LEAST_IMAGES:
+        ranked = []  # to leave a third out, of all or of the rarest class
     held: dict[str, Any] = {}  # what races need, read before the first one
     total = len(ranked) + len(ranked) // 2  # of two rounds, if the budget allows them
     with progress_bar() as bar:
@@ -250,8 +260,14 @@ def _read(workdir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         kept: dict[str, Any] = parse_json(path.read_bytes())
         before = kept["settings"]
+        _ = kept["races"], kept["seconds"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot read {path} ({error}); delete it to begin again") from None
+    if {**before, "images": settings["images"]} == settings and before != settings:
+        raise InputError(
+            f"'{workdir}' holds advice about other training images of '{before.get('data')}'; give"
+            f" another --workdir, or delete {path} to begin again"
+        )
     if before != settings:
         raise InputError(
             f"'{workdir}' holds advice about '{before.get('data')}' with other settings; give"

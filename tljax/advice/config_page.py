@@ -48,9 +48,13 @@ def write_config(
     config = strategy.experiment.config
     names = {field_of(word) for word in overrides}
     names -= set(OF_STEPS) if strategy.name == PROBE else set()
-    names |= {"scenario", "data", "model", *({"k"} if strategy.k is not None else ())}
+    names = names - {"k"} | {"scenario", "data", "model"}
+    names |= {"k"} if strategy.k is not None else set()
     values = {name: config[name] for name in base() if name in names}
     values["init_from"] = redacted(config.init_from)
+    defaults = base()  # which the rule would take for not set
+    if kept := tuple(name for name in values if config[name] == defaults[name]):
+        values["hyperrule_keeps"] = kept
     if values["init_from"] != config.init_from:
         _log.warning(
             "%s does not hold the secrets in the address of init_from; give them again with"

@@ -10,6 +10,7 @@ import numpy as np
 
 from tljax.advice.similarity import emd, frechet, mmd, proxy_a
 from tljax.experiment import SourceStatistics, source_statistics, source_workdir
+from tljax.experiment.statistics import STATISTICS_FILE
 
 NAMES = ("frechet", "mmd", "proxy_a", "emd")
 
@@ -47,21 +48,25 @@ def compute(
 
 def of_source(
     init_from: str, features: np.ndarray, labels: np.ndarray
-) -> tuple[dict[str, float], str]:
+) -> tuple[dict[str, float], str, int]:
     """The distances to a source that is a workdir, and else the reason why there are none.
+
+    The third value is the number of the source's images whose features were computed for it.
 
     Raises:
       InputError: if the workdir holds no weights.
     """
     workdir: Path | None = source_workdir(init_from)
     if workdir is None:
-        return {}, "the source is a weights file, which keeps no statistics of its images"
+        return {}, "the source is a weights file, which keeps no statistics of its images", 0
+    was_kept = (workdir / STATISTICS_FILE).exists()
     statistics, why_not = source_statistics(workdir)
     if statistics is None:
-        return {}, why_not
+        return {}, why_not, 0
+    images = 0 if was_kept else int(statistics.counts.sum())
     if statistics.covariance.shape[-1] != features.shape[1]:
-        return {}, "the network ends at another group than the source's"
-    return compute(statistics, features, labels), ""
+        return {}, "the network ends at another group than the source's", images
+    return compute(statistics, features, labels), "", images
 
 
 def percentiles(

@@ -33,11 +33,14 @@ class Evidence:
       height_width: of the images, in pixels: the median of each.
       near_duplicates: how many of the images looked at nearly equal another one of them.
       between_splits: of the validation and the test images, where there are some, how many were
-        looked at, no more than training images, and how many nearly equal a training image.
+        looked at, no more than training images, and how many nearly equal one of those training
+        images.
       parameters: of the network.
       pretrained, control: by depth, of the source's weights and of random ones.
       distances: from the source's own images, see `tljax.advice.distances`.
       no_distances: why there are none; else empty.
+      source_images: how many images of the source's were looked at for them; 0: its statistics were
+        kept.
     """
 
     images: int
@@ -54,11 +57,13 @@ class Evidence:
     distances: dict[str, float]
     no_distances: str
     between_splits: dict[str, tuple[int, int]] = field(default_factory=dict)
+    source_images: int = 0
 
     @property
     def passes(self) -> int:
         """Forward passes of one image that it took."""
-        return 2 * self.looked_at + sum(looked_at for looked_at, _ in self.between_splits.values())
+        between = sum(looked_at for looked_at, _ in self.between_splits.values())
+        return 2 * self.looked_at + between + self.source_images
 
     @property
     def probe(self) -> float:
@@ -140,7 +145,7 @@ def gather(
             some = _some(split, len(images))
             of_split = compute(variables, f"features of {name} images", some)[max(x)]
             between[name] = (len(some), near_duplicates(of_split, among=last))
-    away, why_not = distances.of_source(built.config.init_from, last, images.labels)
+    away, why_not, source_images = distances.of_source(built.config.init_from, last, images.labels)
     return Evidence(
         images=len(dataset.train),
         classes=int((counts > 0).sum()),
@@ -156,6 +161,7 @@ def gather(
         distances=away,
         no_distances=why_not,
         between_splits=between,
+        source_images=source_images,
     )
 
 

@@ -103,7 +103,8 @@ def run(
         wise_ft_alpha=None,
         patience=None,
     )
-    setup = replace(built.setups(replace(dataset, val=None, test=None))[0], options=options)
+    raced = replace(built, options=options)
+    setup = raced.setups(replace(dataset, val=None, test=None))[0]
     weights = pretrained if built.starts_from_weights else None
     # a run of which half the way is taken is judged there, see `default_rule`; trials choose later
     given = None if built.config.trial_lr else built.options.wise_ft_alpha

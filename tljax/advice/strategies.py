@@ -9,6 +9,7 @@ import ml_collections
 from tljax import experiment
 from tljax.analysis.cost import group_flops
 from tljax.config import load
+from tljax.errors import InputError
 from tljax.experiment import Experiment
 from tljax.experiment.default_rule import OF_STEPS
 from tljax.models import tracing
@@ -59,15 +60,23 @@ def build_all(overrides: Sequence[str]) -> dict[str, Strategy]:
     Raises:
       InputError: for whatever is wrong in the overrides.
     """
+    for word in overrides:
+        if (field := field_of(word)) in ("scenario", "hyperrule", "stages"):
+            raise InputError(
+                f"advice compares the scenarios by the default rule, so {field} cannot be set;"
+                f" leave out {word}, or train with it: `tljax train`"
+            )
     return {name: _build(name, config_of(name, overrides)) for name in NAMES}
 
 
 def config_of(name: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
-    """The config of a strategy's scenario page, with overrides; the probe is solved, so that what
-    is said about steps is not for it.
+    """The config of a strategy's scenario page, with overrides.
+
+    The probe is solved, so that what is said about steps is not for it; k is for `freeze_first`.
     """
-    used = [word for word in overrides if name != PROBE or field_of(word) not in OF_STEPS]
-    return load(name, used)
+    unused = set(OF_STEPS) if name == PROBE else set()
+    unused |= {"k"} if name != "freeze_first" else set()
+    return load(name, [word for word in overrides if field_of(word) not in unused])
 
 
 def field_of(word: str) -> str:

@@ -120,9 +120,9 @@ def _near_duplicates(evidence: Mapping[str, Any]) -> str:
     for split, (looked_at, found) in evidence["between_splits"].items():
         if found >= _WORTH_SAYING * looked_at:
             said += (
-                f" {found:,} of {looked_at:,} {split} images looked at nearly equal a training"
-                f" image: if these are copies, {split} accuracy promises too much; keep them on one"
-                " side."
+                f" {found:,} of {looked_at:,} {split} images looked at nearly equal one of the"
+                f" {evidence['looked_at']:,} training images looked at: if these are copies,"
+                f" {split} accuracy promises too much; keep them on one side."
             )
     return said
 

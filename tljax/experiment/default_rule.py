@@ -47,6 +47,7 @@ class Target:
       tasks: number of data sets that are trained on together.
       has_val: whether the data comes with validation images.
       rarest: images of the rarest class that has any.
+      groups: groups of images of the class with the fewest; without groups as `rarest`.
       kind: of the labels.
     """
 
@@ -56,6 +57,7 @@ class Target:
     has_val: bool
     rarest: int
     kind: Kind = "classes"
+    groups: int | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class _Rates:
     Attributes:
       optimizer, weight_decay: of it.
       lr: peak rate of the head and the top groups, at `_BATCH` images a step.
-      layer_decay: factor of the rate for each group of distance from the head.
+      layer_decay: factor of the rate for each group of distance from the head; the first group
+        below the head has it twice, which is one factor less than timm's.
       frozen: peak rate where the first groups are frozen and all others share one rate.
       scratch: peak rate from random weights.
       why: the source.
@@ -162,6 +165,17 @@ def choose(
             )
     else:
         chosen |= _fine_tuning(scenario, target, network, rates, set_by_hand)
+    if set_by_hand.get("sampling") == "balanced" and chosen.get("head_init", ("",))[0] == "solved":
+        warnings.append(
+            "sampling is balanced, but the solved head that the run starts from weighs all images"
+            " alike; class_weights=balanced balances both"
+        )
+    optimizer, chosen_one = set_by_hand.get("optimizer"), chosen.get("optimizer", ("",))[0]
+    if optimizer not in (None, "lbfgs", chosen_one) and "lr" in chosen.keys() - set_by_hand.keys():
+        warnings.append(
+            f"optimizer is {optimizer}, but the default rule's lr, {chosen['lr'][0]:g}, is for"
+            f" {chosen_one}; set lr as well"
+        )
     return {field: c for field, c in chosen.items() if field not in set_by_hand}, warnings
 
 
@@ -186,7 +200,8 @@ def _feature_extraction(target: Target, set_by_hand: Mapping[str, Any]) -> Choic
         if not target.has_val:
             solved["val_fraction"] = (0.0, "cross-validation needs no validation images")
         return solved
-    length = max(300, math.ceil(40 * target.images / 64))
+    batch = max(1, int(set_by_hand.get("batch_size", 64)))
+    length = max(300, math.ceil(40 * target.images / batch))
     return {
         "optimizer": ("adamw", f"not solved: {why}"),
         "lr": (3e-3, "of a head on features: DINOv2, linear evaluation"),
@@ -230,7 +245,8 @@ def _fine_tuning(
     }
     if scenario == "fine_tune":
         chosen["backbone_lr_scale"] = (rates.layer_decay, rates.why)
-        chosen["layer_decay"] = (rates.layer_decay, rates.why)
+        if set_by_hand.get("lr_spread") is None:  # which excludes it
+            chosen["layer_decay"] = (rates.layer_decay, rates.why)
     if scenario == "freeze_first":
         groups = len(network.model.groups)
         chosen["k"] = (round(0.4 * groups), f"two fifths of {groups} groups")
@@ -241,7 +257,12 @@ def _fine_tuning(
         chosen["head_init"] = ("solved", "Kumar et al. 2022, LP-FT")
     chosen |= validation
     chosen["wise_ft"] = (True, "Wortsman et al. 2022; it may end at the linear probe")
-    if not validates and set_by_hand.get("wise_ft", True):
+    if (
+        set_by_hand.get("init_k") is not None
+    ):  # between random weights and trained ones lies nothing
+        chosen["head_init"] = ("zero", "init_k is set by hand: groups below the head are random")
+        chosen["wise_ft"] = (False, "init_k is set by hand: the start is no network to go back to")
+    if not validates and set_by_hand.get("wise_ft", chosen["wise_ft"][0]):
         why = "the trial chooses another" if tries else "their advice without validation images"
         chosen["wise_ft_alpha"] = (0.5, why)
     if tries:
@@ -257,8 +278,10 @@ def _fine_tuning(
 
 def _can_try(target: Target, network: Network, set_by_hand: Mapping[str, Any]) -> bool:
     """Whether a small network may be trained some times to choose rate and place on the line."""
-    settled = {"wise_ft", "wise_ft_alpha", "head_init", "stages", "l2", "on_error"}
-    enough = target.tasks == 1 and target.rarest >= trial.LEAST_OF_A_CLASS
+    settled = {"wise_ft", "wise_ft_alpha", "head_init", "stages", "l2", "on_error", "init_k"}
+    settled |= {"sampling"}  # which a solved head does not know: a trial would rather keep that
+    groups = target.rarest if target.groups is None else target.groups
+    enough = target.tasks == 1 and min(target.rarest, groups) >= trial.LEAST_OF_A_CLASS
     return _is_small(network) and enough and not settled & set_by_hand.keys()
 
 
@@ -291,8 +314,9 @@ def _rhythm(steps: int, target: Target, batch: int, set_by_hand: Mapping[str, An
         steps = int(set_by_hand["steps"])
     elif "epochs" in set_by_hand:
         steps = math.ceil(set_by_hand["epochs"] * target.images / batch)
+    warmup = 0 if set_by_hand.get("stages") else min(500, steps // 10)
     return {
-        "warmup": (min(500, steps // 10), "a tenth of the steps, 500 at most"),
+        "warmup": (warmup, "a tenth of the steps, 500 at most; none in stages"),
         "eval_every": (max(1, steps // 10), "ten evaluations"),
     }
 

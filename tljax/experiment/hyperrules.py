@@ -15,7 +15,7 @@ import numpy as np
 from tljax.config import base
 from tljax.console import warn_once
 from tljax.data import Dataset, Source
-from tljax.data.sources import evenly_spaced
+from tljax.data.sources import evenly_spaced, fewest_of_a_class
 from tljax.errors import check_known
 from tljax.experiment import default_rule
 from tljax.experiment.source import channels_of
@@ -165,6 +165,7 @@ def _by_default(
         has_val=dataset.val is not None,
         rarest=int(counts[counts > 0].min(initial=len(labels))),
         kind=kind,
+        groups=fewest_of_a_class(dataset.train) if kind == "classes" else None,
     )
     model = registry.create(config.model, num_classes=dataset.num_classes)
     if config.last_group is not None:

@@ -220,8 +220,11 @@ def _share(
 
 
 def find_folder(kind: str, on_disk: bool) -> Path | None:
-    """Where the entries of `auto`, `memory` or `disk` are; None: in memory."""
-    if kind == "memory" or (kind == "auto" and not on_disk):
+    """Where the entries of `auto`, `memory` or `disk` are; None: in memory, as for `off`.
+
+    With `off` nothing is kept, but a head that a run starts from is still solved on features.
+    """
+    if kind in ("memory", "off") or (kind == "auto" and not on_disk):
         return None
     folder = cache_folder("features")
     try:

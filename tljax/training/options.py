@@ -264,8 +264,9 @@ class TrainingOptions:
                     f" leave {name} out, or set optimizer to adamw"
                 )
         if self.images_change or self.cache == "off":
-            changing = ("mixup", "cutmix", "on_error", "cache", "augment")
-            name = next(name for name in changing if getattr(self, name) not in (0, defaults[name]))
+            changing = ("mixup", "cutmix", "on_error", "augment")
+            set_ones = (name for name in changing if getattr(self, name) not in (0, defaults[name]))
+            name = next(set_ones, "cache") if self.images_change else "cache"
             raise InputError(
                 f"{name} is {getattr(self, name)}, but optimizer is lbfgs, which needs the same"
                 f" features of an image throughout; set it to {defaults[name]}, or optimizer to"

@@ -191,6 +191,6 @@ def _evaluate(run: Run, weights: Any) -> Tried:
     variables = train_state.merge_variables(weights, run.frozen)
     assert run.inputs.val is not None
     one = run.evaluate(variables, run.inputs.val, with_answers=True)
-    score = validation_rank({**one.to_json(), "score": run.setup.decides})[0]
+    score = validation_rank({**one.figures, "score": run.setup.decides})[0]
     goodness = run.setup.problem.goodness(one.answers)
     return Tried(round(score * one.count, 6), one.loss * one.count, goodness)

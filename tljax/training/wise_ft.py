@@ -75,7 +75,7 @@ def choose(
       `training` images; and `candidates` with `alpha`, the metric that decides, and `loss`.
     """
     good = np.array(goodness)
-    rows = [{**one.to_json(), "score": decides} for one in evaluations]
+    rows = [{**one.figures, "score": decides} for one in evaluations]
     if is_given:
         chosen = _checked(good, out_of_fold, weights)
     else:

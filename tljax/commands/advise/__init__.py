@@ -60,7 +60,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     refused = [word for word in overrides if not word.startswith("--config.")]
     if refused:
         raise InputError(f"unknown argument '{refused[0]}'; see tljax advise --help")
-    named = {"model": args.model} if args.model else source_fields(args.init_from)
+    named = source_fields(args.init_from, args.model)
     fields = {"data": args.data, "init_from": args.init_from, **named}
     if args.image_size is not None:
         fields["image_size"] = args.image_size

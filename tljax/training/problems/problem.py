@@ -56,9 +56,14 @@ class Evaluation:
             return self.answers.labels
         return np.repeat(np.arange(len(self.class_counts)), self.class_counts)
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """The metrics and the loss; of several tasks those of all together."""
+        return {**self.metrics, "loss": self.loss}
+
     def to_json(self, tasks: Iterable[str] = ()) -> dict[str, Any]:
         """The numbers of a row of `metrics.jsonl`; of several `tasks`, by name, each one's too."""
-        fields: dict[str, Any] = {**self.metrics, "loss": self.loss}
+        fields: dict[str, Any] = self.figures
         if self.tasks:
             parts = zip(tasks, self.tasks, strict=True)
             fields["tasks"] = {name: part.to_json() for name, part in parts}
