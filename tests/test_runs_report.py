@@ -139,6 +139,23 @@ def test_seeds_whose_trials_settled_other_values_are_one_setting(world, tmp_path
     ]
 
 
+def test_folds_that_other_seeds_have_drawn_are_other_images(world, tmp_path):
+    def read(**fields):
+        for seed in (0, 1):
+            workdir = tmp_path / f"tune{seed}"
+            shutil.copytree(world / "runs" / workdir.name, workdir, dirs_exist_ok=True)
+            config = json.loads((workdir / "config.json").read_text())
+            (workdir / "config.json").write_text(json.dumps(config | fields))
+        return collect_runs([tmp_path])
+
+    own = read(folds=3, fold=1)
+    assert [sorted(setting.runs) for setting in own.settings] == [[0], [1]]
+    assert len(own.goals) == 2
+    (shared,) = read(folds=3, fold=1, data_seed=0).settings
+    assert sorted(shared.runs) == [0, 1]
+    assert shared.target.goal == own.goals[0]
+
+
 def test_repetitions_are_compared_by_what_was_asked_for():
     settled = {"lr": 0.1, "wise_ft_alpha": 0.0, "augment": "none", "keep": 2, "seed": 3}
     asked = ["lr=0.02", "wise_ft_alpha=null", 'augment="crop"']

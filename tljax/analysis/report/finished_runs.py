@@ -73,7 +73,9 @@ class FinishedRun:
         loss = str(self.config["regression_loss"]) if decides else ""
         data = str(self.config["data"])
         if self.config["folds"] is not None:  # which have other test images each
-            data = f"{data}, fold {self.config['fold']} of {self.config['folds']}"
+            drawn = self.config["data_seed"]
+            drawn = self.seed if drawn is None else drawn
+            data = f"{data}, fold {self.config['fold']} of {self.config['folds']} (seed {drawn})"
         return Goal(data, kind, name, loss)
 
     @property
@@ -106,7 +108,8 @@ class Goal:
     """What is learned, and the metric that decides: scores of other goals cannot be compared.
 
     Attributes:
-      data: as the config names it; and the fold, if there are folds.
+      data: as the config names it; and, if there are folds, which one and the seed that drew them,
+        since folds of another seed are other images.
       kind: of the labels.
       score: name of the metric.
       loss: of numbers, which loss it is where the loss decides; else "".
@@ -133,7 +136,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ only in their seed, by seed."""
+    """Runs with one goal that differ only in their seed, by seed."""
 
     runs: Mapping[int, FinishedRun]
 
@@ -346,6 +349,7 @@ def _group_by_config(runs: Sequence[FinishedRun], ignored: set[str]) -> list[lis
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         compared = comparable_config(run.config, ignored)
-        key = json.dumps([compared, run.goal.kind, run.goal.score], sort_keys=True)
+        goal = (run.goal.data, run.goal.kind, run.goal.score)
+        key = json.dumps([compared, goal], sort_keys=True)
         groups.setdefault(key, []).append(run)
     return list(groups.values())
