@@ -85,7 +85,7 @@ class FinishedRun:
 
     @property
     def curve(self) -> list[tuple[int, float]]:
-        """(images seen, validation score) of each evaluation; the first is before training."""
+        """(images seen, validation score) of each evaluation; see `validation_curve`."""
         return validation_curve(self.history, self.goal.score)
 
     @property
