@@ -203,6 +203,16 @@ def test_the_same_workdir_given_twice_counts_once(world, tmp_path):
     assert output.read_bytes() == first
 
 
+def test_a_run_with_the_config_and_seed_of_another_is_left_out_with_a_warning(
+    world, tmp_path, caplog
+):
+    for name in ("a", "b"):
+        shutil.copytree(world / "runs" / "tune0", tmp_path / name)
+    (one,) = collect_runs([tmp_path]).runs
+    assert one.workdir == tmp_path / "a"
+    assert f"left out, since another run has the same config and seed: '{tmp_path}/b'" in caplog.text
+
+
 def test_images_that_are_gone_leave_the_rest_of_the_page(world, tmp_path):
     away = (world / "photos").rename(world / "elsewhere")
     try:

@@ -17,12 +17,13 @@ from tljax.analysis.repetitions import comparable_config
 from tljax.analysis.report.cells import validation_curve
 from tljax.analysis.report.measures import Measure
 from tljax.analysis.statistics import Interval
+from tljax.console import warn_once
 from tljax.data import Task
 from tljax.data.labels import KINDS
 from tljax.errors import InputError
 from tljax.files import parse_json
 from tljax.runs.answers import Answers, Outputs, read_answers
-from tljax.runs.record import all_rows
+from tljax.runs.record import all_rows, shorten
 from tljax.runs.scores import WORDS, rank, score, score_of
 from tljax.transfer.scenarios import SCENARIOS
 
@@ -329,18 +330,26 @@ def _find_workdirs(folder: Path) -> list[Path]:
 def _group_settings(runs: Sequence[FinishedRun]) -> tuple[Setting, ...]:
     """Groups runs that differ only in their seed; of two with the same seed the first is kept.
 
+    A warning names those left out, such as a training run beside a probe of the same config.
+
     Each seed may have a source model of its own, so `init_from` may differ, too, as long as no
     seed occurs twice.
     """
-    settings = []
+    settings, left_out = [], []
     for group in _group_by_config(runs, {"seed", "init_from"}):
         has_unique_seeds = len({run.seed for run in group}) == len(group)
         parts = [group] if has_unique_seeds else _group_by_config(group, {"seed"})
         for part in parts:
             by_seed: dict[int, FinishedRun] = {}
             for run in sorted(part, key=lambda run: run.seed):
-                by_seed.setdefault(run.seed, run)
+                if by_seed.setdefault(run.seed, run) is not run:
+                    left_out.append(f"'{run.workdir}' (as '{by_seed[run.seed].workdir}')")
             settings.append(Setting(by_seed))
+    if left_out:
+        warn_once(
+            f"left out, since another run has the same config and seed: {shorten(left_out)};"
+            " report on them separately"
+        )
     return tuple(settings)
 
 
