@@ -23,6 +23,7 @@ from tljax.analysis.report.finished_runs import (
     read_run,
 )
 from tljax.analysis.report.labels import TargetNames, differing_fields
+from tljax.analysis.report.plans_and_costs import _costs, _forward_flops, _stage_costs
 from tljax.analysis.report.predictions import task_part
 from tljax.analysis.report.run_report import write_report
 from tljax.analysis.report.task_answers import TaskAnswers
@@ -210,7 +211,9 @@ def test_a_run_with_the_config_and_seed_of_another_is_left_out_with_a_warning(
         shutil.copytree(world / "runs" / "tune0", tmp_path / name)
     (one,) = collect_runs([tmp_path]).runs
     assert one.workdir == tmp_path / "a"
-    assert f"left out, since another run has the same config and seed: '{tmp_path}/b'" in caplog.text
+    assert (
+        f"left out, since another run has the same config and seed: '{tmp_path}/b'" in caplog.text
+    )
 
 
 def test_images_that_are_gone_leave_the_rest_of_the_page(world, tmp_path):
@@ -222,6 +225,20 @@ def test_images_that_are_gone_leave_the_rest_of_the_page(world, tmp_path):
     elements = Elements((tmp_path / "r.html").read_text())
     assert "No pictures:" in elements.text
     assert not any(tag == "img" for tag, _ in elements.tags)
+
+
+def test_the_cost_of_a_run_in_stages_is_that_of_all_of_them(world, tmp_path):
+    """A quarter of the images are for a probe, which needs no gradient below the head."""
+    config = experiment.read_config(world / "runs" / "tune0")
+    config.update({"stages": "lp_ft", "probe_share": 0.25})
+    experiment.run(config, tmp_path / "run", progress=False)
+    (setting,) = collect_runs([tmp_path]).settings
+    forward, products = _forward_flops(setting)
+    (probed, probe), (tuned, tune) = _stage_costs(setting, forward, products)
+    assert (probed, tuned) == (8, 24)  # batches of 8, four steps
+    assert probe == sum(forward) + 2 * forward[-1]
+    assert tune == 3 * sum(forward)
+    assert _costs(setting)[4] == f"{(8 * probe + 24 * tune) / 1e9:,.1f}"
 
 
 def test_a_thousand_classes_are_summed_up(world):
