@@ -486,6 +486,7 @@ ROWS = {
     ),
     "a place off the line": (tuned("wise_ft_alpha=1.5"), "wise_ft_alpha is 1.5"),
     "a place on no line": (tuned("wise_ft=False", "wise_ft_alpha=0.5"), "wise_ft is False"),
+    "trials of no rate": (tuned("trial_lr=0.1,nan"), "trial_lr is ('0.1,nan',)"),
     "trials of what validation decides": (tuned("trial_lr=(0.1,)"), "leave trial_lr out"),
     "an unknown way with a loss that is not finite": (tuned("on_nan=ignore"), "on_nan"),
     "a pull in stages": (
@@ -799,6 +800,7 @@ ROWS = {
         ],
         "torchvision",
     ),
+    "plan: trials of no rate": ([*PLAN, "--config.trial_lr=(nan,)"], "finite numbers above 0"),
     "plan: no batch": (
         ["plan", "--config", str(CONFIGS / "from_scratch.py"), "--config.batch_size=0"],
         "batch_size is 0",

@@ -11,6 +11,7 @@ from tests.test_cli import run
 from tests.test_training import without_time
 from tljax import config as config_lib
 from tljax import experiment
+from tljax.commands.find_lr import _print_curve
 from tljax.commands.find_lr.range_test import Curve, range_test, run_range_test
 from tljax.errors import InputError
 
@@ -56,6 +57,15 @@ def test_rates_grow_geometrically_and_a_loss_that_is_not_finite_ends_it():
 
 def test_where_the_loss_only_rises_nothing_is_suggested():
     assert Curve(np.geomspace(1, 10, 10), np.arange(1.0, 11), 10).suggestion is None
+
+
+def test_a_range_that_ends_before_the_loss_rises_is_said_to_be_too_short(capsys):
+    for highest, is_cut in ((1e-2, True), (100.0, False)):
+        curve = range_test(lambda rate: 1 + abs(math.log(rate)), 1e-6, highest, 120)
+        _print_curve(curve)
+        said = capsys.readouterr().out
+        assert curve.ends_at_minimum == is_cut
+        assert ("raise --highest" in said) == ("at least" in said) == is_cut
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The report: which scenario wins, and properties of its HTML page."""
 
+import dataclasses
 import html
 import itertools
 import re
@@ -7,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from tljax.analysis.benefits import asymptote
 from tljax.analysis.report.demo_grid import DemoRun, cell_table, finding
 from tljax.analysis.report.demo_report import write_report
 from tljax.transfer.scenarios import SCENARIOS
@@ -164,6 +166,14 @@ def test_every_scenario_and_number_is_there(tmp_path):
     for expected in ("9.9", "93.2 %", "1,290 (10.0 %)", "12.3", "tljax demo --workdir W"):
         assert expected in text
     assert finding(cell_table(runs, PRESCRIBED)) in text
+
+
+def test_a_curve_ends_with_the_trained_weights_and_not_with_those_chosen_on_the_line():
+    trained = make_run("fine_tune", curve=(0.1, 0.4, 0.5))
+    chosen = {**trained.history[-1], "step": 3, "accuracy": 0.9, "chosen": True}
+    on_line = dataclasses.replace(trained, history=[*trained.history, chosen])
+    assert on_line.curve == trained.curve == [(0, 0.1), (100, 0.4), (200, 0.5)]
+    assert asymptote(on_line.curve) == 0.5
 
 
 def test_benefits_carry_their_sign(tmp_path):

@@ -23,6 +23,7 @@ from tljax.analysis.report.finished_runs import (
     read_run,
 )
 from tljax.analysis.report.labels import TargetNames, differing_fields
+from tljax.analysis.report.plans_and_costs import _costs, _forward_flops, _stage_costs
 from tljax.analysis.report.predictions import task_part
 from tljax.analysis.report.run_report import write_report
 from tljax.analysis.report.task_answers import TaskAnswers
@@ -139,6 +140,23 @@ def test_seeds_whose_trials_settled_other_values_are_one_setting(world, tmp_path
     ]
 
 
+def test_folds_that_other_seeds_have_drawn_are_other_images(world, tmp_path):
+    def read(**fields):
+        for seed in (0, 1):
+            workdir = tmp_path / f"tune{seed}"
+            shutil.copytree(world / "runs" / workdir.name, workdir, dirs_exist_ok=True)
+            config = json.loads((workdir / "config.json").read_text())
+            (workdir / "config.json").write_text(json.dumps(config | fields))
+        return collect_runs([tmp_path])
+
+    own = read(folds=3, fold=1)
+    assert [sorted(setting.runs) for setting in own.settings] == [[0], [1]]
+    assert len(own.goals) == 2
+    (shared,) = read(folds=3, fold=1, data_seed=0).settings
+    assert sorted(shared.runs) == [0, 1]
+    assert shared.target.goal == own.goals[0]
+
+
 def test_repetitions_are_compared_by_what_was_asked_for():
     settled = {"lr": 0.1, "wise_ft_alpha": 0.0, "augment": "none", "keep": 2, "seed": 3}
     asked = ["lr=0.02", "wise_ft_alpha=null", 'augment="crop"']
@@ -186,6 +204,18 @@ def test_the_same_workdir_given_twice_counts_once(world, tmp_path):
     assert output.read_bytes() == first
 
 
+def test_a_run_with_the_config_and_seed_of_another_is_left_out_with_a_warning(
+    world, tmp_path, caplog
+):
+    for name in ("a", "b"):
+        shutil.copytree(world / "runs" / "tune0", tmp_path / name)
+    (one,) = collect_runs([tmp_path]).runs
+    assert one.workdir == tmp_path / "a"
+    assert (
+        f"left out, since another run has the same config and seed: '{tmp_path}/b'" in caplog.text
+    )
+
+
 def test_images_that_are_gone_leave_the_rest_of_the_page(world, tmp_path):
     away = (world / "photos").rename(world / "elsewhere")
     try:
@@ -195,6 +225,20 @@ def test_images_that_are_gone_leave_the_rest_of_the_page(world, tmp_path):
     elements = Elements((tmp_path / "r.html").read_text())
     assert "No pictures:" in elements.text
     assert not any(tag == "img" for tag, _ in elements.tags)
+
+
+def test_the_cost_of_a_run_in_stages_is_that_of_all_of_them(world, tmp_path):
+    """A quarter of the images are for a probe, which needs no gradient below the head."""
+    config = experiment.read_config(world / "runs" / "tune0")
+    config.update({"stages": "lp_ft", "probe_share": 0.25})
+    experiment.run(config, tmp_path / "run", progress=False)
+    (setting,) = collect_runs([tmp_path]).settings
+    forward, products = _forward_flops(setting)
+    (probed, probe), (tuned, tune) = _stage_costs(setting, forward, products)
+    assert (probed, tuned) == (8, 24)  # batches of 8, four steps
+    assert probe == sum(forward) + 2 * forward[-1]
+    assert tune == 3 * sum(forward)
+    assert _costs(setting)[4] == f"{(8 * probe + 24 * tune) / 1e9:,.1f}"
 
 
 def test_a_thousand_classes_are_summed_up(world):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
@@ -410,4 +411,15 @@ def _options(config: ml_collections.ConfigDict) -> TrainingOptions:
     options = {name: config[name] for name in OPTION_NAMES}
     if config.head_init == "pretrained":  # the plan keeps it: there is no new head to draw
         del options["head_init"]
-    return TrainingOptions(**options)
+    checked = TrainingOptions(**options)
+    _check_rates(config.trial_lr)
+    return checked
+
+
+def _check_rates(rates: Sequence[Any]) -> None:
+    """Raises InputError if a rate of `trial_lr` is none."""
+    if not all(isinstance(lr, int | float) and 0 < lr < math.inf for lr in rates):
+        raise InputError(
+            f"trial_lr is {tuple(rates)}; set it to finite numbers above 0, as in"
+            " '--config.trial_lr=(0.1, 0.01)', or leave it out"
+        )

@@ -62,8 +62,6 @@ def _check(experiment: Experiment, setup: Setup) -> None:
             f"{which}, but there are validation images, which choose; set val_fraction to 0, or"
             " leave trial_lr out"
         )
-    if not all(lr > 0 for lr in experiment.config.trial_lr):
-        raise InputError(f"{which}; give rates above 0")
     if setup.problem.kind != "classes":
         return
     counts = np.bincount(setup.train.labels)

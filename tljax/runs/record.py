@@ -6,6 +6,7 @@ holds the result of the whole run.
 
 import json
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def check_classes(
         )
 
 
-def shorten(names: tuple[str, ...]) -> str:
+def shorten(names: Sequence[str]) -> str:
     """Joins names for a message; of more than six, the first six and the number of all."""
     return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
 

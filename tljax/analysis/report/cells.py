@@ -18,7 +18,7 @@ class ReportedRun(Protocol):
 
     @property
     def curve(self) -> list[tuple[int, float]]:
-        """(images seen, validation score) of each evaluation; the first is before training."""
+        """(images seen, validation score) of each evaluation; see `validation_curve`."""
 
 
 Run = TypeVar("Run", bound=ReportedRun)
@@ -56,8 +56,13 @@ def mean_curve(runs: Iterable[ReportedRun]) -> MeanCurve:
 def validation_curve(
     history: Iterable[Mapping[str, Any]], score: str = "accuracy"
 ) -> list[tuple[int, float]]:
-    """(images seen, validation score) of each evaluation among the rows of `metrics.jsonl`."""
-    return [(row["examples"], row[score]) for row in history if row["event"] == "val"]
+    """(images seen, validation score) of each evaluation among the rows of `metrics.jsonl`.
+
+    With `wise_ft` the curve ends with the trained weights. Those that are chosen on the line have
+    seen no further image: they are the result, and no point of the curve.
+    """
+    rows = [row for row in history if row["event"] == "val" and not row.get("chosen")]
+    return [(row["examples"], row[score]) for row in rows]
 
 
 def values_by_seed(runs: Mapping[int, ReportedRun], field: str) -> dict[int, float]:

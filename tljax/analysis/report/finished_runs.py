@@ -17,12 +17,13 @@ from tljax.analysis.repetitions import comparable_config
 from tljax.analysis.report.cells import validation_curve
 from tljax.analysis.report.measures import Measure
 from tljax.analysis.statistics import Interval
+from tljax.console import warn_once
 from tljax.data import Task
 from tljax.data.labels import KINDS
 from tljax.errors import InputError
 from tljax.files import parse_json
 from tljax.runs.answers import Answers, Outputs, read_answers
-from tljax.runs.record import all_rows
+from tljax.runs.record import all_rows, shorten
 from tljax.runs.scores import WORDS, rank, score, score_of
 from tljax.transfer.scenarios import SCENARIOS
 
@@ -73,7 +74,9 @@ class FinishedRun:
         loss = str(self.config["regression_loss"]) if decides else ""
         data = str(self.config["data"])
         if self.config["folds"] is not None:  # which have other test images each
-            data = f"{data}, fold {self.config['fold']} of {self.config['folds']}"
+            drawn = self.config["data_seed"]
+            drawn = self.seed if drawn is None else drawn
+            data = f"{data}, fold {self.config['fold']} of {self.config['folds']} (seed {drawn})"
         return Goal(data, kind, name, loss)
 
     @property
@@ -83,7 +86,7 @@ class FinishedRun:
 
     @property
     def curve(self) -> list[tuple[int, float]]:
-        """(images seen, validation score) of each evaluation; the first is before training."""
+        """(images seen, validation score) of each evaluation; see `validation_curve`."""
         return validation_curve(self.history, self.goal.score)
 
     @property
@@ -106,7 +109,8 @@ class Goal:
     """What is learned, and the metric that decides: scores of other goals cannot be compared.
 
     Attributes:
-      data: as the config names it; and the fold, if there are folds.
+      data: as the config names it; and, if there are folds, which one and the seed that drew them,
+        since folds of another seed are other images.
       kind: of the labels.
       score: name of the metric.
       loss: of numbers, which loss it is where the loss decides; else "".
@@ -133,7 +137,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ only in their seed, by seed."""
+    """Runs with one goal that differ only in their seed, by seed."""
 
     runs: Mapping[int, FinishedRun]
 
@@ -326,18 +330,26 @@ def _find_workdirs(folder: Path) -> list[Path]:
 def _group_settings(runs: Sequence[FinishedRun]) -> tuple[Setting, ...]:
     """Groups runs that differ only in their seed; of two with the same seed the first is kept.
 
+    A warning names those left out, such as a training run beside a probe of the same config.
+
     Each seed may have a source model of its own, so `init_from` may differ, too, as long as no
     seed occurs twice.
     """
-    settings = []
+    settings, left_out = [], []
     for group in _group_by_config(runs, {"seed", "init_from"}):
         has_unique_seeds = len({run.seed for run in group}) == len(group)
         parts = [group] if has_unique_seeds else _group_by_config(group, {"seed"})
         for part in parts:
             by_seed: dict[int, FinishedRun] = {}
             for run in sorted(part, key=lambda run: run.seed):
-                by_seed.setdefault(run.seed, run)
+                if by_seed.setdefault(run.seed, run) is not run:
+                    left_out.append(f"'{run.workdir}' (as '{by_seed[run.seed].workdir}')")
             settings.append(Setting(by_seed))
+    if left_out:
+        warn_once(
+            f"left out, since another run has the same config and seed: {shorten(left_out)};"
+            " report on them separately"
+        )
     return tuple(settings)
 
 
@@ -346,6 +358,7 @@ def _group_by_config(runs: Sequence[FinishedRun], ignored: set[str]) -> list[lis
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         compared = comparable_config(run.config, ignored)
-        key = json.dumps([compared, run.goal.kind, run.goal.score], sort_keys=True)
+        goal = (run.goal.data, run.goal.kind, run.goal.score)
+        key = json.dumps([compared, goal], sort_keys=True)
         groups.setdefault(key, []).append(run)
     return list(groups.values())

@@ -93,8 +93,9 @@ def cost_section(collection: Collection, names: TargetNames) -> str:
 <h2>Cost</h2>
 <p>Operations by XLA's count of the forward pass and the law of backward passes: activations from
 the loss down to the first group that trains, weights of the groups that train. Features that were
-kept from frozen groups are not subtracted. Seconds are wall time of a run, compilation and
-evaluation included, the mean over seeds.</p>
+kept from frozen groups are not subtracted. Of a run in stages the operations of all stages are
+added; those of an image are their mean. Seconds are wall time of a run, compilation and evaluation
+included, the mean over seeds.</p>
 {entries}
 </section>"""
 
@@ -103,17 +104,34 @@ def _costs(setting: Setting) -> list[str]:
     summary = setting.first.summary
     trained, total = summary["trainable_parameters"], summary["total_parameters"]
     forward, products = _forward_flops(setting)
-    trains = _experiment(setting).plan.trained_groups(_parameters(setting))
-    step = sum(map(sum, cost.law_terms(forward, products, trains)))
-    seen = float(np.mean(setting.values("examples_seen")))  # a trial may have settled the steps
+    stages = _stage_costs(setting, forward, products)
+    seen = sum(images for images, _ in stages)
+    in_all = sum(images * step for images, step in stages)
+    step = in_all / seen
     return [
         f"{trained:,}<small>{percent(trained / total)} of {total:,}</small>",
         f"{sum(forward) / 1e6:,.1f}",
         f"{step / 1e6:,.1f}<small>{step / sum(forward):.2f} F</small>",
         f"{seen:,.0f}",
-        f"{seen * step / 1e9:,.1f}",
+        f"{in_all / 1e9:,.1f}",
         mean_seconds(setting.runs),
     ]
+
+
+def _stage_costs(
+    setting: Setting, forward: Sequence[float], products: Sequence[float]
+) -> list[tuple[float, float]]:
+    """(images seen, training FLOPs of an image) of each stage; of a run without stages, its own."""
+    exp, params = _experiment(setting), _parameters(setting)
+    plans = [stage.plan for stage in exp.stages] or [exp.plan]
+    # The mean over seeds: patience or a trial may have settled the steps.
+    each_seed = [
+        [stage["examples_seen"] for stage in run.summary.get("stages", [run.summary])]
+        for run in setting.runs.values()
+    ]
+    trained = (plan.trained_groups(params) for plan in plans)
+    steps = (sum(map(sum, cost.law_terms(forward, products, trains))) for trains in trained)
+    return list(zip(np.mean(each_seed, axis=0).tolist(), steps, strict=True))
 
 
 def _experiment(setting: Setting) -> Experiment:

@@ -75,11 +75,14 @@ def _print_curve(curve: Curve) -> None:
             f" {smoothed[0]:.4f}, from {curve.rates[0]:.2g} to {curve.rates[-1]:.2g}"
         )
     else:
+        at_least = "at least " if curve.ends_at_minimum else ""
         console.print(
-            f"[bold]suggested lr {curve.suggestion:.2g}[/]: a tenth of {curve.at_minimum:.2g},"
-            f" where the smoothed training loss is lowest ({smoothed.min():.4f}, from"
-            f" {smoothed[0]:.4f})"
+            f"[bold]suggested lr {at_least}{curve.suggestion:.2g}[/]: a tenth of"
+            f" {curve.at_minimum:.2g}, where the smoothed training loss is lowest"
+            f" ({smoothed.min():.4f}, from {smoothed[0]:.4f})"
         )
+        if curve.ends_at_minimum:
+            console.print("that is the last rate, and the loss may fall further: raise --highest")
         console.print(f"(it falls fastest at {curve.steepest:.2g}, the other rule of thumb)")
     console.print(
         f"the loss diverged at {curve.rates[-1]:.2g}, after {done} of {curve.steps} steps"

@@ -60,6 +60,11 @@ class Curve:
         return float(self.rates[np.argmin(self.smoothed)])
 
     @property
+    def ends_at_minimum(self) -> bool:
+        """Whether the loss is lowest at the last rate of the range: higher ones may do better."""
+        return int(np.argmin(self.smoothed)) == self.steps - 1
+
+    @property
     def steepest(self) -> float | None:
         """The rate, up to `at_minimum`, where the smoothed loss falls fastest over log(rate)."""
         end = int(np.argmin(self.smoothed)) + 1
@@ -73,6 +78,7 @@ class Curve:
         """A tenth of `at_minimum`: at the minimum itself the loss is about to rise.
 
         It is less noisy than `steepest` where the loss falls slowly. None if the loss never falls.
+        With `ends_at_minimum` it is no more than a lower bound.
         """
         return None if self.steepest is None else self.at_minimum / 10
 
