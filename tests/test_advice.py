@@ -169,6 +169,10 @@ def test_advice_resumes_and_its_config_runs(world, tmp_path, monkeypatch):
         advisor.advise(words(world), tmp_path / "killed", budget=0.5)
     monkeypatch.setattr(races, "run", once)
     again = advisor.advise(words(world), tmp_path / "killed", budget=0.5)
+    assert (first["evidence"].pop("source_images"), again["evidence"].pop("source_images")) == (
+        60,
+        0,
+    )
     for content in (first, again):
         del content["cost"]["seconds"]
     assert again == first
@@ -365,3 +369,25 @@ def test_alike_strategies_are_surer_than_unlike_ones():
     sure = decision.choose(gains, dict.fromkeys(gains, 1.0)).sureness
     # of a and b, correlated by .7, one is ahead by more than a point with a probability of .45
     assert sure == pytest.approx(0.55 * 0.84, abs=0.06)
+
+
+def test_what_a_race_samples_is_no_part_of_its_fidelity():
+    def raced(sampling):
+        rng = np.random.default_rng(0)
+        for root in range(40):
+            gain = float(rng.normal(0, 0.1))
+            known = Covariates(0.5, 0.4, 0.2)
+            accuracies = {PROBE: 0.6, FINE_TUNE: 0.6}
+            yield Recorded(
+                "small",
+                str(root),
+                known,
+                0.6,
+                accuracies,
+                {(FINE_TUNE, 1.0): Normal(gain, sampling)},
+            )
+
+    believed = [prior.fit(raced(s)).fidelity("small", FINE_TUNE, 1.0) for s in (0.0, 0.06, 0.5)]
+    assert believed[0].deviation == pytest.approx(0.1, abs=0.02)
+    assert believed[1].deviation == pytest.approx(0.08, abs=0.02)
+    assert believed[2].deviation < 0.03

@@ -21,7 +21,7 @@ from scipy.stats import rankdata, weightedtau
 
 import tljax.advice
 from tljax.advice import distances, prior, textbook
-from tljax.advice.decision import Measured, choose, combine, interval, within
+from tljax.advice.decision import CLOSE, Measured, choose, combine, interval, within
 from tljax.advice.prior import Normal, Prior, Recorded
 from tljax.advice.races import LENGTHS, halve, races_first
 from tljax.advice.ranking import SCORES
@@ -76,7 +76,7 @@ def main() -> None:
         fitted = prior.fit(case.recorded for case in cases.values())
         file = Path(tljax.advice.__file__).parent / "prior.json"
         file.write_text(json.dumps(fitted.to_json(), indent=1) + "\n")
-    parts = [regrets(cases), coverage(cases), every_target(cases)]
+    parts = [regrets(cases), coverage(cases), sureness(cases), every_target(cases)]
     if ranked := targets.read(args.ranking):
         parts.append(ranking(ranked))
     text = "\n\n".join(parts)
@@ -102,7 +102,10 @@ def read_cases(results: Path, evidence_file: Path, races_file: Path) -> dict[Key
             known = prior.covariates_of(images, probe, float(row["similarity"]))
             kind = prior.kind_of(int(row["parameters"]))
             races = run.get(key, {})
-            raced = {which: race.measured.gain for which, race in races.items()}
+            raced = {
+                which: Normal(race.measured.gain, race.measured.sampling**0.5)
+                for which, race in races.items()
+            }
             away = {name: float(row[name]) for name in distances.NAMES if row[name]}
             recorded = Recorded(kind, key[1], known, probe, found, raced, away)
             cases[key] = Case(recorded, images, races)
@@ -327,6 +330,25 @@ def coverage(cases: Mapping[Key, Case]) -> str:
             lines.append([network, name, str(len(some)), f"{np.mean(some):.2f}"])
     return "## Share of 90 % intervals that hold\n\n" + _table(
         ["network", "strategy", "targets", "hold"], lines
+    )
+
+
+def sureness(cases: Mapping[Key, Case]) -> str:
+    """A table: how often advice was right by a point, and how sure of it it was; roots left out."""
+    lines = []
+    for network in sorted({key[0] for key in cases}):
+        said, came = [], []
+        for key, case in cases.items():
+            if key[0] == network:
+                fitted, found = without(cases, case.recorded.root), case.recorded.accuracies
+                gains = {n: g for n, g in beliefs(case, fitted).items() if n in found}
+                choice = choose(gains, COSTS[case.recorded.kind])
+                said.append(choice.sureness)
+                came.append(found[choice.name] >= max(found[name] for name in gains) - CLOSE)
+        lines.append([network, str(len(said)), f"{np.mean(said):.2f}", f"{np.mean(came):.2f}"])
+    return (
+        "## No other is better by more than a point: probability said, and share that held\n\n"
+        + (_table(["network", "targets", "said", "held"], lines))
     )
 
 

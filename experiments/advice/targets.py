@@ -41,7 +41,7 @@ def read_arguments(description: str, rows: str, sizes: tuple[int, ...]) -> argpa
     parser.add_argument("--source", type=Path, default=Path("runs/defaults/glyphs"))
     parser.add_argument("--networks", nargs="+", default=tuple(defaults.NETWORKS))
     parser.add_argument("--sizes", nargs="+", type=int, default=sizes)
-    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2))
+    parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2, 3))
     parser.add_argument("--rows", type=Path, default=HERE / rows)
     use_compilation_cache()
     return parser.parse_args()

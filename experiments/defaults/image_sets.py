@@ -39,7 +39,7 @@ from tljax.data import embedded
 from tljax.data.splits import stratified_order
 
 SIZES = (100, 400, 2000)  # training images of a target; the last: or all there are
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3)
 TEST_SHARE, MOST_TEST_SHARE = 0.25, 0.3  # of a class
 MOST_TEST = 1000  # images of a target
 FEWEST = 2  # training images of a class

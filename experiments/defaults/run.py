@@ -94,7 +94,7 @@ NETWORKS = {
     "resnet10_32": Network(
         {"model": "resnet10_32"},
         (100, 400, 2000),
-        (0, 1, 2),
+        (0, 1, 2, 3),
         {**THIRDS, "rate 1/10": 0.1, "rate 10": 10.0},
         LENGTHS,
         sets=(*SETS, *EMBEDDED),

@@ -56,9 +56,9 @@ def advise(
     probe = strategies[PROBE].experiment
     if not probe.starts_from_weights:
         raise InputError("advice is about pretrained weights; name them with --init_from")
-    experiment.check_source(probe.config)
     dataset = _training_side(probe)
     images = evidence.choose_images(dataset)
+    experiment.check_source(probe.config)
     settings = {
         "data": probe.config.data,
         "overrides": sorted(map(_without_secrets, overrides)),

@@ -30,6 +30,16 @@ class Measured(NamedTuple):
     accuracy: float
     length: float
 
+    @property
+    def sampling(self) -> float:
+        """Variance of the gain by the choice of the images.
+
+        It is that of a difference between two answers to the same images, which are right on the
+        same ones about half the time.
+        """
+        rate = float(np.clip(self.accuracy, 0.05, 0.95))
+        return rate * (1 - rate) / self.images
+
 
 class Choice(NamedTuple):
     """A strategy that was chosen.
@@ -55,15 +65,12 @@ def combine(prior: Normal, measured: Measured | None, fidelity: Normal) -> Norma
     Args:
       prior: from the record.
       measured: of a race; None: there was none.
-      fidelity: by how much the gain of the whole run is above the race's: mean and deviation.
+      fidelity: by how much the gain of the whole run is above the race's: mean and deviation, but
+        for the race's sampling.
     """
     if measured is None:
         return prior
-    rate = float(np.clip(measured.accuracy, 0.05, 0.95))
-    # of a difference between two answers to the same images, which are right on the same ones
-    # about half the time
-    sampling = rate * (1 - rate) / measured.images
-    variance = fidelity.deviation**2 + sampling
+    variance = fidelity.deviation**2 + measured.sampling
     whole = measured.gain + fidelity.mean
     precision = 1 / prior.deviation**2 + 1 / variance
     mean = (prior.mean / prior.deviation**2 + whole / variance) / precision

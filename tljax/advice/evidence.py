@@ -61,9 +61,9 @@ class Evidence:
 
     @property
     def passes(self) -> int:
-        """Forward passes of one image that it took."""
+        """Forward passes of one image of the target that it took."""
         between = sum(looked_at for looked_at, _ in self.between_splits.values())
-        return 2 * self.looked_at + between + self.source_images
+        return 2 * self.looked_at + between
 
     @property
     def probe(self) -> float:

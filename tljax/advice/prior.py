@@ -37,6 +37,13 @@ class Covariates(NamedTuple):
     similarity: float
 
 
+class Normal(NamedTuple):
+    """A belief about an accuracy or a gain: mean and deviation."""
+
+    mean: float
+    deviation: float
+
+
 class Recorded(NamedTuple):
     """A target of the record.
 
@@ -46,7 +53,7 @@ class Recorded(NamedTuple):
       covariates: of the target.
       out_of_fold: accuracy of the probe by cross-validation.
       accuracies: test accuracy of each strategy, by its name; the probe's is among them.
-      raced: {(strategy, length): gain over the probe in a race}.
+      raced: {(strategy, length): gain over the probe in a race, and the deviation by sampling}.
       distances: from the source's own images, see `tljax.advice.distances`.
     """
 
@@ -55,15 +62,8 @@ class Recorded(NamedTuple):
     covariates: Covariates
     out_of_fold: float
     accuracies: Mapping[str, float]
-    raced: Mapping[tuple[str, float], float] = {}
+    raced: Mapping[tuple[str, float], Normal] = {}
     distances: Mapping[str, float] = {}
-
-
-class Normal(NamedTuple):
-    """A belief about an accuracy or a gain: mean and deviation."""
-
-    mean: float
-    deviation: float
 
 
 _UNKNOWN_FIDELITY = Normal(0.0, 0.1)
@@ -197,19 +197,26 @@ def _fidelities(targets: Sequence[Recorded]) -> dict[str, Normal]:
     """Of each strategy and length: mean and spread of the whole run's gain minus the race's.
 
     The spread is what to expect of another data set: as in `_fit_line`, few of them make it appear
-    too small.
+    too small. That by the sampling of races is left out, since a new race has its own.
     """
     found = {}
     for name, length in sorted({race for target in targets for race in target.raced}):
         known = [t for t in targets if (name, length) in t.raced and name in t.accuracies]
         if len({target.root for target in known}) > 1:
             above = np.array(
-                [t.accuracies[name] - t.accuracies[PROBE] - t.raced[name, length] for t in known]
+                [
+                    t.accuracies[name] - t.accuracies[PROBE] - t.raced[name, length].mean
+                    for t in known
+                ]
             )
+            sampling = np.array([t.raced[name, length].deviation ** 2 for t in known])
             weights = _weights(known)
             mean = float(np.average(above, weights=weights))
             roots = len({target.root for target in known})
-            noise = _noise((above - mean) ** 2, weights, roots, spent=1.0)
+            squares = (above - mean) ** 2
+            whole = np.average(squares, weights=weights)
+            beyond = max(0.0, 1 - np.average(sampling, weights=weights) / whole) if whole else 0.0
+            noise = _noise(beyond * squares, weights, roots, spent=1.0)
             found[f"{name} {length}"] = Normal(mean, noise * float(np.sqrt(1 + 1 / roots)))
     return found
 

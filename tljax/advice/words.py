@@ -97,9 +97,15 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
     cost = content["cost"]
     said.append(
         f"This advice cost {cost['spent']:.2f} of a full fine-tuning (budget {cost['budget']:g})"
-        f" and took {cost['seconds']:.0f} s."
+        f" and took {cost['seconds']:.0f} s." + _of_the_source(evidence)
     )
     return said
+
+
+def _of_the_source(evidence: Mapping[str, Any]) -> str:
+    if not (images := evidence.get("source_images")):
+        return ""
+    return f" Beside it {images:,} images of the source were looked at, whose statistics are kept."
 
 
 def _percentile(evidence: Mapping[str, Any]) -> str:
