@@ -388,6 +388,6 @@ def test_what_a_race_samples_is_no_part_of_its_fidelity():
             )
 
     believed = [prior.fit(raced(s)).fidelity("small", FINE_TUNE, 1.0) for s in (0.0, 0.06, 0.5)]
-    assert believed[0].deviation == pytest.approx(0.1, abs=0.02)
-    assert believed[1].deviation == pytest.approx(0.08, abs=0.02)
-    assert believed[2].deviation < 0.03
+    variances = [belief.deviation**2 for belief in believed]
+    assert variances[0] - variances[1] == pytest.approx(0.06**2, rel=0.2)
+    assert believed[2].deviation < 0.03, "all of it is sampling"
