@@ -297,6 +297,7 @@ def test_a_workdir_is_used_like_any_other(tiny_config, tmp_path):
         ({"on_error": "skip"}, "on_error is skip, but optimizer is lbfgs"),
         ({"label_smoothing": 0.1}, "label_smoothing is 0.1, but optimizer is lbfgs"),
         ({"weight_decay": 0.1}, "weight_decay is 0.1, but optimizer is lbfgs"),
+        ({"select_by": "macro_f1"}, "select_by is macro_f1, but optimizer is lbfgs"),
         ({"optimizer": "sgd", "l2": 1.0}, "l2 is 1.0, but no head is solved"),
         ({"l2": -1.0}, "l2 is -1.0; set it to a finite number"),
     ],
