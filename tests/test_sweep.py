@@ -345,6 +345,15 @@ def test_numpy_values_are_values(tmp_path):
     assert [run.name for run in list_runs(str(path), [])] == ["lr=0.01", "lr=0.1"]
 
 
+def test_a_rule_that_a_run_sets_leaves_what_the_command_line_sets(tmp_path):
+    path = tmp_path / "page.py"
+    body = "for rule in (None, 'default'): yield {'hyperrule': rule, 'seed': 1}"
+    path.write_text(f"{PAGE[: PAGE.index('def sweep')]}def sweep():\n    {body}\n")
+    without, with_rule = list_runs(str(path), ["--config.lr=0.01", "--config.patience", "None"])
+    assert without.config.hyperrule_keeps == ()
+    assert {"lr", "patience", "seed"} <= {*with_rule.config.hyperrule_keeps}
+
+
 @pytest.mark.parametrize("name", ["sweep_lr_k"])
 def test_the_pages_of_configs_plan_their_runs(name):
     runs = list_runs(str(Path(ROOT) / "configs" / f"{name}.py"), [])
