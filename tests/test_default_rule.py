@@ -73,6 +73,9 @@ def test_a_head_is_solved_unless_its_training_is_asked_for():
     assert numbers("feature_extraction", of=target(tasks=2))["optimizer"] == "adamw"
     for no_more in ({"augment": "none"}, {"on_error": "fail"}, {"cache": "memory"}):
         assert numbers("feature_extraction", **no_more)["optimizer"] == "lbfgs"
+    for asked in ({"select_by": "macro_f1"}, {"regression_loss": "l1"}):
+        assert numbers("feature_extraction", **asked)["optimizer"] == "adamw"
+    assert numbers("feature_extraction", select_by="accuracy")["optimizer"] == "lbfgs"
     by_hand = numbers("feature_extraction", optimizer="lbfgs")
     assert by_hand.keys() == {"val_fraction"}, "nothing that a solved head does not use"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -339,6 +340,37 @@ def test_a_part_of_a_network_is_not_converted(tmp_path):
     with pytest.raises(InputError, match="only a part of a resnet10_32"):
         save_converted(part, "resnet10_32", preprocessing, path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_converted_run_on_numbers_predicts_in_units(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    rows = [f"{number}.png,{1000 + 7 * number}" for number in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,age", *rows]))
+    config = config_lib.base()
+    config.update(
+        {
+            "data": f"csv:{tmp_path / 't.csv'}?numbers=age",
+            "model": "vit_micro_patch4_32",
+            "steps": 1,
+        }
+    )
+    config.update({"image_size": 16, "scenario": "from_scratch", "batch_size": 4})
+    experiment.run(config, tmp_path / "run", progress=False)
+    file = tmp_path / "c.safetensors"
+    assert (
+        run_quietly("convert", tmp_path / "run", "--model", "vit_micro_patch4_32", "--output", file)
+        == 0
+    )
+    head, read = best_variables(tmp_path / "run")["params"]["head"], load_file(file)
+    (mean,), (deviation,) = json.loads((tmp_path / "run" / "classes.json").read_text())["scale"]
+    np.testing.assert_allclose(read["head/kernel"], head["kernel"] * deviation, rtol=1e-5)
+    np.testing.assert_allclose(read["head/bias"], head["bias"] * deviation + mean, rtol=1e-5)
+    config.update({"scenario": "fine_tune", "init_from": str(file), "head_init": "pretrained"})
+    with pytest.raises(InputError, match="give the run's workdir instead"):
+        experiment.run(config, tmp_path / "kept", progress=False)
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path):

@@ -336,6 +336,27 @@ def test_weights_are_repetitions_of_rows(kind):
     assert weighted.report["loss"] == pytest.approx(repeated.report["loss"], abs=1e-5)
 
 
+def test_figures_out_of_fold_count_every_image_once():
+    x, numbers = draw("regression", rows=1000)  # so many that the folds are not repeated
+    first = standardised(numbers)[:, 0]
+    weights = np.where(first < 0, 9.0, 1.0)
+    head = solve_head(x, numbers, OUTPUTS, weights=weights)
+    found, errors = head.report["cross_validation"], head.out_of_fold - standardised(numbers)
+    squared = np.square(errors).mean(axis=0)
+    np.testing.assert_allclose(found["rmse"], np.sqrt(squared) * numbers.std(axis=0), rtol=1e-4)
+    assert found["r2"] == pytest.approx(1 - squared.mean(), abs=1e-5)
+    assert found["loss"] == pytest.approx(
+        np.average(np.square(errors), axis=0, weights=weights).mean(), rel=1e-4
+    )
+    labels = (first + np.random.default_rng(0).normal(size=1000) < 0).astype(int)
+    head = solve_head(x, labels, 2, weights=np.where(labels, 9.0, 1.0))
+    found, right = head.report["cross_validation"], head.out_of_fold == labels
+    assert found["accuracy"] == pytest.approx(right.mean())
+    assert found["naive_accuracy"] == pytest.approx(max(labels.mean(), 1 - labels.mean()))
+    (row,) = (row for row in found["grid"] if row["l2"] == head.l2)
+    assert row["accuracy"] == pytest.approx(np.average(right, weights=np.where(labels, 9.0, 1.0)))
+
+
 @both
 @pytest.mark.parametrize("together", ["views", "groups"])
 def test_what_belongs_together_is_held_out_together(kind, together):

@@ -334,6 +334,17 @@ def test_what_a_probe_is_not_is_refused_and_nothing_is_written(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_column_of_weights_is_refused(sources, photos, tmp_path, capsys):
+    files = sorted((photos / "right" / "train").rglob("*.png"))
+    rows = [f"{file},{file.parent.name},{1 + n}" for n, file in enumerate(files)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,weight", *rows]))
+    code, _, err = run(
+        capsys, *solved_argv(RESNET, sources, f"csv:{tmp_path / 't.csv'}", tmp_path / "new")
+    )
+    assert (code, "has a column of weights, but a probe's heads" in err) == (2, True), err
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_workdir_of_a_run_is_refused(sources, tmp_path, tiny_config):
     config = tiny_config(
         scenario="feature_extraction", init_from=str(sources[RESNET]), augment="none", steps=2

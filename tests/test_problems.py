@@ -297,6 +297,11 @@ def test_intervals_hold_the_metric_of_rare_labels_too():
         ("multi_label", {"select_by": "rmse"}, "there is no select_by 'rmse'"),
         ("multi_label", {"tasks": {"a": 1, "b": 2}}, "there are 2 tasks, which are for classes"),
         ("regression", {"select_by": "cleverness"}, "there is no select_by"),
+        (
+            "regression",
+            {"regression_loss": "l1", "optimizer": "lbfgs", "augment": "none"},
+            "regression_loss is l1, but optimizer is lbfgs",
+        ),
     ],
 )
 def test_options_of_another_kind_are_refused(kind, options, expected, splits, start):

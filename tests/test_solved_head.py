@@ -222,7 +222,10 @@ def test_images_count_for_the_end_as_they_did_for_the_start_out_of_fold(network,
     few = dataclasses.replace(digits, train=train, val=None, test=None)
     options = {"statistics": "stored", "wise_ft_alpha": 0.5, "lr": 1e-5}
     summary = fine_tuned(network, few, None, **options).summary
-    found = summary["solved_head"]["cross_validation"]["accuracy"]
+    about = summary["solved_head"]
+    grid = {row["l2"]: row["accuracy"] for row in about["cross_validation"]["grid"]}
+    found = grid[about["l2"]]
+    assert about["cross_validation"]["accuracy"] < found - 0.2, "which counts every image once"
     assert all(one["accuracy"] < found - 0.2 for one in summary["wise_ft"]["candidates"])
     assert summary["wise_ft"]["alpha"] == 0.5
 
@@ -297,6 +300,7 @@ def test_a_workdir_is_used_like_any_other(tiny_config, tmp_path):
         ({"on_error": "skip"}, "on_error is skip, but optimizer is lbfgs"),
         ({"label_smoothing": 0.1}, "label_smoothing is 0.1, but optimizer is lbfgs"),
         ({"weight_decay": 0.1}, "weight_decay is 0.1, but optimizer is lbfgs"),
+        ({"select_by": "macro_f1"}, "select_by is macro_f1, but optimizer is lbfgs"),
         ({"optimizer": "sgd", "l2": 1.0}, "l2 is 1.0, but no head is solved"),
         ({"l2": -1.0}, "l2 is -1.0; set it to a finite number"),
     ],

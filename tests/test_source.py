@@ -104,7 +104,7 @@ LABELS = np.array([0] * 18 + [1] * 12)
         (True, {}, "val"),
         (False, {}, None),
         (False, {"optimizer": "lbfgs"}, "cross-validation"),
-        (False, {"optimizer": "lbfgs", "class_weights": "balanced"}, None),
+        (False, {"optimizer": "lbfgs", "class_weights": "balanced"}, "cross-validation"),
         (False, {"optimizer": "lbfgs", "l2": 0.1}, None),
         (False, {"head_init": "solved"}, None),
     ],

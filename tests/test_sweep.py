@@ -287,6 +287,16 @@ def test_losses_of_other_kinds_are_not_compared():
     assert [s.place for s in select(runs)] == [{"regression_loss": "l1"}, {"regression_loss": "l2"}]
 
 
+def test_runs_of_an_earlier_sweep_are_listed_but_not_chosen(page, tmp_path, caplog):
+    made_up(tmp_path / "runs", {(0.05, 0): (0.5, 0.5), (0.05, 1): (0.6, 0.6)})
+    made_up(tmp_path / "runs", {(0.7, 0): (0.9, 0.9), (0.7, 1): (0.9, 0.9)})
+    names = [run.name for run in list_runs(str(page), [])]
+    (chosen,) = sweep_runs._write_results(tmp_path, (), names)
+    assert (chosen.overrides, chosen.among, chosen.incomplete) == ({"lr": 0.05}, 1, 0)
+    assert len((tmp_path / "results.csv").read_text().splitlines()[1:]) == 4
+    assert "are left out of the choice: 2;" in caplog.text
+
+
 def test_text_is_data_in_the_table(tmp_path):
     formula = '=HYPERLINK("http://x")\n,"'
     runs = read_runs(made_up(tmp_path / "runs", {(0.1, 0): formula, (0.2, 0): None}, train="-x"))
@@ -335,6 +345,15 @@ def test_numpy_values_are_values(tmp_path):
     assert [run.name for run in list_runs(str(path), [])] == ["lr=0.01", "lr=0.1"]
 
 
+def test_a_rule_that_a_run_sets_leaves_what_the_command_line_sets(tmp_path):
+    path = tmp_path / "page.py"
+    body = "for rule in (None, 'default'): yield {'hyperrule': rule, 'seed': 1}"
+    path.write_text(f"{PAGE[: PAGE.index('def sweep')]}def sweep():\n    {body}\n")
+    without, with_rule = list_runs(str(path), ["--config.lr=0.01", "--config.patience", "None"])
+    assert without.config.hyperrule_keeps == ()
+    assert {"lr", "patience", "seed"} <= {*with_rule.config.hyperrule_keeps}
+
+
 @pytest.mark.parametrize("name", ["sweep_lr_k"])
 def test_the_pages_of_configs_plan_their_runs(name):
     runs = list_runs(str(Path(ROOT) / "configs" / f"{name}.py"), [])
@@ -359,7 +378,9 @@ def test_a_rate_is_chosen_by_the_mean_score():
 def test_a_study_runs_at_the_rate_of_its_pilot(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(sweep_runs, "run_sweep", lambda *call: calls.append(call))
-    monkeypatch.setattr(sweep_runs, "read_runs", lambda _: pilot({0.1: [0.5], 0.3: [0.6]}))
+    runs = pilot({0.1: [0.5], 0.3: [0.6], 1.0: [0.9]})  # the last is of an earlier pilot
+    monkeypatch.setattr(sweep_runs, "read_runs", lambda _: runs)
+    monkeypatch.setattr(sweep_runs, "list_runs", lambda *_: runs[:2])
     assert sweep_runs.run_tuned("page.py:arm", tmp_path, ["--config.k=2"], "s") == 0.3
     assert calls == [
         ("page.py:arm/pilot", ["--config.k=2"], tmp_path / "pilot"),

@@ -255,7 +255,7 @@ def load_sweep(
     if not 0 < len(yielded) <= _MOST_RUNS:
         count = f"more than {_MOST_RUNS:,}" if yielded else "no"
         raise InputError(f"sweep() of {file} yields {count} runs; change it")
-    fixed = {match[1] for word in overrides if (match := _OVERRIDE.match(word))}
+    fixed = overridden(overrides)
     runs: dict[str, dict[str, Any]] = {}
     for number, values in enumerate(yielded, 1):
         run = _values(config, values, f"run {number} of sweep() in {file}")
@@ -330,6 +330,11 @@ def _config(
         if _UNSET.fullmatch(word):
             values.config[name] = None
     return kept_by_rule(values.config, last)
+
+
+def overridden(overrides: Iterable[str]) -> set[str]:
+    """The names of the fields that `--config.FIELD=VALUE` arguments set."""
+    return {match[1] for word in overrides if (match := _OVERRIDE.match(word))}
 
 
 def _join_none(overrides: Sequence[str]) -> list[str]:

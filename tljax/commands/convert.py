@@ -51,7 +51,7 @@ def run(args: argparse.Namespace, overrides: list[str]) -> None:
     output = Path(args.output)
     spec = registry.spec(args.model)
     writable_file(output, ".safetensors")
-    weights = experiment.read_source(args.source, args.model, args.init_key)
+    weights = experiment.read_source_in_units(args.source, args.model, args.init_key)
     preprocessing = experiment.source_preprocessing(args.source) or spec.preprocessing
     save_converted(weights, args.model, preprocessing, output)
     print_written(Written(output, len(weights.arrays), weights.family.name))

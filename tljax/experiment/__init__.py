@@ -20,6 +20,7 @@ from tljax.experiment.source import (
     preprocessing_of,
     pretrained_variables,
     read_source,
+    read_source_in_units,
     source_preprocessing,
     source_workdir,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "read_ensemble",
     "read_folds",
     "read_source",
+    "read_source_in_units",
     "read_workdir",
     "refuse_inside_data",
     "resolve",

@@ -145,12 +145,23 @@ class Experiment:
         abstract = tracing.abstract_variables(self.model, self.preprocessing.image_shape)
         self.plan.initialise(abstract, variables)
         workdir = None if variables is None else source_workdir(self.config.init_from)
+        if variables is not None and workdir is None:
+            self._refuse_kept_scale()
         if workdir is not None and self.plan.init[-1] == "pretrained":
             trained = read_tasks(workdir, self.config.data) or self.tasks
             check_classes(self.class_names, joint_class_names(trained), self.config.data, workdir)
             assert variables is not None
             variables = self._kept_head(variables, trained, workdir)
         return variables
+
+    def _refuse_kept_scale(self) -> None:
+        """Raises InputError if a head of numbers is kept from a file, which says no scale."""
+        if self.plan.init[-1] == "pretrained" and self.tasks[0].kind == "regression":
+            raise InputError(
+                f"head_init is pretrained, but '{redacted(self.config.init_from)}' does not say in"
+                " which units its head predicts numbers; give the run's workdir instead, or set"
+                " head_init to solved or zero"
+            )
 
     def _kept_head(self, variables: Tree, trained: Sequence[Task], workdir: Path) -> Tree:
         """Variables whose head predicts what it did in the source, in this run's scale."""

@@ -14,6 +14,7 @@ from typing import Any
 from tljax.data.labels import Kind
 from tljax.models import ConvNeXt, EfficientNet, Model, ResNet, ResNetV2, ViT
 from tljax.training import trial
+from tljax.training.problems import problem_of
 
 STUDY = "experiments/defaults"
 # Fields that an optimizer of steps uses and a solved head does not.
@@ -32,6 +33,7 @@ _ASK_FOR_TRAINING = {
     "train": ".*",
     "lora_rank": None,
     "stages": None,
+    "regression_loss": "l2",
 }
 
 Choices = dict[str, tuple[Any, str]]  # of each config field its value, and the reason
@@ -180,7 +182,7 @@ def choose(
 
 
 def _feature_extraction(target: Target, set_by_hand: Mapping[str, Any]) -> Choices:
-    """Solves the head if nothing asks for steps or for images that change; else trains it."""
+    """Solves the head if nothing asks for steps, images that change or another aim; else trains."""
     steps = sorted(name for name in set_by_hand if name in OF_STEPS)
     if set_by_hand.get("optimizer") == "lbfgs":
         steps = []
@@ -188,6 +190,8 @@ def _feature_extraction(target: Target, set_by_hand: Mapping[str, Any]) -> Choic
         name for name, off in _ASK_FOR_TRAINING.items() if set_by_hand.get(name, off) != off
     ]
     changing += ["cache"] if set_by_hand.get("cache") == "off" else []
+    usual = problem_of(target.kind).metrics[0]
+    changing += ["select_by"] if set_by_hand.get("select_by") not in (None, usual) else []
     why = ""
     if target.tasks > 1:
         why = f"{target.tasks} data sets are trained on together"

@@ -14,8 +14,9 @@ from tljax.experiment.workdir import is_workdir, read_config, refuse_folds
 from tljax.models import ImageSize, Model, Preprocessing, lora, registry
 from tljax.models.preprocessing import parse_normalisation
 from tljax.runs import baseline
-from tljax.runs.record import read_result
+from tljax.runs.record import read_result, read_tasks
 from tljax.runs.resume import best_variables
+from tljax.training.problems import Scale
 from tljax.transfer.partition import Tree
 
 # The fields that say how images are prepared; where one is None the source of the weights decides.
@@ -78,6 +79,20 @@ def read_source(
     weights.check_model(init_from, config.model, model_name)
     variables = lora.fold(lora_of(config), best_variables(workdir))
     return weights.from_variables(variables, init_from)
+
+
+def read_source_in_units(
+    init_from: str, model_name: str, key: str | None = None
+) -> weights.PretrainedWeights:
+    """As `read_source`, but the head of a run on numbers predicts them in their units."""
+    source, workdir = read_source(init_from, model_name, key), source_workdir(init_from)
+    tasks = None if workdir is None else read_tasks(workdir, init_from)
+    if tasks is None or tasks[0].scale is None:
+        return source
+    own = {name: source.arrays[f"head/{name}"] for name in ("kernel", "bias")}
+    head = Scale(*tasks[0].scale).rescale(own, to=None)
+    arrays = source.arrays | {f"head/{name}": array for name, array in head.items()}
+    return replace(source, arrays=arrays)
 
 
 def fetch_source(init_from: str, model_name: str) -> None:

@@ -220,8 +220,8 @@ def _compare_with_naive(run: Run, summary: Mapping[str, Any]) -> dict[str, Any] 
         # Without test images, all images that evaluations have skipped are for validation.
         images = len(setup.val) - len(run.skipped)
         val = images, naive_correct(setup.train.labels, counts, tuple(setup.tasks.values()))
-    elif "validated_by" in summary and setup.options.class_weights is None:
-        folds = summary["solved_head"]["cross_validation"]  # with weights it counts no images
+    elif "validated_by" in summary:
+        folds = summary["solved_head"]["cross_validation"]
     return compare_result(summary, val, folds)
 
 

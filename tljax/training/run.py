@@ -460,7 +460,11 @@ class Run:
         for row in self.metrics.rows:
             if row["event"] == "solve" and "cross_validation" in row:
                 found = row["cross_validation"]
-                goodness = found["accuracy"] if "accuracy" in found else -found["loss"]
+                goodness = -found["loss"]
+                if "accuracy" in found:  # that of the grid has the weights
+                    (goodness,) = (
+                        one["accuracy"] for one in found["grid"] if one["l2"] == row["l2"]
+                    )
                 return {"out_of_fold": float(goodness), "weights": weights}
         return {}
 

@@ -129,6 +129,7 @@ class Setup:
             )
         which = "optimizer is lbfgs" if options.solves else "head_init is solved"
         if options.solves:
+            self._check_aim()
             paths = leaf_paths(self.abstract_variables["params"])
             trained = {path for path in paths if plan.is_trained(path)}
             if other := sorted(trained ^ {"head/kernel", "head/bias"}):
@@ -155,6 +156,15 @@ class Setup:
                 f"{which}, which needs every training image, but on_error is {options.on_error};"
                 " set on_error to fail, or head_init to zero"
             )
+
+    def _check_aim(self) -> None:
+        """Raises InputError if the run asks for another aim than that of a head's solution."""
+        for name, own in (("select_by", self.problem.metrics[0]), ("regression_loss", "l2")):
+            if (value := getattr(self.options, name)) not in (None, own):
+                raise InputError(
+                    f"{name} is {value}, but optimizer is lbfgs, whose solution does not use it;"
+                    f" leave {name} out, or set optimizer to adamw"
+                )
 
     def _check_problem(self) -> None:
         """Raises InputError for options that the kind of labels does not use."""

@@ -28,6 +28,7 @@ from tljax.commands.probe.features import compute_features
 from tljax.commands.probe.heads import list_settings, rank_heads, train_heads
 from tljax.commands.probe.solved import choose_features, describe_choice, solve_choices
 from tljax.data import Dataset, groups_of, kind_of
+from tljax.data.sources import weights_of
 from tljax.errors import InputError
 from tljax.experiment import Experiment
 from tljax.files import replacing
@@ -340,6 +341,11 @@ def _check(exp: Experiment, dataset: Dataset, weight_decays: Sequence[float]) ->
                 f"{name} is {value}, but a probe's heads minimise plain cross-entropy, every image"
                 f" with the same weight; leave {name} out"
             )
+    if weights_of(dataset.train) is not None:
+        raise InputError(
+            f"'{config.data}' has a column of weights, but a probe's heads count every image once;"
+            " rename the column, or use `tljax train` with scenario feature_extraction"
+        )
     if len(exp.tasks) > 1:
         raise InputError(f"data is {config.data}, but a probe takes one data set; name one of them")
     if not weight_decays or not all(0 <= decay < math.inf for decay in weight_decays):

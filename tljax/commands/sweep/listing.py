@@ -10,7 +10,7 @@ from typing import Any
 
 import ml_collections
 
-from tljax.config import kept_by_rule, load_sweep
+from tljax.config import kept_by_rule, load_sweep, overridden
 from tljax.errors import redacted
 
 _LONGEST_NAME = 120
@@ -43,12 +43,13 @@ def list_runs(path: str, overrides: Sequence[str]) -> list[PlannedRun]:
       InputError: if the file cannot be used.
     """
     config, sweep = load_sweep(path, overrides)
+    fixed = overridden(overrides)  # a rule that a run sets itself leaves these, too
     runs = []
     for values in sweep:
         own = config.copy_and_resolve_references()
         for name, value in values.items():
             own[name] = value
-        runs.append(PlannedRun(run_name(values), values, kept_by_rule(own, values)))
+        runs.append(PlannedRun(run_name(values), values, kept_by_rule(own, {*values, *fixed})))
     return runs
 
 

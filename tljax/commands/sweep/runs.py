@@ -31,7 +31,7 @@ from tljax.commands.sweep.listing import PlannedRun, list_runs
 from tljax.commands.sweep.table import Outcomes, print_outcomes, print_selections
 from tljax.config import base
 from tljax.console import console as stderr
-from tljax.console import progress_bar
+from tljax.console import progress_bar, warn_once
 from tljax.data import Task
 from tljax.devices.compilations import Compilations, count_compilations
 from tljax.devices.preemption import Preempted
@@ -60,7 +60,8 @@ def run_sweep(
     Args:
       path: of the config file.
       overrides: `--config.FIELD=VALUE` arguments, for every run.
-      workdir: gets `runs/NAME/`, and `results.csv`, which lists all runs in `runs/`.
+      workdir: gets `runs/NAME/`, and `results.csv`, which lists all runs in `runs/`. The choice is
+        among those of this sweep alone: others there may have other data or another length.
       shard: (i, n): every n-th run, beginning with run i.
       by: fields; a best configuration is chosen for each of their values.
       accept_changes: as in `tljax train`, for each run.
@@ -74,6 +75,7 @@ def run_sweep(
         check_known("config field", name, base())
     total = list_runs(path, overrides)
     mine = total[shard[0] :: shard[1]]
+    names = [run.name for run in total]
     check_configs(total, workdir / "runs")
     make_workdir(workdir)
     outcomes = Outcomes()
@@ -83,12 +85,12 @@ def run_sweep(
             len(total),
             workdir / "runs",
             outcomes,
-            write=lambda: _write_results(workdir, by),
+            write=lambda: _write_results(workdir, by, names),
             accept_changes=accept_changes,
             stop_at_errors=stop_at_errors,
         )
     finally:
-        selections = _write_results(workdir, by)
+        selections = _write_results(workdir, by, names)
     print_selections(selections, workdir / "results.csv")
     refuse_failed(outcomes, len(mine))
 
@@ -114,7 +116,9 @@ def run_tuned(
       InputError: as `run_sweep`.
     """
     run_sweep(f"{path}/pilot", overrides, workdir / "pilot")
-    rate = float(best_value(read_runs(workdir / "pilot" / "runs"), "lr", chosen_by))
+    names = {run.name for run in list_runs(f"{path}/pilot", overrides)}
+    pilot = [run for run in read_runs(workdir / "pilot" / "runs") if run.name in names]
+    rate = float(best_value(pilot, "lr", chosen_by))
     run_sweep(f"{path}/study", [*overrides, f"--config.lr={rate}"], workdir / "study")
     return rate
 
@@ -269,16 +273,26 @@ def _describe(error: Exception) -> str:
     return printable(hide_secrets(f"{type(error).__name__}: {first}"))
 
 
-def _write_results(workdir: Path, by: Sequence[str]) -> list[Selection]:
-    """Writes `results.csv` of all runs in the workdir, and returns the chosen configurations."""
+def _write_results(workdir: Path, by: Sequence[str], names: Sequence[str]) -> list[Selection]:
+    """Writes `results.csv` of all runs in the workdir; returns the choices among those of `names`.
+
+    Runs of an earlier sweep there may have been given other data or steps on the command line, of
+    which their names say nothing.
+    """
     runs = read_runs(workdir / "runs")
-    blind = sum(bool(run.summary) and score(run.summary, "val") is None for run in runs)
+    own = [run for run in runs if run.name in set(names)]
+    if len(own) < len(runs):
+        warn_once(
+            f"runs in '{workdir / 'runs'}' that are not of this sweep, and are left out of the"
+            f" choice: {len(runs) - len(own)}; use a new workdir for each sweep"
+        )
+    blind = sum(bool(run.summary) and score(run.summary, "val") is None for run in own)
     if blind:
         _log.warning(
             "%d of %d runs had no validation images, so that nothing can be chosen among them: set"
             " val_fraction, e.g. --config.val_fraction=0.2",
-            *(blind, len(runs)),
+            *(blind, len(own)),
         )
-    selections = select(runs, by)
+    selections = select(own, by)
     write_results(workdir / "results.csv", runs, selections)
     return selections

@@ -32,7 +32,9 @@ class SolvedHead:
       report: for `result.json`: `l2`; `loss`, as `solve_head` says; and after a cross-validation
         `cross_validation`, with `folds`, `repeats`, `images` that decided, the out-of-fold `loss`
         of the chosen strength, and `grid` with `l2` and `loss` of every strength. Where rows have
-        weights, losses and accuracies are weighted. By the kind of labels there are also:
+        weights, they count in losses, in the grid and in figures of the training rows; in other
+        figures of the cross-validation every image counts once. By the kind of labels there are
+        also:
         classes: `iterations`, `converged` and `train_accuracy`; of the cross-validation `accuracy`,
         in the grid too, and `naive_accuracy` of the majority class.
         multi_label: `iterations`, `converged` and `train_mean_average_precision`; of the
@@ -84,8 +86,13 @@ class HeadProblem:
     def share(self) -> np.ndarray:
         """(n,), of the rows in the loss; their sum is 1."""
         if self.weights is None or self.weights.ndim > 1:
-            return np.full(len(self.x), 1 / len(self.x))
+            return self.alike
         return self.weights / np.sum(self.weights)
+
+    @property
+    def alike(self) -> np.ndarray:
+        """(n,), shares of rows that count alike, as in evaluations; their sum is 1."""
+        return np.full(len(self.x), 1 / len(self.x))
 
     @property
     def grid(self) -> list[float]:

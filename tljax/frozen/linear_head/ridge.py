@@ -91,15 +91,13 @@ class _Regression:
             for block, x in self.blocks(held, len(strengths) * heads.shape[-1]):
                 yield block, x @ heads
 
-    @property
-    def around(self) -> np.ndarray:
-        """(m,), mean squares of the targets around their mean; all means have the weights."""
-        share = self.problem.share
+    def around(self, share: np.ndarray) -> np.ndarray:
+        """(m,), mean squares of the targets around their mean; rows count by their share."""
         return share @ np.square(self.targets - share @ self.targets)
 
-    def r2(self, squared: np.ndarray) -> np.ndarray:
+    def r2(self, squared: np.ndarray, share: np.ndarray) -> np.ndarray:
         """(..., m) mean squared errors -> (...), the mean over numbers; a constant one counts 0."""
-        around = np.broadcast_to(self.around, squared.shape)
+        around = np.broadcast_to(self.around(share), squared.shape)
         ratio = np.divide(squared, around, out=np.ones_like(squared), where=around > 0)
         return (1 - ratio).mean(axis=-1)
 
@@ -138,7 +136,7 @@ def solve_ridge(problem: HeadProblem) -> SolvedHead:
     report = {
         "l2": l2,
         "loss": float(squared.mean() + l2 * np.square(kernel).sum() / len(mean)),
-        "train_r2": float(regression.r2(squared)),
+        "train_r2": float(regression.r2(squared, problem.share)),
         **validation,
     }
     raw = problem.on_raw_features(kernel if span is None else span @ kernel, bias)
@@ -154,25 +152,27 @@ def _choose_strength(
     grid, repeats = problem.grid, len(problem.folds)
     losses = np.zeros((len(grid), len(targets)))
     squared = np.zeros((len(grid), targets.shape[1]))
+    alike = np.zeros_like(squared)  # every image counts once
     for rows, predicted in regression.predictions(total, folds, grid):
         error = np.square(predicted - targets[rows]) / repeats
         losses[:, rows] += error.mean(axis=-1)
         squared += problem.share[rows] @ error
+        alike += problem.alike[rows] @ error
     best = choose_by_loss(*problem.by_image(losses))
     warn_at_the_ends(grid, best)
     out_of_fold = np.zeros(targets.shape, np.float64)
     for rows, (predicted,) in regression.predictions(total, folds, [grid[best]]):
         out_of_fold[rows] += predicted / repeats
     table = [
-        {"l2": l2, "loss": float(errors.mean()), "r2": float(regression.r2(errors))}
+        {"l2": l2, "loss": float(errors.mean()), "r2": float(regression.r2(errors, problem.share))}
         for l2, errors in zip(grid, squared, strict=True)
     ]
     found = {
         "loss": table[best]["loss"],
-        "r2": table[best]["r2"],
-        "rmse": np.sqrt(squared[best]),
-        "naive_loss": float(regression.around.mean()),
-        "naive_rmse": np.sqrt(regression.around),
+        "r2": float(regression.r2(alike[best], problem.alike)),
+        "rmse": np.sqrt(alike[best]),
+        "naive_loss": float(regression.around(problem.share).mean()),
+        "naive_rmse": np.sqrt(regression.around(problem.alike)),
         "grid": table,
     }
     return grid[best], out_of_fold.astype(np.float32), found

@@ -36,7 +36,7 @@ def solve_softmax(problem: HeadProblem) -> SolvedHead:
         rows = make_rows(x, problem.mean, problem.inverse, held.shape[1] * classes)
         label = rows.split(problem.labels, np.int32)
         l2, begin, out_of_fold, found = _choose_strength(problem, rows, label, held)
-        naive = float(np.bincount(problem.labels, share).max())
+        naive = float(np.bincount(problem.labels, problem.alike).max())
         about = {**problem.about_folds(), **found, "naive_accuracy": naive}
         validation = {"cross_validation": about}
         # A program is compiled for each number of problems; solving copies may take less time.
@@ -86,6 +86,10 @@ def _choose_strength(
         {"l2": strength, "accuracy": float(accuracy), "loss": float(mean_loss)}
         for strength, accuracy, mean_loss in zip(grid, right @ share, loss @ share, strict=True)
     ]
-    chosen = {name: table[best][name] for name in ("accuracy", "loss")}
     predicted = rows.join(verdicts[best].predicted).astype(np.int32)
-    return grid[best], means[best], predicted, {**chosen, "grid": table}
+    found = {
+        "accuracy": float((right @ problem.alike)[best]),
+        "loss": table[best]["loss"],
+        "grid": table,
+    }
+    return grid[best], means[best], predicted, found
