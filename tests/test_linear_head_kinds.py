@@ -192,8 +192,11 @@ def test_classes_in_parts_are_those_of_one(monkeypatch, balanced):
     assert parts.l2 == whole.l2
     np.testing.assert_allclose(parts.kernel, whole.kernel, atol=2e-3 * abs(whole.kernel).max())
     np.testing.assert_allclose(parts.out_of_fold, whole.out_of_fold, atol=0.01)
-    ours, theirs = (head.report["cross_validation"]["grid"] for head in (parts, whole))
-    assert ours == [pytest.approx(row, rel=0.01) for row in theirs]
+    ours, theirs = (
+        [row for row in head.report["cross_validation"]["grid"] if row["l2"] > whole.l2 / 100]
+        for head in (parts, whole)
+    )  # weaker penalties are left before they converge
+    assert ours == [pytest.approx(row, rel=1e-3) for row in theirs]
 
 
 def test_weights_of_rows_and_classes_agree():

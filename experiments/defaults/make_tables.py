@@ -1,4 +1,4 @@
-"""Makes table.md from results.csv and peers.csv.
+"""Makes table.md from results.csv, grid.csv and peers.csv.
 
     python experiments/defaults/make_tables.py
 
@@ -22,6 +22,8 @@ from tljax.analysis.statistics import Interval, crossed_interval, mean_interval
 
 HERE = Path(__file__).parent
 LOGISTIC, RECIPE = "logistic", "recipe"
+TENTHS = ("rate 1/10", "rate 10")
+AGAIN = "A tenth and ten times the rate, and other lengths, on the second source model"
 
 
 class Cell(NamedTuple):
@@ -37,10 +39,14 @@ class Cell(NamedTuple):
 
 
 class Study:
-    """What was measured: rows of results.csv by run, and accuracies of peers.csv."""
+    """What was measured: rows of a file of runs, and accuracies of peers.csv.
 
-    def __init__(self, results: Path, peers: Path):
-        self.rows = read(results)
+    Attributes:
+      rates: the variants of the rate that are recorded on most targets.
+    """
+
+    def __init__(self, results: Path, peers: Path, rates: tuple[str, ...] = tuple(THIRDS)):
+        self.rows, self.rates = read(results), rates
         self.peers: dict[tuple[str, str, int, int, str], float] = {}
         if peers.exists():
             with peers.open(newline="") as file:
@@ -131,8 +137,10 @@ class Study:
 
 def main() -> None:
     study = Study(HERE / "results.csv", HERE / "peers.csv")
+    again = Study(HERE / "grid.csv", HERE / "none.csv", TENTHS)
     parts = {
         "Targets": targets_table(study),
+        AGAIN: grid_table(again) + "\n" + left_out_table(again),
         "Means over the sets": means_table(study),
         "Rates and lengths that the other sets would choose": left_out_table(study),
         "Every target": cells_table(study),
@@ -228,6 +236,20 @@ def targets_table(study: Study) -> str:
     return tables.markdown(head, lines) + "\n" + _failures(study)
 
 
+def grid_table(study: Study) -> str:
+    """Each scenario by default over its best of a grid."""
+    lines = []
+    for scenario in SCENARIOS:
+        found = difference(study, study.cells(scenario), study.test, study.best)
+        if found is not None:
+            measured, lowest, count = found
+            said = verdict(measured, -0.015, lowest, None)
+            numbers = [tables.signed(measured), str(count), f"{lowest:+.3f}", said]
+            lines.append([f"{_words(scenario)} over its best of the grid", "-0.015", *numbers])
+    head = ["target", "limit", "mean", "cells", "lowest of a cell", "verdict"]
+    return tables.markdown(head, lines)
+
+
 def _failures(study: Study) -> str:
     """How many default runs end at or below the majority class, or in nan."""
     head = ["default runs", "number", "at or below the majority class", "ended in nan", "verdict"]
@@ -279,7 +301,7 @@ def left_out_table(study: Study) -> str:
     head += ["gain"]
     lines = []
     for name, network in NETWORKS.items():
-        kinds = {"rate": tuple(THIRDS), "length": tuple(network.lengths)}
+        kinds = {"rate": study.rates, "length": tuple(network.lengths)}
         for scenario, (kind, named) in itertools.product(SCENARIOS, kinds.items()):
             lines += _left_out(study, name, scenario, kind, (DEFAULT, *named))
     return tables.markdown(head, lines)
