@@ -632,7 +632,7 @@ def test_the_runs_of_defaults_are_the_plan(defaults):
     counts = Counter((r.network, r.scenario, r.variant) for r in planned)
     assert counts["dinov2", "from_scratch", "default"] == 1
     assert counts["dinov2", "fine_tune", "rate 1/3"] == 6 * 2 * 2  # sets, sizes, seeds
-    assert counts["resnet10_32", "from_scratch", "rate 10"] == 6 * 3 * 3
+    assert counts["resnet10_32", "from_scratch", "rate 10"] == 6 * 3 * 4
     assert counts["dinov2", "fine_tune", "length 2"] == 6 * 2
 
 

@@ -210,8 +210,8 @@ def match_classes(trained: Trained, dataset: Dataset, data: str) -> Dataset:
             f" on the kind {kind}; give data of the same kind"
         )
     known = trained.experiment.class_names
-    own = set(dataset.class_names)
-    if own == set(known) or (not len(dataset.train) and own <= set(known)):
+    own, is_other = set(dataset.class_names), dataset.class_names != known
+    if is_other and (own == set(known) or (not len(dataset.train) and own <= set(known))):
         dataset = relabel(dataset, known)
     check_classes(dataset.class_names, known, data, trained.workdir)
     return dataset
