@@ -127,7 +127,7 @@ def read_races(path: Path) -> dict[Key, dict[tuple[str, float], Race]]:
 
 def advice(case: Case, fitted: Prior, budget: float = 0.0) -> str:
     """The strategy that `tljax advise` would choose with a budget, of those that are recorded."""
-    gains = {n: g for n, g in beliefs(case, fitted).items() if n in case.recorded.accuracies}
+    gains = beliefs(case, fitted)
     ranked = races_first(sorted(gains, key=lambda name: -gains[name].mean))
     ranked = [name for name in ranked if all((name, a) in case.races for a in LENGTHS)]
     if budget and ranked:
@@ -140,9 +140,10 @@ def advice(case: Case, fitted: Prior, budget: float = 0.0) -> str:
 
 
 def beliefs(case: Case, fitted: Prior) -> dict[str, Normal]:
-    """The gain of each strategy over the probe, expected from the record of other data sets."""
+    """The gain over the probe of each recorded strategy, expected from other data sets."""
     lines = fitted.gains.get(case.recorded.kind, {})
     known, probe = case.recorded.covariates, case.recorded.out_of_fold
+    lines = {name: line for name, line in lines.items() if name in case.recorded.accuracies}
     gains = {name: within(line.at(known), probe) for name, line in lines.items()}
     return {PROBE: Normal(0.0, 1e-6), **gains}
 
@@ -321,11 +322,10 @@ def coverage(cases: Mapping[Key, Case]) -> str:
             offset = fitted.offsets[case.recorded.kind]
             rate = case.recorded.out_of_fold
             for name, gain in beliefs(case, fitted).items():
-                if name in case.recorded.accuracies:
-                    spread = gain.deviation**2 + offset.deviation**2
-                    spread += rate * (1 - rate) / min(case.images, 2_000)
-                    low, high = interval(Normal(rate + offset.mean + gain.mean, spread**0.5))
-                    held[name].append(low <= case.recorded.accuracies[name] <= high)
+                spread = gain.deviation**2 + offset.deviation**2
+                spread += rate * (1 - rate) / min(case.images, 2_000)
+                low, high = interval(Normal(rate + offset.mean + gain.mean, spread**0.5))
+                held[name].append(low <= case.recorded.accuracies[name] <= high)
         for name, some in held.items():
             lines.append([network, name, str(len(some)), f"{np.mean(some):.2f}"])
     return "## Share of 90 % intervals that hold\n\n" + _table(
@@ -341,15 +341,13 @@ def sureness(cases: Mapping[Key, Case]) -> str:
         for key, case in cases.items():
             if key[0] == network:
                 fitted, found = without(cases, case.recorded.root), case.recorded.accuracies
-                gains = {n: g for n, g in beliefs(case, fitted).items() if n in found}
+                gains = beliefs(case, fitted)
                 choice = choose(gains, COSTS[case.recorded.kind])
                 said.append(choice.sureness)
                 came.append(found[choice.name] >= max(found[name] for name in gains) - CLOSE)
         lines.append([network, str(len(said)), f"{np.mean(said):.2f}", f"{np.mean(came):.2f}"])
-    return (
-        "## No other is better by more than a point: probability said, and share that held\n\n"
-        + (_table(["network", "targets", "said", "held"], lines))
-    )
+    title = "## No other is better by more than a point: probability said, and share that held"
+    return f"{title}\n\n{_table(['network', 'targets', 'said', 'held'], lines)}"
 
 
 def every_target(cases: Mapping[Key, Case]) -> str:

@@ -22,6 +22,7 @@ from tljax.analysis.statistics import Interval, crossed_interval, mean_interval
 
 HERE = Path(__file__).parent
 LOGISTIC, RECIPE = "logistic", "recipe"
+BEST = -0.015  # of the best of the grid, what a default may lose
 TENTHS = ("rate 1/10", "rate 10")
 AGAIN = "A tenth and ten times the rate, and other lengths, on the second source model"
 
@@ -45,10 +46,12 @@ class Study:
       rates: the variants of the rate that are recorded on most targets.
     """
 
-    def __init__(self, results: Path, peers: Path, rates: tuple[str, ...] = tuple(THIRDS)):
+    def __init__(
+        self, results: Path, peers: Path | None = None, rates: tuple[str, ...] = tuple(THIRDS)
+    ):
         self.rows, self.rates = read(results), rates
         self.peers: dict[tuple[str, str, int, int, str], float] = {}
-        if peers.exists():
+        if peers is not None and peers.exists():
             with peers.open(newline="") as file:
                 for row in csv.DictReader(file):
                     target = row["network"], row["set"], int(row["n"]), int(row["seed"])
@@ -137,7 +140,7 @@ class Study:
 
 def main() -> None:
     study = Study(HERE / "results.csv", HERE / "peers.csv")
-    again = Study(HERE / "grid.csv", HERE / "none.csv", TENTHS)
+    again = Study(HERE / "grid.csv", rates=TENTHS)
     parts = {
         "Targets": targets_table(study),
         AGAIN: grid_table(again) + "\n" + left_out_table(again),
@@ -209,13 +212,7 @@ def targets_table(study: Study) -> str:
             found = difference(study, chosen, study.test, b)
             if found is None:
                 continue
-            measured, lowest, count = found
-            limits = f"{limit:+.3f}"
-            if lowest_limit is not None:
-                limits += f", lowest {lowest_limit:+.3f}"
-            said = verdict(measured, limit, lowest, lowest_limit)
-            numbers = [limits, tables.signed(measured), str(count), f"{lowest:+.3f}", said]
-            lines.append([text, network, *numbers])
+            lines.append([text, network, *_judged(found, limit, lowest_limit)])
 
     extraction, tuned = list(study.cells("feature_extraction")), list(study.cells("fine_tune"))
     text = "feature extraction over logistic regression"
@@ -223,7 +220,7 @@ def targets_table(study: Study) -> str:
     for scenario in SCENARIOS:
         text = f"{_words(scenario)} over its best of the grid"
         cells = list(study.cells(scenario))
-        add(text, cells, study.best, -0.015, None)
+        add(text, cells, study.best, BEST, None)
     text = "fine tune over the recipe of PyTorch"
     add(text, tuned, lambda cell: study.peer(cell, RECIPE), -0.01, None)
 
@@ -236,16 +233,24 @@ def targets_table(study: Study) -> str:
     return tables.markdown(head, lines) + "\n" + _failures(study)
 
 
+def _judged(
+    found: tuple[Interval, float, int], limit: float, lowest_limit: float | None
+) -> list[str]:
+    """The cells of a target: limit, mean, number of cells, the lowest of them, verdict."""
+    measured, lowest, count = found
+    limits = f"{limit:+.3f}" + ("" if lowest_limit is None else f", lowest {lowest_limit:+.3f}")
+    said = verdict(measured, limit, lowest, lowest_limit)
+    return [limits, tables.signed(measured), str(count), f"{lowest:+.3f}", said]
+
+
 def grid_table(study: Study) -> str:
     """Each scenario by default over its best of a grid."""
     lines = []
     for scenario in SCENARIOS:
         found = difference(study, study.cells(scenario), study.test, study.best)
         if found is not None:
-            measured, lowest, count = found
-            said = verdict(measured, -0.015, lowest, None)
-            numbers = [tables.signed(measured), str(count), f"{lowest:+.3f}", said]
-            lines.append([f"{_words(scenario)} over its best of the grid", "-0.015", *numbers])
+            text = f"{_words(scenario)} over its best of the grid"
+            lines.append([text, *_judged(found, BEST, None)])
     head = ["target", "limit", "mean", "cells", "lowest of a cell", "verdict"]
     return tables.markdown(head, lines)
 

@@ -260,20 +260,21 @@ def _read(workdir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
         kept: dict[str, Any] = parse_json(path.read_bytes())
         before = kept["settings"]
-        _ = kept["races"], kept["seconds"]
+        if not isinstance(before, dict) or not {"races", "seconds"} <= kept.keys():
+            raise ValueError("it is not whole")
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot read {path} ({error}); delete it to begin again") from None
-    if {**before, "images": settings["images"]} == settings and before != settings:
+    if before == settings:
+        return kept
+    if {**before, "images": settings["images"]} == settings:
         raise InputError(
             f"'{workdir}' holds advice about other training images of '{before.get('data')}'; give"
             f" another --workdir, or delete {path} to begin again"
         )
-    if before != settings:
-        raise InputError(
-            f"'{workdir}' holds advice about '{before.get('data')}' with other settings; give"
-            " another --workdir"
-        )
-    return kept
+    raise InputError(
+        f"'{workdir}' holds advice about '{before.get('data')}' with other settings; give"
+        " another --workdir"
+    )
 
 
 def _write(workdir: Path, kept: Mapping[str, Any]) -> None:

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tljax.advice.strategies import PROBE, Strategy, field_of
+from tljax.advice.strategies import Strategy, field_of, overrides_for
 from tljax.advice.words import train_command
 from tljax.config import base
 from tljax.errors import printable, redacted
-from tljax.experiment.default_rule import OF_STEPS
 from tljax.runs.workdir import write_atomically
 
 _log = logging.getLogger("tljax")
@@ -46,13 +45,12 @@ def write_config(
     """
     (row,) = [row for row in content["strategies"] if row["name"] == strategy.name]
     config = strategy.experiment.config
-    names = {field_of(word) for word in overrides}
-    names -= set(OF_STEPS) if strategy.name == PROBE else set()
-    names = names - {"k"} | {"scenario", "data", "model"}
-    names |= {"k"} if strategy.k is not None else set()
-    values = {name: config[name] for name in base() if name in names}
+    names = {field_of(word) for word in overrides_for(strategy.name, overrides)}
+    names |= {"scenario", "data", "model", *({"k"} if strategy.k is not None else ())}
+    defaults = base()
+    values = {name: config[name] for name in defaults if name in names}
     values["init_from"] = redacted(config.init_from)
-    defaults = base()  # which the rule would take for not set
+    # what equals its default the rule would take for not set
     if kept := tuple(name for name in values if config[name] == defaults[name]):
         values["hyperrule_keeps"] = kept
     if values["init_from"] != config.init_from:

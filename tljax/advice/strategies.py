@@ -70,13 +70,18 @@ def build_all(overrides: Sequence[str]) -> dict[str, Strategy]:
 
 
 def config_of(name: str, overrides: Sequence[str]) -> ml_collections.ConfigDict:
-    """The config of a strategy's scenario page, with overrides.
+    """The config of a strategy's scenario page, with the overrides that are for it."""
+    return load(name, overrides_for(name, overrides))
+
+
+def overrides_for(name: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides that a strategy uses.
 
     The probe is solved, so that what is said about steps is not for it; k is for `freeze_first`.
     """
     unused = set(OF_STEPS) if name == PROBE else set()
     unused |= {"k"} if name != "freeze_first" else set()
-    return load(name, [word for word in overrides if field_of(word) not in unused])
+    return [word for word in overrides if field_of(word) not in unused]
 
 
 def field_of(word: str) -> str:

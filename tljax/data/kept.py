@@ -184,11 +184,15 @@ def warn_of_copies(dataset: Dataset, described: Sequence[Kept]) -> None:
       dataset: The data.
       described: What `describe` returned for it.
     """
-    parts = dataset.parts or (dataset,)
-    _warn_of_other_tasks(parts, described)
-    for part, kept in zip(parts, described, strict=True):
+    of_parts = []
+    for kept in described:
         splits = {name: kept["splits"][name] for name in SPLITS}
-        lists = {name: images for name, images in splits.items() if isinstance(images, list)}
+        of_parts.append({name: some for name, some in splits.items() if isinstance(some, list)})
+    for part, lists in zip(dataset.parts or (dataset,), of_parts, strict=True):
+        others = [
+            image for other in of_parts if other is not lists for image in other.get("train", ())
+        ]
+        _warn_of_other_tasks(part.name, others, lists)
         for pair in (("train", "val"), ("train", "test"), ("val", "test")):
             if pair[0] in lists and pair[1] in lists:
                 _warn_of_shared(part.name, *pair, *(lists[split] for split in pair))
@@ -200,9 +204,7 @@ def _warn_of_shared(
     name: str, before: str, split: str, earlier: Sequence[Any], images: Sequence[Any]
 ) -> None:
     """Warns of images of a split that are among those of one before it."""
-    first = {digest: image for image, digest, _ in reversed(earlier)}
-    copies = [(image, first[digest]) for image, digest, _ in images if digest and digest in first]
-    if copies:
+    if copies := _copies(earlier, images):
         image, original = map(printable, copies[0])
         early, late = _CALLED[before], _CALLED[split]
         warn_once(
@@ -212,23 +214,24 @@ def _warn_of_shared(
         )
 
 
-def _warn_of_other_tasks(parts: Sequence[Dataset], described: Sequence[Kept]) -> None:
+def _copies(earlier: Sequence[Any], images: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Of the images whose content is among earlier ones: each, and the first of those."""
+    first = {digest: image for image, digest, _ in reversed(earlier)}
+    return [(image, first[digest]) for image, digest, _ in images if digest and digest in first]
+
+
+def _warn_of_other_tasks(name: str, others: Sequence[Any], lists: Mapping[str, list[Any]]) -> None:
     """Warns of images of a split that are training images of another task: the network sees all."""
-    for part, kept in zip(parts, described, strict=True):
-        trained_on = _digests([one for one in described if one is not kept], "train")
-        for split in ("val", "test"):
-            images = kept["splits"][split]
-            if not isinstance(images, list):
-                continue
-            found = [image for image, digest, _ in images if digest and digest in trained_on]
-            if found:
-                late = _CALLED[split]
-                warn_once(
-                    f"{len(found):,} of the {len(images):,} {late} images of"
-                    f" {printable(part.name)} are byte-identical to training images of another"
-                    f" task, e.g. '{printable(found[0])}'; split all tasks alike, as they make the"
-                    f" {late} figures too good"
-                )
+    for split in ("val", "test"):
+        images = lists.get(split, [])
+        if found := _copies(others, images):
+            late = _CALLED[split]
+            warn_once(
+                f"{len(found):,} of the {len(images):,} {late} images of {printable(name)} are"
+                f" byte-identical to training images of another task, e.g."
+                f" '{printable(found[0][0])}'; split all tasks alike, as they make the {late}"
+                " figures too good"
+            )
 
 
 def _warn_of_two_labels(dataset: Dataset, images: Sequence[Any]) -> None:

@@ -157,8 +157,9 @@ def fewest_of_a_class(source: Source) -> int:
     fewest_of_a_class(load("embedded:digits", train_size=50).train)  # 5
     """
     labels, groups = np.asarray(source.labels), groups_of(source)
-    apart = np.arange(len(labels)) if groups is None else groups
-    return min(len(np.unique(apart[labels == label])) for label in np.unique(labels))
+    if groups is not None:
+        labels = np.unique(np.column_stack([labels, groups]), axis=0)[:, 0]
+    return int(np.unique(labels, return_counts=True)[1].min())
 
 
 def weights_of(source: Source) -> np.ndarray | None:
@@ -194,8 +195,10 @@ def relabel(dataset: Dataset, class_names: tuple[str, ...]) -> Dataset:
     """Returns the data set with the labels of `class_names`, which must include its own classes.
 
     Of several labels an image, it has none of those that are added. Numbers change their order;
-    where some are missing, the data set is returned as it is.
+    where some are missing, or nothing changes, the data set is returned as it is.
     """
+    if dataset.class_names == class_names:
+        return dataset
     if dataset.kind == "regression" and len(class_names) != dataset.num_classes:
         return dataset
     places = np.array([class_names.index(name) for name in dataset.class_names])

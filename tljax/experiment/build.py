@@ -202,6 +202,7 @@ def build(
     model = _model(config, tasks)
     plan, stages = _plan(config, model)
     options = _options(config)
+    _check_rates(config.trial_lr)
     resolved, preprocessing = _prepare_images(config, model)
     model = registry.at_image_size(model, preprocessing.image_size)
     lora.check(config, plan, tracing.abstract_variables(model, preprocessing.image_shape))
@@ -422,9 +423,7 @@ def _options(config: ml_collections.ConfigDict) -> TrainingOptions:
     options = {name: config[name] for name in OPTION_NAMES}
     if config.head_init == "pretrained":  # the plan keeps it: there is no new head to draw
         del options["head_init"]
-    checked = TrainingOptions(**options)
-    _check_rates(config.trial_lr)
-    return checked
+    return TrainingOptions(**options)
 
 
 def _check_rates(rates: Sequence[Any]) -> None:

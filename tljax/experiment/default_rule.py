@@ -49,8 +49,8 @@ class Target:
       tasks: number of data sets that are trained on together.
       has_val: whether the data comes with validation images.
       rarest: images of the rarest class that has any.
-      groups: groups of images of the class with the fewest; without groups as `rarest`.
       kind: of the labels.
+      groups: groups of images of the class with the fewest; None: as `rarest`.
     """
 
     images: int
@@ -167,6 +167,13 @@ def choose(
             )
     else:
         chosen |= _fine_tuning(scenario, target, network, rates, set_by_hand)
+    warnings += _unsuited(chosen, set_by_hand)
+    return {field: c for field, c in chosen.items() if field not in set_by_hand}, warnings
+
+
+def _unsuited(chosen: Choices, set_by_hand: Mapping[str, Any]) -> list[str]:
+    """Warnings of choices that do not suit what is set by hand."""
+    warnings = []
     if set_by_hand.get("sampling") == "balanced" and chosen.get("head_init", ("",))[0] == "solved":
         warnings.append(
             "sampling is balanced, but the solved head that the run starts from weighs all images"
@@ -178,7 +185,7 @@ def choose(
             f"optimizer is {optimizer}, but the default rule's lr, {chosen['lr'][0]:g}, is for"
             f" {chosen_one}; set lr as well"
         )
-    return {field: c for field, c in chosen.items() if field not in set_by_hand}, warnings
+    return warnings
 
 
 def _feature_extraction(target: Target, set_by_hand: Mapping[str, Any]) -> Choices:
@@ -254,17 +261,17 @@ def _fine_tuning(
     if scenario == "freeze_first":
         groups = len(network.model.groups)
         chosen["k"] = (round(0.4 * groups), f"two fifths of {groups} groups")
-    if target.tasks > 1 or (target.rarest < 2 and "l2" not in set_by_hand):
+    starts_random = set_by_hand.get("init_k") is not None  # below the head
+    if starts_random:
+        chosen["head_init"] = ("zero", "init_k is set by hand: groups below the head are random")
+    elif target.tasks > 1 or (target.rarest < 2 and "l2" not in set_by_hand):
         why = "two data sets" if target.tasks > 1 else "a class has one image"
         chosen["head_init"] = ("zero", f"no head is solved for it: {why}")
     elif set_by_hand.get("on_error", "fail") == "fail" and set_by_hand.get("stages") is None:
         chosen["head_init"] = ("solved", "Kumar et al. 2022, LP-FT")
     chosen |= validation
     chosen["wise_ft"] = (True, "Wortsman et al. 2022; it may end at the linear probe")
-    if (
-        set_by_hand.get("init_k") is not None
-    ):  # between random weights and trained ones lies nothing
-        chosen["head_init"] = ("zero", "init_k is set by hand: groups below the head are random")
+    if starts_random:
         chosen["wise_ft"] = (False, "init_k is set by hand: the start is no network to go back to")
     if not validates and set_by_hand.get("wise_ft", chosen["wise_ft"][0]):
         why = "the trial chooses another" if tries else "their advice without validation images"
@@ -284,8 +291,8 @@ def _can_try(target: Target, network: Network, set_by_hand: Mapping[str, Any]) -
     """Whether a small network may be trained some times to choose rate and place on the line."""
     settled = {"wise_ft", "wise_ft_alpha", "head_init", "stages", "l2", "on_error", "init_k"}
     settled |= {"sampling"}  # which a solved head does not know: a trial would rather keep that
-    groups = target.rarest if target.groups is None else target.groups
-    enough = target.tasks == 1 and min(target.rarest, groups) >= trial.LEAST_OF_A_CLASS
+    fewest = target.rarest if target.groups is None else target.groups
+    enough = target.tasks == 1 and fewest >= trial.LEAST_OF_A_CLASS
     return _is_small(network) and enough and not settled & set_by_hand.keys()
 
 

@@ -30,6 +30,7 @@ from tljax.experiment.trained import (
     match_classes,
     read_workdir,
     training_labels,
+    warn_of_held_out,
 )
 from tljax.runs.record import read_result
 from tljax.training.problems import Evaluation, MultiLabel, Problem, Regression
@@ -180,6 +181,7 @@ def evaluate_folds(
             f" folds of '{workdir}' but one: the answers of that one are in out_of_fold.csv; name"
             " other data with --data"
         )
+    warn_of_held_out(dataset, spec)
     dataset = _unseen(ensemble, dataset, split)
     dataset = match_classes(ensemble.members[0], dataset, spec)
     source = {"train": dataset.train, "val": dataset.val, "test": dataset.test}[split]

@@ -164,7 +164,9 @@ def same_classes(trained: Trained, data: str | None, data_dir: str | None = None
         dataset = load_data(config, trained.splits)
     else:
         seen = (*(trained.splits or ()), *trained.others)
-        dataset = leave_out_seen(load_other(config, data, data_dir), seen)
+        dataset = load_other(config, data, data_dir)
+        warn_of_held_out(dataset, data)
+        dataset = leave_out_seen(dataset, seen)
     return match_classes(trained, dataset, data)
 
 
@@ -178,7 +180,7 @@ def load_other(
       data: the spec, with absolute paths.
       data_dir: where `tfds:` data lies; None: where the config says.
     """
-    dataset = load(
+    return load(
         data,
         val_fraction=config.val_fraction,
         seed=data_seed(config),
@@ -187,12 +189,15 @@ def load_other(
         deep_images=config.deep_images,
         channels=config.channels,
     )
+
+
+def warn_of_held_out(dataset: Dataset, data: str) -> None:
+    """Says of other data without test images of its own that a part of it is evaluated."""
     if isinstance(dataset.test, HeldOut):
         warn_once(
             f"'{data}' has no test images of its own: {len(dataset.test):,} of its images, a fifth"
             " of each class, are taken; mark all as test images to take all"
         )
-    return dataset
 
 
 def match_classes(trained: Trained, dataset: Dataset, data: str) -> Dataset:
@@ -210,8 +215,8 @@ def match_classes(trained: Trained, dataset: Dataset, data: str) -> Dataset:
             f" on the kind {kind}; give data of the same kind"
         )
     known = trained.experiment.class_names
-    own, is_other = set(dataset.class_names), dataset.class_names != known
-    if is_other and (own == set(known) or (not len(dataset.train) and own <= set(known))):
+    own = set(dataset.class_names)
+    if own == set(known) or (not len(dataset.train) and own <= set(known)):
         dataset = relabel(dataset, known)
     check_classes(dataset.class_names, known, data, trained.workdir)
     return dataset

@@ -265,8 +265,8 @@ class TrainingOptions:
                 )
         if self.images_change or self.cache == "off":
             changing = ("mixup", "cutmix", "on_error", "augment")
-            set_ones = (name for name in changing if getattr(self, name) not in (0, defaults[name]))
-            name = next(set_ones, "cache") if self.images_change else "cache"
+            set_ones = [name for name in changing if getattr(self, name) not in (0, defaults[name])]
+            name = set_ones[0] if self.images_change else "cache"
             raise InputError(
                 f"{name} is {getattr(self, name)}, but optimizer is lbfgs, which needs the same"
                 f" features of an image throughout; set it to {defaults[name]}, or optimizer to"
@@ -327,7 +327,13 @@ class TrainingOptions:
         return self.eval_every or max(1, math.ceil(train_size / self.batch_size))
 
     def evaluates_after(self, step: int, train_size: int) -> bool:
-        """Whether the weights after `step` steps are evaluated: a matter of the step alone."""
+        """Whether the weights after `step` steps are evaluated: a matter of the step alone.
+
+        Not the head of zeros before a solution: it answers the first class, which may be the
+        commonest.
+        """
+        if self.solves and step == 0:
+            return False
         interval = self.evaluation_interval(train_size)
         is_power_of_two = step & (step - 1) == 0
         return (

@@ -269,8 +269,6 @@ class Run:
         return any(row["event"] == "wise_ft" for row in others)
 
     def validates_now(self) -> bool:
-        if self.setup.options.solves and self.step == 0:
-            return False  # a head of zeros answers the first class, which may be the commonest
         due = self.setup.options.evaluates_after(self.step, len(self.setup.train))
         return self.setup.val is not None and (due or self.is_on_line())
 

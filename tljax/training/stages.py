@@ -149,13 +149,13 @@ def checked_stages(whole: Setup, stages: Sequence[Stage]) -> list[Setup]:
       whole: of all stages together; its plan does not count.
       stages: in their order.
     """
-    setups = []
     for number, stage in enumerate(stages[1:], 2):
         if set(stage.plan.init) != {"carried"}:
             raise InputError(
                 f"stage {number} of {len(stages)} would begin anew, and lose what the one before it"
                 " learnt; pass its plan's `carried`, e.g. tljax.fine_tune(groups).carried"
             )
+    setups = []
     for number, (stage, options) in enumerate(zip(stages, _options(whole, stages), strict=True), 1):
         test = whole.test if number == len(stages) else None
         setup = replace(whole, plan=stage.plan, options=options, test=test)

@@ -8,7 +8,7 @@ compiled programs. A run that fails leaves its reason in its folder and does not
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -75,7 +75,7 @@ def run_sweep(
         check_known("config field", name, base())
     total = list_runs(path, overrides)
     mine = total[shard[0] :: shard[1]]
-    names = [run.name for run in total]
+    names = {run.name for run in total}
     check_configs(total, workdir / "runs")
     make_workdir(workdir)
     outcomes = Outcomes()
@@ -273,14 +273,14 @@ def _describe(error: Exception) -> str:
     return printable(hide_secrets(f"{type(error).__name__}: {first}"))
 
 
-def _write_results(workdir: Path, by: Sequence[str], names: Sequence[str]) -> list[Selection]:
+def _write_results(workdir: Path, by: Sequence[str], names: Collection[str]) -> list[Selection]:
     """Writes `results.csv` of all runs in the workdir; returns the choices among those of `names`.
 
     Runs of an earlier sweep there may have been given other data or steps on the command line, of
     which their names say nothing.
     """
     runs = read_runs(workdir / "runs")
-    own = [run for run in runs if run.name in set(names)]
+    own = [run for run in runs if run.name in names]
     if len(own) < len(runs):
         warn_once(
             f"runs in '{workdir / 'runs'}' that are not of this sweep, and are left out of the"

@@ -48,9 +48,7 @@ def _over_white(image: Image.Image, name: str) -> Image.Image:
             " white",
             key="transparent pixels",
         )
-        pixels = np.asarray(image)
-        shows = opacity.any() or (pixels != pixels[0, 0]).any()
-        if shows and (np.asarray(blended) == 255).all():
+        if (np.asarray(blended) == 255).all() and not _is_empty(image):
             warn_once(
                 "nothing is left of images that are white on transparent, or transparent"
                 f" throughout, e.g. {printable(name)}; blend such images over a dark colour first,"
@@ -58,6 +56,12 @@ def _over_white(image: Image.Image, name: str) -> Image.Image:
                 key="white on white",
             )
     return blended
+
+
+def _is_empty(image: Image.Image) -> bool:
+    """Whether an image of mode RGBA is transparent throughout, and of one colour below that."""
+    pixels = np.asarray(image)
+    return not pixels[..., 3].any() and bool((pixels == pixels[0, 0]).all())
 
 
 def load_upright(

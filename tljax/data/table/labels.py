@@ -85,8 +85,9 @@ def text_of(value: Any, place: str) -> str:
     return "" if value is None or value != value else str(value)  # NaN: as pandas has it
 
 
-def warn_of_missing(cells: Sequence[Any], where: str) -> None:
+def warn_of_missing(table: Table, column: str, cells: Sequence[Any]) -> None:
     """Warns of texts that R and pandas write where a cell is empty: they are taken as they are."""
+    where = _named(table, column)
     found = Counter(cell for cell in cells if cell in _MISSING)
     for text, count in found.items():
         warn_once(
@@ -95,8 +96,12 @@ def warn_of_missing(cells: Sequence[Any], where: str) -> None:
         )
 
 
-def shortened_text(text: str) -> str:
-    """Returns a cell as messages show it, cut if it is long."""
+def _named(table: Table, column: str) -> str:
+    return f"the column '{printable(column)}' of {printable(table.place)}"
+
+
+def _cut(text: str) -> str:
+    """A cell as messages show it, cut if it is long."""
     return text if len(text) <= _EXAMPLE else f"{text[:_EXAMPLE]}..."
 
 
@@ -169,7 +174,7 @@ def _classes(table: Table) -> Labels:
         if not label:
             raise InputError(f"{where} has no label; fill it or remove it")
         values.append(label)
-    warn_of_missing(values, f"the column '{printable(column)}' of {printable(table.place)}")
+    warn_of_missing(table, column, values)
     labels = {str(label) for label in values}
     if all(_has_decimals(label) for label in labels):
         found = (
@@ -218,14 +223,13 @@ def _separated(table: Table) -> Labels:
         text_of(value, f"{place} of {table.place}")
         for value, place in zip(table.cells[column], table.places, strict=True)
     ]
-    if any(cell.startswith("[") and cell.endswith("]") for cell in cells):
-        example = next(cell for cell in cells if cell.startswith("["))
+    if lists := [cell for cell in cells if cell.startswith("[") and cell.endswith("]")]:
         raise InputError(
-            f"the column '{printable(column)}' of {printable(table.place)} holds lists written as"
-            f" text, e.g. {printable(shortened_text(example))}; write the labels with a | between"
-            " them, or save the table as Parquet, which keeps lists"
+            f"{_named(table, column)} holds lists written as text, e.g."
+            f" {printable(_cut(lists[0]))}; write the labels with a | between them, or save the"
+            " table as Parquet, which keeps lists"
         )
-    warn_of_missing(cells, f"the column '{printable(column)}' of {printable(table.place)}")
+    warn_of_missing(table, column, cells)
     separator = table.separator or _guess(table, column, cells)
     known: dict[str, frozenset[str]] = {}
     for cell in cells:
@@ -238,14 +242,14 @@ def _separated(table: Table) -> Labels:
 def _guess(table: Table, column: str, cells: Sequence[str]) -> str | None:
     """The separator that occurs; None if there is none, and each cell is one label."""
     found = [sign for sign in _GUESSED if any(sign in cell for cell in cells)]
-    where = f"the column '{printable(column)}' of {printable(table.place)}"
+    where = _named(table, column)
     if len(found) > 1:
         raise InputError(
             f"both '{found[0]}' and '{found[1]}' occur in {where}; say which of them separates the"
             f" labels, e.g. ?labels={printable(column)},separator={found[0]}"
         )
     example = next((cell for cell in cells if not found or found[0] in cell), "")
-    example = printable(shortened_text(example))
+    example = printable(_cut(example))
     if found:
         warn_once(f"the labels in {where} are separated by '{found[0]}', e.g. '{example}'")
         return found[0]

@@ -103,7 +103,7 @@ def _texts(table: Table, what: str, column: str | None) -> list[str] | None:
         if not text:
             raise InputError(f"{where} has no {what}; fill it or remove it")
         found.append(text)
-    warn_of_missing(found, f"the column '{printable(column)}' of {printable(table.place)}")
+    warn_of_missing(table, column, found)
     return found
 
 
