@@ -96,7 +96,8 @@ def test_other_data_may_order_the_classes_differently(photo_folder, tmp_path, ca
     for name, number in (("cats", "10"), ("dogs", "2")):  # a folder: 10, 2; a table: 2, 10
         (photo_folder / name).rename(photo_folder / number)
     workdir = tmp_path / "run"
-    argv = [*config("from_scratch"), "--workdir", workdir, "--config.image_size=16"]
+    argv = [*config("from_scratch"), "--workdir", workdir]
+    argv += ["--config.image_size=16", "--config.steps=60"]
     code, _, err = run(capsys, "train", *argv, f"--config.data=folder:{photo_folder}")
     assert code == 0, err
     rows = []
@@ -152,7 +153,7 @@ def test_help_names_the_commands(capsys):
     ["vit_micro_patch4_32", pytest.param("resnet10_32", marks=pytest.mark.soak)],
 )
 def test_a_small_demo_prints_the_table_and_writes_the_report(model, tmp_path, capsys):
-    settings = Settings(model, source_train_size=64, source_epochs=1.0, small=20, large=40, steps=2)
+    settings = Settings(model, source_train_size=64, source_epochs=1.0, small=30, large=40, steps=2)
     with pytest.raises(InputError, match="does not beat the naive baseline"):
         run_demo(tmp_path, seeds=1, settings=settings)  # two steps on 64 letters
     settings = replace(settings, accept_source=True)

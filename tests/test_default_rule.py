@@ -89,7 +89,9 @@ def test_updates_of_low_rank_share_one_higher_rate():
 
 def test_a_class_with_one_image_cannot_be_held_out():
     few = target(30, rarest=1)
-    assert numbers("feature_extraction", of=few)["optimizer"] == "adamw"
+    trained = numbers("feature_extraction", of=few)
+    assert (trained["optimizer"], trained["steps"], trained["eval_every"]) == ("adamw", 300, 30)
+    assert numbers("feature_extraction", of=few, epochs=200)["eval_every"] == 9  # of 94 steps
     assert numbers("feature_extraction", of=few, l2=0.1)["optimizer"] == "lbfgs"
     assert numbers("fine_tune", of=few)["head_init"] == "zero"
 

@@ -131,6 +131,7 @@ def test_a_run_after_it_is_the_run_without_it_and_its_rate_trains(tmp_path):
             **fields,
             "scenario": "from_scratch",
             "train": "(?!stem).*",
+            "image_size": 16,
             "augment": "crop",
             "class_weights": "balanced",
         }

@@ -218,6 +218,7 @@ def _feature_extraction(target: Target, set_by_hand: Mapping[str, Any]) -> Choic
         "lr": (3e-3, "of a head on features: DINOv2, linear evaluation"),
         "batch_size": (64, "features are small"),
         "steps": (length, "40 epochs, at least 300 steps"),
+        "eval_every": _ten_evaluations(_length(length, target, batch, set_by_hand)),
         "weight_decay": (0.0, "DINOv2, linear evaluation"),
         "clip_norm": (1.0, "big_vision, transfer.py"),
     }
@@ -321,15 +322,25 @@ def _validation(target: Target, set_by_hand: Mapping[str, Any]) -> Choices:
 
 def _rhythm(steps: int, target: Target, batch: int, set_by_hand: Mapping[str, Any]) -> Choices:
     """Warm-up, and the steps between evaluations, for the rule's steps or those set by hand."""
-    if set_by_hand.get("steps"):
-        steps = int(set_by_hand["steps"])
-    elif "epochs" in set_by_hand:
-        steps = math.ceil(set_by_hand["epochs"] * target.images / batch)
+    steps = _length(steps, target, batch, set_by_hand)
     warmup = 0 if set_by_hand.get("stages") else min(500, steps // 10)
     return {
         "warmup": (warmup, "a tenth of the steps, 500 at most; none in stages"),
-        "eval_every": (max(1, steps // 10), "ten evaluations"),
+        "eval_every": _ten_evaluations(steps),
     }
+
+
+def _length(steps: int, target: Target, batch: int, set_by_hand: Mapping[str, Any]) -> int:
+    """The steps that a run takes: those set by hand, else the rule's."""
+    if set_by_hand.get("steps"):
+        return int(set_by_hand["steps"])
+    if "epochs" in set_by_hand:
+        return math.ceil(set_by_hand["epochs"] * target.images / batch)
+    return steps
+
+
+def _ten_evaluations(steps: int) -> tuple[int, str]:
+    return max(1, steps // 10), "ten evaluations"
 
 
 def _steps_of(rates: _Rates, lr: float, batch: int, set_by_hand: Mapping[str, Any]) -> Choices:
