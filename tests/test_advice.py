@@ -70,15 +70,42 @@ def test_beliefs_are_as_wide_as_the_recorded_gains_are_spread():
     assert width(0.0, 3) > 2 * width(0.0, 500)  # few data sets that agree prove little
 
 
-def test_a_race_moves_the_belief_as_bayes_says():
-    before = Normal(0.1, 0.1)
-    assert decision.combine(before, None, Normal(0.0, 0.1)) == before
+def test_a_race_moves_the_beliefs_as_bayes_says():
+    before = {FINE_TUNE: Normal(0.1, 0.1), "freeze_first": Normal(0.08, 0.05)}
+    assert decision.update(before, {}, {}) == before
     measured = Measured(gain=0.3, images=100, accuracy=0.5, length=0.1)
-    after = decision.combine(before, measured, Normal(0.0, 0.0))
+    exact = Normal(0.0, 0.0)
+    after = decision.update(before, {FINE_TUNE: measured}, {FINE_TUNE: exact})
     noise = 0.25 / 100
     weight = 0.1**2 / (0.1**2 + noise)
-    assert after.mean == pytest.approx(0.1 + weight * 0.2)
-    assert after.deviation == pytest.approx((1 / 0.01 + 1 / noise) ** -0.5)
+    assert after[FINE_TUNE].mean == pytest.approx(0.1 + weight * 0.2)
+    assert after[FINE_TUNE].deviation == pytest.approx((1 / 0.01 + 1 / noise) ** -0.5)
+    # the other, which did not race, moves by the regression of its gain on the measurement
+    slope = 0.7 * 0.1 * 0.05 / (0.1**2 + noise)
+    assert after["freeze_first"].mean == pytest.approx(0.08 + slope * 0.2)
+    assert after["freeze_first"].deviation < before["freeze_first"].deviation
+
+
+def test_beliefs_after_races_err_as_much_as_they_say():
+    before = {FINE_TUNE: Normal(0.1, 0.1), "freeze_first": Normal(0.1, 0.1)}
+    level = Measured(gain=0.3, images=30, accuracy=0.5, length=1.0)
+    rng = np.random.default_rng(0)
+
+    def draw(deviation, correlation):
+        shared, own = rng.normal(size=(4000, 1)), rng.normal(size=(4000, 2))
+        return deviation * (np.sqrt(correlation) * shared + np.sqrt(1 - correlation) * own)
+
+    gains = 0.1 + draw(0.1, 0.7)  # as the belief has them, and as races see them
+    seen = gains + draw(level.sampling**0.5, 0.5)
+    exact = dict.fromkeys(before, Normal(0.0, 0.0))
+    believed = []
+    for row in seen:
+        races = {n: level._replace(gain=float(g)) for n, g in zip(before, row, strict=True)}
+        after = decision.update(before, races, exact)
+        believed.append([after[name].mean for name in before])
+    errors = gains - np.array(believed)
+    assert errors.std() == pytest.approx(after[FINE_TUNE].deviation, rel=0.05)
+    assert np.abs(np.corrcoef(errors.ravel(), np.ravel(believed))[0, 1]) < 0.05
 
 
 def test_of_two_that_are_level_the_one_at_half_the_cost_is_chosen():

@@ -13,6 +13,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +22,7 @@ from scipy.stats import rankdata, weightedtau
 
 import tljax.advice
 from tljax.advice import distances, prior, textbook
-from tljax.advice.decision import CLOSE, Measured, choose, combine, interval, within
+from tljax.advice.decision import CLOSE, Measured, believe, choose, interval
 from tljax.advice.prior import Normal, Prior, Recorded
 from tljax.advice.races import LENGTHS, halve, races_first
 from tljax.advice.ranking import SCORES
@@ -132,20 +133,19 @@ def advice(case: Case, fitted: Prior, budget: float = 0.0) -> str:
     ranked = [name for name in ranked if all((name, a) in case.races for a in LENGTHS)]
     if budget and ranked:
         raced, _ = halve(ranked, *_recorded_races(case, budget))
-        for name, measured in raced.items():
-            fidelity = fitted.fidelity(case.recorded.kind, name, measured.length)
-            gain = combine(gains[name], measured, fidelity)
-            gains[name] = within(gain, case.recorded.out_of_fold)
+        gains = beliefs(case, fitted, raced)
     return choose(gains, COSTS[case.recorded.kind]).name
 
 
-def beliefs(case: Case, fitted: Prior) -> dict[str, Normal]:
-    """The gain over the probe of each recorded strategy, expected from other data sets."""
-    lines = fitted.gains.get(case.recorded.kind, {})
-    known, probe = case.recorded.covariates, case.recorded.out_of_fold
-    lines = {name: line for name, line in lines.items() if name in case.recorded.accuracies}
-    gains = {name: within(line.at(known), probe) for name, line in lines.items()}
-    return {PROBE: Normal(0.0, 1e-6), **gains}
+def beliefs(
+    case: Case, fitted: Prior, raced: Mapping[str, Measured] = MappingProxyType({})
+) -> dict[str, Normal]:
+    """The gain over the probe of each recorded strategy, by other data sets and by races."""
+    kind, known = case.recorded.kind, case.recorded.covariates
+    lines = fitted.gains.get(kind, {}).items()
+    expected = {name: line.at(known) for name, line in lines if name in case.recorded.accuracies}
+    fidelities = {name: fitted.fidelity(kind, name, one.length) for name, one in raced.items()}
+    return believe(expected, raced, fidelities, case.recorded.out_of_fold)
 
 
 def without(cases: Mapping[Key, Case], root: str) -> Prior:

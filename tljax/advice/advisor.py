@@ -104,14 +104,9 @@ def conclude(
     kind = priors.kind_of(found.parameters)
     lines = prior.gains[kind]
     known = priors.covariates_of(found.images, found.probe, found.similarity)
-    gains = {PROBE: Normal(0.0, 1e-6)}
-    for name in costs:
-        if name in lines:
-            measured = raced.get(name)
-            length = measured.length if measured else 0.0
-            fidelity = prior.fidelity(kind, name, length)
-            gain = decision.combine(lines[name].at(known), measured, fidelity)
-            gains[name] = decision.within(gain, found.probe)
+    expected = {name: lines[name].at(known) for name in costs if name in lines}
+    fidelities = {name: prior.fidelity(kind, name, one.length) for name, one in raced.items()}
+    gains = decision.believe(expected, raced, fidelities, found.probe)
     return gains, decision.choose(gains, costs)
 
 

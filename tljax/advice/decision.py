@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tljax.advice.prior import Normal
+from tljax.advice.strategies import PROBE
 
 INDIFFERENT = 0.005  # of accuracy: a strategy that is much cheaper is taken if it loses no more
 MUCH_CHEAPER = 0.5  # of the best one's cost: what a strategy may cost that is taken in its place
@@ -13,6 +14,9 @@ CLOSE = 0.01  # of accuracy: how near to the best the choice is meant to be
 _DRAWS = 20_000
 # Of the gains of two strategies on a recorded target: .58 to .93 (small networks).
 _CORRELATION = 0.7
+# Of two strategies' answers less the same probe's, each right on the same images as another about
+# half the time.
+_OF_ONE_PROBE = 0.5
 
 
 class Measured(NamedTuple):
@@ -57,24 +61,60 @@ class Choice(NamedTuple):
     best: str
 
 
-def combine(prior: Normal, measured: Measured | None, fidelity: Normal) -> Normal:
-    """The belief about a strategy's gain after a race: a product of two normal densities.
-
-        combine(Normal(0.05, 0.05), None, Normal(0.0, 0.1))  # Normal(0.05, 0.05)
+def believe(
+    expected: Mapping[str, Normal],
+    raced: Mapping[str, Measured],
+    fidelities: Mapping[str, Normal],
+    probe: float,
+) -> dict[str, Normal]:
+    """Beliefs about the gain of each strategy over the probe, whose own is 0.
 
     Args:
-      prior: from the record.
-      measured: of a race; None: there was none.
-      fidelity: by how much the gain of the whole run is above the race's: mean and deviation, but
-        for the race's sampling.
+      expected: of each other strategy, from the record.
+      raced: what races measured; of a strategy the longest.
+      fidelities: of each that raced: by how much the gain of the whole run is above the race's,
+        mean and deviation, but for the race's sampling.
+      probe: accuracy of the probe, by cross-validation.
     """
-    if measured is None:
-        return prior
-    variance = fidelity.deviation**2 + measured.sampling
-    whole = measured.gain + fidelity.mean
-    precision = 1 / prior.deviation**2 + 1 / variance
-    mean = (prior.mean / prior.deviation**2 + whole / variance) / precision
-    return Normal(float(mean), float(precision**-0.5))
+    gains = update(expected, raced, fidelities)
+    return {PROBE: Normal(0.0, 1e-6)} | {name: within(gain, probe) for name, gain in gains.items()}
+
+
+def update(
+    expected: Mapping[str, Normal],
+    raced: Mapping[str, Measured],
+    fidelities: Mapping[str, Normal],
+) -> dict[str, Normal]:
+    """The beliefs about all gains after races; those that did not race move with those that did.
+
+    Gains are high or low together. So are their measurements by chance, as all races of a target
+    are compared with the same answers of the probe. It is a normal density of several variables,
+    given a measurement of some (Bishop 2006, "Pattern Recognition and Machine Learning", (2.116)).
+
+        update({"fine_tune": Normal(0.05, 0.05)}, {}, {})  # {"fine_tune": Normal(0.05, 0.05)}
+    """
+    names, races = list(expected), [name for name in expected if name in raced]
+    if not races:
+        return dict(expected)
+    mean, deviation = np.array(list(expected.values())).T
+    before = _together(deviation, _CORRELATION)
+    rows = [names.index(name) for name in races]
+    whole = np.array([raced[name].gain + fidelities[name].mean for name in races])
+    noise = _together(np.sqrt([raced[name].sampling for name in races]), _OF_ONE_PROBE)
+    noise += np.diag([fidelities[name].deviation ** 2 for name in races])
+    weight = np.linalg.solve(before[np.ix_(rows, rows)] + noise, before[rows]).T
+    mean = mean + weight @ (whole - mean[rows])
+    variance = np.diag(before - weight @ before[rows])
+    return {
+        name: Normal(float(m), float(np.sqrt(v)))
+        for name, m, v in zip(names, mean, variance, strict=True)
+    }
+
+
+def _together(deviation: np.ndarray, correlation: float) -> np.ndarray:
+    """The covariance of variables that all have the same correlation with each other."""
+    own = (1 - correlation) * np.eye(len(deviation))
+    return np.outer(deviation, deviation) * (correlation + own)
 
 
 def choose(gains: Mapping[str, Normal], costs: Mapping[str, float], seed: int = 0) -> Choice:
