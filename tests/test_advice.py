@@ -15,7 +15,7 @@ from tljax.advice import advisor, config_page, decision, distances, prior, races
 from tljax.advice.decision import Measured
 from tljax.advice.prior import Covariates, Normal, Recorded
 from tljax.advice.strategies import FINE_TUNE, NAMES, PROBE, build_all
-from tljax.advice.words import train_command
+from tljax.advice.words import sentences, train_command
 from tljax.cli import main
 from tljax.commands.advise.source_model import source_fields
 from tljax.experiment import Experiment
@@ -313,6 +313,15 @@ def test_a_class_of_two_images_runs_no_race(world, tmp_path):
     assert content["evidence"]["fewest"] == 2
     assert content["evidence"]["images"] >= races.LEAST_IMAGES
     assert content["races"] == []
+
+    def said(similarity, naive):
+        evidence = content["evidence"] | {"similarity": similarity, "naive_accuracy": naive}
+        return " ".join(sentences(content | {"evidence": evidence}))
+
+    for similarity, naive in ((0.2, 0.0), (0.0, 0.0), (0.2, 1.0)):
+        text = said(similarity, naive)
+        assert ("no more than random weights" in text) == (similarity == 0)
+        assert ("no more than always answering the commonest" in text) == (naive == 1)
 
 
 def test_printed_commands_are_quoted_for_a_shell():

@@ -76,12 +76,14 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
         f" {best_depth['probe']:.3f}, after {best_depth['group']}; on features of random weights on"
         f" {control:.3f}: pretraining avoids {max(0.0, evidence['similarity']):.0%} of the errors"
         + _percentile(evidence)
-        + ".",
+        + "."
+        + _gives_nothing(evidence),
         _distances(evidence),
         f"Advice: {chosen['name']} ({chosen['in_words']}), expected test accuracy"
         f" {chosen['predicted']:.3f} [{chosen['low']:.3f}-{chosen['high']:.3f}],"
         f" {chosen['cost']:.2f} times the cost of a full fine-tuning; with a probability of"
-        f" {choice['sureness']:.0%} no other is better by more than a point.",
+        f" {choice['sureness']:.0%} no other is better by more than a point."
+        + _no_better(chosen["predicted"], evidence["naive_accuracy"]),
         f"Runner-up: {runner_up['name']} ({runner_up['in_words']}), {runner_up['predicted']:.3f}.",
     ]
     if choice["best"] != choice["name"]:
@@ -131,6 +133,24 @@ def _near_duplicates(evidence: Mapping[str, Any]) -> str:
                 f" {split} accuracy promises too much; keep them on one side."
             )
     return said
+
+
+def _gives_nothing(evidence: Mapping[str, Any]) -> str:
+    if evidence["similarity"] > 0:
+        return ""
+    return (
+        " This source gives a linear head no more than random weights do: if there are other"
+        " sources, `tljax rank` compares them."
+    )
+
+
+def _no_better(predicted: float, naive: float) -> str:
+    if predicted > naive:
+        return ""
+    return (
+        " That is no more than always answering the commonest class: take another source, or"
+        " more images."
+    )
 
 
 def _distances(evidence: Mapping[str, Any]) -> str:
