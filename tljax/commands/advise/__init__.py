@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.05,
         help="the share of one full fine-tuning that may be spent: at 0.05 features alone decide,"
-        " above it scenarios race; where it was measured, on small networks, advice lost 0.2 and"
-        " 0.3 points less with 0.25 and 1, which is within the noise (default: 0.05)",
+        " above it scenarios race; where it was measured, on small networks, 0.25 and 1 gave no"
+        " better advice (default: 0.05)",
     )
     parser.add_argument(
         "--workdir",
