@@ -153,7 +153,7 @@ def test_help_names_the_commands(capsys):
     ["vit_micro_patch4_32", pytest.param("resnet10_32", marks=pytest.mark.soak)],
 )
 def test_a_small_demo_prints_the_table_and_writes_the_report(model, tmp_path, capsys):
-    settings = Settings(model, source_train_size=64, source_epochs=1.0, small=30, large=40, steps=2)
+    settings = Settings(model, source_train_size=64, source_epochs=1.0, small=20, large=40, steps=2)
     with pytest.raises(InputError, match="does not beat the naive baseline"):
         run_demo(tmp_path, seeds=1, settings=settings)  # two steps on 64 letters
     settings = replace(settings, accept_source=True)

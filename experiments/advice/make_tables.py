@@ -13,7 +13,6 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -128,7 +127,7 @@ def read_races(path: Path) -> dict[Key, dict[tuple[str, float], Race]]:
 
 def advice(case: Case, fitted: Prior, budget: float = 0.0) -> str:
     """The strategy that `tljax advise` would choose with a budget, of those that are recorded."""
-    gains = beliefs(case, fitted)
+    gains = beliefs(case, fitted, {})
     ranked = races_first(sorted(gains, key=lambda name: -gains[name].mean))
     ranked = [name for name in ranked if all((name, a) in case.races for a in LENGTHS)]
     if budget and ranked:
@@ -137,15 +136,11 @@ def advice(case: Case, fitted: Prior, budget: float = 0.0) -> str:
     return choose(gains, COSTS[case.recorded.kind]).name
 
 
-def beliefs(
-    case: Case, fitted: Prior, raced: Mapping[str, Measured] = MappingProxyType({})
-) -> dict[str, Normal]:
+def beliefs(case: Case, fitted: Prior, raced: Mapping[str, Measured]) -> dict[str, Normal]:
     """The gain over the probe of each recorded strategy, by other data sets and by races."""
-    kind, known = case.recorded.kind, case.recorded.covariates
-    lines = fitted.gains.get(kind, {}).items()
-    expected = {name: line.at(known) for name, line in lines if name in case.recorded.accuracies}
-    fidelities = {name: fitted.fidelity(kind, name, one.length) for name, one in raced.items()}
-    return believe(expected, raced, fidelities, case.recorded.out_of_fold)
+    found = case.recorded
+    names = [name for name in NAMES if name in found.accuracies]
+    return believe(fitted, found.kind, found.covariates, names, raced, found.out_of_fold)
 
 
 def without(cases: Mapping[Key, Case], root: str) -> Prior:
@@ -321,7 +316,7 @@ def coverage(cases: Mapping[Key, Case]) -> str:
                 continue
             offset = fitted.offsets[case.recorded.kind]
             rate = case.recorded.out_of_fold
-            for name, gain in beliefs(case, fitted).items():
+            for name, gain in beliefs(case, fitted, {}).items():
                 spread = gain.deviation**2 + offset.deviation**2
                 spread += rate * (1 - rate) / min(case.images, 2_000)
                 low, high = interval(Normal(rate + offset.mean + gain.mean, spread**0.5))
@@ -341,7 +336,7 @@ def sureness(cases: Mapping[Key, Case]) -> str:
         for key, case in cases.items():
             if key[0] == network:
                 fitted, found = without(cases, case.recorded.root), case.recorded.accuracies
-                gains = beliefs(case, fitted)
+                gains = beliefs(case, fitted, {})
                 choice = choose(gains, COSTS[case.recorded.kind])
                 said.append(choice.sureness)
                 came.append(found[choice.name] >= max(found[name] for name in gains) - CLOSE)

@@ -102,11 +102,8 @@ def conclude(
       prior: of the record.
     """
     kind = priors.kind_of(found.parameters)
-    lines = prior.gains[kind]
     known = priors.covariates_of(found.images, found.probe, found.similarity)
-    expected = {name: lines[name].at(known) for name in costs if name in lines}
-    fidelities = {name: prior.fidelity(kind, name, one.length) for name, one in raced.items()}
-    gains = decision.believe(expected, raced, fidelities, found.probe)
+    gains = decision.believe(prior, kind, known, costs, raced, found.probe)
     return gains, decision.choose(gains, costs)
 
 

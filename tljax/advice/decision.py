@@ -1,11 +1,11 @@
 """Combines what is known about strategies, and chooses one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from tljax.advice.prior import Normal
+from tljax.advice.prior import Covariates, Normal, Prior
 from tljax.advice.strategies import PROBE
 
 INDIFFERENT = 0.005  # of accuracy: a strategy that is much cheaper is taken if it loses no more
@@ -62,20 +62,26 @@ class Choice(NamedTuple):
 
 
 def believe(
-    expected: Mapping[str, Normal],
+    prior: Prior,
+    kind: str,
+    known: Covariates,
+    names: Iterable[str],
     raced: Mapping[str, Measured],
-    fidelities: Mapping[str, Normal],
     probe: float,
 ) -> dict[str, Normal]:
     """Beliefs about the gain of each strategy over the probe, whose own is 0.
 
     Args:
-      expected: of each other strategy, from the record.
+      prior: of the record.
+      kind: of the network.
+      known: about the target.
+      names: of the strategies to judge; of those that the record does not know nothing is believed.
       raced: what races measured; of a strategy the longest.
-      fidelities: of each that raced: by how much the gain of the whole run is above the race's,
-        mean and deviation, but for the race's sampling.
       probe: accuracy of the probe, by cross-validation.
     """
+    lines = prior.gains.get(kind, {})
+    expected = {name: lines[name].at(known) for name in names if name in lines}
+    fidelities = {name: prior.fidelity(kind, name, one.length) for name, one in raced.items()}
     gains = update(expected, raced, fidelities)
     return {PROBE: Normal(0.0, 1e-6)} | {name: within(gain, probe) for name, gain in gains.items()}
 
@@ -92,6 +98,12 @@ def update(
     given a measurement of some (Bishop 2006, "Pattern Recognition and Machine Learning", (2.116)).
 
         update({"fine_tune": Normal(0.05, 0.05)}, {}, {})  # {"fine_tune": Normal(0.05, 0.05)}
+
+    Args:
+      expected: of each strategy but the probe, from the record.
+      raced: what races measured; of a strategy the longest.
+      fidelities: of each that raced: by how much the gain of the whole run is above the race's,
+        mean and deviation, but for the race's sampling.
     """
     names, races = list(expected), [name for name in expected if name in raced]
     if not races:
