@@ -386,7 +386,7 @@ def test_trials_with_two_groups_have_two_folds(photos, monkeypatch):
 
     def try_once(setup, pretrained, lr, left_out, alphas):
         asked.append(int(left_out.sum()))
-        return [trial.Tried(1, 0.5, np.ones(left_out.sum()))] * 2
+        return [trial.Tried(1, np.ones(left_out.sum()), None)] * 2
 
     monkeypatch.setattr(trial, "try_once", try_once)
     setup = Setup(None, None, TrainingOptions(), None, train)

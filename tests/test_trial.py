@@ -8,7 +8,9 @@ from tljax import config as config_lib
 from tljax import experiment
 from tljax.errors import InputError
 from tljax.experiment import read_workdir
+from tljax.runs.answers import Answers, Outputs
 from tljax.training import trial
+from tljax.training.problems import CLASSES, Classification, Evaluation, MultiLabel
 
 STEPS = ["--config.steps=4", "--config.batch_size=16", "--config.augment=none"]
 
@@ -84,14 +86,14 @@ def test_a_start_is_not_blamed_for_a_rate_that_diverges(decides):
         trial.Candidate(lr, alpha) for lr, alpha in ((10.0, 0.0), (10.0, 1.0), (0.1, 1.0))
     )
     right = np.arange(60) < 50
-    nothing = trial.Tried(-np.inf, np.inf, np.full(60, -np.inf))
+    nothing = trial.Tried(-np.inf, np.full(60, -np.inf), None)
     for better, worse in ((start, calm), (calm, start)):
         tried = {
-            better: [trial.Tried(50.0 if decides == "accuracy" else -9.0, 9.0, right * 1.0)],
-            worse: [trial.Tried(10.0 if decides == "accuracy" else -99.0, 99.0, ~right * 1.0)],
+            better: [answered(right, 0.8, decides)],
+            worse: [answered(~right, 0.8, decides)],
             wild: [nothing],
         }
-        assert trial._best(tried, decides) == better
+        assert trial._best(tried, CLASSES, decides) == better
 
 
 @pytest.mark.parametrize(
@@ -113,19 +115,72 @@ def test_what_cannot_be_tried_is_refused(tuned, word, message, tmp_path):
 
 
 def test_few_images_do_not_decide_by_chance():
-    """A candidate needs clearly more right answers, or a lower loss."""
+    """A candidate needs clearly more right answers, or answers that know more of what is right."""
     start, end = trial.Candidate(0.1, 0.0), trial.Candidate(0.1, 1.0)
+    by_chance = np.full(90, 0.5)
 
-    def chosen(right_at_start, right_at_end, loss_at_end):
-        right = {start: np.arange(90) < right_at_start, end: np.arange(90) >= 90 - right_at_end}
-        loss = {start: 90.0, end: loss_at_end}
+    def chosen(right_at_start, right_at_end, sure_at_start, sure_at_end):
         tried = {
-            one: [trial.Tried(right[one].sum(), loss[one], right[one].astype(float))]
-            for one in (start, end)
+            start: [answered(np.arange(90) < right_at_start, sure_at_start)],
+            end: [answered(np.arange(90) >= 90 - right_at_end, sure_at_end)],
         }
-        return trial._best(tried, "accuracy")
+        return trial._best(tried, CLASSES, "accuracy")
 
-    assert chosen(50, 58, 100.0) == start, "eight more of 108 that differ are chance"
-    assert chosen(50, 58, 80.0) == end
-    assert chosen(50, 42, 80.0) == end, "nor are eight fewer"
-    assert chosen(40, 75, 100.0) == end
+    unsure_where_wrong = np.where(np.arange(90) < 50, 0.9, 0.5)
+    assert chosen(50, 58, unsure_where_wrong, by_chance) == start, "eight more of 108 are chance"
+    assert chosen(50, 58, by_chance, by_chance) == start, "nor do they know more: the cheaper"
+    assert chosen(50, 58, by_chance, np.full(90, 0.99)) == end
+    assert chosen(50, 42, by_chance, unsure_where_wrong[::-1]) == end, "nor are eight fewer"
+    assert chosen(40, 75, unsure_where_wrong, by_chance) == end
+
+
+def test_a_network_that_is_too_sure_is_not_turned_down_for_it():
+    """Of answers that are as often right, those of the surer network have a higher loss."""
+    rng = np.random.default_rng(0)
+    right = rng.permutation(90) < 60
+    unsure, sure = answered(right, 0.6), answered(right, 0.999)
+    assert sure.evaluation.loss > 3 * unsure.evaluation.loss
+    losses = [CLASSES.comparable_loss([one.evaluation], "accuracy") for one in (unsure, sure)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    share = 60 / 90  # to be as sure as that is best
+    assert losses[0] == pytest.approx(-share * np.log(share) - (1 - share) * np.log(1 - share))
+    raw = [CLASSES.comparable_loss([one.evaluation], "loss") for one in (unsure, sure)]
+    assert raw == [unsure.evaluation.loss, sure.evaluation.loss]
+
+
+def test_no_temperature_changes_the_comparable_loss():
+    """Of one label an image, of several, and of the classes of an image's own task."""
+    rng = np.random.default_rng(1)
+    one_label, several = rng.integers(0, 4, 50), rng.integers(0, 2, (50, 4)).astype(float)
+    logits = rng.normal(size=(50, 4)) + several + 2 * np.eye(4)[one_label]
+    tasks = Classification((2, 2))
+
+    def loss(problem, labels, temperature):
+        if problem.kind == "multi_label":
+            outputs = 1 / (1 + np.exp(-logits / temperature))
+            answers = Outputs(np.arange(50), labels, outputs)
+        else:
+            known = logits / temperature
+            if problem is tasks:
+                known = np.where(np.arange(4) // 2 == labels[:, None] // 2, known, -np.inf)
+            p = np.exp(known) / np.exp(known).sum(1, keepdims=True)
+            answers = Answers(np.arange(50), labels, p.argmax(1), p, p.max(1))
+        evaluation = Evaluation({}, float("nan"), 50, answers=answers)
+        return problem.comparable_loss([evaluation], "accuracy")
+
+    for problem, labels in ((CLASSES, one_label), (MultiLabel(), several), (tasks, one_label)):
+        found = [loss(problem, labels, temperature) for temperature in (0.5, 1.0, 2.0)]
+        assert found == pytest.approx([found[0]] * 3, rel=1e-4)
+
+
+def answered(right, sure, decides="accuracy"):
+    """What a trial says of as many images of two classes: which are right, and how sure it is."""
+    labels, count = np.arange(len(right)) % 2, len(right)
+    predicted = np.where(right, labels, 1 - labels)
+    p = np.broadcast_to(np.asarray(sure, float), count)
+    probabilities = np.where(np.arange(2) == predicted[:, None], p[:, None], 1 - p[:, None])
+    loss = float(-np.log(probabilities[np.arange(count), labels]).mean())
+    answers = Answers(np.arange(count), labels, predicted, probabilities, p)
+    evaluation = Evaluation({"accuracy": right.mean()}, loss, count, answers=answers)
+    score = right.sum() if decides == "accuracy" else -loss * count
+    return trial.Tried(float(score), right.astype(float), evaluation)

@@ -423,6 +423,7 @@ class Run:
             source, preprocessing = self.inputs.train, self.inputs.preprocessing
             out_of_fold = self._start_out_of_fold()
         assert source is not None
+        decides = self.setup.decides
         alphas = wise_ft.candidates(fixed)
         evaluations = []
         for alpha in alphas:
@@ -435,8 +436,9 @@ class Run:
             alphas,
             evaluations,
             [self.setup.problem.goodness(one.answers) for one in evaluations],
+            [self.setup.problem.comparable_loss([one], decides) for one in evaluations],
             is_given=fixed is not None,
-            decides=self.setup.decides,
+            decides=decides,
             **out_of_fold,
         )
         moving = wise_ft.interpolate(self._start_weights, end, report["alpha"])

@@ -6,9 +6,10 @@ statistical predictions"). Each takes half of the run's steps, which chose the s
 in 15 of 17 recorded trials (experiments/defaults). With three folds they cost one and a half times
 as much as the run, which a small network can afford.
 
-With 100 images, a difference of six right answers is noise. The loss, which also says how sure a
-network is of its answers, separates candidates better. So a candidate must be right on clearly more
-images than the others, or have a lower loss, to be taken.
+With 100 images, a difference of six right answers is noise. The loss separates candidates better,
+once each is as sure of its answers as its errors allow: training makes networks surer, right or
+wrong (see `tljax.training.problems.calibration`). So a candidate must be right on clearly more
+images than the others, or have a lower loss after calibration, to be taken.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from tljax.training import train_state, wise_ft
 from tljax.training.loop import train
 from tljax.training.make_run import Pretrained, make_run
 from tljax.training.options import TrainingOptions
+from tljax.training.problems import Evaluation, Problem
 from tljax.training.run import Run
 from tljax.training.setup import Setup
 from tljax.training.step_metrics import Diverged
@@ -52,13 +54,13 @@ class Tried(NamedTuple):
 
     Attributes:
       score: the metric that decides, times the number of images.
-      loss: the sum over the images; infinite if the trial diverged.
       goodness: (images,), see `Problem.goodness`.
+      evaluation: with answers; None if the trial diverged.
     """
 
     score: float
-    loss: float
     goodness: np.ndarray
+    evaluation: Evaluation | None
 
 
 class Chosen(NamedTuple):
@@ -66,7 +68,7 @@ class Chosen(NamedTuple):
 
     Attributes:
       candidate: of those whose answers are no worse than the best one's by 1.645 standard errors,
-        the one of least loss; see `wise_ft.best_of`.
+        the one of least loss after calibration; see `wise_ft.best_of`.
       scores: of each candidate the metric that decides, out of fold, so that the highest is the
         best (see `tljax.runs.scores.rank`); -inf if it diverged.
       images: number of images that decided.
@@ -103,8 +105,10 @@ def choose(
                     tried.setdefault(Candidate(lr, _START), []).append(start)
                 tried.setdefault(Candidate(lr, _END), []).append(end)
                 bar.advance(task)
-    scores = {one: _sum(parts).score / len(setup.train) for one, parts in tried.items()}
-    return Chosen(_best(tried, setup.decides), scores, len(setup.train))
+    scores = {
+        one: sum(part.score for part in parts) / len(setup.train) for one, parts in tried.items()
+    }
+    return Chosen(_best(tried, setup.problem, setup.decides), scores, len(setup.train))
 
 
 def settled(candidate: Candidate) -> dict[str, Any]:
@@ -116,26 +120,27 @@ def settled(candidate: Candidate) -> dict[str, Any]:
     return fields | {"steps": 1, "warmup": 0, "eval_every": 1}
 
 
-def _best(tried: Mapping[Candidate, Sequence[Tried]], decides: str) -> Candidate:
+def _best(tried: Mapping[Candidate, Sequence[Tried]], problem: Problem, decides: str) -> Candidate:
     """The candidate to take, of those that did not diverge; see `Chosen`."""
-    sums = {one: _sum(parts) for one, parts in tried.items()}
-    finished = [one for one, total in sums.items() if np.isfinite(total.loss)]
+    evaluations = {
+        one: [part.evaluation for part in parts if part.evaluation is not None]
+        for one, parts in tried.items()
+    }
+    finished = [
+        one
+        for one, found in evaluations.items()
+        if len(found) == len(tried[one]) and np.isfinite(sum(part.loss for part in found))
+    ]
     if not finished:
         return next(one for one in tried if one.alpha == _START)
     best = wise_ft.best_of(
-        [sums[one].score for one in finished],
-        [sums[one].loss for one in finished],
-        np.stack([sums[one].goodness for one in finished]),
+        [sum(part.score for part in tried[one]) for one in finished],
+        [problem.comparable_loss(evaluations[one], decides) for one in finished],
+        np.stack([np.concatenate([part.goodness for part in tried[one]]) for one in finished]),
         decides,
         _ERRORS,
     )
     return finished[best]
-
-
-def _sum(parts: Sequence[Tried]) -> Tried:
-    """What became of the images of all folds."""
-    goodness = np.concatenate([part.goodness for part in parts])
-    return Tried(sum(part.score for part in parts), sum(part.loss for part in parts), goodness)
 
 
 def _shortened(setup: Setup) -> TrainingOptions:
@@ -162,7 +167,7 @@ def try_once(
 
     Returns:
       What each place on the line made of them. If the run diverges, only the start has made
-      anything of them; the others' loss is infinite, and their score minus infinity.
+      anything of them; the others have no evaluation, and minus infinity for a score.
     """
     options = replace(setup.options, lr=lr, wise_ft=False, wise_ft_alpha=None)
     options = replace(options, eval_every=max(1, options.total_steps(int((~left_out).sum()))))
@@ -180,7 +185,7 @@ def try_once(
         try:
             train(run)
         except Diverged:
-            nothing = Tried(-np.inf, np.inf, np.full(len(val), -np.inf))
+            nothing = Tried(-np.inf, np.full(len(val), -np.inf), None)
             return [_evaluate(run, start) if alpha == _START else nothing for alpha in alphas]
         end = train_state.evaluated_part(run.state)
         return [_evaluate(run, wise_ft.interpolate(start, end, alpha)) for alpha in alphas]
@@ -193,4 +198,4 @@ def _evaluate(run: Run, weights: Any) -> Tried:
     one = run.evaluate(variables, run.inputs.val, with_answers=True)
     score = validation_rank({**one.figures, "score": run.setup.decides})[0]
     goodness = run.setup.problem.goodness(one.answers)
-    return Tried(round(score * one.count, 6), one.loss * one.count, goodness)
+    return Tried(round(score * one.count, 6), goodness, one)

@@ -48,6 +48,7 @@ def choose(
     alphas: Sequence[float],
     evaluations: Sequence[Evaluation],
     goodness: Sequence[np.ndarray],
+    losses: Sequence[float],
     *,
     is_given: bool,
     decides: str = "accuracy",
@@ -64,6 +65,7 @@ def choose(
       alphas: of `candidates`.
       evaluations: of each, on the same images.
       goodness: of each answer of each, see `Problem.goodness`.
+      losses: of each, see `Problem.comparable_loss`.
       is_given: whether alpha is given, and the images are training images.
       decides: the metric that decides.
       out_of_fold: mean goodness of the start by cross-validation; None: not known, and that on the
@@ -79,7 +81,6 @@ def choose(
     if is_given:
         chosen = _checked(good, out_of_fold, weights)
     else:
-        losses = [one.loss for one in evaluations]
         chosen = best_of([validation_rank(row)[0] for row in rows], losses, good, decides)
     return {
         "alpha": alphas[chosen],
@@ -120,12 +121,13 @@ def best_of(
     """Returns the candidate to take.
 
     Few images cannot tell candidates apart by their accuracy. So of those that are no worse than
-    the best one (see `no_worse`), the one with the lowest loss is taken; of equals the first. A
+    the best one (see `no_worse`), the one with the lowest loss is taken; of equals the first. It is
+    the loss after calibration: more steps make a network surer, right or wrong. A
     metric that no image has by itself, such as macro F1, chooses alone.
 
     Args:
       ranks: of each candidate, by the metric that decides; the highest is the best.
-      losses: of each.
+      losses: of each, see `Problem.comparable_loss`.
       goodness: (candidates, images), see `Problem.goodness`.
       decides: the metric.
       errors: number of standard errors.

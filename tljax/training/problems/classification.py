@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy.special import log_softmax
 
 from tljax.data.labels import Kind, balanced_weights
 from tljax.runs.answers import Answers, Outputs
 from tljax.training.loss.tasks import class_ranges, mask_other_tasks, own_classes
+from tljax.training.problems.calibration import SMALLEST, least_loss
 from tljax.training.problems.problem import Arrays, Evaluation, Problem
 
 
@@ -96,6 +98,18 @@ class Classification(Problem):
     def goodness(self, answers: Answers | Outputs) -> np.ndarray:
         assert isinstance(answers, Answers)
         return (answers.predicted == answers.labels).astype(float)
+
+    def calibrated_loss(self, evaluations: Sequence[Evaluation]) -> float:
+        answers = [one.answers for one in evaluations if isinstance(one.answers, Answers)]
+        labels = np.concatenate([one.labels for one in answers])
+        p = np.concatenate([one.probabilities for one in answers]).astype(np.float32)
+        known = mask_other_tasks(jnp.log(np.maximum(p, SMALLEST)), jnp.asarray(labels), self.sizes)
+        logits, rows = np.array(known, np.float64), np.arange(len(labels))
+
+        def loss_at(temperature: float) -> float:
+            return -float(log_softmax(logits / temperature, axis=1)[rows, labels].mean())
+
+        return least_loss(loss_at)
 
     def naive(self, train_labels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Of always answering the commonest class (of the image's own task)."""

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from scipy.special import log_expit, logit
 
 from tljax.data.labels import Kind, balanced_label_weights
 from tljax.runs.answers import Answers, Outputs
+from tljax.training.problems.calibration import SMALLEST, least_loss
 from tljax.training.problems.problem import Arrays, Evaluation, Problem
 
 THRESHOLD = 0.5  # where none is chosen
-_SMALLEST = 1e-7  # probability, so that no logarithm is infinite
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,11 @@ class MultiLabel(Problem):
 
     def goodness(self, answers: Answers | Outputs) -> np.ndarray:
         assert isinstance(answers, Outputs)
-        p = np.clip(answers.outputs.astype(np.float64), _SMALLEST, 1 - _SMALLEST)
-        has = answers.labels > 0
-        return np.where(has, np.log(p), np.log1p(-p)).mean(axis=1)
+        return np.asarray(log_expit(_logits_of_truth(answers)).mean(axis=1))
+
+    def calibrated_loss(self, evaluations: Sequence[Evaluation]) -> float:
+        right = np.concatenate([_logits_of_truth(one.answers) for one in evaluations])
+        return least_loss(lambda temperature: -float(log_expit(right / temperature).mean()))
 
     def constant(self, train_labels: np.ndarray, count: int) -> np.ndarray:
         """The naive answers for `count` images: each class's share of the training images."""
@@ -179,11 +182,18 @@ def choose_thresholds(labels: np.ndarray, probabilities: np.ndarray) -> tuple[fl
             chosen.append(THRESHOLD)
             continue
         precision, recall, thresholds = precision_recall_curve(has, p)
-        f1 = 2 * precision * recall / np.maximum(precision + recall, _SMALLEST)
+        f1 = 2 * precision * recall / np.maximum(precision + recall, SMALLEST)
         at = thresholds[int(f1[:-1].argmax())]
         below = p[p < at]
         chosen.append(float((at + below.max()) / 2 if below.size else at))
     return tuple(chosen)
+
+
+def _logits_of_truth(answers: Answers | Outputs | None) -> np.ndarray:
+    """(n, classes): the logit of what is true, that a class is there or is not; finite."""
+    assert isinstance(answers, Outputs)
+    logits = logit(np.clip(answers.outputs.astype(np.float64), SMALLEST, 1 - SMALLEST))
+    return np.where(answers.labels > 0, logits, -logits)
 
 
 def _mean(values: Sequence[float | None]) -> float:

@@ -1,7 +1,7 @@
 """`Problem`, what a head learns, and `Evaluation`, how well it has learnt it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -164,6 +164,25 @@ class Problem(ABC):
     @abstractmethod
     def goodness(self, answers: Any) -> np.ndarray:
         """How good each answer is, (n,): 1 and 0 for right and wrong, or minus a loss."""
+
+    def comparable_loss(self, evaluations: Sequence[Evaluation], decides: str) -> float:
+        """The mean loss over all images by which networks with equal answers are compared.
+
+        It is that of answers that are as sure as their errors allow, see
+        `tljax.training.problems.calibration`, unless it is the loss that decides.
+
+        Args:
+          evaluations: of different images, by networks that were trained alike; with answers.
+          decides: the metric that decides.
+        """
+        if decides != "loss":
+            return self.calibrated_loss(evaluations)
+        counts = [one.count for one in evaluations]
+        return float(np.average([one.loss for one in evaluations], weights=counts))
+
+    def calibrated_loss(self, evaluations: Sequence[Evaluation]) -> float:
+        """See `comparable_loss`; numbers do not say how sure they are: their loss as it is."""
+        return self.comparable_loss(evaluations, decides="loss")
 
     @abstractmethod
     def naive(self, train_labels: np.ndarray, labels: np.ndarray) -> dict[str, float]:
