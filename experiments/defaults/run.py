@@ -24,7 +24,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -214,20 +214,18 @@ def train(run: Run, sets: Path, starts: dict[str, str], old: Path | None) -> dic
     page = f"{CONFIGS / run.scenario}.py"
     if run.variant == OLD:
         page = f"{old / (network.old + run.scenario)}.py"
-    fields = {**network.fields, "data": f"folder:{run.folder(sets)}", "seed": run.seed}
-    if run.scenario != "from_scratch":
-        fields["init_from"] = starts[run.network]
-    settled = experiment.resolve(_config(page, fields))
+    fields = fields_of(run, sets, starts[run.network])
+    settled = experiment.resolve(config_of(page, fields))
     if run.variant not in (DEFAULT, OLD):
         if settled.optimizer in SOLVED:
             return None
         fields |= varied(settled, run)
-        settled = experiment.resolve(_config(page, fields))
+        settled = experiment.resolve(config_of(page, fields))
     began = time.monotonic()
     row = {**run._asdict(), "majority": majority(run.folder(sets)), "error": ""}
     row |= {"optimizer": settled.optimizer, "lr": settled.lr}
     try:
-        result = experiment.fit_config(_config(page, fields))
+        result = experiment.fit_config(config_of(page, fields))
     except InputError as error:
         if not re.search(DIVERGED, str(error)):
             raise
@@ -240,6 +238,13 @@ def train(run: Run, sets: Path, starts: dict[str, str], old: Path | None) -> dic
         chosen = evaluate(built.model, result.variables, images, built.preprocessing, 50)
         row |= {"choice_accuracy": chosen.accuracy, "choice_size": len(images)}
     return row
+
+
+def fields_of(run: Run, sets: Path, start: str) -> dict[str, Any]:
+    """What is set by hand in every run: the network, the data, and what to start from."""
+    fields = {**NETWORKS[run.network].fields, "data": f"folder:{run.folder(sets)}"}
+    fields["seed"] = run.seed
+    return fields if run.scenario == "from_scratch" else {**fields, "init_from": start}
 
 
 def choice_images(run: Run, sets: Path) -> FolderSource | None:
@@ -259,7 +264,7 @@ def choice_images(run: Run, sets: Path) -> FolderSource | None:
     return FolderSource([files[row] for row in order], labels[order])
 
 
-def _config(page: str, fields: dict[str, Any]) -> ml_collections.ConfigDict:
+def config_of(page: str, fields: dict[str, Any]) -> ml_collections.ConfigDict:
     """The config with fields that are set as on a command line."""
     return load_config(page, [f"--config.{name}={value}" for name, value in fields.items()])
 
@@ -290,7 +295,7 @@ def train_source(workdir: Path) -> None:
     """Trains the small network on drawn letters, as configs/from_scratch.py says."""
     if record.read_result(workdir) is None:
         fields = {"data": "embedded:glyphs", "train_size": 5000, "epochs": 5, "val_fraction": 0.025}
-        experiment.run(_config(f"{CONFIGS / 'from_scratch.py'}", fields), workdir)
+        experiment.run(config_of(f"{CONFIGS / 'from_scratch.py'}", fields), workdir)
 
 
 def save_features(network: str, weights: str, sets: Path, folder: Path) -> None:
@@ -331,11 +336,15 @@ def check_old(configs: Path) -> None:
 
 def read(path: Path) -> dict[Run, dict[str, str]]:
     """The rows of results.csv by their run."""
+    return {run_of(row): row for row in read_rows(path)}
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a file, none if there is no such file."""
     if not path.exists():
-        return {}
+        return []
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {run_of(row): row for row in rows}
+        return list(csv.DictReader(file))
 
 
 def run_of(row: dict[str, str]) -> Run:
@@ -343,13 +352,13 @@ def run_of(row: dict[str, str]) -> Run:
     return Run(**{**values, "n": int(row["n"]), "seed": int(row["seed"])})
 
 
-def append(path: Path, row: dict[str, Any]) -> None:
+def append(path: Path, row: dict[str, Any], columns: Sequence[str] = COLUMNS) -> None:
     """Appends a row in one write, so that several shards can share the file."""
     with contextlib.suppress(FileExistsError), path.open("x") as file:
-        file.write(",".join(COLUMNS) + "\n")
+        file.write(",".join(columns) + "\n")
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writerow({name: _short(row.get(name, "")) for name in COLUMNS})
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writerow({name: _short(row.get(name, "")) for name in columns})
     with path.open("a") as file:
         file.write(text.getvalue())
 

@@ -39,7 +39,7 @@ LEAST_OF_A_CLASS = FOLDS  # images, so that two are left to solve a head in each
 SHARE = 0.5  # of the run's steps
 # At high rates the weights between start and end are mostly worse than both.
 _START, _END = 0.0, 1.0
-_ERRORS = 1.645  # standard errors, 5 % on one side: what a candidate of higher loss must be ahead
+ERRORS = 1.645  # standard errors, 5 % on one side: what a candidate of higher loss must be ahead
 
 
 class Candidate(NamedTuple):
@@ -82,7 +82,18 @@ class Chosen(NamedTuple):
 def choose(
     setup: Setup, pretrained: Pretrained, rates: Sequence[float], *, progress: bool = False
 ) -> Chosen:
-    """Trains with each rate on the images of all folds but one, and compares on the one left out.
+    """Returns what `try_all` says is best."""
+    tried = try_all(setup, pretrained, rates, progress=progress)
+    scores = {
+        one: sum(part.score for part in parts) / len(setup.train) for one, parts in tried.items()
+    }
+    return Chosen(_best(tried, setup.problem, setup.decides), scores, len(setup.train))
+
+
+def try_all(
+    setup: Setup, pretrained: Pretrained, rates: Sequence[float], *, progress: bool = False
+) -> dict[Candidate, list[Tried]]:
+    """Trains with each rate on the images of all folds but one, and judges on the one left out.
 
     Args:
       setup: of the run, without validation images.
@@ -90,6 +101,9 @@ def choose(
       rates: peak learning rates to compare, each at the places 0 and 1 of the line; 0 is the start
         of the run, and counts once.
       progress: whether to show progress on stderr.
+
+    Returns:
+      Of each candidate what became of every fold.
     """
     labels = strata(setup.train.labels)
     (folds, *_) = assign_folds(labels, setup.options.seed, FOLDS, groups_of(setup.train))
@@ -105,10 +119,7 @@ def choose(
                     tried.setdefault(Candidate(lr, _START), []).append(start)
                 tried.setdefault(Candidate(lr, _END), []).append(end)
                 bar.advance(task)
-    scores = {
-        one: sum(part.score for part in parts) / len(setup.train) for one, parts in tried.items()
-    }
-    return Chosen(_best(tried, setup.problem, setup.decides), scores, len(setup.train))
+    return tried
 
 
 def settled(candidate: Candidate) -> dict[str, Any]:
@@ -138,7 +149,7 @@ def _best(tried: Mapping[Candidate, Sequence[Tried]], problem: Problem, decides:
         [problem.comparable_loss(evaluations[one], decides) for one in finished],
         np.stack([np.concatenate([part.goodness for part in tried[one]]) for one in finished]),
         decides,
-        _ERRORS,
+        ERRORS,
     )
     return finished[best]
 
