@@ -84,9 +84,12 @@ def _sentences(chosen: trial.Chosen, decides: str) -> tuple[str, ...]:
         return figure(rank(decides, ranked), decides, digits=3)
 
     best = chosen.candidate
+    highest = chosen.scores[best] == max(chosen.scores.values())
+    all_of = f"the best of {len(chosen.scores)}"
+    why = all_of if highest else f"level with {all_of} within noise, and of lower loss"
     first = (
         f"{named(best)}: {WORDS[decides]} {written(best)} on {chosen.images:,} training images out"
-        f" of fold, the best of {len(chosen.scores)}"
+        f" of fold, {why}"
         f"{'; the start is kept, so the run takes one step' if best.alpha == 0 else ''}"
     )
     others = (f"{named(one)}: {written(one)}" for one in chosen.scores if one != best)

@@ -423,7 +423,6 @@ class Run:
             source, preprocessing = self.inputs.train, self.inputs.preprocessing
             out_of_fold = self._start_out_of_fold()
         assert source is not None
-        decides = self.setup.decides
         alphas = wise_ft.candidates(fixed)
         evaluations = []
         for alpha in alphas:
@@ -435,10 +434,9 @@ class Run:
         report = wise_ft.choose(
             alphas,
             evaluations,
-            [self.setup.problem.goodness(one.answers) for one in evaluations],
-            [self.setup.problem.comparable_loss([one], decides) for one in evaluations],
+            self.setup.problem,
             is_given=fixed is not None,
-            decides=decides,
+            decides=self.setup.decides,
             **out_of_fold,
         )
         moving = wise_ft.interpolate(self._start_weights, end, report["alpha"])

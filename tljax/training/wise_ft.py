@@ -16,7 +16,7 @@ import numpy as np
 
 from tljax.runs.resume import validation_rank
 from tljax.runs.scores import WORDS, figure
-from tljax.training.problems import Evaluation
+from tljax.training.problems import Evaluation, Problem
 
 _ALPHAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 # Metrics for which the goodness of each answer stands, see `Problem.goodness`.
@@ -47,8 +47,7 @@ def interpolate(start: Any, end: Any, alpha: float) -> Any:
 def choose(
     alphas: Sequence[float],
     evaluations: Sequence[Evaluation],
-    goodness: Sequence[np.ndarray],
-    losses: Sequence[float],
+    problem: Problem,
     *,
     is_given: bool,
     decides: str = "accuracy",
@@ -63,9 +62,8 @@ def choose(
 
     Args:
       alphas: of `candidates`.
-      evaluations: of each, on the same images.
-      goodness: of each answer of each, see `Problem.goodness`.
-      losses: of each, see `Problem.comparable_loss`.
+      evaluations: of each, on the same images; with answers.
+      problem: what the answers are to.
       is_given: whether alpha is given, and the images are training images.
       decides: the metric that decides.
       out_of_fold: mean goodness of the start by cross-validation; None: not known, and that on the
@@ -76,11 +74,12 @@ def choose(
       What `result.json` says: `alpha`; the number of `images`, and whether they are `validation` or
       `training` images; and `candidates` with `alpha`, the metric that decides, and `loss`.
     """
-    good = np.array(goodness)
+    good = np.array([problem.goodness(one.answers) for one in evaluations])
     rows = [{**one.figures, "score": decides} for one in evaluations]
     if is_given:
         chosen = _checked(good, out_of_fold, weights)
     else:
+        losses = [problem.comparable_loss([one], decides) for one in evaluations]
         chosen = best_of([validation_rank(row)[0] for row in rows], losses, good, decides)
     return {
         "alpha": alphas[chosen],
