@@ -6,7 +6,7 @@ from typing import Any
 
 from tljax.analysis import benefits
 from tljax.analysis.report.cells import MeanCurve
-from tljax.analysis.report.figures import COLOURS, DASHES, INK, PAPER, REFERENCE, score_axis
+from tljax.analysis.report.figures import COLOURS, DASHES, INK, MARKS, PAPER, REFERENCE, score_axis
 from tljax.analysis.report.measures import Measure
 
 
@@ -33,6 +33,10 @@ def paint_curves(
 def _draw_curve(axes: Any, scenario: str, curve: MeanCurve) -> None:
     examples, means = zip(*curve.means, strict=True)
     colour, is_reference = COLOURS[scenario], scenario == REFERENCE
+    if len(examples) == 1:  # a solved head: no line would be seen
+        reach = [[means[0] - curve.lowest[0]], [curve.highest[0] - means[0]]]
+        axes.errorbar(examples, means, reach, fmt=MARKS[scenario], color=colour, zorder=3)
+        return
     axes.fill_between(examples, curve.lowest, curve.highest, color=colour, alpha=0.13, linewidth=0)
     axes.plot(
         examples,

@@ -37,7 +37,9 @@ def curves_and_panels(compared: str, panels: Sequence[str]) -> str:
     """
     figures = "\n".join(panels)
     return f"""<h2>Learning curves{" and the three benefits" if compared else ""}</h2>
-<p>Line: mean over seeds; band: lowest to highest seed. An image counts each time that it is seen.
+<p>Line: mean over seeds; band: lowest to highest seed. A head that is solved is one point, and the
+bar through it reaches from the lowest to the highest seed. An image counts each time that it is
+seen.
 {compared}</p>
 <div class="panels">
 {figures}
