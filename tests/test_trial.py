@@ -86,7 +86,7 @@ def test_a_start_is_not_blamed_for_a_rate_that_diverges(decides):
         trial.Candidate(lr, alpha) for lr, alpha in ((10.0, 0.0), (10.0, 1.0), (0.1, 1.0))
     )
     right = np.arange(60) < 50
-    nothing = trial.Tried(-np.inf, np.full(60, -np.inf), None)
+    nothing = trial.Tried(-np.inf, -np.inf, np.full(60, -np.inf), None)
     for better, worse in ((start, calm), (calm, start)):
         tried = {
             better: [answered(right, 0.8, decides)],
@@ -173,7 +173,24 @@ def test_no_temperature_changes_the_comparable_loss():
         assert found == pytest.approx([found[0]] * 3, rel=1e-4)
 
 
-def answered(right, sure, decides="accuracy"):
+def test_a_start_that_is_no_better_than_the_naive_baseline_is_not_kept():
+    """Unless the end is right on clearly fewer images, also where it has the lower loss."""
+    start, end = trial.Candidate(0.1, 0.0), trial.Candidate(0.1, 1.0)
+    order = np.arange(90)
+
+    def chosen(right_at_end, naive):
+        tried = {
+            start: [answered(order < 40, np.where(order < 40, 0.9, 0.5), naive=naive)],
+            end: [answered(order >= 90 - right_at_end, 0.5, naive=naive)],
+        }
+        return trial._best(tried, CLASSES, "accuracy")
+
+    assert chosen(36, naive=39.0) == start
+    assert chosen(36, naive=40.0) == end, "four fewer are chance"
+    assert chosen(20, naive=40.0) == start
+
+
+def answered(right, sure, decides="accuracy", naive=-np.inf):
     """What a trial says of as many images of two classes: which are right, and how sure it is."""
     labels, count = np.arange(len(right)) % 2, len(right)
     predicted = np.where(right, labels, 1 - labels)
@@ -183,4 +200,4 @@ def answered(right, sure, decides="accuracy"):
     answers = Answers(np.arange(count), labels, predicted, probabilities, p)
     evaluation = Evaluation({"accuracy": right.mean()}, loss, count, answers=answers)
     score = right.sum() if decides == "accuracy" else -loss * count
-    return trial.Tried(float(score), right.astype(float), evaluation)
+    return trial.Tried(float(score), naive, right.astype(float), evaluation)

@@ -83,10 +83,13 @@ def _sentences(chosen: trial.Chosen, decides: str) -> tuple[str, ...]:
             return "it diverged"
         return figure(rank(decides, ranked), decides, digits=3)
 
-    best = chosen.candidate
-    highest = chosen.scores[best] == max(chosen.scores.values())
-    all_of = f"the best of {len(chosen.scores)}"
-    why = all_of if highest else f"level with {all_of} within noise, and of lower loss"
+    best, highest = chosen.candidate, max(chosen.scores.values())
+    why = f"the best of {len(chosen.scores)}"
+    if chosen.scores[best] < highest:
+        reason = "of lower loss"
+        if highest <= chosen.naive:
+            reason = "as that is no better than the naive baseline"
+        why = f"level with {why} within noise, and {reason}"
     first = (
         f"{named(best)}: {WORDS[decides]} {written(best)} on {chosen.images:,} training images out"
         f" of fold, {why}"

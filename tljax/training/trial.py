@@ -9,7 +9,9 @@ as much as the run, which a small network can afford.
 With 100 images, a difference of six right answers is noise. The loss separates candidates better,
 once each is as sure of its answers as its errors allow: training makes networks surer, right or
 wrong (see `tljax.training.problems.calibration`). So a candidate must be right on clearly more
-images than the others, or have a lower loss after calibration, to be taken.
+images than the others, or have a lower loss after calibration, to be taken. A start that is right
+on no more images than the naive baseline has learnt nothing that is worth keeping: it must be right
+on clearly more than the end.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,6 +27,7 @@ from tljax.devices.preemption import stop_signals_wait
 from tljax.devices.startup import Startup
 from tljax.frozen.cross_validation import assign_folds
 from tljax.runs.resume import validation_rank
+from tljax.runs.scores import rank
 from tljax.training import train_state, wise_ft
 from tljax.training.loop import train
 from tljax.training.make_run import Pretrained, make_run
@@ -54,11 +57,13 @@ class Tried(NamedTuple):
 
     Attributes:
       score: the metric that decides, times the number of images.
+      naive: the same of the naive baseline.
       goodness: (images,), see `Problem.goodness`.
       evaluation: with answers; None if the trial diverged.
     """
 
     score: float
+    naive: float
     goodness: np.ndarray
     evaluation: Evaluation | None
 
@@ -71,11 +76,13 @@ class Chosen(NamedTuple):
         the one of least loss after calibration; see `wise_ft.best_of`.
       scores: of each candidate the metric that decides, out of fold, so that the highest is the
         best (see `tljax.runs.scores.rank`); -inf if it diverged.
+      naive: the same of the naive baseline; -inf if the metric has none.
       images: number of images that decided.
     """
 
     candidate: Candidate
     scores: dict[Candidate, float]
+    naive: float
     images: int
 
 
@@ -84,10 +91,10 @@ def choose(
 ) -> Chosen:
     """Returns what `try_all` says is best."""
     tried = try_all(setup, pretrained, rates, progress=progress)
-    scores = {
-        one: sum(part.score for part in parts) / len(setup.train) for one, parts in tried.items()
-    }
-    return Chosen(_best(tried, setup.problem, setup.decides), scores, len(setup.train))
+    images = len(setup.train)
+    scores = {one: sum(part.score for part in parts) / images for one, parts in tried.items()}
+    naive = sum(part.naive for part in next(iter(tried.values()))) / images
+    return Chosen(_best(tried, setup.problem, setup.decides), scores, naive, images)
 
 
 def try_all(
@@ -144,14 +151,23 @@ def _best(tried: Mapping[Candidate, Sequence[Tried]], problem: Problem, decides:
     ]
     if not finished:
         return next(one for one in tried if one.alpha == _START)
+    losses = [problem.comparable_loss(evaluations[one], decides) for one in finished]
+    for number, one in enumerate(finished):
+        if one.alpha == _START and not _has_learnt(tried[one]):
+            losses[number] = np.inf
     best = wise_ft.best_of(
         [sum(part.score for part in tried[one]) for one in finished],
-        [problem.comparable_loss(evaluations[one], decides) for one in finished],
+        losses,
         np.stack([np.concatenate([part.goodness for part in tried[one]]) for one in finished]),
         decides,
         ERRORS,
     )
     return finished[best]
+
+
+def _has_learnt(parts: Sequence[Tried]) -> bool:
+    """Whether a candidate's answers are better than those of the naive baseline."""
+    return sum(part.score for part in parts) > sum(part.naive for part in parts)
 
 
 def _shortened(setup: Setup) -> TrainingOptions:
@@ -196,7 +212,7 @@ def try_once(
         try:
             train(run)
         except Diverged:
-            nothing = Tried(-np.inf, np.full(len(val), -np.inf), None)
+            nothing = Tried(-np.inf, -np.inf, np.full(len(val), -np.inf), None)
             return [_evaluate(run, start) if alpha == _START else nothing for alpha in alphas]
         end = train_state.evaluated_part(run.state)
         return [_evaluate(run, wise_ft.interpolate(start, end, alpha)) for alpha in alphas]
@@ -207,6 +223,9 @@ def _evaluate(run: Run, weights: Any) -> Tried:
     variables = train_state.merge_variables(weights, run.frozen)
     assert run.inputs.val is not None
     one = run.evaluate(variables, run.inputs.val, with_answers=True)
-    score = validation_rank({**one.figures, "score": run.setup.decides})[0]
-    goodness = run.setup.problem.goodness(one.answers)
-    return Tried(round(score * one.count, 6), goodness, one)
+    setup, val = run.setup, run.inputs.val
+    score = validation_rank({**one.figures, "score": setup.decides})[0]
+    constant = setup.problem.naive(setup.train.labels, val.labels).get(setup.decides)
+    naive = -np.inf if constant is None else rank(setup.decides, constant)
+    goodness = setup.problem.goodness(one.answers)
+    return Tried(round(score * one.count, 6), round(naive * one.count, 6), goodness, one)
