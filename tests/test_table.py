@@ -17,7 +17,7 @@ from tljax.advice import races
 from tljax.advice.neighbours import leave_one_out
 from tljax.analysis.report.labels import data_name
 from tljax.data.folder import FolderSource
-from tljax.data.sources import fewest_of_a_class, relabel
+from tljax.data.sources import groups_of_each_class, relabel
 from tljax.data.splits import split_off
 from tljax.errors import InputError
 from tljax.frozen.cross_validation import assign_folds
@@ -376,22 +376,30 @@ def test_a_class_of_one_group_can_be_solved():
     assert np.isfinite(head.report["cross_validation"]["loss"])
 
 
-def test_trials_with_two_groups_have_two_folds(photos, monkeypatch):
+def test_trials_leave_out_whole_groups_and_none_of_a_class_of_two(photos, monkeypatch):
     def split(number):
-        return ("train", "train", "test")[number % 3]
+        return "test" if number % 4 == 3 else "train"
 
-    rows = [{**r, "group": str(n % 3)} for n, r in enumerate(rows_of(split))]
+    def group(row, number):
+        if row["split"] == "test":
+            return "tested"
+        return f"cat {number % 5}" if row["label"] == "cat" else f"dog {number % 2}"
+
+    rows = [{**row, "group": group(row, n)} for n, row in enumerate(rows_of(split))]
     train = data.load(write(photos, rows), val_fraction=0).train
     asked = []
 
     def try_once(setup, pretrained, lr, left_out, alphas):
-        asked.append(int(left_out.sum()))
-        return [trial.Tried(1, np.ones(left_out.sum()), None)] * 2
+        asked.append(left_out)
+        return [trial.Tried(1, 0, np.ones(left_out.sum()), None)] * 2
 
     monkeypatch.setattr(trial, "try_once", try_once)
-    setup = Setup(None, None, TrainingOptions(), None, train)
-    trial.choose(setup, None, (0.01,))
-    assert sorted(asked) == [13, 14]
+    chosen = trial.choose(Setup(None, None, TrainingOptions(), None, train), None, (0.01,))
+    assert (chosen.images, chosen.others) == (15, 15)
+    assert np.array_equal(np.sum(asked, axis=0), train.labels == 0), "each cat once, and no dog"
+    for left_out in asked:
+        groups = data.groups_of(train)
+        assert not set(groups[left_out]) & set(groups[~left_out])
 
 
 def test_groups_of_several_tasks_stay_apart(photos):
@@ -681,5 +689,6 @@ def test_of_few_groups_it_is_said_that_a_larger_part_is_split_off(caplog):
 
 def test_the_groups_of_a_class_are_counted_not_its_images():
     labels = np.array([0, 0, 0, 0, 1, 1, 1])
-    assert fewest_of_a_class(grouped_source(labels, np.array([0, 1, 2, 3, 4, 4, 4]))) == 1
-    assert fewest_of_a_class(FolderSource([Path("x")] * 7, labels)) == 3
+    grouped = grouped_source(labels, np.array([0, 1, 2, 3, 4, 4, 4]))
+    assert groups_of_each_class(grouped).tolist() == [4] * 4 + [1] * 3
+    assert groups_of_each_class(FolderSource([Path("x")] * 7, labels)).tolist() == [4] * 4 + [3] * 3

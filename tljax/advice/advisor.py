@@ -18,7 +18,7 @@ from tljax.advice.prior import Normal, Prior
 from tljax.advice.strategies import FINE_TUNE, IN_WORDS, PROBE, Strategy, build_all
 from tljax.console import console, progress_bar
 from tljax.data import Dataset, Source
-from tljax.data.sources import fewest_of_a_class, fingerprint
+from tljax.data.sources import fingerprint
 from tljax.errors import InputError, redacted
 from tljax.files import parse_json
 from tljax.runs.workdir import locked, make_workdir, write_atomically
@@ -198,9 +198,8 @@ def _race(
     def cost_of(name: str, length: float) -> float:
         return races.race_cost(strategies[name], length)
 
-    too_few = fewest_of_a_class(dataset.train) < trial.LEAST_OF_A_CLASS
-    if too_few or found.images < races.LEAST_IMAGES:
-        ranked = []  # to leave a third out, of all or of the rarest class
+    if not trial.enough(dataset.train) or found.images < races.LEAST_IMAGES:
+        ranked = []  # to leave a third out
     held: dict[str, Any] = {}  # what races need, read before the first one
     total = len(ranked) + len(ranked) // 2  # of two rounds, if the budget allows them
     with progress_bar() as bar:

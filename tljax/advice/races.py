@@ -66,11 +66,14 @@ def race_cost(strategy: Strategy, length: float) -> float:
 
 
 def left_out(dataset: Dataset) -> np.ndarray:
-    """bool (images,): the third of the training images that races ask for."""
+    """bool (images,): the third of the training images that races ask for.
+
+    Images of rare classes are not among them, see `tljax.training.trial.can_leave_out`.
+    """
     (folds, *_) = assign_folds(
         dataset.train.labels, seed=0, number=trial.FOLDS, groups=groups_of(dataset.train)
     )
-    return np.asarray(folds == 0)
+    return np.asarray((folds == 0) & trial.can_leave_out(dataset.train))
 
 
 def run(

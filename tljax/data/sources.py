@@ -151,15 +151,16 @@ def groups_of(source: Source) -> np.ndarray | None:
     return _of_images(source, "groups")
 
 
-def fewest_of_a_class(source: Source) -> int:
-    """Returns how many groups the class has that has the fewest; images, where there are none.
+def groups_of_each_class(source: Source) -> np.ndarray:
+    """Returns int (n,), how many groups the class of each image has; images, where there are none.
 
-    fewest_of_a_class(load("embedded:digits", train_size=50).train)  # 5
+    groups_of_each_class(load("embedded:digits", train_size=50).train)  # [5, 5, ...]
     """
     labels, groups = np.asarray(source.labels), groups_of(source)
-    if groups is not None:
-        labels = np.unique(np.column_stack([labels, groups]), axis=0)[:, 0]
-    return int(np.unique(labels, return_counts=True)[1].min())
+    if groups is None:
+        groups = np.arange(len(labels))
+    different = np.unique(np.column_stack([labels, groups]), axis=0)[:, 0]
+    return np.asarray(np.bincount(different)[labels])
 
 
 def weights_of(source: Source) -> np.ndarray | None:

@@ -50,7 +50,7 @@ class Target:
       has_val: whether the data comes with validation images.
       rarest: images of the rarest class that has any.
       kind: of the labels.
-      groups: groups of images of the class with the fewest; None: as `rarest`.
+      can_try: whether trials may leave enough of the images out.
     """
 
     images: int
@@ -59,7 +59,7 @@ class Target:
     has_val: bool
     rarest: int
     kind: Kind = "classes"
-    groups: int | None = None
+    can_try: bool = True
 
 
 @dataclass(frozen=True)
@@ -292,8 +292,8 @@ def _can_try(target: Target, network: Network, set_by_hand: Mapping[str, Any]) -
     """Whether a small network may be trained some times to choose rate and place on the line."""
     settled = {"wise_ft", "wise_ft_alpha", "head_init", "stages", "l2", "on_error", "init_k"}
     settled |= {"sampling"}  # which a solved head does not know: a trial would rather keep that
-    fewest = target.rarest if target.groups is None else target.groups
-    enough = target.tasks == 1 and fewest >= trial.LEAST_OF_A_CLASS
+    fewest = 2 if target.kind == "classes" else trial.LEAST_OF_A_CLASS
+    enough = target.tasks == 1 and target.rarest >= fewest and target.can_try
     return _is_small(network) and enough and not settled & set_by_hand.keys()
 
 

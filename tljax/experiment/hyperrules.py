@@ -15,12 +15,13 @@ import numpy as np
 from tljax.config import base
 from tljax.console import warn_once
 from tljax.data import Dataset, Source
-from tljax.data.sources import evenly_spaced, fewest_of_a_class
+from tljax.data.sources import evenly_spaced
 from tljax.errors import check_known
 from tljax.experiment import default_rule
 from tljax.experiment.source import channels_of
 from tljax.models import parameter_count, registry, tracing
 from tljax.models.preprocessing import height_width
+from tljax.training import trial
 
 _SMALL_AREA = 96**2  # pixels
 _MEASURED = 32  # images whose area is looked at
@@ -165,7 +166,7 @@ def _by_default(
         has_val=dataset.val is not None,
         rarest=int(counts[counts > 0].min(initial=len(labels))),
         kind=kind,
-        groups=fewest_of_a_class(dataset.train) if kind == "classes" else None,
+        can_try=trial.enough(dataset.train),
     )
     model = registry.create(config.model, num_classes=dataset.num_classes)
     if config.last_group is not None:

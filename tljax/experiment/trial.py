@@ -62,14 +62,12 @@ def _check(experiment: Experiment, setup: Setup) -> None:
             f"{which}, but there are validation images, which choose; set val_fraction to 0, or"
             " leave trial_lr out"
         )
-    if setup.problem.kind != "classes":
-        return
-    counts = np.bincount(setup.train.labels)
-    rarest = counts[counts > 0].min()
-    if rarest < trial.LEAST_OF_A_CLASS:
+    if not trial.enough(setup.train):
+        few = int(np.sum(~trial.can_leave_out(setup.train)))
         raise InputError(
-            f"{which}, but the rarest class has {rarest} training images, too few for"
-            f" {trial.FOLDS} folds; leave trial_lr out"
+            f"{which}, but {few:,} of {len(setup.train):,} training images are of classes with"
+            f" fewer than {trial.LEAST_OF_A_CLASS} images or groups, too few for {trial.FOLDS}"
+            " folds; leave trial_lr out"
         )
 
 
@@ -90,9 +88,10 @@ def _sentences(chosen: trial.Chosen, decides: str) -> tuple[str, ...]:
         if highest <= chosen.naive:
             reason = "as that is no better than the naive baseline"
         why = f"level with {why} within noise, and {reason}"
+    left = f" ({chosen.others:,} more, of rare classes, were always trained on)"
     first = (
         f"{named(best)}: {WORDS[decides]} {written(best)} on {chosen.images:,} training images out"
-        f" of fold, {why}"
+        f" of fold{left if chosen.others else ''}, {why}"
         f"{'; the start is kept, so the run takes one step' if best.alpha == 0 else ''}"
     )
     others = (f"{named(one)}: {written(one)}" for one in chosen.scores if one != best)

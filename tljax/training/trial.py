@@ -22,7 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tljax.console import progress_bar
-from tljax.data import Subset, groups_of, strata
+from tljax.data import Source, Subset, groups_of, strata
+from tljax.data.labels import kind_of
+from tljax.data.sources import groups_of_each_class
 from tljax.devices.preemption import stop_signals_wait
 from tljax.devices.startup import Startup
 from tljax.frozen.cross_validation import assign_folds
@@ -38,7 +40,8 @@ from tljax.training.setup import Setup
 from tljax.training.step_metrics import Diverged
 
 FOLDS = 3
-LEAST_OF_A_CLASS = FOLDS  # images, so that two are left to solve a head in each fold
+LEAST_OF_A_CLASS = FOLDS  # images or groups, so that two are left to solve a head in each fold
+LEAST_JUDGED = 0.5  # of the images, below which too few decide
 SHARE = 0.5  # of the run's steps
 # At high rates the weights between start and end are mostly worse than both.
 _START, _END = 0.0, 1.0
@@ -78,12 +81,14 @@ class Chosen(NamedTuple):
         best (see `tljax.runs.scores.rank`); -inf if it diverged.
       naive: the same of the naive baseline; -inf if the metric has none.
       images: number of images that decided.
+      others: number of images that always trained, see `can_leave_out`.
     """
 
     candidate: Candidate
     scores: dict[Candidate, float]
     naive: float
     images: int
+    others: int
 
 
 def choose(
@@ -91,10 +96,27 @@ def choose(
 ) -> Chosen:
     """Returns what `try_all` says is best."""
     tried = try_all(setup, pretrained, rates, progress=progress)
-    images = len(setup.train)
+    images = sum(len(part.goodness) for part in next(iter(tried.values())))
     scores = {one: sum(part.score for part in parts) / images for one, parts in tried.items()}
     naive = sum(part.naive for part in next(iter(tried.values()))) / images
-    return Chosen(_best(tried, setup.problem, setup.decides), scores, naive, images)
+    best = _best(tried, setup.problem, setup.decides)
+    return Chosen(best, scores, naive, images, len(setup.train) - images)
+
+
+def can_leave_out(images: Source) -> np.ndarray:
+    """bool (n,): which training images a fold may leave out; those of rarer classes always train.
+
+    Else the others of their class would be too few to solve a head for it. Numbers, and images of
+    several classes, may all be left out.
+    """
+    if kind_of(images.labels) != "classes":
+        return np.ones(len(images), bool)
+    return groups_of_each_class(images) >= LEAST_OF_A_CLASS
+
+
+def enough(images: Source) -> bool:
+    """Whether there are enough images that a fold may leave out."""
+    return float(can_leave_out(images).mean()) >= LEAST_JUDGED
 
 
 def try_all(
@@ -114,10 +136,11 @@ def try_all(
     """
     labels = strata(setup.train.labels)
     (folds, *_) = assign_folds(labels, setup.options.seed, FOLDS, groups_of(setup.train))
+    folds[~can_leave_out(setup.train)] = -1
     shorter = replace(setup, options=_shortened(setup))
     tried: dict[Candidate, list[Tried]] = {}
     with progress_bar() as bar:
-        used = np.unique(folds)  # fewer than FOLDS if there are fewer groups
+        used = np.unique(folds[folds >= 0])  # fewer than FOLDS if there are fewer groups
         task = bar.add_task("trials", total=len(rates) * len(used), visible=progress)
         for lr in rates:
             for fold in used:
