@@ -1,4 +1,4 @@
-"""Makes table.md from results.csv, grid.csv and peers.csv.
+"""Makes table.md from results.csv and peers.csv.
 
     python experiments/defaults/make_tables.py
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from run import DEFAULT, NETWORKS, OLD, SCENARIOS, SETS, THIRDS, Run, read
+from run import DEFAULT, FURTHER, NETWORKS, OLD, SCENARIOS, SETS, Run, read
 
 from tljax.analysis import tables
 from tljax.analysis.statistics import Interval, crossed_interval, mean_interval
@@ -23,8 +23,6 @@ from tljax.analysis.statistics import Interval, crossed_interval, mean_interval
 HERE = Path(__file__).parent
 LOGISTIC, RECIPE = "logistic", "recipe"
 BEST = -0.015  # of the best of the grid, what a default may lose
-TENTHS = ("rate 1/10", "rate 10")
-AGAIN = "A tenth and ten times the rate, and other lengths, on the second source model"
 
 
 class Cell(NamedTuple):
@@ -43,15 +41,13 @@ class Study:
     """What was measured: rows of a file of runs, and accuracies of peers.csv.
 
     Attributes:
-      rates: the variants of the rate that are recorded on most targets.
+      sets: whose targets the tables are about.
     """
 
-    def __init__(
-        self, results: Path, peers: Path | None = None, rates: tuple[str, ...] = tuple(THIRDS)
-    ):
-        self.rows, self.rates = read(results), rates
+    def __init__(self, results: Path, peers: Path, sets: tuple[str, ...] = SETS):
+        self.rows, self.sets = read(results), sets
         self.peers: dict[tuple[str, str, int, int, str], float] = {}
-        if peers is not None and peers.exists():
+        if peers.exists():
             with peers.open(newline="") as file:
                 for row in csv.DictReader(file):
                     target = row["network"], row["set"], int(row["n"]), int(row["seed"])
@@ -61,7 +57,7 @@ class Study:
         """The cells with a default run, in the order of the tables."""
         known = {Cell(r.network, r.set, r.n, r.scenario) for r in self.rows if r.variant == DEFAULT}
         for name, network in NETWORKS.items():
-            for n, images, scenario in itertools.product(network.sizes, SETS, scenarios):
+            for n, images, scenario in itertools.product(network.sizes, self.sets, scenarios):
                 cell = Cell(name, images, n, scenario)
                 if cell in known:
                     yield cell
@@ -140,14 +136,14 @@ class Study:
 
 def main() -> None:
     study = Study(HERE / "results.csv", HERE / "peers.csv")
-    again = Study(HERE / "grid.csv", rates=TENTHS)
+    further = Study(HERE / "results.csv", HERE / "peers.csv", sets=FURTHER)
     parts = {
         "Targets": targets_table(study),
-        AGAIN: grid_table(again) + "\n" + left_out_table(again),
         "Means over the sets": means_table(study),
         "Rates and lengths that the other sets would choose": left_out_table(study),
-        "Every target": cells_table(study),
-        "The peers": peers_table(study),
+        "Targets, on three further sets": targets_table(further),
+        "Every target": cells_table(study) + "\n" + cells_table(further),
+        "The peers": peers_table(study) + "\n" + peers_table(further),
     }
     text = "\n".join(f"## {title}\n\n{table}" for title, table in parts.items())
     (HERE / "table.md").write_text(text)
@@ -243,18 +239,6 @@ def _judged(
     return [limits, tables.signed(measured), str(count), f"{lowest:+.3f}", said]
 
 
-def grid_table(study: Study) -> str:
-    """Each scenario by default over its best of a grid."""
-    lines = []
-    for scenario in SCENARIOS:
-        found = difference(study, study.cells(scenario), study.test, study.best)
-        if found is not None:
-            text = f"{_words(scenario)} over its best of the grid"
-            lines.append([text, *_judged(found, BEST, None)])
-    head = ["target", "limit", "mean", "cells", "lowest of a cell", "verdict"]
-    return tables.markdown(head, lines)
-
-
 def _failures(study: Study) -> str:
     """How many default runs end at or below the majority class, or in nan."""
     head = ["default runs", "number", "at or below the majority class", "ended in nan", "verdict"]
@@ -306,9 +290,12 @@ def left_out_table(study: Study) -> str:
     head += ["gain"]
     lines = []
     for name, network in NETWORKS.items():
-        kinds = {"rate": study.rates, "length": tuple(network.lengths)}
+        kinds = {"rate": network.rates, "length": network.lengths}
         for scenario, (kind, named) in itertools.product(SCENARIOS, kinds.items()):
-            lines += _left_out(study, name, scenario, kind, (DEFAULT, *named))
+            cells = [cell for cell in study.cells(scenario) if cell.network == name]
+            run = [v for v in named if len({c.set for c in cells if study.test(c, v)}) > 1]
+            if run:
+                lines += _left_out(study, name, scenario, kind, (DEFAULT, *run))
     return tables.markdown(head, lines)
 
 
@@ -368,7 +355,7 @@ def peers_table(study: Study) -> str:
     head = ["network", "images", "set", "seeds", "logistic regression", "recipe"]
     lines = []
     for name, network in NETWORKS.items():
-        for n, images in itertools.product(network.sizes, SETS):
+        for n, images in itertools.product(network.sizes, study.sets):
             cell = Cell(name, images, n, "fine_tune")
             logistic, recipe = study.peer(cell, LOGISTIC), study.peer(cell, RECIPE)
             if logistic or recipe:

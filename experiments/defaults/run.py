@@ -47,6 +47,7 @@ from tljax.training.evaluation import evaluate
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs"
 SETS = ("elpv", "textiles", "mnist5k", "units", "terrain", "icons")
+FURTHER = ("stamps", "clipart", "emoji")  # that chose no number of the rule
 EMBEDDED = ("digits", "textures")  # of tljax, for experiments/advice: one more kind of target
 SCENARIOS = ("feature_extraction", "freeze_first", "fine_tune", "from_scratch")
 COLUMNS = (
@@ -68,7 +69,7 @@ class Network(NamedTuple):
       sizes, seeds: of its targets.
       rates, lengths: variants, and by what they multiply the default's rate or length.
       old: of the earlier config file of a scenario, what stands before the scenario in its name.
-      sets: of its targets; those of `EMBEDDED` without other rates and lengths.
+      sets: of its targets; those beside `SETS` without other rates and lengths.
     """
 
     fields: dict[str, Any]
@@ -77,7 +78,7 @@ class Network(NamedTuple):
     rates: dict[str, float]
     lengths: dict[str, float]
     old: str = ""
-    sets: tuple[str, ...] = SETS
+    sets: tuple[str, ...] = (*SETS, *FURTHER)
 
 
 THIRDS = {"rate 1/3": 1 / 3, "rate 3": 3.0}
@@ -97,7 +98,7 @@ NETWORKS = {
         (0, 1, 2, 3),
         {**THIRDS, "rate 1/10": 0.1, "rate 10": 10.0},
         LENGTHS,
-        sets=(*SETS, *EMBEDDED),
+        sets=(*SETS, *EMBEDDED, *FURTHER),
     ),
 }
 # Other strategies by the default rule, for experiments/advice: their scenario and networks.
@@ -135,7 +136,7 @@ def runs(variants: tuple[str, ...], networks: tuple[str, ...]) -> Iterator[Run]:
         for n, seed, scenario, variant, images in itertools.product(
             network.sizes, network.seeds, SCENARIOS, named.get(kind, (kind,)), network.sets
         ):
-            if images in EMBEDDED and kind not in (DEFAULT, "other"):
+            if images not in SETS and kind not in (DEFAULT, "other"):
                 continue
             if kind == "other" and (
                 scenario != OTHERS[variant][0] or name not in OTHERS[variant][1]
@@ -305,7 +306,7 @@ def save_features(network: str, weights: str, sets: Path, folder: Path) -> None:
         fields["model"], weights, num_classes=0, image_size=fields.get("image_size")
     )
     folder.mkdir(parents=True, exist_ok=True)
-    for images, n, seed in itertools.product(SETS, sizes, seeds):
+    for images, n, seed in itertools.product((*SETS, *FURTHER), sizes, seeds):
         target, file = sets / images / f"n{n}_s{seed}", folder / f"{images}_n{n}_s{seed}.npz"
         if file.exists() or not target.is_dir():
             continue
