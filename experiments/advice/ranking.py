@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import targets
+from targets import defaults
 
 from tljax import experiment
 from tljax.advice.ranking import PRIORS, SCORES, rank
@@ -24,8 +25,7 @@ from tljax.devices.compilation_cache import use_compilation_cache
 from tljax.runs import record
 
 HERE = Path(__file__).parent
-SETS = ("elpv", "textiles", "mnist5k", "units", "terrain", "icons")
-EMBEDDED = ("digits", "textures")
+TARGETS = (*defaults.SETS, *defaults.EMBEDDED, *defaults.FURTHER)
 # Of each source its network and data, `set:` being a folder of `sets`, its training side.
 SOURCES = {
     "glyphs": ("resnet10_32", "embedded:glyphs"),
@@ -57,12 +57,12 @@ def main() -> None:
     for name in SOURCES:
         train_source(name, args.sets, args.sources / name)
     done = {tuple(row[name] for name in COLUMNS[:4]) for row in targets.read(args.rows)}
-    for n, seed, target in itertools.product(args.sizes, args.seeds, (*SETS, *EMBEDDED)):
+    for n, seed, target in itertools.product(args.sizes, args.seeds, TARGETS):
         data = data_of(target, n, seed, args.sets)
         if data is None:
             continue
         words = [f"--config.data={data}", f"--config.seed={seed}"]
-        words += [f"--config.train_size={n}"] if target in EMBEDDED else []
+        words += [f"--config.train_size={n}"] if target in defaults.EMBEDDED else []
         asked = [name for name in SOURCES if data_set(name) != target]
         missing = [name for name in asked if (target, str(n), str(seed), name) not in done]
         if missing:
@@ -96,7 +96,7 @@ def train_source(name: str, sets: Path, workdir: Path) -> None:
 def data_of(target: str, n: int, seed: int, sets: Path) -> str | None:
     """The data of a target; None if there is none of this size."""
     folder = sets / target / f"n{n}_s{seed}"
-    if target in EMBEDDED:
+    if target in defaults.EMBEDDED:
         return f"embedded:{target}"
     return f"folder:{folder}" if folder.is_dir() else None
 

@@ -25,7 +25,7 @@ OF_EACH_IMAGE = ("accuracy", "mean_average_precision", "r2", "rmse", "loss")
 
 def candidates(alpha: float | None) -> tuple[float, ...]:
     """The places on the line to compare: those that validation chooses from, or around `alpha`."""
-    return _ALPHAS if alpha is None else (0.0, alpha / 2, alpha)
+    return _ALPHAS if alpha is None else tuple(dict.fromkeys((0.0, alpha / 2, alpha)))
 
 
 @jax.jit
