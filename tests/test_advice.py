@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tljax import config as config_lib
+from tljax import data as tljax_data
 from tljax import experiment
 from tljax.advice import advisor, config_page, decision, distances, prior, races, textbook
 from tljax.advice.decision import Measured
@@ -300,19 +301,22 @@ def test_a_target_that_cannot_be_cross_validated_is_refused(world, tmp_path, cap
     assert not (tmp_path / "w").exists()
 
 
-def test_a_class_of_two_images_runs_no_race(world, tmp_path):
-    """A race would leave one of them to fit the probe on, which cannot choose its penalty."""
+def test_races_leave_no_image_of_a_class_of_two_out(world, tmp_path):
+    """One of them would be left to fit the probe on, which could not choose its penalty."""
     shutil.copytree(world / "data", tmp_path / "data")
     for number in range(2, 20):
         (tmp_path / "data" / "train" / "dark" / f"{number}.png").unlink()
     for number in range(20):
         image = Image.new("RGB", (32, 32), (10 * number, 250, 0))
         image.save(tmp_path / "data" / "train" / "light" / f"green{number}.png")
-    moved = [f"--config.data=folder:{tmp_path / 'data'}", *words(world)[1:]]
-    content = advisor.advise(moved, tmp_path / "w", budget=1.0)
+    address = f"folder:{tmp_path / 'data'}"
+    content = advisor.advise([f"--config.data={address}", *words(world)[1:]], tmp_path / "w", 1.0)
     assert content["evidence"]["fewest"] == 2
     assert content["evidence"]["images"] >= races.LEAST_IMAGES
-    assert content["races"] == []
+    assert {race["images"] for race in content["races"]} == {13}, "a third of the 40 of one class"
+    dataset = tljax_data.load(address)
+    (left_out,) = np.unique(dataset.train.labels[races.left_out(dataset)])
+    assert dataset.class_names[left_out] == "light"
 
     def said(similarity, naive):
         evidence = content["evidence"] | {"similarity": similarity, "naive_accuracy": naive}

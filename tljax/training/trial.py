@@ -76,7 +76,8 @@ class Chosen(NamedTuple):
 
     Attributes:
       candidate: of those whose answers are no worse than the best one's by 1.645 standard errors,
-        the one of least loss after calibration; see `wise_ft.best_of`.
+        the one of least loss after calibration; see `wise_ft.best_of`. A start that is no better
+        than the naive baseline is none of them, unless it is the only one.
       scores: of each candidate the metric that decides, out of fold, so that the highest is the
         best (see `tljax.runs.scores.rank`); -inf if it diverged.
       naive: the same of the naive baseline; -inf if the metric has none.
