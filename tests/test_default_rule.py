@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import flax.linen as nn
 import numpy as np
@@ -94,6 +94,14 @@ def test_a_class_with_one_image_cannot_be_held_out():
     assert numbers("feature_extraction", of=few, epochs=200)["eval_every"] == 9  # of 94 steps
     assert numbers("feature_extraction", of=few, l2=0.1)["optimizer"] == "lbfgs"
     assert numbers("fine_tune", of=few)["head_init"] == "zero"
+
+
+def test_a_small_network_is_tried_where_enough_images_can_be_left_out():
+    """A rare class does not forbid it, unless no head can be solved for it."""
+    for rarest, can_try in ((40, True), (2, True), (2, False), (1, True)):
+        of = replace(target(rarest=rarest), can_try=can_try)
+        tried = "trial_lr" in numbers("fine_tune", "resnet", of)
+        assert tried == (can_try and rarest >= 2), (rarest, can_try)
 
 
 def test_fine_tuning_starts_from_the_solved_head_and_may_end_at_it():
