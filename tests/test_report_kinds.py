@@ -15,7 +15,7 @@ from tests.test_cli import run
 from tests.test_report import Elements, make_run
 from tljax import experiment
 from tljax.analysis.report.benefit_text import benefit_row, benefit_sentences
-from tljax.analysis.report.cells import mean_curve
+from tljax.analysis.report.cells import MeanCurve, mean_curve
 from tljax.analysis.report.curve_figure import paint_curves
 from tljax.analysis.report.figures import Gallery
 from tljax.analysis.report.finished_runs import Choice, Goal, Setting, Target, collect_runs
@@ -442,6 +442,15 @@ def test_of_r2_below_0_there_is_no_threshold():
         "x", "x", lambda axes: paint_curves(axes, Measure("r2"), curves, "fine_tune")
     )
     assert "(cut at \N{MINUS SIGN}1)" in drawing
+
+
+def test_a_curve_of_one_evaluation_is_drawn_though_its_mean_is_rounded():
+    """The mean of equal scores may lie an ulp outside of the lowest and the highest."""
+    above = np.nextafter(0.6, 1)
+    curve = MeanCurve([(50, 0.6)], [above], [above])
+    Gallery().draw(
+        "x", "x", lambda axes: paint_curves(axes, Measure("accuracy"), {"fine_tune": curve}, None)
+    )
 
 
 def test_goals_name_their_score_only_where_it_is_needed():

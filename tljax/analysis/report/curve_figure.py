@@ -34,8 +34,8 @@ def _draw_curve(axes: Any, scenario: str, curve: MeanCurve) -> None:
     examples, means = zip(*curve.means, strict=True)
     colour, is_reference = COLOURS[scenario], scenario == REFERENCE
     if len(examples) == 1:  # a solved head: no line would be seen
-        reach = [[means[0] - curve.lowest[0]], [curve.highest[0] - means[0]]]
-        axes.errorbar(examples, means, reach, fmt=MARKS[scenario], color=colour, zorder=3)
+        axes.vlines(examples, curve.lowest, curve.highest, color=colour, zorder=3)
+        axes.plot(examples, means, MARKS[scenario], color=colour, zorder=3)
         return
     axes.fill_between(examples, curve.lowest, curve.highest, color=colour, alpha=0.13, linewidth=0)
     axes.plot(
