@@ -208,7 +208,12 @@ def targets_table(study: Study) -> str:
             found = difference(study, chosen, study.test, b)
             if found is None:
                 continue
-            lines.append([text, network, *_judged(found, limit, lowest_limit)])
+            measured, lowest, count = found
+            limits = f"{limit:+.3f}"
+            limits += "" if lowest_limit is None else f", lowest {lowest_limit:+.3f}"
+            said = verdict(measured, limit, lowest, lowest_limit)
+            numbers = [limits, tables.signed(measured), str(count), f"{lowest:+.3f}", said]
+            lines.append([text, network, *numbers])
 
     extraction, tuned = list(study.cells("feature_extraction")), list(study.cells("fine_tune"))
     text = "feature extraction over logistic regression"
@@ -227,16 +232,6 @@ def targets_table(study: Study) -> str:
         text = f"{_words(scenario)} over feature extraction"
         add(text, list(study.cells(scenario)), extracted, -0.005, -0.02)
     return tables.markdown(head, lines) + "\n" + _failures(study)
-
-
-def _judged(
-    found: tuple[Interval, float, int], limit: float, lowest_limit: float | None
-) -> list[str]:
-    """The cells of a target: limit, mean, number of cells, the lowest of them, verdict."""
-    measured, lowest, count = found
-    limits = f"{limit:+.3f}" + ("" if lowest_limit is None else f", lowest {lowest_limit:+.3f}")
-    said = verdict(measured, limit, lowest, lowest_limit)
-    return [limits, tables.signed(measured), str(count), f"{lowest:+.3f}", said]
 
 
 def _failures(study: Study) -> str:

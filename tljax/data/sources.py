@@ -157,10 +157,10 @@ def groups_of_each_class(source: Source) -> np.ndarray:
     groups_of_each_class(load("embedded:digits", train_size=50).train)  # [5, 5, ...]
     """
     labels, groups = np.asarray(source.labels), groups_of(source)
-    if groups is None:
-        groups = np.arange(len(labels))
-    different = np.unique(np.column_stack([labels, groups]), axis=0)[:, 0]
-    return np.asarray(np.bincount(different)[labels])
+    members = labels
+    if groups is not None:
+        members = np.unique(np.column_stack([labels, groups]), axis=0)[:, 0]
+    return np.asarray(np.bincount(members)[labels])
 
 
 def weights_of(source: Source) -> np.ndarray | None:

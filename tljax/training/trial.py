@@ -28,7 +28,6 @@ from tljax.data.sources import groups_of_each_class
 from tljax.devices.preemption import stop_signals_wait
 from tljax.devices.startup import Startup
 from tljax.frozen.cross_validation import assign_folds
-from tljax.runs.resume import validation_rank
 from tljax.runs.scores import rank
 from tljax.training import train_state, wise_ft
 from tljax.training.loop import train
@@ -97,9 +96,10 @@ def choose(
 ) -> Chosen:
     """Returns what `try_all` says is best."""
     tried = try_all(setup, pretrained, rates, progress=progress)
-    images = sum(len(part.goodness) for part in next(iter(tried.values())))
+    start = next(iter(tried.values()))
+    images = sum(len(part.goodness) for part in start)
     scores = {one: sum(part.score for part in parts) / images for one, parts in tried.items()}
-    naive = sum(part.naive for part in next(iter(tried.values()))) / images
+    naive = sum(part.naive for part in start) / images
     best = _best(tried, setup.problem, setup.decides)
     return Chosen(best, scores, naive, images, len(setup.train) - images)
 
@@ -248,7 +248,7 @@ def _evaluate(run: Run, weights: Any) -> Tried:
     assert run.inputs.val is not None
     one = run.evaluate(variables, run.inputs.val, with_answers=True)
     setup, val = run.setup, run.inputs.val
-    score = validation_rank({**one.figures, "score": setup.decides})[0]
+    score = rank(setup.decides, one.figures[setup.decides])
     constant = setup.problem.naive(setup.train.labels, val.labels).get(setup.decides)
     naive = -np.inf if constant is None else rank(setup.decides, constant)
     goodness = setup.problem.goodness(one.answers)
